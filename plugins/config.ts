@@ -1,0 +1,143 @@
+import { randomBytes } from 'node:crypto'
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { type Static, Type } from 'typebox'
+import { Value } from 'typebox/value'
+
+const JWT_SECRET_RULE = 'a random secret of at least 32 characters'
+const Port = Type.Integer({ minimum: 0, maximum: 65535, description: 'a port, 0–65535 (0: any free one)' })
+const Url = (protocols: string, description: string) => Type.String({ pattern: `^(${protocols}):`, description })
+
+/** Every variable the program reads. `.env.example` lists the same; a test holds the two together. */
+export const Environment = Type.Object({
+  NODE_ENV: Type.Optional(
+    Type.String({ pattern: '^(development|test|production)$', description: 'development, test or production' })
+  ),
+  PORT: { ...Port, default: 8083 },
+  HOST: Type.String({ minLength: 1, default: '127.0.0.1', description: 'an address to listen on' }),
+  DATA_DIR: Type.String({ minLength: 1, default: './data', description: 'a folder' }),
+  DATABASE_URL: Type.Optional(Url('sqlite|postgres|postgresql', 'sqlite:<path> or postgres://user@host:port/database')),
+  REDIS_URL: Type.Optional(Url('redis|rediss', 'redis://host:port or rediss://host:port')),
+  JWT_SECRET: Type.Optional(Type.String({ minLength: 32, description: JWT_SECRET_RULE })),
+  JWT_KEYS: Type.Optional(
+    Type.String({
+      pattern: '^[A-Za-z0-9_-]+:[^,]{32,}(,[A-Za-z0-9_-]+:[^,]{32,})*$',
+      description: 'id:secret pairs joined by commas, secrets of at least 32 characters; the first signs'
+    })
+  ),
+  METRICS_TOKEN: Type.Optional(Type.String({ minLength: 16, description: 'a bearer token of at least 16 characters' })),
+  TENANCY: Type.String({ pattern: '^(single|multi)$', default: 'single', description: 'single or multi' }),
+  POSTGRES_POOL_SIZE: Type.Integer({ minimum: 1, maximum: 1000, default: 10, description: '1–1000 connections' }),
+  RATE_LIMIT_PER_MINUTE: Type.Integer({
+    minimum: 0,
+    maximum: 10_000_000,
+    default: 0,
+    description: 'requests a minute for each client, 0: no limit'
+  }),
+  CORS_ORIGINS: Type.Optional(
+    Type.String({
+      pattern: '^https?://[^,\\s]+(,https?://[^,\\s]+)*$',
+      description: 'origins joined by commas, such as https://app.example.org'
+    })
+  ),
+  TRUST_PROXY: Type.Optional(
+    Type.String({
+      minLength: 1,
+      description: 'addresses or ranges of the proxies whose X-Forwarded-* headers are believed, joined by commas'
+    })
+  ),
+  CACHE: Type.String({ pattern: '^(on|off)$', default: 'on', description: 'on or off' }),
+  WORKER_THREADS: Type.Integer({ minimum: 1, maximum: 256, default: 1, description: '1–256 threads for forecasts' }),
+  LOG_LEVEL: Type.String({
+    pattern: '^(fatal|error|warn|info|debug|trace|silent)$',
+    default: 'info',
+    description: 'fatal, error, warn, info, debug, trace or silent'
+  })
+})
+export type Environment = Static<typeof Environment>
+
+export interface JwtKey {
+  readonly id: string
+  readonly secret: string
+}
+
+export interface Config extends Environment {
+  readonly DATABASE_URL: string
+  /** The first signs, all verify. */
+  readonly jwtKeys: readonly [JwtKey, ...JwtKey[]]
+}
+
+/** Names the variable, what it holds and what it may hold. Secrets are never shown. */
+export class ConfigError extends Error {}
+
+const SECRETS = new Set(['JWT_SECRET', 'JWT_KEYS', 'METRICS_TOKEN', 'DATABASE_URL', 'REDIS_URL'])
+
+/**
+ * Reads the configuration. Creates `DATA_DIR` and, outside production, a signing secret in it (mode 0600).
+ * @throws ConfigError in one line, on the first bad value
+ */
+export function loadConfig(env: Record<string, string | undefined>): Config {
+  const environment = parse(env)
+  const dataDir = resolve(environment.DATA_DIR)
+  const databaseUrl = environment.DATABASE_URL ?? `sqlite:${join(dataDir, 'inventory.sqlite')}`
+  try {
+    mkdirSync(dataDir, { recursive: true, mode: 0o700 })
+  } catch {
+    throw new ConfigError(
+      `DATA_DIR is ${JSON.stringify(dataDir)}, which cannot be created; it may be a folder this user can write`
+    )
+  }
+  return { ...environment, DATA_DIR: dataDir, DATABASE_URL: databaseUrl, jwtKeys: jwtKeys(environment, dataDir) }
+}
+
+function parse(env: Record<string, string | undefined>): Environment {
+  const given: Record<string, string> = {}
+  for (const name of Object.keys(Environment.properties)) {
+    const value = env[name]
+    if (value !== undefined && value !== '') given[name] = value
+  }
+  const values = Value.Default(Environment, Value.Convert(Environment, given))
+  if (Value.Check(Environment, values)) return values
+  const [first] = Value.Errors(Environment, values)
+  const name = first?.instancePath.split('/')[1] ?? ''
+  const schema = Object.entries(Environment.properties).find(([key]) => key === name)?.[1]
+  const allowed = schema !== undefined && 'description' in schema ? schema.description : 'another value'
+  const shown = SECRETS.has(name) ? 'a value that is refused (not shown)' : JSON.stringify(given[name])
+  throw new ConfigError(`${name} is ${shown}; it may be ${allowed}`)
+}
+
+const WEAK = /^(.)\1+$|secret|password|changeme|example|0123456789|123456789|abcdefgh/i
+
+function jwtKeys(env: Environment, dataDir: string): readonly [JwtKey, ...JwtKey[]] {
+  const pairs = (env.JWT_KEYS ?? '').split(',').filter((pair) => pair !== '')
+  const keys = pairs.map((pair) => ({
+    id: pair.slice(0, pair.indexOf(':')),
+    secret: pair.slice(pair.indexOf(':') + 1)
+  }))
+  if (env.JWT_SECRET !== undefined) keys.push({ id: 'default', secret: env.JWT_SECRET })
+  for (const { secret } of keys) {
+    if (WEAK.test(secret) || new Set(secret).size < 8) {
+      throw new ConfigError(
+        `${env.JWT_KEYS === undefined ? 'JWT_SECRET' : 'JWT_KEYS'} is a value that is refused (not shown): too easy to guess; it may be ${JWT_SECRET_RULE}, such as \`openssl rand -base64 48\` prints`
+      )
+    }
+  }
+  const [first, ...others] = keys
+  if (first !== undefined) return [first, ...others]
+  if (env.NODE_ENV === 'production') {
+    throw new ConfigError(`JWT_SECRET is not set; with NODE_ENV=production it may be ${JWT_SECRET_RULE}`)
+  }
+  return [{ id: 'default', secret: generatedSecret(join(dataDir, 'jwt-secret')) }]
+}
+
+function generatedSecret(path: string): string {
+  if (!existsSync(path)) {
+    try {
+      writeFileSync(path, randomBytes(48).toString('base64url'), { mode: 0o600, flag: 'wx' })
+    } catch (error) {
+      // Two processes may start at once: the one that came first has written it.
+      if (!existsSync(path)) throw error
+    }
+  }
+  return readFileSync(path, 'utf8')
+}

@@ -1,0 +1,148 @@
+import type { FastifyInstance, FastifyReply, FastifyRequest, onRequestHookHandler } from 'fastify'
+import type { Kysely, Migration } from 'kysely'
+import type { Job, Role } from '../schemas/common.js'
+
+export { Problem, type ProblemParams, problem } from './problem.js'
+
+/** What a domain may rely on. A host that embeds one domain supplies these decorators itself, or registers the core. */
+
+export type Dialect = 'sqlite' | 'postgres'
+
+/** One database transaction. What is published or invalidated takes effect only after it commits. */
+export interface Transaction<Tables> {
+  /** Stores inside a transaction are built on this; a call on `tenant.db` from here would leave the transaction. */
+  readonly db: Kysely<Tables>
+  /** Writes an event to the outbox, within the transaction. Delivered at least once, in order, after commit. */
+  publish(topic: string, payload: unknown): Promise<void>
+  /** Drops cached answers of a namespace after commit: here at once, on other nodes through Redis. */
+  invalidate(namespace: string): void
+  /** Runs after commit, and never when it rolls back: counters, wake-ups. Must not throw. */
+  afterCommit(run: () => void): void
+}
+
+/**
+ * Runs `work` in one transaction: durable when the promise resolves, undone when it rejects. `work` may run again on
+ * PostgreSQL (serialization failure, deadlock), so it must not touch anything but the transaction; it never calls out.
+ */
+export type Transact<Tables> = <R>(work: (tx: Transaction<Tables>) => Promise<R>) => Promise<R>
+
+/** A cached text with what HTTP needs of it; compressed forms are made once and kept. */
+export interface CachedText {
+  readonly body: Buffer
+  /** Strong validator of the body, quotes included. */
+  readonly etag: string
+  encoded(encoding: 'br' | 'gzip'): Buffer
+}
+
+export interface Cache {
+  /** Read-through, two levels. Never answers what was loaded before the last `invalidate` of its namespace. */
+  read(namespace: string, key: string, load: () => Promise<string>): Promise<CachedText>
+}
+
+/** What a domain works with on behalf of one tenant: on `request.tenant`, and handed to jobs and event handlers. */
+export interface Tenant<Tables = unknown> {
+  readonly id: string
+  readonly dialect: Dialect
+  /** Reads. On SQLite it refuses writes. */
+  readonly db: Kysely<Tables>
+  readonly transact: Transact<Tables>
+  readonly cache: Cache
+}
+
+/** Who makes the request; null where the host's own `authorize` sets none. */
+export interface Principal {
+  /** Opaque id: a user's UUID, or `cli` for a token printed at the console. */
+  readonly subject: string
+  readonly role: Role
+  readonly tenant: string
+}
+
+/** A route's `config`: the least role that may call it. A route without one is refused by the core's `authorize`. */
+export interface RouteAccess {
+  readonly role: Role | 'public'
+}
+
+export interface ModuleOptions {
+  prefix?: string
+  /** Runs before every route of the module. Required, so that embedding never opens a route by accident. */
+  authorize: onRequestHookHandler
+}
+
+/** The two ways a route answers: a read that is cached and validated by ETag, a write that is one idempotent transaction. */
+export interface Answers {
+  /** Serialises `load()` by the route's 200 schema, caches the bytes under `key`, honours If-None-Match and Accept-Encoding. */
+  read(
+    request: FastifyRequest,
+    reply: FastifyReply,
+    namespace: string,
+    key: string,
+    load: () => Promise<unknown>
+  ): Promise<FastifyReply>
+  /**
+   * Runs `work` in a transaction and answers what it returns with `status`. With an `Idempotency-Key` the answer's bytes are
+   * kept in the same transaction: the same key and request answers them again, another request under the key answers 422.
+   */
+  write<Tables>(
+    request: FastifyRequest,
+    reply: FastifyReply,
+    status: number,
+    work: (tx: Transaction<Tables>) => Promise<unknown>
+  ): Promise<FastifyReply>
+  /** Answers a started job: 202 and its Location, or, with `Prefer: wait=N`, 200 with the job once it ends. */
+  job(request: FastifyRequest, reply: FastifyReply, job: Job): Promise<FastifyReply>
+}
+
+export interface JobContext<Params, Tables = unknown> {
+  readonly id: string
+  readonly tenant: Tenant<Tables>
+  readonly params: Params
+  /** Aborted when the job is cancelled or the service stops. */
+  readonly signal: AbortSignal
+  progress(done: number, total: number): void
+}
+
+export interface JobDefinition<Params, Tables = unknown> {
+  readonly kind: string
+  /** `local`: needs this node's files, never goes to another machine. */
+  readonly where?: 'anywhere' | 'local'
+  /** Returns the job's result (JSON). Runs again from the start after a crash, so it must be safe to repeat. */
+  run(context: JobContext<Params, Tables>): Promise<unknown>
+}
+
+/** Named background work: in this process, or on BullMQ workers when Redis is there. State is kept in the tenant's database. */
+export interface Jobs {
+  define<Params, Tables>(definition: JobDefinition<Params, Tables>): void
+  start<Tables>(tenant: Tenant<Tables>, kind: string, params: unknown): Promise<Job>
+}
+
+/** Runs the default export of a worker file in a thread pool: for arithmetic that would hold up the event loop. */
+export interface Compute {
+  run<Input, Output>(file: URL, input: Input, options?: { signal?: AbortSignal }): Promise<Output>
+}
+
+export interface EventHandler<Tables = unknown> {
+  readonly topic: string
+  /** Names the subscription in logs. */
+  readonly name: string
+  handle(event: { id: number; topic: string; payload: unknown }, tenant: Tenant<Tables>): Promise<void>
+}
+
+export interface Events {
+  /** At-least-once: a handler must be safe to repeat. */
+  subscribe<Tables>(handler: EventHandler<Tables>): void
+}
+
+/** Tells the core which tables a module owns; they are migrated in every tenant's database before the app is ready. */
+export interface MigrationSet {
+  readonly module: string
+  readonly migrations: Record<string, Migration>
+}
+export interface Migrations {
+  add(set: MigrationSet): void
+}
+
+/**
+ * Prepares a module's own context: strict validation, problem+json errors, the `authorize` hook. It touches nothing outside
+ * the module, so an embedding host keeps its own conventions.
+ */
+export type EnterModule = (app: FastifyInstance, options: ModuleOptions) => void

@@ -1,0 +1,39 @@
+import type { Kysely } from 'kysely'
+import type { Dialect, Transact } from '../contracts.js'
+
+/** What a transaction needs from the core while it runs; the tenant layer turns it into outbox rows and invalidations. */
+export type RawTransact = <R>(work: (db: Kysely<unknown>) => Promise<R>) => Promise<R>
+
+/** One tenant's database: a file on SQLite, a schema on PostgreSQL. */
+export interface TenantDatabase {
+  readonly dialect: Dialect
+  readonly db: Kysely<unknown>
+  readonly transact: RawTransact
+  /** Migrations run here: outside the group commit, with transactional DDL. */
+  readonly migrator: { readonly db: Kysely<unknown>; readonly schema?: string }
+  /** Changes when another process committed to this database; undefined where the engine cannot tell cheaply. */
+  foreignVersion(): number | undefined
+  sizeBytes(): Promise<{ database: number; writeAheadLog: number }>
+  close(): Promise<void>
+}
+
+/** The switch: one implementation per engine, chosen by the scheme of `DATABASE_URL`. */
+export interface DatabaseServer {
+  readonly dialect: Dialect
+  /** The names of the tenants that exist. */
+  tenants(): Promise<string[]>
+  create(tenant: string): Promise<void>
+  drop(tenant: string): Promise<void>
+  open(tenant: string): Promise<TenantDatabase>
+  /** Answers within a short bound or rejects. */
+  ping(): Promise<void>
+  pool(): { idle: number; active: number; waiting: number; max: number }
+  close(): Promise<void>
+}
+
+export interface DatabaseEvents {
+  query(operation: string, seconds: number, error?: unknown): void
+  transaction(outcome: 'commit' | 'rollback' | 'retry', seconds: number): void
+}
+
+export type { Transact }

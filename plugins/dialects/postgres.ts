@@ -1,0 +1,147 @@
+import {
+  Kysely,
+  type KyselyPlugin,
+  OperationNodeTransformer,
+  PostgresDialect,
+  type QueryId,
+  type RawNode,
+  sql,
+  TableNode
+} from 'kysely'
+import pg from 'pg'
+import type { DatabaseEvents, DatabaseServer, RawTransact, TenantDatabase } from './dialect.js'
+import { observe } from './sqlite.js'
+
+const RETRIES_MAX = 5
+const PING_TIMEOUT_MS = 2_000
+/** serialization_failure, deadlock_detected: the transaction had no effect and may run again. */
+const RETRYABLE = new Set(['40001', '40P01'])
+const SCHEMA_PREFIX = 'tenant_'
+
+interface PostgresServerOptions {
+  url: string
+  poolSize: number
+  events: DatabaseEvents
+}
+
+/** PostgreSQL: a schema is a tenant, over one shared pool. */
+export function postgresServer({ url, poolSize, events }: PostgresServerOptions): DatabaseServer {
+  const pool = new pg.Pool({
+    connectionString: url,
+    max: poolSize,
+    connectionTimeoutMillis: 5_000,
+    application_name: 'inventory-enterprise',
+    types: { getTypeParser }
+  })
+  // An idle connection that breaks (server restart) must not end the process; the next checkout makes a new one.
+  pool.on('error', () => {})
+  const root = new Kysely<unknown>({ dialect: new PostgresDialect({ pool }), log: observe(events) })
+  return {
+    dialect: 'postgres',
+    tenants: async () => {
+      const { rows } = await sql<{ name: string }>`
+        select nspname as name from pg_namespace where starts_with(nspname, ${SCHEMA_PREFIX}) order by nspname`.execute(
+        root
+      )
+      return rows.map(({ name }) => name.slice(SCHEMA_PREFIX.length))
+    },
+    create: async (tenant) => {
+      await root.schema
+        .createSchema(SCHEMA_PREFIX + tenant)
+        .ifNotExists()
+        .execute()
+    },
+    drop: async (tenant) => {
+      await root.schema
+        .dropSchema(SCHEMA_PREFIX + tenant)
+        .ifExists()
+        .cascade()
+        .execute()
+    },
+    open: async (tenant) => openSchema(root, SCHEMA_PREFIX + tenant, events),
+    ping: async () => {
+      const client = await pool.connect()
+      try {
+        await client.query({ text: 'select 1', query_timeout: PING_TIMEOUT_MS } as pg.QueryConfig)
+      } finally {
+        client.release()
+      }
+    },
+    pool: () => ({
+      idle: pool.idleCount,
+      active: pool.totalCount - pool.idleCount,
+      waiting: pool.waitingCount,
+      max: poolSize
+    }),
+    close: () => root.destroy()
+  }
+}
+
+function openSchema(root: Kysely<unknown>, schema: string, events: DatabaseEvents): TenantDatabase {
+  const db = root.withSchema(schema).withPlugin(new RawTablesInSchema(schema))
+  return {
+    dialect: 'postgres',
+    db,
+    transact: retrying(db, events),
+    migrator: { db, schema },
+    foreignVersion: () => undefined,
+    sizeBytes: async () => {
+      const { rows } = await sql<{ size: number }>`select pg_database_size(current_database()) as size`.execute(root)
+      return { database: rows[0]?.size ?? 0, writeAheadLog: 0 }
+    },
+    close: async () => {}
+  }
+}
+
+const retrying =
+  (db: Kysely<unknown>, events: DatabaseEvents): RawTransact =>
+  async (work) => {
+    for (let attempt = 1; ; attempt++) {
+      const startedAt = performance.now()
+      const seconds = () => (performance.now() - startedAt) / 1000
+      try {
+        const result = await db.transaction().execute(work)
+        events.transaction('commit', seconds())
+        return result
+      } catch (error) {
+        const retry = attempt < RETRIES_MAX && error instanceof pg.DatabaseError && RETRYABLE.has(error.code ?? '')
+        events.transaction(retry ? 'retry' : 'rollback', seconds())
+        if (!retry) throw error
+      }
+    }
+  }
+
+/** BIGINT and NUMERIC come as text. All we store fits 2⁵³; what would not must fail rather than lose digits. */
+function getTypeParser(oid: number, format?: 'text' | 'binary') {
+  if (oid === pg.types.builtins.INT8 || oid === pg.types.builtins.NUMERIC) {
+    return (text: string) => {
+      const value = Number(text)
+      if (Number.isInteger(value) && !Number.isSafeInteger(value))
+        throw new RangeError('an integer from the database leaves 2^53')
+      return value
+    }
+  }
+  return pg.types.getTypeParser(oid, format === 'binary' ? 'text' : format)
+}
+
+/** `withSchema` leaves tables inside raw SQL alone; this puts `sql.table('x')` of a raw fragment into the tenant's schema too. */
+class RawTablesInSchema implements KyselyPlugin {
+  readonly #transformer: OperationNodeTransformer
+  constructor(schema: string) {
+    this.#transformer = new (class extends OperationNodeTransformer {
+      protected override transformRaw(node: RawNode, queryId: QueryId): RawNode {
+        const raw = super.transformRaw(node, queryId)
+        return {
+          ...raw,
+          parameters: raw.parameters.map((parameter) =>
+            TableNode.is(parameter) && parameter.table.schema === undefined
+              ? TableNode.createWithSchema(schema, parameter.table.identifier.name)
+              : parameter
+          )
+        }
+      }
+    })()
+  }
+  transformQuery: KyselyPlugin['transformQuery'] = ({ node, queryId }) => this.#transformer.transformNode(node, queryId)
+  transformResult: KyselyPlugin['transformResult'] = async ({ result }) => result
+}

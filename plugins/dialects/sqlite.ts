@@ -1,0 +1,293 @@
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import Sqlite from 'better-sqlite3'
+import {
+  CompiledQuery,
+  type DatabaseConnection,
+  Kysely,
+  type LogEvent,
+  SqliteAdapter,
+  SqliteDialect,
+  SqliteDriver
+} from 'kysely'
+import { LRUCache } from 'lru-cache'
+import { DatabaseBusy } from '../errors.js'
+import type { DatabaseEvents, DatabaseServer, RawTransact, TenantDatabase } from './dialect.js'
+
+const BUSY_TIMEOUT_MS = 5_000
+const BUSY_RETRY_MS = 10
+const STATEMENTS_MAX = 500
+/** Bounds the time one fsync's worth of requests may hold the event loop. */
+const GROUP_MAX = 64
+
+interface SqliteServerOptions {
+  /** A path, or `:memory:`. */
+  path: string
+  multi: boolean
+  events: DatabaseEvents
+}
+
+/** SQLite: one file is one tenant; many tenants are files in `tenants/` beside the named one. */
+export function sqliteServer({ path, multi, events }: SqliteServerOptions): DatabaseServer {
+  if (path !== ':memory:') return fileServer(path, multi, events, 'FULL')
+  // "In memory" is a file of the temporary folder: the same two connections and behaviour, gone when it closes.
+  const folder = mkdtempSync(join(tmpdir(), 'inventory-'))
+  const remove = () => rmSync(folder, { recursive: true, force: true })
+  process.once('exit', remove)
+  const server = fileServer(join(folder, 'main.sqlite'), multi, events, 'OFF')
+  return {
+    ...server,
+    close: async () => {
+      await server.close()
+      process.off('exit', remove)
+      remove()
+    }
+  }
+}
+
+type Synchronous = 'FULL' | 'OFF'
+
+function fileServer(path: string, multi: boolean, events: DatabaseEvents, synchronous: Synchronous): DatabaseServer {
+  const folder = join(dirname(path), 'tenants')
+  const fileOf = (tenant: string) => (multi ? join(folder, `${tenant}.sqlite`) : path)
+  const open = new Map<string, TenantDatabase>()
+  mkdirSync(multi ? folder : dirname(path), { recursive: true, mode: 0o700 })
+  return {
+    dialect: 'sqlite',
+    tenants: async () =>
+      multi
+        ? readdirSync(folder)
+            .filter((name) => name.endsWith('.sqlite'))
+            .map((name) => name.slice(0, -'.sqlite'.length))
+            .sort()
+        : ['main'],
+    create: async (tenant) => {
+      if (!existsSync(fileOf(tenant))) new Sqlite(fileOf(tenant)).close()
+    },
+    drop: async (tenant) => {
+      await open.get(tenant)?.close()
+      open.delete(tenant)
+      for (const suffix of ['', '-wal', '-shm']) rmSync(fileOf(tenant) + suffix, { force: true })
+    },
+    open: async (tenant) => {
+      const opened = openFile(fileOf(tenant), events, synchronous)
+      open.set(tenant, opened)
+      return opened
+    },
+    ping: async () => {
+      const [tenant] = open.values()
+      await tenant?.db.executeQuery(CompiledQuery.raw('select 1'))
+    },
+    pool: () => ({ idle: open.size, active: 0, waiting: 0, max: open.size }),
+    close: async () => {
+      for (const tenant of open.values()) await tenant.close()
+      open.clear()
+    }
+  }
+}
+
+function openFile(path: string, events: DatabaseEvents, synchronous: Synchronous): TenantDatabase {
+  // A second connection reads the last committed state while a group of writes is open on the first.
+  const writer = connect(path, synchronous)
+  const reader = connect(path, synchronous)
+  reader.pragma('query_only = ON')
+  const log = observe(events)
+  const writerDb = new Kysely<unknown>({ dialect: new Dialect(writer), log })
+  const readerDb = new Kysely<unknown>({ dialect: new Dialect(reader), log })
+  const exclusive = mutex()
+  return {
+    dialect: 'sqlite',
+    db: readerDb,
+    transact: groupCommit(writer, writerDb, exclusive, events),
+    migrator: { db: writerDb },
+    foreignVersion: () => Number(writer.pragma('data_version', { simple: true })),
+    sizeBytes: async () => ({ database: sizeOf(path), writeAheadLog: sizeOf(`${path}-wal`) }),
+    close: () =>
+      exclusive(async () => {
+        await writerDb.destroy()
+        await readerDb.destroy()
+        // Kysely closes a connection only when it has used it.
+        writer.close()
+        reader.close()
+      })
+  }
+}
+
+const sizeOf = (path: string) => (existsSync(path) ? statSync(path).size : 0)
+
+function connect(path: string, synchronous: Synchronous): Sqlite.Database {
+  // Waiting inside SQLite would block the event loop, so the wait is ours (see `begin`); reads never wait under WAL.
+  const db = new Sqlite(path, { timeout: 0 })
+  db.pragma('journal_mode = WAL')
+  db.pragma(`synchronous = ${synchronous}`)
+  db.pragma('foreign_keys = ON')
+  db.pragma('temp_store = MEMORY')
+  db.pragma('cache_size = -32000')
+  db.pragma('mmap_size = 268435456')
+  return db
+}
+
+/** Preparing costs more than running a small statement, so each connection keeps the statements it has prepared. */
+function withStatementCache(db: Sqlite.Database) {
+  const statements = new LRUCache<string, Sqlite.Statement>({ max: STATEMENTS_MAX })
+  return {
+    close: () => void db.close(),
+    prepare: (sql: string) => {
+      const known = statements.get(sql)
+      if (known !== undefined) return known
+      const statement = db.prepare(sql)
+      statements.set(sql, statement)
+      return statement
+    }
+  }
+}
+
+class Driver extends SqliteDriver {
+  override async beginTransaction(connection: DatabaseConnection): Promise<void> {
+    // A deferred transaction that upgrades to a write fails at once when another wrote meanwhile; an immediate one waits.
+    await connection.executeQuery(CompiledQuery.raw('begin immediate'))
+  }
+}
+
+/** Kysely assumes that SQLite cannot undo DDL; it can, and a failed migration must not stay half applied. */
+class TransactionalDdlAdapter extends SqliteAdapter {
+  override get supportsTransactionalDdl(): boolean {
+    return true
+  }
+}
+
+class Dialect extends SqliteDialect {
+  readonly #database: ReturnType<typeof withStatementCache>
+  constructor(db: Sqlite.Database) {
+    const database = withStatementCache(db)
+    super({ database })
+    this.#database = database
+  }
+  override createDriver(): Driver {
+    return new Driver({ database: this.#database })
+  }
+  override createAdapter(): TransactionalDdlAdapter {
+    return new TransactionalDdlAdapter()
+  }
+}
+
+export const observe = (events: DatabaseEvents) => (event: LogEvent) => {
+  const operation = OPERATIONS[event.query.query.kind] ?? 'other'
+  events.query(operation, event.queryDurationMillis / 1000, event.level === 'error' ? event.error : undefined)
+}
+
+const OPERATIONS: Record<string, string> = {
+  SelectQueryNode: 'select',
+  InsertQueryNode: 'insert',
+  UpdateQueryNode: 'update',
+  DeleteQueryNode: 'delete',
+  RawNode: 'other'
+}
+
+function mutex() {
+  let tail: Promise<unknown> = Promise.resolve()
+  return <R>(work: () => Promise<R>): Promise<R> => {
+    const result = tail.then(work)
+    tail = result.catch(() => {})
+    return result
+  }
+}
+
+interface Pending {
+  run(db: Kysely<unknown>): Promise<void>
+  settle(failure?: unknown): void
+}
+
+/**
+ * Group commit: the transactions that arrive within one turn of the event loop share one BEGIN … COMMIT and so one fsync;
+ * each runs in a savepoint of its own, so that one failure undoes itself alone.
+ */
+function groupCommit(
+  writer: Sqlite.Database,
+  db: Kysely<unknown>,
+  exclusive: ReturnType<typeof mutex>,
+  events: DatabaseEvents
+): RawTransact {
+  const queue: Pending[] = []
+  let scheduled = false
+
+  async function commitGroup(): Promise<void> {
+    const group = queue.splice(0, GROUP_MAX)
+    const startedAt = performance.now()
+    const finish = (outcome: 'commit' | 'rollback', member: Pending, failure?: unknown) => {
+      events.transaction(outcome, (performance.now() - startedAt) / 1000)
+      member.settle(failure)
+    }
+    try {
+      await begin(writer)
+    } catch (error) {
+      for (const member of group) finish('rollback', member, error)
+      return
+    }
+    const succeeded: Pending[] = []
+    for (const member of group) {
+      try {
+        writer.exec('savepoint member')
+        await member.run(db)
+        writer.exec('release member')
+        succeeded.push(member)
+      } catch (error) {
+        // SQLite itself may have rolled everything back (disk full, I/O error): then no neighbour may be acknowledged.
+        if (writer.inTransaction) writer.exec('rollback to member; release member')
+        finish('rollback', member, error)
+      }
+    }
+    try {
+      writer.exec('commit')
+    } catch (error) {
+      if (writer.inTransaction) writer.exec('rollback')
+      for (const member of succeeded) finish('rollback', member, error)
+      return
+    }
+    for (const member of succeeded) finish('commit', member)
+  }
+
+  const schedule = () => {
+    if (scheduled) return
+    scheduled = true
+    // After the sockets of this turn were read: what arrived together commits together.
+    setImmediate(() => {
+      scheduled = false
+      void exclusive(commitGroup).then(() => {
+        if (queue.length > 0) schedule()
+      })
+    })
+  }
+
+  return <R>(work: (db: Kysely<unknown>) => Promise<R>) =>
+    new Promise<R>((resolve, reject) => {
+      let result: { value: R } | undefined
+      queue.push({
+        run: async (connection) => {
+          result = { value: await work(connection) }
+        },
+        settle: (failure) => {
+          if (failure !== undefined || result === undefined) reject(failure)
+          else resolve(result.value)
+        }
+      })
+      schedule()
+    })
+}
+
+async function begin(writer: Sqlite.Database): Promise<void> {
+  const deadline = performance.now() + BUSY_TIMEOUT_MS
+  for (;;) {
+    try {
+      writer.exec('begin immediate')
+      return
+    } catch (error) {
+      const busy = error instanceof Sqlite.SqliteError && error.code.startsWith('SQLITE_BUSY')
+      if (!busy) throw error
+      if (performance.now() > deadline) throw new DatabaseBusy({ retryAfterSeconds: 1 })
+      await sleep(BUSY_RETRY_MS)
+    }
+  }
+}

@@ -1,0 +1,189 @@
+import { createRequire } from 'node:module'
+import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { type Locale, Problem, problem } from './problem.js'
+
+/** The core's own problems. A domain's stand in its `errors.ts`; `docs/errors.md` lists them all. */
+export const Malformed = problem<{ reason: string }>('REQUEST_MALFORMED', 400, {
+  en: 'The request cannot be read: {reason}',
+  fr: 'La requête est illisible : {reason}'
+})
+export const Invalid = problem('REQUEST_INVALID', 400, {
+  en: 'The request does not fit the schema of this route; see "errors".',
+  fr: 'La requête ne respecte pas le schéma de cette route ; voir « errors ».'
+})
+export const Unauthenticated = problem<{ reason: string }>('AUTH_REQUIRED', 401, {
+  en: 'A valid bearer token is required ({reason}).',
+  fr: 'Un jeton d’accès valide est requis ({reason}).'
+})
+export const Forbidden = problem<{ required: string; role: string }>('AUTH_FORBIDDEN', 403, {
+  en: 'This needs the role {required}; yours is {role}.',
+  fr: 'Ceci exige le rôle {required} ; le vôtre est {role}.'
+})
+export const RouteNotFound = problem<{ method: string; path: string }>('ROUTE_NOT_FOUND', 404, {
+  en: 'There is no route {method} {path}.',
+  fr: 'La route {method} {path} n’existe pas.'
+})
+export const MethodNotAllowed = problem<{ method: string; allowed: string }>('METHOD_NOT_ALLOWED', 405, {
+  en: '{method} is not allowed here; allowed: {allowed}.',
+  fr: '{method} n’est pas permis ici ; permis : {allowed}.'
+})
+export const PreconditionFailed = problem<{ current: string }>('PRECONDITION_FAILED', 412, {
+  en: 'The resource has changed since you read it; its ETag is now {current}.',
+  fr: 'La ressource a changé depuis votre lecture ; son ETag est maintenant {current}.'
+})
+export const PayloadTooLarge = problem<{ limitBytes: number }>('REQUEST_TOO_LARGE', 413, {
+  en: 'The body is larger than {limitBytes} bytes.',
+  fr: 'Le corps dépasse {limitBytes} octets.'
+})
+export const UnsupportedMediaType = problem<{ received: string }>('REQUEST_MEDIA_TYPE', 415, {
+  en: 'The content type {received} is not read by this route.',
+  fr: 'Le type de contenu {received} n’est pas lu par cette route.'
+})
+export const IdempotencyKeyReused = problem('IDEMPOTENCY_KEY_REUSED', 422, {
+  en: 'This Idempotency-Key was used for another request; use a new one.',
+  fr: 'Cette Idempotency-Key a déjà servi pour une autre requête ; prenez-en une nouvelle.'
+})
+export const TooManyRequests = problem<{ retryAfterSeconds: number }>('RATE_LIMITED', 429, {
+  en: 'Too many requests; try again in {retryAfterSeconds} s.',
+  fr: 'Trop de requêtes ; réessayez dans {retryAfterSeconds} s.'
+})
+export const InternalError = problem('INTERNAL_ERROR', 500, {
+  en: 'Something failed here. The request id finds it in the log.',
+  fr: 'Une erreur interne est survenue. L’identifiant de requête la retrouve dans le journal.'
+})
+export const DatabaseBusy = problem<{ retryAfterSeconds: number }>('DATABASE_BUSY', 503, {
+  en: 'The database is busy; try again in {retryAfterSeconds} s.',
+  fr: 'La base de données est occupée ; réessayez dans {retryAfterSeconds} s.'
+})
+export const DatabaseUnavailable = problem<{ retryAfterSeconds: number }>('DATABASE_UNAVAILABLE', 503, {
+  en: 'The database does not answer; try again in {retryAfterSeconds} s.',
+  fr: 'La base de données ne répond pas ; réessayez dans {retryAfterSeconds} s.'
+})
+export const TenantNotFound = problem<{ tenant: string }>('TENANT_NOT_FOUND', 404, {
+  en: 'The tenant {tenant} does not exist.',
+  fr: 'Le locataire {tenant} n’existe pas.'
+})
+export const CursorInvalid = problem('CURSOR_INVALID', 400, {
+  en: 'This cursor does not belong to this list, order or filter; start again without one.',
+  fr: 'Ce curseur ne correspond pas à cette liste, à cet ordre ou à ce filtre ; recommencez sans curseur.'
+})
+export const JobNotFound = problem<{ id: string }>('JOB_NOT_FOUND', 404, {
+  en: 'The job {id} does not exist.',
+  fr: 'La tâche {id} n’existe pas.'
+})
+
+const TITLES: Record<number, Record<Locale, string>> = {
+  400: { en: 'Bad request', fr: 'Requête incorrecte' },
+  401: { en: 'Not authenticated', fr: 'Non authentifié' },
+  403: { en: 'Forbidden', fr: 'Accès refusé' },
+  404: { en: 'Not found', fr: 'Introuvable' },
+  405: { en: 'Method not allowed', fr: 'Méthode non permise' },
+  409: { en: 'Conflict', fr: 'Conflit' },
+  412: { en: 'Precondition failed', fr: 'Précondition non remplie' },
+  413: { en: 'Too large', fr: 'Trop volumineux' },
+  415: { en: 'Unsupported media type', fr: 'Type de contenu non pris en charge' },
+  422: { en: 'Rule broken', fr: 'Règle non respectée' },
+  429: { en: 'Too many requests', fr: 'Trop de requêtes' },
+  500: { en: 'Internal error', fr: 'Erreur interne' },
+  503: { en: 'Unavailable', fr: 'Indisponible' }
+}
+
+/** French when the client prefers it to English; English otherwise. */
+export function localeOf(request: FastifyRequest): Locale {
+  const header = request.headers['accept-language']
+  if (header === undefined) return 'en'
+  let best: Locale = 'en'
+  let bestWeight = 0
+  for (const part of header.split(',').slice(0, 20)) {
+    const [tag = '', ...params] = part.trim().split(';')
+    const language = tag.slice(0, 2).toLowerCase()
+    const quality = params.map((param) => /^\s*q=([\d.]+)$/.exec(param)?.[1]).find((q) => q !== undefined)
+    const weight = quality === undefined ? 1 : Number(quality)
+    if ((language === 'fr' || language === 'en') && weight > bestWeight) {
+      best = language
+      bestWeight = weight
+    }
+  }
+  return best
+}
+
+/** Turns whatever was thrown into one coded problem; what is not known is a 500 that says nothing of its cause. */
+function toProblem(error: unknown, request: FastifyRequest): Problem {
+  if (error instanceof Problem) return error
+  if (!(error instanceof Error)) return new InternalError({})
+  const { statusCode, validation, code } = error as Partial<FastifyError>
+  if (validation !== undefined) return new Invalid({})
+  if (code === 'FST_ERR_CTP_BODY_TOO_LARGE')
+    return new PayloadTooLarge({ limitBytes: request.routeOptions.bodyLimit ?? 0 })
+  if (statusCode === 415)
+    return new UnsupportedMediaType({ received: String(request.headers['content-type'] ?? 'none') })
+  if (statusCode === 429) return new TooManyRequests({ retryAfterSeconds: 1 })
+  if (statusCode !== undefined && statusCode >= 400 && statusCode < 500) return new Malformed({ reason: error.message })
+  if (isUnavailable(error)) return new DatabaseUnavailable({ retryAfterSeconds: 2 })
+  return new InternalError({})
+}
+
+// Its types declare a default export that the CommonJS module does not have.
+const localize: Record<Locale, (errors: object[]) => void> = createRequire(import.meta.url)('ajv-i18n')
+
+const UNAVAILABLE =
+  /^(ECONNREFUSED|ECONNRESET|ETIMEDOUT|EPIPE|57P0[123]|53300|08\w{3}|SQLITE_BUSY\w*|SQLITE_FULL|SQLITE_IOERR\w*|SQLITE_CANTOPEN)$/
+const CONNECTION_MESSAGE =
+  /timeout exceeded when trying to connect|Connection terminated|Client has encountered a connection error/
+
+function isUnavailable(error: Error): boolean {
+  const code = 'code' in error ? String(error.code) : ''
+  return UNAVAILABLE.test(code) || CONNECTION_MESSAGE.test(error.message)
+}
+
+interface FieldError {
+  path: string
+  message: string
+}
+
+function fieldErrors(error: unknown, locale: Locale): FieldError[] | undefined {
+  if (error instanceof Problem) return undefined
+  const { validation, validationContext } = error as Partial<FastifyError>
+  if (validation === undefined) return undefined
+  const errors = validation.map((each) => ({ ...each, schemaPath: each.schemaPath ?? '', params: each.params ?? {} }))
+  localize[locale](errors)
+  return errors.map((each) => {
+    const field = each.params.additionalProperty ?? each.params.missingProperty
+    const path = `${validationContext ?? 'body'}${each.instancePath}${typeof field === 'string' ? `/${field}` : ''}`
+    return { path: path.slice(0, 300), message: each.message ?? '' }
+  })
+}
+
+/** Answers `application/problem+json`; logs what is ours to mend. */
+export function answerProblem(error: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+  const found = toProblem(error, request)
+  if (found.status >= 500) request.log.error({ err: error, code: found.code }, 'request failed')
+  const locale = localeOf(request)
+  const retryAfter = found.params.retryAfterSeconds
+  if (typeof retryAfter === 'number') void reply.header('retry-after', retryAfter)
+  if (found.status === 401) void reply.header('www-authenticate', 'Bearer')
+  const errors = fieldErrors(error, locale)
+  const body = {
+    ...found.params,
+    type: `urn:problem:inventory:${found.code}`,
+    title: (TITLES[found.status] ?? TITLES[500])?.[locale],
+    status: found.status,
+    detail: found.detail(locale),
+    instance: request.url.split('?', 1)[0],
+    code: found.code,
+    requestId: request.id,
+    ...(errors === undefined ? {} : { errors })
+  }
+  // Sent as text: a route's own response schema is for its own answers.
+  return reply
+    .code(found.status)
+    .header('content-language', locale)
+    .header('cache-control', 'no-store')
+    .type('application/problem+json; charset=utf-8')
+    .send(JSON.stringify(body))
+}
+
+/** Makes a context answer its errors as problems. The core calls it for each module, never for the host. */
+export function useProblems(app: FastifyInstance): void {
+  app.setErrorHandler((error, request, reply) => answerProblem(error, request, reply))
+}

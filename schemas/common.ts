@@ -1,0 +1,97 @@
+import { type Static, type TSchema, Type } from 'typebox'
+
+/** Quantities and money at the API: decimal numbers, at most six decimals, |x| ≤ 10⁹. */
+export const DECIMAL_LIMIT = 1_000_000_000
+
+/** Refuses unknown fields: a misspelt field is an error and never silence. */
+export const Closed = <P extends Record<string, TSchema>>(properties: P, description?: string) =>
+  Type.Object(properties, { additionalProperties: false, ...(description === undefined ? {} : { description }) })
+
+export const Nullable = <S extends TSchema>(schema: S) => Type.Union([schema, Type.Null()])
+
+const decimal = (minimum: number) => ({ minimum, maximum: DECIMAL_LIMIT, multipleOf: 0.000001 })
+/** Signed decimal. `multipleOf` is checked exactly by the core's validator, not by floating-point division. */
+export const Decimal = Type.Number(decimal(-DECIMAL_LIMIT))
+/** Decimal ≥ 0. */
+export const Amount = Type.Number(decimal(0))
+/** Decimal > 0. */
+export const Quantity = Type.Number({ exclusiveMinimum: 0, maximum: DECIMAL_LIMIT, multipleOf: 0.000001 })
+
+// Printable, no control characters, no leading or trailing white space: what goes into a code stays readable in a log or a URL.
+export const Code = Type.String({
+  minLength: 1,
+  maxLength: 64,
+  pattern: '^[^\\s\\u0000-\\u001f\\u007f](?:[^\\u0000-\\u001f\\u007f]*[^\\s\\u0000-\\u001f\\u007f])?$'
+})
+export const Name = Type.String({
+  minLength: 1,
+  maxLength: 200,
+  pattern: '^[^\\u0000-\\u001f\\u007f]*[^\\s\\u0000-\\u001f\\u007f][^\\u0000-\\u001f\\u007f]*$'
+})
+export const Text = Type.String({ maxLength: 1000, pattern: '^[^\\u0000]*$' })
+export const Instant = Type.String({ format: 'date-time', description: 'ISO 8601 with an offset; answered in UTC' })
+export const Day = Type.String({ format: 'date' })
+export const Uuid = Type.String({ format: 'uuid' })
+export const TenantId = Type.String({ pattern: '^[a-z][a-z0-9-]{0,39}$' })
+
+export const Role = Type.Union([
+  Type.Literal('viewer'),
+  Type.Literal('staff'),
+  Type.Literal('manager'),
+  Type.Literal('admin')
+])
+export type Role = Static<typeof Role>
+
+export const PageQuery = {
+  limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 500, default: 50 })),
+  cursor: Type.Optional(Type.String({ minLength: 1, maxLength: 500 }))
+}
+export const Page = Closed({
+  limit: Type.Integer(),
+  nextCursor: Nullable(Type.String()),
+  total: Type.Optional(Type.Integer())
+})
+export type Page = Static<typeof Page>
+export const List = <S extends TSchema>(row: S) => Closed({ data: Type.Array(row), page: Page })
+
+/** RFC 9457 problem details; every error answer of every route has this shape. */
+export const Problem = Type.Object(
+  {
+    type: Type.String(),
+    title: Type.String(),
+    status: Type.Integer(),
+    detail: Type.String(),
+    instance: Type.String(),
+    code: Type.String(),
+    requestId: Type.String(),
+    errors: Type.Optional(Type.Array(Closed({ path: Type.String(), message: Type.String() })))
+  },
+  {
+    additionalProperties: true,
+    description: 'RFC 9457 problem details; further members depend on the code (docs/errors.md)'
+  }
+)
+export type Problem = Static<typeof Problem>
+
+export const JobStatus = Type.Union([
+  Type.Literal('queued'),
+  Type.Literal('running'),
+  Type.Literal('succeeded'),
+  Type.Literal('failed'),
+  Type.Literal('cancelled')
+])
+export type JobStatus = Static<typeof JobStatus>
+export const Job = Closed({
+  id: Uuid,
+  kind: Type.String(),
+  status: JobStatus,
+  progress: Closed({ done: Type.Integer(), total: Type.Integer() }),
+  result: Type.Optional(Type.Unknown()),
+  error: Type.Optional(Closed({ code: Type.String(), message: Type.String() })),
+  createdAt: Instant,
+  finishedAt: Nullable(Instant)
+})
+export type Job = Static<typeof Job>
+
+/** Declares the error answers of a route once: every route may answer the core's problems. */
+export const problems = { '4xx': Problem, '5xx': Problem } as const
