@@ -1,12 +1,13 @@
 import { createHash } from 'node:crypto'
 import { negotiate } from '@fastify/accept-negotiator'
 import type { FastifyReply, FastifyRequest } from 'fastify'
+import type { Kysely } from 'kysely'
 import type { Job } from '../schemas/common.js'
 import type { Answers, CachedText, Principal, Tenant } from './contracts.js'
 import { etagOf } from './cache.js'
 import { IdempotencyInProgress, IdempotencyKeyInvalid, IdempotencyKeyReused, PreconditionFailed } from './errors.js'
 
-interface IdempotencyTable {
+type IdempotencyTable = {
   key: string
   request_hash: string
   status: number | null
@@ -14,7 +15,7 @@ interface IdempotencyTable {
   body: string | null
   created_at: number
 }
-export interface IdempotencyTables {
+type IdempotencyTables = {
   idempotency_keys: IdempotencyTable
 }
 
@@ -81,7 +82,7 @@ export function createAnswers({ waitForJob }: AnswersOptions): Answers {
     async write(request, reply, status, work) {
       const key = keyOf(request)
       const hash = key === undefined ? '' : hashOf(request)
-      const answer = await request.getDecorator<Tenant<never>>('tenant').transact(async (tx): Promise<Stored> => {
+      const answer = await tenantOf(request).transact(async (tx): Promise<Stored> => {
         const keys = tx.db.withTables<IdempotencyTables>()
         const stored = key === undefined ? undefined : await takeKey(keys, key, hash)
         if (stored !== undefined) return stored
@@ -151,7 +152,7 @@ function hashOf(request: FastifyRequest, fingerprint?: string): string {
   return hash.update(fingerprint ?? JSON.stringify(request.body ?? null)).digest('base64url')
 }
 
-type Keys = Pick<import('kysely').Kysely<IdempotencyTables>, 'insertInto' | 'selectFrom' | 'updateTable'>
+type Keys = Kysely<IdempotencyTables>
 
 /**
  * Takes the key for this request, or answers what is stored under it. On PostgreSQL a second request with the same key

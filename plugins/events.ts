@@ -3,7 +3,7 @@ import type { Generated, Kysely } from 'kysely'
 import { Counter, type Registry } from 'prom-client'
 import type { EventHandler, Events, Tenant } from './contracts.js'
 
-interface OutboxTable {
+type OutboxTable = {
   id: Generated<number>
   topic: string
   payload: string
@@ -12,7 +12,7 @@ interface OutboxTable {
   attempts: number
 }
 
-export interface CoreTables {
+export type CoreTables = {
   outbox: OutboxTable
 }
 
@@ -94,13 +94,7 @@ export function createEvents({ log, registry }: { log: FastifyBaseLogger; regist
   }
 
   return {
-    subscribe: (handler) => {
-      handlers.push({
-        topic: handler.topic,
-        name: handler.name,
-        handle: (event, tenant) => handler.handle(event, { ...tenant, db: tenant.db.withTables() })
-      })
-    },
+    subscribe: (handler) => void handlers.push(handler),
     wake,
     sweep: (tenants) => {
       const look = async () => {

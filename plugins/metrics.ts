@@ -1,6 +1,7 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import fastifyMetrics from 'fastify-metrics'
-import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry, type RegistryContentType } from 'prom-client'
+import { access } from './contracts.js'
 import type { DatabaseEvents, DatabaseServer } from './dialects/dialect.js'
 import type { Tenants } from './tenants.js'
 
@@ -9,15 +10,18 @@ const DATABASE_SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 
 /** prom-client's own three that break Prometheus' naming rules (`promtool check metrics` refuses them). */
 const MISNAMED = ['nodejs_active_handles_total', 'nodejs_active_requests_total', 'nodejs_active_resources_total']
 
+/** Prometheus text by default; OpenMetrics when a scrape asks for it. */
+export type AnyRegistry = Registry<RegistryContentType>
+
 /** One registry for each app, never the global one: two apps in one process must work. */
-export function createRegistry(version: string): Registry {
-  const registry = new Registry()
+export function createRegistry(version: string): AnyRegistry {
+  const registry: AnyRegistry = new Registry()
   const info = new Gauge({ name: 'app_build_info', help: 'Build identity; always 1.', labelNames: ['version'], registers: [registry] })
   info.set({ version }, 1)
   return registry
 }
 
-export function databaseMetrics(registry: Registry, dialect: string): DatabaseEvents {
+export function databaseMetrics(registry: AnyRegistry, dialect: string): DatabaseEvents {
   const queries = new Histogram({
     name: 'db_query_duration_seconds',
     help: 'Query latency.',
@@ -75,7 +79,7 @@ function errorKind(error: unknown): (typeof ERROR_KINDS)[number] {
 }
 
 /** Gauges that are read when Prometheus asks. */
-export function databaseGauges(registry: Registry, server: DatabaseServer, tenants: Tenants): void {
+export function databaseGauges(registry: AnyRegistry, server: DatabaseServer, tenants: Tenants): void {
   const { dialect } = server
   new Gauge({
     name: 'db_up',
@@ -122,10 +126,10 @@ export function databaseGauges(registry: Registry, server: DatabaseServer, tenan
 }
 
 /** Process metrics, and request counts and times for every route by its template. */
-export async function httpMetrics(app: FastifyInstance, registry: Registry): Promise<void> {
+export async function httpMetrics(app: FastifyInstance, registry: AnyRegistry): Promise<void> {
   collectDefaultMetrics({ register: registry })
   for (const name of MISNAMED) registry.removeSingleMetric(name)
-  await app.register(fastifyMetrics, {
+  await app.register(fastifyMetrics.default, {
     endpoint: null,
     defaultMetrics: { enabled: false },
     routeMetrics: {
@@ -165,10 +169,10 @@ export async function httpMetrics(app: FastifyInstance, registry: Registry): Pro
 }
 
 /** `/metrics` in Prometheus text, or OpenMetrics when asked. Behind `METRICS_TOKEN` when one is set. */
-export function metricsRoute(app: FastifyInstance, registry: Registry, allowed: (request: FastifyRequest) => boolean, refuse: () => Error): void {
+export function metricsRoute(app: FastifyInstance, registry: AnyRegistry, allowed: (request: FastifyRequest) => boolean, refuse: () => Error): void {
   // The format belongs to the registry, not to the call, so scrapes take turns.
   let turn: Promise<unknown> = Promise.resolve()
-  app.get('/metrics', { schema: { hide: true }, config: { role: 'public' }, logLevel: 'warn' }, async (request, reply: FastifyReply) => {
+  app.get('/metrics', { schema: { hide: true }, config: access('public'), logLevel: 'warn' }, async (request, reply: FastifyReply) => {
     if (!allowed(request)) throw refuse()
     const open = request.headers.accept?.includes('application/openmetrics-text') === true
     const scrape = turn.then(async () => {
