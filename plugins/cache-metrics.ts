@@ -1,5 +1,5 @@
-import { Counter, Gauge, Histogram } from 'prom-client'
-import type { AnyRegistry } from './metrics.js'
+import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
+
 import type { Fallback, RedisLink } from './redis.js'
 import type { SharedOperation, SharedResult } from './shared-cache.js'
 
@@ -51,7 +51,7 @@ export class CacheMetrics {
   readonly #fallbacks: Counter<'reason'>
   #size: () => number = () => 0
 
-  constructor(registry: AnyRegistry, namespaces: readonly string[], redis: RedisLink | null) {
+  constructor(registry: Registry, namespaces: readonly string[], redis: RedisLink | null) {
     const registers = [registry]
     const hasRedis = redis !== null && redis.client !== null
     for (const name of namespaces) this.tally(name)
@@ -103,7 +103,7 @@ export class CacheMetrics {
     this.#size = size
   }
 
-  #register(registers: AnyRegistry[], redis: boolean): void {
+  #register(registers: Registry[], redis: boolean): void {
     const tallies = this.#tallies
     const size = () => this.#size()
     new Counter({

@@ -1,9 +1,10 @@
 import { hash } from 'node:crypto'
 import { brotliCompressSync, constants, gzipSync } from 'node:zlib'
 import { LRUCache } from 'lru-cache'
+import type { Registry } from 'prom-client'
 import { CacheMetrics, type InvalidationReason, type Tally } from './cache-metrics.js'
 import type { Cache, CachedText } from './contracts.js'
-import type { AnyRegistry } from './metrics.js'
+
 import type { RedisLink } from './redis.js'
 import { SharedCache, type SharedSpace } from './shared-cache.js'
 
@@ -56,7 +57,7 @@ export interface CachesOptions {
   redis: RedisLink | null
   /** false: every read loads. */
   enabled: boolean
-  registry: AnyRegistry
+  registry: Registry
   /** Known beforehand, their metrics start at 0. */
   namespaces?: readonly string[]
   /** Default: 1 s where other processes' commits cannot be seen, else 60 s. */

@@ -37,6 +37,8 @@ export interface RedisLink {
   subscribe(channel: string, onMessage: (message: string) => void, onGap?: () => void): void
   /** Runs whenever Redis becomes usable: at the first connection, after a reconnection, after it was frozen. */
   onReady(run: () => void): void
+  /** Rejects when Redis does not answer now. */
+  probe(): Promise<void>
   /** Calls that Redis did not answer, since the start. */
   fallbacks(): Readonly<Record<Fallback, number>>
   /** Closes what was opened here; a client that was handed in stays open. */
@@ -128,6 +130,10 @@ class Link implements RedisLink {
   onReady(run: () => void): void {
     this.#readyHandlers.push(run)
     if (this.state() === 'up') run()
+  }
+
+  async probe(): Promise<void> {
+    if ((await this.call((client) => client.ping())) === undefined) throw new Error('redis does not answer')
   }
 
   fallbacks(): Readonly<Record<Fallback, number>> {
