@@ -1,0 +1,3 @@
+export async function reportCoverage() {
+  return 0
+}
