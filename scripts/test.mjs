@@ -5,7 +5,7 @@
  */
 import { spawn } from 'node:child_process'
 import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
-import { availableParallelism, tmpdir } from 'node:os'
+import { availableParallelism, constants, tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { reportCoverage } from './coverage.mjs'
@@ -68,6 +68,7 @@ async function runTap({ options, files, env, reader, onStart }) {
   const child = spawn(process.execPath, [tap, 'run', ...defaults, ...options, ...files], {
     cwd: root,
     env,
+    detached: true,
     stdio: ['ignore', 'pipe', 'pipe']
   })
   onStart(child)
@@ -80,23 +81,37 @@ async function runTap({ options, files, env, reader, onStart }) {
   return { status: signal ? 1 : status, noise }
 }
 
-/** On the first signal tap is told to end, which it passes on to the tests; the run then finishes as a failed one. */
-function onSignals(stopTap) {
+/**
+ * On a signal the whole group of tap goes, tests and their servers included, and the run finishes as a failed one.
+ * @returns what to call with tap's process, and which signal came
+ */
+function onSignals() {
   let received
+  let tap
+  const end = (signal) => {
+    try {
+      if (tap) process.kill(-tap.pid, signal)
+    } catch {
+      // It has ended by itself.
+    }
+  }
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
     process.on(signal, () => {
       received = signal
-      stopTap()
+      end('SIGTERM')
+      setTimeout(end, 2000, 'SIGKILL').unref()
     })
   }
-  return () => received
+  const guard = (child) => {
+    tap = child
+  }
+  return { guard, signalled: () => received }
 }
 
 async function main() {
   const { coverage, options, files } = parseArguments(process.argv.slice(2))
   const started = performance.now()
-  let tap
-  const signalled = onSignals(() => tap?.kill('SIGTERM'))
+  const { guard, signalled } = onSignals()
   const services = await provideServices(say)
   const coverageFolder = coverage ? mkdtempSync(join(tmpdir(), 'inventory-coverage-')) : undefined
   try {
@@ -105,10 +120,7 @@ async function main() {
     const env = testEnvironment(services.env, coverageFolder)
     const end = { status: 1, noise: '' }
     if (files.length > 0 && !signalled()) {
-      const onStart = (child) => {
-        tap = child
-      }
-      Object.assign(end, await runTap({ options, files, env, reader, onStart }))
+      Object.assign(end, await runTap({ options, files, env, reader, onStart: guard }))
     }
     const { passed, failed } = reader.finish({ status: end.status, signal: signalled(), noise: end.noise })
     const uncovered = coverageFolder ? await reportCoverage({ root, rawFolder: coverageFolder, say }) : 0
@@ -116,6 +128,7 @@ async function main() {
     say(`${files.length} files, ${seconds} s`)
     await services.stop()
     say(`${passed} passed, ${failed} failed`)
+    if (signalled()) return 128 + constants.signals[signalled()]
     const clean = end.status === 0 && failed === 0 && passed > 0 && uncovered === 0
     return clean ? 0 : end.status || 1
   } finally {

@@ -99,8 +99,8 @@ interface Recipe {
   binary: string
   args: (folder: string, port: number) => string[]
   url: (port: number) => string
-  /** Runs once, before the first start. */
-  prepare?: (folder: string) => void
+  /** Commands to try, before the first start, until one of them succeeds. */
+  prepare?: (folder: string) => [binary: string, args: string[]][]
   /** Rejects while the server does not answer yet. */
   ping: (url: string, port: number) => Promise<void>
   stopSignal: NodeJS.Signals
@@ -147,7 +147,7 @@ class PrivateServer implements Server {
 
   async start(): Promise<void> {
     try {
-      this.#recipe.prepare?.(this.#folder)
+      await this.#prepare(this.#recipe.prepare?.(this.#folder) ?? [])
       await this.restart()
     } catch (error) {
       await this.stop()
@@ -159,8 +159,9 @@ class PrivateServer implements Server {
     if (this.#process) throw new Error('the server is running')
     const deadline = Date.now() + START_TIMEOUT_MS
     for (;;) {
-      const child = this.#spawn()
+      const child = this.#spawn(this.#recipe.binary, this.#recipe.args(this.#folder, this.#port))
       const state = await this.#answers(child, deadline)
+      child.unref()
       if (state === 'up') return
       this.#forget()
       // After SIGKILL PostgreSQL refuses to start until the last of its former children has gone.
@@ -196,18 +197,26 @@ class PrivateServer implements Server {
     process.kill(this.pid, 'SIGCONT')
   }
 
-  #spawn(): ChildProcess {
-    const { binary, args, owner } = this.#recipe
+  async #prepare(commands: [string, string[]][]): Promise<void> {
+    for (const [binary, args] of commands) {
+      const child = this.#spawn(binary, args)
+      const ended = await once(child, 'exit').catch(() => [-1])
+      this.#forget()
+      if (ended[0] === 0) return
+    }
+    if (commands.length > 0) throw new Error(`${commands[0]?.[0]} failed:\n${this.#log()}`)
+  }
+
+  #spawn(binary: string, args: string[]): ChildProcess {
     const log = openSync(join(this.#folder, 'server.log'), 'a')
-    const child = spawn(binary, args(this.#folder, this.#port), {
+    const child = spawn(binary, args, {
       cwd: this.#folder,
       detached: true,
       stdio: ['ignore', log, log],
-      ...owner
+      ...this.#recipe.owner
     })
     closeSync(log)
     child.on('error', () => {})
-    child.unref()
     this.#process = child
     this.#janitor.stdin?.write(`${child.pid ?? ''}\n`)
     return child
@@ -313,16 +322,14 @@ function postgresOwner(): Owner | undefined {
 }
 
 /** Not synced: only the cluster's creation, which a crash would undo as a whole. What the server writes later is. */
-function initdb(folder: string, owner: Owner | undefined): void {
+function initdb(folder: string): [string, string[]][] {
   const binary = join(required('TEST_POSTGRES_BIN'), 'initdb')
   const args = ['-D', join(folder, 'data'), '-U', 'postgres', '--auth=trust', '-E', 'UTF8', '--no-sync']
-  const options = { cwd: folder, stdio: 'pipe' as const, ...owner }
-  try {
-    execFileSync(binary, [...args, '--locale=C.UTF-8'], options)
-  } catch {
-    // Not every system knows C.UTF-8 (macOS); there the environment's own locale serves.
-    execFileSync(binary, args, options)
-  }
+  // Not every system knows C.UTF-8 (macOS); there the environment's own locale serves.
+  return [
+    [binary, [...args, '--locale=C.UTF-8']],
+    [binary, args]
+  ]
 }
 
 /**
@@ -337,7 +344,7 @@ export function startPostgres(settings: Record<string, string> = {}): Promise<Se
     binary: join(required('TEST_POSTGRES_BIN'), 'postgres'),
     args: (folder, port) => ['-D', join(folder, 'data'), '-p', String(port), ...flags],
     url: (port) => `postgres://postgres@127.0.0.1:${port}/postgres`,
-    prepare: (folder) => initdb(folder, owner),
+    prepare: initdb,
     ping: pingPostgres,
     stopSignal: 'SIGINT',
     abandonSignal: 'QUIT',
