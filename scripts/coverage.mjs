@@ -17,7 +17,12 @@ const EXEMPT = {}
 /** A source of types alone compiles to nothing that could run. */
 function hasCode(root, path) {
   const compiled = readFileSync(join(root, 'dist', relative(root, path).replace(/\.ts$/, '.js')), 'utf8')
-  return compiled.replace(/^\/\/# .*$/gm, '').replaceAll('export {};', '').trim() !== ''
+  return (
+    compiled
+      .replace(/^\/\/# .*$/gm, '')
+      .replaceAll('export {};', '')
+      .trim() !== ''
+  )
 }
 
 function lineCoverage(fileCoverage) {
