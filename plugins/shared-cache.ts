@@ -148,6 +148,7 @@ export class SharedSpace {
     if (this.#dirty) {
       if (this.#dropping === undefined) this.invalidate()
       await this.#dropping
+      if (!this.#cache.readable()) return undefined
     }
     const hash = this.#cache.keyOf(this)
     if (this.#dirty || hash === undefined) return undefined
