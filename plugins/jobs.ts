@@ -54,12 +54,7 @@ export interface JobService extends Jobs {
   /** @throws JOB_NOT_FOUND */
   get(tenant: Tenant, id: string): Promise<Job>
   /** Newest first; each with the position after which the next page goes on. */
-  list(
-    tenant: Tenant,
-    filter?: JobFilter,
-    limit?: number,
-    after?: JobPosition
-  ): Promise<[JobPosition, Job][]>
+  list(tenant: Tenant, filter?: JobFilter, limit?: number, after?: JobPosition): Promise<[JobPosition, Job][]>
   /** Cancels a queued job at once and asks a running one to stop. @throws JOB_NOT_FOUND, JOB_ENDED */
   cancel(tenant: Tenant, id: string): Promise<Job>
   /** The job as soon as it has ended, or as it is after so many seconds. @throws JOB_NOT_FOUND */
@@ -127,8 +122,7 @@ class Service implements JobService {
     if (this.#definitions.has(kind)) throw new Error(`the job kind ${kind} is defined twice`)
     this.#definitions.set(kind, {
       where,
-      run: ({ params, ...context }) =>
-        definition.run({ ...context, params: JSON.parse(params) })
+      run: ({ params, ...context }) => definition.run({ ...context, params: JSON.parse(params) })
     })
     this.#metrics.define(kind)
   }
