@@ -59,7 +59,10 @@ export const jobRoutes: FastifyPluginAsyncTypebox<ModuleOptions> = async (app, o
 }
 
 const filterHash = ({ status, kind }: JobFilter) =>
-  createHash('sha256').update(JSON.stringify([status, kind])).digest('base64url').slice(0, 8)
+  createHash('sha256')
+    .update(JSON.stringify([status, kind]))
+    .digest('base64url')
+    .slice(0, 8)
 
 function cursorOf({ createdAt, id }: JobPosition, filter: JobFilter): string {
   const cursor: Static<typeof Cursor> = [createdAt, id, filterHash(filter)]
