@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events'
 import { Piscina } from 'piscina'
 import type { Compute } from './contracts.js'
 import { ComputeMemoryExceeded, ComputeThreadLost } from './errors.js'
@@ -37,8 +38,10 @@ export function createCompute({ threads, memoryMegabytes = MEMORY_MEGABYTES }: C
     })
   return {
     // The pool does not replace a thread that died while tasks wait in its own queue, so they wait here instead.
-    run: (file, input, { signal } = {}) =>
-      slots(signal, async () => {
+    run: (file, input, { signal } = {}) => {
+      // A job computes thousands of tasks under its one signal; many listeners are no leak here.
+      if (signal !== undefined) setMaxListeners(0, signal)
+      return slots(signal, async () => {
         if (closed) throw new ComputeThreadLost({})
         pool ??= start()
         try {
@@ -46,7 +49,8 @@ export function createCompute({ threads, memoryMegabytes = MEMORY_MEGABYTES }: C
         } catch (error) {
           throw named(error, memoryMegabytes)
         }
-      }),
+      })
+    },
     close: async () => {
       closed = true
       await pool?.destroy()

@@ -35,8 +35,8 @@ export type JobTimings = typeof TIMINGS
 export interface JobsOptions {
   tenants: { get(id: string): Promise<Tenant>; list(): Promise<string[]> }
   redisUrl: string | undefined
-  /** Names the queue on Redis: the same for every process of one database, another for every other. */
-  queueName?: string
+  /** Names the queue on Redis: the same for every process of one database, another for every other database. */
+  queueName: string
   registry: Registry
   log: JobLog
   /** `worker`: a process that does nothing else. */
@@ -107,7 +107,7 @@ class Service implements JobService {
     if (redisUrl === undefined) return
     this.#redis = createRedisQueue({
       url: redisUrl,
-      name: options.queueName ?? 'inventory-jobs',
+      name: options.queueName,
       concurrency,
       consume: options.consume ?? true,
       answerMs: this.#timings.redisAnswer,

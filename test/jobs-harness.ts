@@ -18,7 +18,7 @@ export const OutOfPaper = problem<{ sheets: number }>('TEST_OUT_OF_PAPER', 409, 
 /** Short enough for a test, in the same proportions as the real ones. */
 export const TIMINGS = {
   heartbeat: 100,
-  stale: 700,
+  stale: 1_200,
   sweep: 200,
   workerSweep: 100,
   poll: 40,
@@ -84,6 +84,7 @@ export function openJobs(tenants: TestTenants, options: Partial<JobsOptions> = {
   const jobs = createJobs({
     tenants,
     redisUrl: undefined,
+    queueName: 'jobs',
     registry,
     log: { debug: write('debug'), info: write('info'), warn: write('warn'), error: write('error') },
     mode: 'service',

@@ -32,6 +32,9 @@ const rowOf = (tenant: Tenant, id: string) =>
 const change = (tenant: Tenant, id: string, set: Partial<JobTables['jobs']>) =>
   tenant.transact(({ db }) => db.withTables<JobTables>().updateTable('jobs').set(set).where('id', '=', id).execute())
 
+// They mostly wait, each on a database of its own.
+t.jobs = 4
+
 type Dialect = 'sqlite' | 'postgres'
 
 /** One database, and as many processes' worth of services over it as the test opens; all is closed with the test. */
