@@ -98,16 +98,20 @@ interface SigningKey {
 
 export interface AuthOptions extends TokenOptions {
   registry: Registry
-  enterTenant: Auth['enterTenant']
+  /** The tenant's database; rejects or throws when there is no such tenant. */
+  enterTenant(id: string): Tenant | Promise<Tenant>
 }
 
-/** Signs and verifies with @fastify/jwt, each key in a context of its own, so that the host sees none of its decorators. */
-export async function createTokens(app: FastifyInstance, options: TokenOptions): Promise<Tokens> {
+/**
+ * Signs and verifies with @fastify/jwt, each key in a context of its own, so that the host sees none of its decorators.
+ * Works from `app.ready()` on.
+ */
+export function createTokens(app: FastifyInstance, options: TokenOptions): Tokens {
   const { keys, issuer = 'inventory-enterprise', audience = 'inventory-enterprise' } = options
   const engines = new Map<string, fastifyJwt.JWT>()
+  if (new Set(keys.map(({ id }) => id)).size < keys.length) throw new Error('two signing keys have the same id')
   for (const { id, secret } of keys) {
-    if (engines.has(id)) throw new Error(`two signing keys have the id ${JSON.stringify(id)}`)
-    await app.register(async (context) => {
+    app.register(async (context) => {
       await context.register(fastifyJwt, {
         secret,
         decode: { complete: true },
@@ -129,12 +133,10 @@ export async function createTokens(app: FastifyInstance, options: TokenOptions):
       engines.set(id, context.jwt)
     })
   }
-  const signer = engineOf(engines, keys[0].id)
-
   return {
     sign: ({ subject, role, tenant, epoch }, ttlSeconds) => {
       const exp = Math.floor(Date.now() / 1000) + ttlSeconds
-      return signer.sign({
+      return engineOf(engines, keys[0].id).sign({
         sub: subject,
         role,
         tenant,
@@ -144,7 +146,7 @@ export async function createTokens(app: FastifyInstance, options: TokenOptions):
       })
     },
     verify: (token) => {
-      const decoded = decode(signer, token)
+      const decoded = decode(engineOf(engines, keys[0].id), token)
       if (decoded.header.alg !== ALGORITHM) throw rejection('algorithm')
       const engine = engineOf(engines, decoded.header.kid)
       const claims = check(() => engine.verify<object>(token), decoded.payload.iss === issuer ? 'audience' : 'issuer')
@@ -197,13 +199,22 @@ interface Verified {
 const BEARER = /^Bearer +(\S+)$/i
 
 /** The core's `auth`. The host keeps its own hooks; a module passes `authorize` to its routes. */
-export async function registerAuth(app: FastifyInstance, options: AuthOptions): Promise<Auth> {
-  const { registry, enterTenant } = options
-  const tokens = await createTokens(app, options)
+export function createAuth(app: FastifyInstance, options: AuthOptions): Auth {
+  const { registry } = options
+  const tokens = createTokens(app, options)
   const counted = authMetrics(registry)
   // Checking a signature costs more than a cached answer, so a token's is checked once; its time and revocation always.
   const known = new LRUCache<string, Verified>({ max: VERIFIED_MAX })
   let isRevoked: RevocationCheck | undefined
+
+  const enterTenant: Auth['enterTenant'] = (request, id) => {
+    const enter = (tenant: Tenant) => {
+      request.setDecorator('tenant', tenant)
+      return tenant
+    }
+    const tenant = options.enterTenant(id)
+    return tenant instanceof Promise ? tenant.then(enter) : enter(tenant)
+  }
 
   const verified = (header: string | undefined): Verified => {
     if (header === undefined) throw rejection('missing')
