@@ -2,12 +2,13 @@ import { randomUUID } from 'node:crypto'
 import fastifyJwt from '@fastify/jwt'
 import type { FastifyInstance, FastifyRequest, onRequestHookHandler } from 'fastify'
 import { LRUCache } from 'lru-cache'
-import { Counter, type Registry } from 'prom-client'
+import { Counter } from 'prom-client'
 import { type Static, Type } from 'typebox'
 import { Value } from 'typebox/value'
 import { Role, TenantId } from '../schemas/common.js'
 import type { Principal, Tenant } from './contracts.js'
 import { Forbidden, RouteClosed, Unauthenticated } from './errors.js'
+import type { AnyRegistry } from './metrics.js'
 
 /** The one algorithm: a token never chooses how it is checked (RFC 8725, 3.1). */
 const ALGORITHM = 'HS256'
@@ -97,7 +98,7 @@ interface SigningKey {
 }
 
 export interface AuthOptions extends TokenOptions {
-  registry: Registry
+  registry: AnyRegistry
   /** The tenant's database; rejects or throws when there is no such tenant. */
   enterTenant(id: string): Tenant | Promise<Tenant>
 }
@@ -282,7 +283,7 @@ function requiredRole(request: FastifyRequest): Role | 'public' | undefined {
   return ROLES.find((each) => each === role)
 }
 
-function authMetrics(registry: Registry) {
+function authMetrics(registry: AnyRegistry) {
   const rejections = new Counter({
     name: 'auth_token_rejections_total',
     help: 'Bearer tokens refused.',
