@@ -3,8 +3,8 @@ import { negotiate } from '@fastify/accept-negotiator'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Kysely } from 'kysely'
 import type { Job } from '../schemas/common.js'
-import type { Answers, CachedText, Principal, Tenant } from './contracts.js'
 import { etagOf } from './cache.js'
+import type { Answers, CachedText, Principal, Tenant } from './contracts.js'
 import { IdempotencyInProgress, IdempotencyKeyInvalid, IdempotencyKeyReused, PreconditionFailed } from './errors.js'
 
 type IdempotencyTable = {
@@ -88,7 +88,11 @@ export function createAnswers({ waitForJob }: AnswersOptions): Answers {
         if (stored !== undefined) return stored
         const result = await work(tx)
         reply.code(status)
-        const fresh: Stored = { status, headers: headersOf(reply), body: result === undefined ? '' : String(reply.serialize(result)) }
+        const fresh: Stored = {
+          status,
+          headers: headersOf(reply),
+          body: result === undefined ? '' : String(reply.serialize(result))
+        }
         if (key !== undefined) await keepAnswer(keys, key, fresh)
         return fresh
       })
@@ -104,7 +108,8 @@ export function createAnswers({ waitForJob }: AnswersOptions): Answers {
       const seconds = waitSeconds(request)
       if (seconds > 0) {
         const ended = await waitForJob(tenant, id, seconds)
-        if (ended.finishedAt !== null) return reply.code(200).header('preference-applied', `wait=${seconds}`).send(ended)
+        if (ended.finishedAt !== null)
+          return reply.code(200).header('preference-applied', `wait=${seconds}`).send(ended)
       }
       if (replayed !== undefined) return sendStored(reply, replayed)
       return reply.code(202).header('location', `/api/jobs/${id}`).send(job)
@@ -122,7 +127,11 @@ export function createAnswers({ waitForJob }: AnswersOptions): Answers {
           // What did not start may be tried again under the same key.
           if (key !== undefined) {
             await tenant.transact(async (tx) => {
-              await tx.db.withTables<IdempotencyTables>().deleteFrom('idempotency_keys').where('key', '=', key).execute()
+              await tx.db
+                .withTables<IdempotencyTables>()
+                .deleteFrom('idempotency_keys')
+                .where('key', '=', key)
+                .execute()
             })
           }
           throw error
@@ -175,7 +184,11 @@ async function takeKey(db: Keys, key: string, hash: string): Promise<Stored | un
 }
 
 async function keepAnswer(db: Keys, key: string, { status, headers, body }: Stored): Promise<void> {
-  await db.updateTable('idempotency_keys').set({ status, headers: JSON.stringify(headers), body }).where('key', '=', key).execute()
+  await db
+    .updateTable('idempotency_keys')
+    .set({ status, headers: JSON.stringify(headers), body })
+    .where('key', '=', key)
+    .execute()
 }
 
 function headersOf(reply: FastifyReply): Record<string, string> {

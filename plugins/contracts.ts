@@ -94,7 +94,12 @@ export interface Answers {
    * Starts a job and answers 202 with its Location, or, with `Prefer: wait=N`, 200 with the job once it ends. Honours the
    * `Idempotency-Key` as `write` does; `fingerprint` stands for the body where it was a stream.
    */
-  job(request: FastifyRequest, reply: FastifyReply, start: () => Promise<Job>, fingerprint?: string): Promise<FastifyReply>
+  job(
+    request: FastifyRequest,
+    reply: FastifyReply,
+    start: () => Promise<Job>,
+    fingerprint?: string
+  ): Promise<FastifyReply>
   /**
    * Refuses a stale `If-Match`; `current` is the resource as the route's 200 schema shows it.
    * @throws PRECONDITION_FAILED (412)

@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs'
 import { hostname } from 'node:os'
 import type { FastifyInstance, FastifyRequest, onRequestHookHandler } from 'fastify'
 import fp from 'fastify-plugin'
+import { coreMigrations } from '../migrations/core.js'
 import { createAnswers } from './answers.js'
 import { type Auth, createAuth } from './auth.js'
 import { createCaches } from './cache.js'
@@ -14,13 +15,12 @@ import { TenantNotFound, Unauthenticated, useProblems } from './errors.js'
 import { createEvents } from './events.js'
 import { type HealthCheck, registerHealth } from './health.js'
 import { registerHttp, registerOpenApi } from './http.js'
-import { createJobs } from './jobs.js'
 import { jobRoutes } from './job-routes.js'
+import { createJobs } from './jobs.js'
 import { createRegistry, databaseGauges, databaseMetrics, httpMetrics, metricsRoute } from './metrics.js'
 import { openRedis } from './redis.js'
 import { SINGLE_TENANT, Tenants } from './tenants.js'
 import { createValidatorCompiler } from './validation.js'
-import { coreMigrations } from '../migrations/core.js'
 
 export interface CoreOptions {
   /** `sqlite:<path>`, `sqlite::memory:` or `postgres://…`. */
@@ -49,7 +49,10 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   if (service !== undefined) await httpMetrics(app, registry)
 
   const dialect = options.databaseUrl.startsWith('sqlite:') ? 'sqlite' : 'postgresql'
-  const server = openDatabaseServer({ databaseUrl: options.databaseUrl, tenancy, poolSize: options.poolSize ?? 10 }, databaseMetrics(registry, dialect))
+  const server = openDatabaseServer(
+    { databaseUrl: options.databaseUrl, tenancy, poolSize: options.poolSize ?? 10 },
+    databaseMetrics(registry, dialect)
+  )
   const redis = options.redisUrl === undefined ? null : openRedis({ url: options.redisUrl, log: app.log })
   const caches = createCaches({
     redis,
@@ -74,8 +77,9 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
 
   app.decorateRequest('tenant', null)
   app.decorateRequest('principal', null)
-  const enterTenant = (request: FastifyRequest, id: string) => tenants.opened(id) ?? tenants.get(id)
-  const auth = options.jwtKeys === undefined ? undefined : createAuth(app, { keys: options.jwtKeys, registry, enterTenant })
+  const enterTenant = (id: string) => tenants.opened(id) ?? tenants.get(id)
+  const auth =
+    options.jwtKeys === undefined ? undefined : createAuth(app, { keys: options.jwtKeys, registry, enterTenant })
   const answers = createAnswers({ waitForJob: jobs.wait })
 
   app.decorate('database', server)
@@ -97,7 +101,12 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     const checks: HealthCheck[] = [{ name: 'database', optional: false, probe: () => server.ping() }]
     if (redis !== null) checks.push({ name: 'cache', optional: true, probe: () => redis.probe() })
     registerHealth(app, VERSION, checks)
-    metricsRoute(app, registry, scrapeAllowed(service.metricsToken), () => new Unauthenticated({ reason: 'METRICS_TOKEN' }))
+    metricsRoute(
+      app,
+      registry,
+      scrapeAllowed(service.metricsToken),
+      () => new Unauthenticated({ reason: 'METRICS_TOKEN' })
+    )
     if (auth !== undefined) await app.register(jobRoutes, { prefix: '/api/jobs', authorize: auth.authorize })
   }
 
@@ -126,7 +135,9 @@ function moduleEntrance(tenancy: 'single' | 'multi', tenants: Tenants): EnterMod
   }
   return (app: FastifyInstance, { authorize }: ModuleOptions) => {
     if (typeof authorize !== 'function') {
-      throw new TypeError('the option `authorize` is required: an onRequest hook that decides who may call these routes')
+      throw new TypeError(
+        'the option `authorize` is required: an onRequest hook that decides who may call these routes'
+      )
     }
     app.setValidatorCompiler(validatorCompiler)
     useProblems(app)
@@ -138,7 +149,13 @@ function moduleEntrance(tenancy: 'single' | 'multi', tenants: Tenants): EnterMod
 function scrapeAllowed(token: string | undefined): (request: FastifyRequest) => boolean {
   if (token === undefined) return () => true
   const expected = createHash('sha256').update(`Bearer ${token}`).digest()
-  return ({ headers }) => timingSafeEqual(createHash('sha256').update(headers.authorization ?? '').digest(), expected)
+  return ({ headers }) =>
+    timingSafeEqual(
+      createHash('sha256')
+        .update(headers.authorization ?? '')
+        .digest(),
+      expected
+    )
 }
 
 function packageVersion(): string {
@@ -146,8 +163,8 @@ function packageVersion(): string {
   return String(version)
 }
 
-export type { Auth, Tenants }
 export type * from './contracts.js'
 export { access, Problem, problem } from './contracts.js'
+export type { Auth, Tenants }
 
 export default fp(core, { name: 'inventory-enterprise/core', fastify: '5.x' })

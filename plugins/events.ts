@@ -100,7 +100,10 @@ export function createEvents({ log, registry }: { log: FastifyBaseLogger; regist
       const look = async () => {
         for (const tenant of await tenants()) wake(tenant)
       }
-      timer = setInterval(() => look().catch((error) => log.warn({ err: error }, 'outbox sweep failed')), SWEEP_MILLISECONDS)
+      timer = setInterval(
+        () => look().catch((error) => log.warn({ err: error }, 'outbox sweep failed')),
+        SWEEP_MILLISECONDS
+      )
       timer.unref()
     },
     idle: async () => {
@@ -132,7 +135,11 @@ const claim = (tenant: Tenant): Promise<OutboxRow[]> =>
     const rows = await db
       .updateTable('outbox')
       .set({ claimed_until: now + CLAIM_MILLISECONDS })
-      .where('id', 'in', ids.map(({ id }) => id))
+      .where(
+        'id',
+        'in',
+        ids.map(({ id }) => id)
+      )
       .returning(['id', 'topic', 'payload', 'attempts'])
       .execute()
     return rows.sort((a, b) => a.id - b.id)

@@ -48,18 +48,36 @@ export function registerHealth(app: FastifyInstance, version: string, checks: re
   const config = access('public')
   const described = (summary: string) => ({ summary, tags: ['health'], security: [], response })
 
-  app.get('/health', { config, logLevel: 'warn', schema: described('The state of the service and its parts') }, async (_request, reply) => {
-    const health = await report()
-    return reply.code(health.status === 'down' ? 503 : 200).header('cache-control', 'no-store').send(health)
-  })
-  app.get('/health/ready', { config, logLevel: 'warn', schema: described('Whether requests should be sent here') }, async (_request, reply) => {
-    const health = await report()
-    return reply.code(health.status === 'down' ? 503 : 200).header('cache-control', 'no-store').send(health)
-  })
+  app.get(
+    '/health',
+    { config, logLevel: 'warn', schema: described('The state of the service and its parts') },
+    async (_request, reply) => {
+      const health = await report()
+      return reply
+        .code(health.status === 'down' ? 503 : 200)
+        .header('cache-control', 'no-store')
+        .send(health)
+    }
+  )
+  app.get(
+    '/health/ready',
+    { config, logLevel: 'warn', schema: described('Whether requests should be sent here') },
+    async (_request, reply) => {
+      const health = await report()
+      return reply
+        .code(health.status === 'down' ? 503 : 200)
+        .header('cache-control', 'no-store')
+        .send(health)
+    }
+  )
   const live = Closed({ status: Type.Literal('ok') })
   app.get(
     '/health/live',
-    { config, logLevel: 'warn', schema: { summary: 'Whether the process answers', tags: ['health'], security: [], response: { 200: live } } },
+    {
+      config,
+      logLevel: 'warn',
+      schema: { summary: 'Whether the process answers', tags: ['health'], security: [], response: { 200: live } }
+    },
     async (_request, reply) => reply.header('cache-control', 'no-store').send({ status: 'ok' as const })
   )
 }
@@ -67,7 +85,10 @@ export function registerHealth(app: FastifyInstance, version: string, checks: re
 async function probeAll(checks: readonly HealthCheck[]): Promise<Health['checks']> {
   const entries = checks.map(async ({ name, optional, probe }) => {
     const startedAt = performance.now()
-    const works = await withTimeout(probe()).then(() => true, () => false)
+    const works = await withTimeout(probe()).then(
+      () => true,
+      () => false
+    )
     const status = works ? 'ok' : optional ? 'degraded' : 'down'
     return [name, { status, latencyMilliseconds: performance.now() - startedAt }] as const
   })

@@ -27,7 +27,10 @@ export async function registerHttp(app: FastifyInstance, options: HttpOptions): 
   })
   await app.register(helmet, {
     // The API answers data, so the policy allows nothing; the reference page brings its own.
-    contentSecurityPolicy: { useDefaults: false, directives: { 'default-src': ["'none'"], 'frame-ancestors': ["'none'"] } },
+    contentSecurityPolicy: {
+      useDefaults: false,
+      directives: { 'default-src': ["'none'"], 'frame-ancestors': ["'none'"] }
+    },
     hsts: { maxAge: YEAR_SECONDS, includeSubDomains: true },
     referrerPolicy: { policy: 'no-referrer' },
     frameguard: { action: 'deny' },
@@ -39,7 +42,11 @@ export async function registerHttp(app: FastifyInstance, options: HttpOptions): 
     permittedCrossDomainPolicies: false,
     xssFilter: false
   })
-  await app.register(cors, { origin: [...options.corsOrigins], credentials: false, exposedHeaders: ['etag', 'location', 'retry-after', 'x-request-id'] })
+  await app.register(cors, {
+    origin: [...options.corsOrigins],
+    credentials: false,
+    exposedHeaders: ['etag', 'location', 'retry-after', 'x-request-id']
+  })
   if (options.requestsPerMinute > 0) {
     await app.register(rateLimit, {
       max: options.requestsPerMinute,
@@ -50,10 +57,20 @@ export async function registerHttp(app: FastifyInstance, options: HttpOptions): 
       errorResponseBuilder: (_request, { ttl }) => new TooManyRequests({ retryAfterSeconds: Math.ceil(ttl / 1000) })
     })
   }
-  await app.register(compress, { global: true, threshold: 1024, encodings: ['br', 'gzip'], inflateIfDeflated: false, globalDecompression: false })
+  await app.register(compress, {
+    global: true,
+    threshold: 1024,
+    encodings: ['br', 'gzip'],
+    inflateIfDeflated: false,
+    globalDecompression: false
+  })
   app.setErrorHandler(answerProblem)
   app.setNotFoundHandler((request, reply) =>
-    answerProblem(new RouteNotFound({ method: request.method, path: request.url.split('?', 1)[0] ?? '' }), request, reply)
+    answerProblem(
+      new RouteNotFound({ method: request.method, path: request.url.split('?', 1)[0] ?? '' }),
+      request,
+      reply
+    )
   )
 }
 
@@ -73,13 +90,21 @@ export async function registerOpenApi(app: FastifyInstance, version: string): Pr
       security: [{ bearer: [] }]
     }
   })
-  app.get('/openapi.json', { schema: { hide: true }, config: access('public') }, async (_request, reply) => reply.send(app.swagger()))
+  app.get('/openapi.json', { schema: { hide: true }, config: access('public') }, async (_request, reply) =>
+    reply.send(app.swagger())
+  )
   await app.register(async (docs) => {
     docs.addHook('onRequest', (_request, reply, done) => {
       // The reference page is a bundled script that styles itself; it talks to this server only.
-      reply.header('content-security-policy', "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; frame-ancestors 'none'")
+      reply.header(
+        'content-security-policy',
+        "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; frame-ancestors 'none'"
+      )
       done()
     })
-    await docs.register(scalar, { routePrefix: '/docs', configuration: { url: '/openapi.json', withDefaultFonts: false, telemetry: false } })
+    await docs.register(scalar, {
+      routePrefix: '/docs',
+      configuration: { url: '/openapi.json', withDefaultFonts: false, telemetry: false }
+    })
   })
 }

@@ -1,6 +1,6 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import fastifyMetrics from 'fastify-metrics'
-import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry, type RegistryContentType } from 'prom-client'
+import { Counter, collectDefaultMetrics, Gauge, Histogram, type OpenMetricsContentType, Registry } from 'prom-client'
 import { access } from './contracts.js'
 import type { DatabaseEvents, DatabaseServer } from './dialects/dialect.js'
 import type { Tenants } from './tenants.js'
@@ -10,18 +10,20 @@ const DATABASE_SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 
 /** prom-client's own three that break Prometheus' naming rules (`promtool check metrics` refuses them). */
 const MISNAMED = ['nodejs_active_handles_total', 'nodejs_active_requests_total', 'nodejs_active_resources_total']
 
-/** Prometheus text by default; OpenMetrics when a scrape asks for it. */
-export type AnyRegistry = Registry<RegistryContentType>
-
 /** One registry for each app, never the global one: two apps in one process must work. */
-export function createRegistry(version: string): AnyRegistry {
-  const registry: AnyRegistry = new Registry()
-  const info = new Gauge({ name: 'app_build_info', help: 'Build identity; always 1.', labelNames: ['version'], registers: [registry] })
+export function createRegistry(version: string): Registry {
+  const registry = new Registry()
+  const info = new Gauge({
+    name: 'app_build_info',
+    help: 'Build identity; always 1.',
+    labelNames: ['version'],
+    registers: [registry]
+  })
   info.set({ version }, 1)
   return registry
 }
 
-export function databaseMetrics(registry: AnyRegistry, dialect: string): DatabaseEvents {
+export function databaseMetrics(registry: Registry, dialect: string): DatabaseEvents {
   const queries = new Histogram({
     name: 'db_query_duration_seconds',
     help: 'Query latency.',
@@ -79,7 +81,7 @@ function errorKind(error: unknown): (typeof ERROR_KINDS)[number] {
 }
 
 /** Gauges that are read when Prometheus asks. */
-export function databaseGauges(registry: AnyRegistry, server: DatabaseServer, tenants: Tenants): void {
+export function databaseGauges(registry: Registry, server: DatabaseServer, tenants: Tenants): void {
   const { dialect } = server
   new Gauge({
     name: 'db_up',
@@ -87,7 +89,13 @@ export function databaseGauges(registry: AnyRegistry, server: DatabaseServer, te
     labelNames: ['dialect'],
     registers: [registry],
     async collect() {
-      this.set({ dialect }, await server.ping().then(() => 1, () => 0))
+      this.set(
+        { dialect },
+        await server.ping().then(
+          () => 1,
+          () => 0
+        )
+      )
     }
   })
   new Gauge({
@@ -110,7 +118,12 @@ export function databaseGauges(registry: AnyRegistry, server: DatabaseServer, te
       this.set(server.pool().max)
     }
   })
-  const writeAheadLog = new Gauge({ name: 'db_wal_size_bytes', help: 'Write-ahead log size.', labelNames: ['dialect'], registers: [registry] })
+  const writeAheadLog = new Gauge({
+    name: 'db_wal_size_bytes',
+    help: 'Write-ahead log size.',
+    labelNames: ['dialect'],
+    registers: [registry]
+  })
   new Gauge({
     name: 'db_size_bytes',
     help: 'Database size.',
@@ -126,7 +139,7 @@ export function databaseGauges(registry: AnyRegistry, server: DatabaseServer, te
 }
 
 /** Process metrics, and request counts and times for every route by its template. */
-export async function httpMetrics(app: FastifyInstance, registry: AnyRegistry): Promise<void> {
+export async function httpMetrics(app: FastifyInstance, registry: Registry): Promise<void> {
   collectDefaultMetrics({ register: registry })
   for (const name of MISNAMED) registry.removeSingleMetric(name)
   await app.register(fastifyMetrics.default, {
@@ -137,7 +150,12 @@ export async function httpMetrics(app: FastifyInstance, registry: AnyRegistry): 
       registeredRoutesOnly: true,
       groupStatusCodes: false,
       overrides: {
-        histogram: { name: 'http_request_duration_seconds', help: 'HTTP request latency.', buckets: HTTP_SECONDS, registers: [registry] },
+        histogram: {
+          name: 'http_request_duration_seconds',
+          help: 'HTTP request latency.',
+          buckets: HTTP_SECONDS,
+          registers: [registry]
+        },
         // Never used, but it is made all the same, and would go to the process-wide registry.
         summary: { registers: [new Registry()] },
         labels: { status: 'code' }
@@ -153,7 +171,11 @@ export async function httpMetrics(app: FastifyInstance, registry: AnyRegistry): 
       this.set(inFlight)
     }
   })
-  const aborted = new Counter({ name: 'http_requests_aborted_total', help: 'Requests closed by the client before the reply.', registers: [registry] })
+  const aborted = new Counter({
+    name: 'http_requests_aborted_total',
+    help: 'Requests closed by the client before the reply.',
+    registers: [registry]
+  })
   app.addHook('onRequest', (_request, _reply, done) => {
     inFlight++
     done()
@@ -169,19 +191,31 @@ export async function httpMetrics(app: FastifyInstance, registry: AnyRegistry): 
 }
 
 /** `/metrics` in Prometheus text, or OpenMetrics when asked. Behind `METRICS_TOKEN` when one is set. */
-export function metricsRoute(app: FastifyInstance, registry: AnyRegistry, allowed: (request: FastifyRequest) => boolean, refuse: () => Error): void {
-  // The format belongs to the registry, not to the call, so scrapes take turns.
-  let turn: Promise<unknown> = Promise.resolve()
-  app.get('/metrics', { schema: { hide: true }, config: access('public'), logLevel: 'warn' }, async (request, reply: FastifyReply) => {
-    if (!allowed(request)) throw refuse()
-    const open = request.headers.accept?.includes('application/openmetrics-text') === true
-    const scrape = turn.then(async () => {
-      const types = Registry
-      registry.setContentType(open ? types.OPENMETRICS_CONTENT_TYPE : types.PROMETHEUS_CONTENT_TYPE)
-      return { type: registry.contentType, text: await registry.metrics() }
-    })
-    turn = scrape.catch(() => {})
-    const { type, text } = await scrape
-    return reply.type(type).send(text)
-  })
+export function metricsRoute(
+  app: FastifyInstance,
+  registry: Registry,
+  allowed: (request: FastifyRequest) => boolean,
+  refuse: () => Error
+): void {
+  app.get(
+    '/metrics',
+    { schema: { hide: true }, config: access('public'), logLevel: 'warn' },
+    async (request, reply: FastifyReply) => {
+      if (!allowed(request)) throw refuse()
+      const format =
+        request.headers.accept?.includes('application/openmetrics-text') === true ? openMetrics(registry) : registry
+      return reply.type(format.contentType).send(await format.metrics())
+    }
+  )
+}
+
+/** The same metrics under the other format: in prom-client the format belongs to the registry, not to the call. */
+function openMetrics(registry: Registry): Registry<OpenMetricsContentType> {
+  const open = new Registry<OpenMetricsContentType>()
+  open.setContentType(Registry.OPENMETRICS_CONTENT_TYPE)
+  for (const { name } of registry.getMetricsAsArray()) {
+    const metric = registry.getSingleMetric(name)
+    if (metric !== undefined) open.registerMetric(metric)
+  }
+  return open
 }

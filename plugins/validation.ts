@@ -1,6 +1,6 @@
 import { Ajv, type Options } from 'ajv'
 import formats from 'ajv-formats'
-import type { FastifySchemaCompiler, FastifySchema } from 'fastify'
+import type { FastifySchema, FastifySchemaCompiler } from 'fastify'
 
 /** Six decimals divide exactly only up to rounding, so the remainder is compared at this precision. */
 const MULTIPLE_OF_PRECISION = 3
