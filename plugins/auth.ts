@@ -2,13 +2,12 @@ import { randomUUID } from 'node:crypto'
 import fastifyJwt from '@fastify/jwt'
 import type { FastifyInstance, FastifyRequest, onRequestHookHandler } from 'fastify'
 import { LRUCache } from 'lru-cache'
-import { Counter } from 'prom-client'
+import { Counter, type Registry } from 'prom-client'
 import { type Static, Type } from 'typebox'
 import { Value } from 'typebox/value'
 import { Role, TenantId } from '../schemas/common.js'
 import type { Principal, Tenant } from './contracts.js'
 import { Forbidden, RouteClosed, Unauthenticated } from './errors.js'
-import type { AnyRegistry } from './metrics.js'
 
 /** The one algorithm: a token never chooses how it is checked (RFC 8725, 3.1). */
 const ALGORITHM = 'HS256'
@@ -98,7 +97,7 @@ interface SigningKey {
 }
 
 export interface AuthOptions extends TokenOptions {
-  registry: AnyRegistry
+  registry: Registry
   /** The tenant's database; rejects or throws when there is no such tenant. */
   enterTenant(id: string): Tenant | Promise<Tenant>
 }
@@ -283,7 +282,7 @@ function requiredRole(request: FastifyRequest): Role | 'public' | undefined {
   return ROLES.find((each) => each === role)
 }
 
-function authMetrics(registry: AnyRegistry) {
+function authMetrics(registry: Registry) {
   const rejections = new Counter({
     name: 'auth_token_rejections_total',
     help: 'Bearer tokens refused.',

@@ -1,6 +1,6 @@
 import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
-import type { Registry, RegistryContentType } from 'prom-client'
+import type { Registry } from 'prom-client'
 import { identityMigrations } from '../../migrations/identity.js'
 import type { Answers, Auth, EnterModule, Migrations, ModuleOptions } from '../../plugins/contracts.js'
 import { identityMetrics } from './metrics.js'
@@ -28,7 +28,7 @@ async function identity(app: FastifyInstance, options: IdentityOptions): Promise
   app.getDecorator<EnterModule>('enterModule')(app, options)
   app.getDecorator<Migrations>('migrations').add({ module: 'identity', migrations: identityMigrations })
   const auth = app.getDecorator<Auth>('auth')
-  const metrics = identityMetrics(app.getDecorator<Registry<RegistryContentType>>('registry'))
+  const metrics = identityMetrics(app.getDecorator<Registry>('registry'))
   const revocations = createRevocationList()
   auth.refuseWhen(revocations.isRevoked)
   const context = {

@@ -1,6 +1,6 @@
-import { Counter, Histogram, type Registry, type RegistryContentType } from 'prom-client'
+import { Counter, Histogram, type Registry } from 'prom-client'
 
-export function identityMetrics(registry: Registry<RegistryContentType>) {
+export function identityMetrics(registry: Registry) {
   const registers = [registry]
   const attempts = new Counter({
     name: 'auth_login_attempts_total',
