@@ -1,10 +1,10 @@
 import { randomUUID } from 'node:crypto'
 import fastifyJwt from '@fastify/jwt'
-import type { FastifyInstance, FastifyRequest, onRequestHookHandler } from 'fastify'
+import Fastify, { type FastifyInstance, type FastifyRequest, type onRequestHookHandler } from 'fastify'
 import { LRUCache } from 'lru-cache'
 import { Counter, type Registry } from 'prom-client'
 import { type Static, Type } from 'typebox'
-import { Value } from 'typebox/value'
+import { Compile } from 'typebox/compile'
 import { Role, TenantId } from '../schemas/common.js'
 import type { Principal, Tenant } from './contracts.js'
 import { Forbidden, RouteClosed, Unauthenticated } from './errors.js'
@@ -49,6 +49,8 @@ const TokenClaims = Type.Object({
 })
 export type TokenClaims = Static<typeof TokenClaims>
 
+const tokenClaims = Compile(TokenClaims)
+
 // No key is ever taken from the token itself (jwk, jku, x5u, x5c), so a header that offers one is not ours.
 const Decoded = Type.Object({
   header: Type.Object(
@@ -57,6 +59,8 @@ const Decoded = Type.Object({
   ),
   payload: Type.Object({ iss: Type.Optional(Type.Unknown()) })
 })
+
+const tokenParts = Compile(Decoded)
 
 /** Answers at once from what this process knows, or a promise when it must ask the database first. */
 export type RevocationCheck = (claims: TokenClaims, tenant: Tenant) => boolean | Promise<boolean>
@@ -102,17 +106,16 @@ export interface AuthOptions extends TokenOptions {
   enterTenant(id: string): Tenant | Promise<Tenant>
 }
 
-/**
- * Signs and verifies with @fastify/jwt, each key in a context of its own, so that the host sees none of its decorators.
- * Works from `app.ready()` on.
- */
+/** Signs and verifies with @fastify/jwt, from `app.ready()` on. */
 export function createTokens(app: FastifyInstance, options: TokenOptions): Tokens {
   const { keys, issuer = 'inventory-enterprise', audience = 'inventory-enterprise' } = options
   const engines = new Map<string, fastifyJwt.JWT>()
   if (new Set(keys.map(({ id }) => id)).size < keys.length) throw new Error('two signing keys have the same id')
-  for (const { id, secret } of keys) {
-    app.register(async (context) => {
-      await context.register(fastifyJwt, {
+  // A host may use @fastify/jwt for tokens of its own, and its decorators exist once in an app: each key has its own.
+  app.register(async () => {
+    for (const { id, secret } of keys) {
+      const engine = Fastify()
+      await engine.register(fastifyJwt, {
         secret,
         decode: { complete: true },
         sign: {
@@ -130,13 +133,19 @@ export function createTokens(app: FastifyInstance, options: TokenOptions): Token
           cache: false
         }
       })
-      engines.set(id, context.jwt)
-    })
+      engines.set(id, engine.jwt)
+    }
+  })
+  const signer = () => {
+    const engine = engines.get(keys[0].id)
+    if (engine === undefined) throw new Error('tokens are signed and verified from app.ready() on')
+    return engine
   }
+
   return {
     sign: ({ subject, role, tenant, epoch }, ttlSeconds) => {
       const exp = Math.floor(Date.now() / 1000) + ttlSeconds
-      return engineOf(engines, keys[0].id).sign({
+      return signer().sign({
         sub: subject,
         role,
         tenant,
@@ -146,11 +155,11 @@ export function createTokens(app: FastifyInstance, options: TokenOptions): Token
       })
     },
     verify: (token) => {
-      const decoded = decode(engineOf(engines, keys[0].id), token)
+      const decoded = decode(signer(), token)
       if (decoded.header.alg !== ALGORITHM) throw rejection('algorithm')
       const engine = engineOf(engines, decoded.header.kid)
       const claims = check(() => engine.verify<object>(token), decoded.payload.iss === issuer ? 'audience' : 'issuer')
-      if (!Value.Check(TokenClaims, claims)) throw rejection('malformed')
+      if (!tokenClaims.Check(claims)) throw rejection('malformed')
       return claims
     }
   }
@@ -167,7 +176,7 @@ function engineOf(engines: ReadonlyMap<string, fastifyJwt.JWT>, id: string): fas
 function decode(engine: fastifyJwt.JWT, token: string): Static<typeof Decoded> {
   if (token.length > TOKEN_LENGTH_MAX) throw rejection('malformed')
   const decoded = check(() => engine.decode<object>(token), 'malformed')
-  if (!Value.Check(Decoded, decoded)) throw rejection('malformed')
+  if (!tokenParts.Check(decoded)) throw rejection('malformed')
   return decoded
 }
 

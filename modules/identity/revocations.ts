@@ -51,9 +51,7 @@ export function createRevocationList(): RevocationList {
       const age = performance.now() - known.asOf
       if (age < REFRESH_AFTER_MILLISECONDS) return false
       const loading = refresh(known, tenant)
-      if (age >= STALE_AFTER_MILLISECONDS) return inTime(loading).then(() => refuses(known, claims))
-      loading.catch(() => {})
-      return false
+      return age < STALE_AFTER_MILLISECONDS ? false : inTime(loading).then(() => refuses(known, claims))
     },
     tokenRevoked: (tenant, jti, expiresAt) => void of(tenant).tokens.set(jti, expiresAt),
     tokensEnded: (tenant, subject, epoch) => raise(of(tenant), subject, epoch)
@@ -71,10 +69,14 @@ function raise({ epochs }: Known, subject: string, epoch: number): void {
 }
 
 function refresh(known: Known, tenant: Tenant): Promise<void> {
-  known.loading ??= load(known, tenant).finally(() => {
+  if (known.loading !== undefined) return known.loading
+  const loading = load(known, tenant).finally(() => {
     known.loading = undefined
   })
-  return known.loading
+  // Where nobody waits for it, a failure shows as age.
+  loading.catch(() => {})
+  known.loading = loading
+  return loading
 }
 
 async function load(known: Known, tenant: Tenant): Promise<void> {

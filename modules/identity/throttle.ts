@@ -73,7 +73,8 @@ export function createLoginThrottle(now: () => number = Date.now): LoginThrottle
     take: (attempt) => {
       const claims = claimsOf(attempt).map((claim) => ({ ...claim, left: level(claim) }))
       const wait = Math.max(...claims.map(({ left, limit }) => (left >= 1 ? 0 : (1 - left) * limit.seconds)))
-      if (wait > 0) return Math.ceil(wait)
+      // A whole second more for a rounding error would be told to the user.
+      if (wait > 0) return Math.max(1, Math.ceil(wait - 0.001))
       for (const { buckets, key, left } of claims) buckets.set(key, { left: left - 1, at: now() })
       return 0
     },
