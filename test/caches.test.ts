@@ -491,7 +491,13 @@ t.test('in Redis: a late store is refused, no invalidation is lost', async (t) =
   const caches = nodes.map(({ caches }) => caches.forTenant('main', unknown))
   const read = (node: 0 | 1, text: string) =>
     caches[node]?.read('inventory', 'x', async () => text).then(({ body }) => `${body}`)
-  for (const node of [0, 1] as const) await read(node, 'old')
+  for (const text of ['warm', 'old']) {
+    for (const node of [0, 1] as const) await read(node, text)
+    await sleep(50)
+    if (text === 'warm') caches[0]?.invalidate('inventory')
+    await sleep(50)
+  }
+  t.equal(await read(1, 'new'), 'old')
   server.freeze()
   await nodes[0].redis?.call((client) => client.ping())
   caches[0]?.invalidate('inventory')
