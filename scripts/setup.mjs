@@ -9,7 +9,7 @@
  */
 import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { delimiter, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -120,7 +120,7 @@ function* filesBelow(directory) {
   }
 }
 
-/** Every input of the compiler, as tsconfig.json lists it, with size and time: a deleted file counts as a change too. */
+/** Every input of the compiler, as tsconfig.json lists it, by content: a clone, a copy or a container changes the times. */
 function sourcesSignature() {
   const config = at('tsconfig.json')
   if (!existsSync(config)) return undefined
@@ -133,11 +133,9 @@ function sourcesSignature() {
     .filter(existsSync)
     .flatMap((folder) => [...filesBelow(folder)])
   const sources = [...top, ...below.filter((path) => path.endsWith('.ts')), config, at('package-lock.json')].sort()
-  const lines = sources.filter(existsSync).map((path) => {
-    const { mtimeMs, size } = statSync(path)
-    return `${path.slice(root.length)} ${size} ${mtimeMs}`
-  })
-  return sha256(lines.join('\n'))
+  const hash = createHash('sha256')
+  for (const path of sources.filter(existsSync)) hash.update(path.slice(root.length)).update(readFileSync(path))
+  return hash.digest('hex')
 }
 
 /** The compiler never deletes: without this a renamed test would go on running under its old name. */

@@ -25,7 +25,7 @@ function compiledFile(name) {
     .replace(/^\.\//, '')
     .replace(/^dist\//, '')
     .replace(/\.ts$/, '.js')
-  const file = ['', '.js', '.test.js'].flatMap((end) => [`dist/${bare}${end}`, `dist/test/${bare}${end}`])
+  const file = ['.test.js', '', '.js'].flatMap((end) => [`dist/${bare}${end}`, `dist/test/${bare}${end}`])
   const found = file.find((path) => path.endsWith('.js') && existsSync(join(root, path)))
   if (!found) throw new UsageError(`no test file ${name}`)
   return found
