@@ -1,6 +1,7 @@
-import { createHash, timingSafeEqual } from 'node:crypto'
-import { readFileSync } from 'node:fs'
+import { createHash, randomUUID, timingSafeEqual } from 'node:crypto'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { hostname } from 'node:os'
+import { join } from 'node:path'
 import type { FastifyInstance, FastifyRequest, onRequestHookHandler } from 'fastify'
 import fp from 'fastify-plugin'
 import { coreMigrations } from '../migrations/core.js'
@@ -73,7 +74,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     registry,
     log: app.log,
     mode: options.mode ?? 'service',
-    node: `${hostname()}:${options.dataDir ?? ''}`
+    node: nodeIdentity(options.dataDir)
   })
 
   app.decorateRequest('tenant', null)
@@ -116,8 +117,9 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     await jobs.ready()
     events.sweep(async () => Promise.all((await tenants.list()).map((id) => tenants.get(id))))
   })
+  // Before requests are waited for: one of them may be waiting for a job.
+  app.addHook('preClose', () => jobs.close())
   app.addHook('onClose', async () => {
-    await jobs.close()
     await events.close()
     await compute.close()
     await caches.close()
@@ -147,9 +149,24 @@ function moduleEntrance(tenancy: 'single' | 'multi', tenants: Tenants): EnterMod
   }
 }
 
+/** Names the files of this node: an id kept beside them, since a container has another host name at every start. */
+function nodeIdentity(dataDir: string | undefined): string {
+  if (dataDir === undefined) return `${hostname()}:${process.pid}`
+  const path = join(dataDir, 'node-id')
+  try {
+    writeFileSync(path, randomUUID(), { flag: 'wx' })
+  } catch {
+    // It is there already.
+  }
+  return readFileSync(path, 'utf8')
+}
+
 /** One queue for each database: the processes of one deployment share it, those of another do not. The URL may hold a password. */
 const queueNameOf = (databaseUrl: string) =>
-  `inventory-${createHash('sha256').update(databaseUrl).digest('hex').slice(0, 16)}`
+  `inventory-${createHash('sha256')
+    .update(/^sqlite:/.test(databaseUrl) ? hostname() + databaseUrl : databaseUrl)
+    .digest('hex')
+    .slice(0, 16)}`
 
 function scrapeAllowed(token: string | undefined): (request: FastifyRequest) => boolean {
   if (token === undefined) return () => true
