@@ -88,8 +88,16 @@ export interface Answers {
     status: number,
     work: (tx: Transaction<Tables>) => Promise<unknown>
   ): Promise<FastifyReply>
-  /** Answers a started job: 202 and its Location, or, with `Prefer: wait=N`, 200 with the job once it ends. */
-  job(request: FastifyRequest, reply: FastifyReply, job: Job): Promise<FastifyReply>
+  /**
+   * Starts a job and answers 202 with its Location, or, with `Prefer: wait=N`, 200 with the job once it ends. Honours the
+   * `Idempotency-Key` as `write` does; `fingerprint` stands for the body where it was a stream.
+   */
+  job(request: FastifyRequest, reply: FastifyReply, start: () => Promise<Job>, fingerprint?: string): Promise<FastifyReply>
+  /**
+   * Refuses a stale `If-Match`; `current` is the resource as the route's 200 schema shows it.
+   * @throws PRECONDITION_FAILED (412)
+   */
+  requireMatch(request: FastifyRequest, reply: FastifyReply, current: unknown): void
 }
 
 export interface JobContext<Params, Tables = unknown> {

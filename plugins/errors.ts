@@ -43,6 +43,14 @@ export const IdempotencyKeyReused = problem('IDEMPOTENCY_KEY_REUSED', 422, {
   en: 'This Idempotency-Key was used for another request; use a new one.',
   fr: 'Cette Idempotency-Key a déjà servi pour une autre requête ; prenez-en une nouvelle.'
 })
+export const IdempotencyKeyInvalid = problem('IDEMPOTENCY_KEY_INVALID', 400, {
+  en: 'An Idempotency-Key is 1–255 printable ASCII characters without spaces.',
+  fr: 'Une Idempotency-Key compte 1 à 255 caractères ASCII imprimables, sans espace.'
+})
+export const IdempotencyInProgress = problem<{ retryAfterSeconds: number }>('IDEMPOTENCY_IN_PROGRESS', 409, {
+  en: 'A request with this Idempotency-Key is still running; ask again in {retryAfterSeconds} s.',
+  fr: 'Une requête avec cette Idempotency-Key est encore en cours ; redemandez dans {retryAfterSeconds} s.'
+})
 export const TooManyRequests = problem<{ retryAfterSeconds: number }>('RATE_LIMITED', 429, {
   en: 'Too many requests; try again in {retryAfterSeconds} s.',
   fr: 'Trop de requêtes ; réessayez dans {retryAfterSeconds} s.'

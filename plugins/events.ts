@@ -1,0 +1,155 @@
+import type { FastifyBaseLogger } from 'fastify'
+import type { Generated, Kysely } from 'kysely'
+import { Counter, type Registry } from 'prom-client'
+import type { EventHandler, Events, Tenant } from './contracts.js'
+
+interface OutboxTable {
+  id: Generated<number>
+  topic: string
+  payload: string
+  created_at: number
+  claimed_until: number
+  attempts: number
+}
+
+export interface CoreTables {
+  outbox: OutboxTable
+}
+
+const BATCH = 100
+/** Longer than any handler takes: a claim that runs out is taken over, here or by another node. */
+const CLAIM_MILLISECONDS = 60_000
+/** After this many failures an event stays in the outbox, out of the way, for a person to look at. */
+const ATTEMPTS_MAX = 10
+const NEVER = Number.MAX_SAFE_INTEGER
+const SWEEP_MILLISECONDS = 10_000
+
+export async function appendToOutbox(db: Kysely<CoreTables>, topic: string, payload: unknown): Promise<void> {
+  await db
+    .insertInto('outbox')
+    .values({ topic, payload: JSON.stringify(payload), created_at: Date.now(), claimed_until: 0, attempts: 0 })
+    .execute()
+}
+
+export interface EventService extends Events {
+  /** Delivers what the tenant's outbox holds, soon and in the background. */
+  wake(tenant: Tenant): void
+  /** Looks at every tenant's outbox from time to time: what a crash left behind is delivered too. */
+  sweep(tenants: () => Promise<Tenant[]>): void
+  /** Resolves when nothing is being delivered. */
+  idle(): Promise<void>
+  close(): Promise<void>
+}
+
+/** The outbox: written in the caller's transaction, delivered after commit, at least once, oldest first. */
+export function createEvents({ log, registry }: { log: FastifyBaseLogger; registry: Registry }): EventService {
+  const handlers: EventHandler[] = []
+  const delivering = new Map<string, Promise<void>>()
+  const wanted = new Set<string>()
+  let closed = false
+  let timer: NodeJS.Timeout | undefined
+  const delivered = new Counter({
+    name: 'event_deliveries_total',
+    help: 'Outbox events handed to subscribers, by outcome.',
+    labelNames: ['outcome'] as const,
+    registers: [registry]
+  })
+  for (const outcome of ['success', 'failure'] as const) delivered.inc({ outcome }, 0)
+
+  async function deliver(tenant: Tenant, { id, topic, payload, attempts }: OutboxRow): Promise<void> {
+    const event = { id, topic, payload: JSON.parse(payload) }
+    for (const handler of handlers) {
+      if (handler.topic !== topic) continue
+      try {
+        await handler.handle(event, tenant)
+        delivered.inc({ outcome: 'success' })
+      } catch (error) {
+        delivered.inc({ outcome: 'failure' })
+        log.error({ err: error, topic, handler: handler.name, event: id, tenant: tenant.id }, 'event handler failed')
+        await postpone(tenant, id, attempts + 1)
+        return
+      }
+    }
+    await tenant.transact(({ db }) => db.withTables<CoreTables>().deleteFrom('outbox').where('id', '=', id).execute())
+  }
+
+  async function drain(tenant: Tenant): Promise<void> {
+    while (!closed) {
+      const rows = await claim(tenant)
+      for (const row of rows) await deliver(tenant, row)
+      if (rows.length < BATCH && !wanted.delete(tenant.id)) return
+    }
+  }
+
+  function wake(tenant: Tenant): void {
+    if (closed) return
+    if (delivering.has(tenant.id)) {
+      wanted.add(tenant.id)
+      return
+    }
+    const run = drain(tenant)
+      .catch((error) => log.error({ err: error, tenant: tenant.id }, 'outbox could not be read'))
+      .finally(() => delivering.delete(tenant.id))
+    delivering.set(tenant.id, run)
+  }
+
+  return {
+    subscribe: (handler) => {
+      handlers.push({
+        topic: handler.topic,
+        name: handler.name,
+        handle: (event, tenant) => handler.handle(event, { ...tenant, db: tenant.db.withTables() })
+      })
+    },
+    wake,
+    sweep: (tenants) => {
+      const look = async () => {
+        for (const tenant of await tenants()) wake(tenant)
+      }
+      timer = setInterval(() => look().catch((error) => log.warn({ err: error }, 'outbox sweep failed')), SWEEP_MILLISECONDS)
+      timer.unref()
+    },
+    idle: async () => {
+      while (delivering.size > 0) await Promise.all(delivering.values())
+    },
+    close: async () => {
+      closed = true
+      clearInterval(timer)
+      await Promise.all(delivering.values())
+    }
+  }
+}
+
+interface OutboxRow {
+  id: number
+  topic: string
+  payload: string
+  attempts: number
+}
+
+/** Takes a batch for this process; `skip locked` lets several nodes share one outbox without waiting for each other. */
+const claim = (tenant: Tenant): Promise<OutboxRow[]> =>
+  tenant.transact(async (tx) => {
+    const db = tx.db.withTables<CoreTables>()
+    const now = Date.now()
+    const due = db.selectFrom('outbox').select('id').where('claimed_until', '<=', now).orderBy('id').limit(BATCH)
+    const ids = await (tenant.dialect === 'postgres' ? due.forUpdate().skipLocked() : due).execute()
+    if (ids.length === 0) return []
+    const rows = await db
+      .updateTable('outbox')
+      .set({ claimed_until: now + CLAIM_MILLISECONDS })
+      .where('id', 'in', ids.map(({ id }) => id))
+      .returning(['id', 'topic', 'payload', 'attempts'])
+      .execute()
+    return rows.sort((a, b) => a.id - b.id)
+  })
+
+const postpone = (tenant: Tenant, id: number, attempts: number) =>
+  tenant.transact(({ db }) =>
+    db
+      .withTables<CoreTables>()
+      .updateTable('outbox')
+      .set({ attempts, claimed_until: attempts >= ATTEMPTS_MAX ? NEVER : Date.now() + 1000 * 2 ** attempts })
+      .where('id', '=', id)
+      .execute()
+  )

@@ -1,0 +1,183 @@
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import fastifyMetrics from 'fastify-metrics'
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
+import type { DatabaseEvents, DatabaseServer } from './dialects/dialect.js'
+import type { Tenants } from './tenants.js'
+
+const HTTP_SECONDS = [0.005, 0.01, 0.025, 0.05, 0.087, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
+const DATABASE_SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5]
+/** prom-client's own three that break Prometheus' naming rules (`promtool check metrics` refuses them). */
+const MISNAMED = ['nodejs_active_handles_total', 'nodejs_active_requests_total', 'nodejs_active_resources_total']
+
+/** One registry for each app, never the global one: two apps in one process must work. */
+export function createRegistry(version: string): Registry {
+  const registry = new Registry()
+  const info = new Gauge({ name: 'app_build_info', help: 'Build identity; always 1.', labelNames: ['version'], registers: [registry] })
+  info.set({ version }, 1)
+  return registry
+}
+
+export function databaseMetrics(registry: Registry, dialect: string): DatabaseEvents {
+  const queries = new Histogram({
+    name: 'db_query_duration_seconds',
+    help: 'Query latency.',
+    labelNames: ['dialect', 'operation'] as const,
+    buckets: DATABASE_SECONDS,
+    registers: [registry]
+  })
+  const errors = new Counter({
+    name: 'db_query_errors_total',
+    help: 'Failed queries.',
+    labelNames: ['dialect', 'kind'] as const,
+    registers: [registry]
+  })
+  const transactions = new Counter({
+    name: 'db_transactions_total',
+    help: 'Transactions ended.',
+    labelNames: ['dialect', 'outcome'] as const,
+    registers: [registry]
+  })
+  const durations = new Histogram({
+    name: 'db_transaction_duration_seconds',
+    help: 'Transaction latency, waiting included.',
+    labelNames: ['dialect'] as const,
+    buckets: DATABASE_SECONDS,
+    registers: [registry]
+  })
+  for (const kind of ERROR_KINDS) errors.inc({ dialect, kind }, 0)
+  for (const outcome of ['commit', 'rollback', 'retry']) transactions.inc({ dialect, outcome }, 0)
+  for (const operation of ['select', 'insert', 'update', 'delete', 'other']) queries.zero({ dialect, operation })
+  durations.zero({ dialect })
+  return {
+    query: (operation, seconds, error) => {
+      queries.observe({ dialect, operation }, seconds)
+      if (error !== undefined) errors.inc({ dialect, kind: errorKind(error) })
+    },
+    transaction: (outcome, seconds) => {
+      transactions.inc({ dialect, outcome })
+      if (outcome !== 'retry') durations.observe({ dialect }, seconds)
+    }
+  }
+}
+
+const ERROR_KINDS = ['constraint', 'busy', 'timeout', 'connection', 'deadlock', 'serialization', 'other'] as const
+const ERROR_CODES: [RegExp, (typeof ERROR_KINDS)[number]][] = [
+  [/^(SQLITE_CONSTRAINT|23)/, 'constraint'],
+  [/^(SQLITE_BUSY|SQLITE_LOCKED|55P03)/, 'busy'],
+  [/^(57014)/, 'timeout'],
+  [/^(08|57P0|ECONN|EPIPE)/, 'connection'],
+  [/^40P01/, 'deadlock'],
+  [/^40001/, 'serialization']
+]
+function errorKind(error: unknown): (typeof ERROR_KINDS)[number] {
+  const code = error instanceof Error && 'code' in error ? String(error.code) : ''
+  return ERROR_CODES.find(([pattern]) => pattern.test(code))?.[1] ?? 'other'
+}
+
+/** Gauges that are read when Prometheus asks. */
+export function databaseGauges(registry: Registry, server: DatabaseServer, tenants: Tenants): void {
+  const { dialect } = server
+  new Gauge({
+    name: 'db_up',
+    help: '1 when the database answers a probe.',
+    labelNames: ['dialect'],
+    registers: [registry],
+    async collect() {
+      this.set({ dialect }, await server.ping().then(() => 1, () => 0))
+    }
+  })
+  new Gauge({
+    name: 'db_pool_connections',
+    help: 'Connections by state.',
+    labelNames: ['state'],
+    registers: [registry],
+    collect() {
+      const { idle, active, waiting } = server.pool()
+      this.set({ state: 'idle' }, idle)
+      this.set({ state: 'active' }, active)
+      this.set({ state: 'waiting' }, waiting)
+    }
+  })
+  new Gauge({
+    name: 'db_pool_max_connections',
+    help: 'Pool limit.',
+    registers: [registry],
+    collect() {
+      this.set(server.pool().max)
+    }
+  })
+  const writeAheadLog = new Gauge({ name: 'db_wal_size_bytes', help: 'Write-ahead log size.', labelNames: ['dialect'], registers: [registry] })
+  new Gauge({
+    name: 'db_size_bytes',
+    help: 'Database size.',
+    labelNames: ['dialect'],
+    registers: [registry],
+    async collect() {
+      const sizes = await tenants.sizes().catch(() => undefined)
+      if (sizes === undefined) return
+      this.set({ dialect }, sizes.database)
+      writeAheadLog.set({ dialect }, sizes.writeAheadLog)
+    }
+  })
+}
+
+/** Process metrics, and request counts and times for every route by its template. */
+export async function httpMetrics(app: FastifyInstance, registry: Registry): Promise<void> {
+  collectDefaultMetrics({ register: registry })
+  for (const name of MISNAMED) registry.removeSingleMetric(name)
+  await app.register(fastifyMetrics, {
+    endpoint: null,
+    defaultMetrics: { enabled: false },
+    routeMetrics: {
+      enabled: { histogram: true, summary: false },
+      registeredRoutesOnly: true,
+      groupStatusCodes: false,
+      overrides: {
+        histogram: { name: 'http_request_duration_seconds', help: 'HTTP request latency.', buckets: HTTP_SECONDS, registers: [registry] },
+        // Never used, but it is made all the same, and would go to the process-wide registry.
+        summary: { registers: [new Registry()] },
+        labels: { status: 'code' }
+      }
+    }
+  })
+  let inFlight = 0
+  new Gauge({
+    name: 'http_requests_in_flight',
+    help: 'Requests being served.',
+    registers: [registry],
+    collect() {
+      this.set(inFlight)
+    }
+  })
+  const aborted = new Counter({ name: 'http_requests_aborted_total', help: 'Requests closed by the client before the reply.', registers: [registry] })
+  app.addHook('onRequest', (_request, _reply, done) => {
+    inFlight++
+    done()
+  })
+  app.addHook('onResponse', (_request, _reply, done) => {
+    inFlight--
+    done()
+  })
+  app.addHook('onRequestAbort', (_request, done) => {
+    aborted.inc()
+    done()
+  })
+}
+
+/** `/metrics` in Prometheus text, or OpenMetrics when asked. Behind `METRICS_TOKEN` when one is set. */
+export function metricsRoute(app: FastifyInstance, registry: Registry, allowed: (request: FastifyRequest) => boolean, refuse: () => Error): void {
+  // The format belongs to the registry, not to the call, so scrapes take turns.
+  let turn: Promise<unknown> = Promise.resolve()
+  app.get('/metrics', { schema: { hide: true }, config: { role: 'public' }, logLevel: 'warn' }, async (request, reply: FastifyReply) => {
+    if (!allowed(request)) throw refuse()
+    const open = request.headers.accept?.includes('application/openmetrics-text') === true
+    const scrape = turn.then(async () => {
+      const types = Registry
+      registry.setContentType(open ? types.OPENMETRICS_CONTENT_TYPE : types.PROMETHEUS_CONTENT_TYPE)
+      return { type: registry.contentType, text: await registry.metrics() }
+    })
+    turn = scrape.catch(() => {})
+    const { type, text } = await scrape
+    return reply.type(type).send(text)
+  })
+}

@@ -1,0 +1,142 @@
+import type { TenantCache } from './cache.js'
+import type { MigrationSet, Tenant, Transaction } from './contracts.js'
+import type { DatabaseServer, TenantDatabase } from './dialects/dialect.js'
+import { TenantNotFound } from './errors.js'
+import { appendToOutbox, type CoreTables, type EventService } from './events.js'
+import { migrate } from './migrate.js'
+
+export interface TenantsOptions {
+  server: DatabaseServer
+  tenancy: 'single' | 'multi'
+  cacheOf: (tenant: string, foreignVersion: () => number | undefined) => TenantCache
+  events: EventService
+}
+
+/** In `single` tenancy there is this one; its database is made at the first start. */
+export const SINGLE_TENANT = 'main'
+
+interface Open {
+  readonly tenant: Tenant
+  readonly database: TenantDatabase
+}
+
+/** Which database a request speaks to. A tenant is opened, and migrated, once per process. */
+export class Tenants {
+  readonly #options: TenantsOptions
+  readonly #open = new Map<string, Promise<Open>>()
+  readonly #ready = new Map<string, Tenant>()
+  readonly #sets: MigrationSet[] = []
+
+  constructor(options: TenantsOptions) {
+    this.#options = options
+  }
+
+  addMigrations(set: MigrationSet): void {
+    this.#sets.push(set)
+  }
+
+  list(): Promise<string[]> {
+    return this.#options.server.tenants()
+  }
+
+  /** Opens and migrates every tenant, so that a failing migration stops the boot and not a request. */
+  async ready(): Promise<void> {
+    if (this.#options.tenancy === 'single') await this.#options.server.create(SINGLE_TENANT)
+    for (const id of await this.list()) {
+      if (this.#options.tenancy === 'multi' || id === SINGLE_TENANT) await this.get(id)
+    }
+  }
+
+  async create(id: string): Promise<Tenant> {
+    await this.#options.server.create(id)
+    return this.get(id)
+  }
+
+  async drop(id: string): Promise<void> {
+    if (!(await this.list()).includes(id)) throw new TenantNotFound({ tenant: id })
+    this.#open.delete(id)
+    this.#ready.delete(id)
+    await this.#options.server.drop(id)
+  }
+
+  /** @throws TenantNotFound */
+  async get(id: string): Promise<Tenant> {
+    return (await this.#get(id)).tenant
+  }
+
+  /** The tenant when it is open already: what a request needs on its fast path. */
+  opened(id: string): Tenant | undefined {
+    return this.#ready.get(id)
+  }
+
+  async sizes(): Promise<{ database: number; writeAheadLog: number }> {
+    const all = await Promise.all([...this.#open.values()].map(async (open) => (await open).database))
+    // On PostgreSQL all tenants share one database, so one answers for all.
+    const asked = all[0]?.dialect === 'postgres' ? all.slice(0, 1) : all
+    const sizes = await Promise.all(asked.map((database) => database.sizeBytes()))
+    return {
+      database: sizes.reduce((sum, size) => sum + size.database, 0),
+      writeAheadLog: sizes.reduce((sum, size) => sum + size.writeAheadLog, 0)
+    }
+  }
+
+  #get(id: string): Promise<Open> {
+    const known = this.#open.get(id)
+    if (known !== undefined) return known
+    const opening = this.#openTenant(id)
+    this.#open.set(id, opening)
+    // A failure is not remembered: the next request tries again.
+    opening.catch(() => this.#open.delete(id))
+    return opening
+  }
+
+  async #openTenant(id: string): Promise<Open> {
+    const { server, cacheOf, events } = this.#options
+    if (!(await server.tenants()).includes(id)) throw new TenantNotFound({ tenant: id })
+    const database = await server.open(id)
+    await migrate(database.migrator.db, this.#sets, database.migrator)
+    const cache = cacheOf(id, database.foreignVersion)
+    const tenant: Tenant = {
+      id,
+      dialect: database.dialect,
+      db: database.db,
+      cache,
+      transact: (work) => transact(database, cache, work, () => events.wake(tenant))
+    }
+    this.#ready.set(id, tenant)
+    return { tenant, database }
+  }
+}
+
+async function transact<R>(
+  database: TenantDatabase,
+  cache: TenantCache,
+  work: (tx: Transaction<unknown>) => Promise<R>,
+  wake: () => void
+): Promise<R> {
+  // Made anew for each attempt: a transaction that is run again must not invalidate or count twice.
+  let effects: Effects = { namespaces: new Set(), callbacks: [], published: false }
+  const result = await database.transact(async (db) => {
+    const current: Effects = { namespaces: new Set(), callbacks: [], published: false }
+    effects = current
+    return work({
+      db,
+      publish: async (topic, payload) => {
+        current.published = true
+        await appendToOutbox(db.withTables<CoreTables>(), topic, payload)
+      },
+      invalidate: (namespace) => void current.namespaces.add(namespace),
+      afterCommit: (run) => void current.callbacks.push(run)
+    })
+  })
+  for (const namespace of effects.namespaces) cache.invalidate(namespace)
+  for (const run of effects.callbacks) run()
+  if (effects.published) wake()
+  return result
+}
+
+interface Effects {
+  namespaces: Set<string>
+  callbacks: (() => void)[]
+  published: boolean
+}
