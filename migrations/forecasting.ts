@@ -63,6 +63,7 @@ export const forecastingMigrations: Record<string, Migration> = {
         .addColumn('frequency', text(db), (c) => c.notNull())
         .addColumn('model_id', text(db), (c) => c.notNull().references('ai_models.id'))
         .addColumn('answer', 'text', (c) => c.notNull())
+        .addColumn('distribution', 'text', (c) => c.notNull())
         .addColumn('daily_mean', 'double precision', (c) => c.notNull())
         .addPrimaryKeyConstraint('ai_forecasts_pk', ['item_code', 'frequency'])
         .execute()

@@ -36,7 +36,9 @@ const itemCodes = Type.Array(Code, { minItems: 1, maxItems: 10_000, uniqueItems:
 export const DeriveRequest = Closed({
   itemCodes: Type.Optional(itemCodes),
   from: Type.Optional(Day),
-  to: Type.Optional(Day)
+  to: Type.Optional(
+    Type.String({ format: 'date', description: 'Later days are read again too: stock carries over from day to day' })
+  )
 })
 export type DeriveRequest = Static<typeof DeriveRequest>
 
@@ -55,17 +57,19 @@ export const TrainRequest = Closed({
 export type TrainRequest = Static<typeof TrainRequest>
 
 const measure = Nullable(Type.Number())
+const accuracy = {
+  mape: measure,
+  wape: measure,
+  mase: measure,
+  rmse: measure,
+  mae: measure,
+  bias: measure,
+  coverage: Nullable(Type.Number({ description: 'Share of actual values inside the 80 % interval, 0 to 1' })),
+  coverage95: measure,
+  origins: Type.Integer({ description: 'Rolling origins measured' })
+}
 export const Accuracy = Closed(
-  {
-    mape: measure,
-    wape: measure,
-    mase: measure,
-    rmse: measure,
-    mae: measure,
-    bias: measure,
-    coverage: Closed({ 80: measure, 95: measure }, 'Share of actual values inside the interval, 0 to 1'),
-    origins: Type.Integer({ description: 'Rolling origins measured' })
-  },
+  accuracy,
   'Out of sample, from rolling origins; mape, wape and bias in per cent. Null where undefined.'
 )
 export type Accuracy = Static<typeof Accuracy>
@@ -89,7 +93,7 @@ const described = {
   trainedAt: Instant,
   frequency: Frequency,
   accuracy: Accuracy,
-  baseline: Closed({ model: ModelName, accuracy: Accuracy }),
+  baseline: Closed({ model: ModelName, ...accuracy }, 'What a forecast must beat to serve'),
   servesBaseline: Type.Boolean({ description: 'Nothing beat the baseline out of sample, so the baseline serves' }),
   reason: Type.String(),
   demandClass: Type.String(),
@@ -99,14 +103,7 @@ const described = {
   observations: Type.Integer(),
   censored: Type.Integer({ description: 'Periods without stock, which say nothing of demand' })
 }
-export const Forecast = Closed({
-  ...described,
-  points: Type.Array(ForecastPoint),
-  cumulative: Closed(
-    { levels: Type.Array(Type.Number()), quantiles: Type.Array(Type.Array(Type.Number())) },
-    'Per level, the quantile of the sum of the first k periods'
-  )
-})
+export const Forecast = Closed({ ...described, points: Type.Array(ForecastPoint) })
 export type Forecast = Static<typeof Forecast>
 
 export const ForecastParams = Closed({ itemCode: Code })
@@ -153,6 +150,7 @@ export const SeriesQuery = Closed({
   from: Type.Optional(Day),
   to: Type.Optional(Day)
 })
+export type SeriesQuery = Static<typeof SeriesQuery>
 export const Series = Closed({
   itemCode: Type.String(),
   frequency: Frequency,
