@@ -1,12 +1,13 @@
 import { createHash } from 'node:crypto'
 import { negotiate } from '@fastify/accept-negotiator'
 import type { FastifyReply, FastifyRequest } from 'fastify'
+import type { Kysely } from 'kysely'
 import type { Job } from '../schemas/common.js'
-import type { Answers, CachedText, Principal, Tenant } from './contracts.js'
 import { etagOf } from './cache.js'
+import type { Answers, CachedText, Principal, Tenant } from './contracts.js'
 import { IdempotencyInProgress, IdempotencyKeyInvalid, IdempotencyKeyReused, PreconditionFailed } from './errors.js'
 
-interface IdempotencyTable {
+type IdempotencyTable = {
   key: string
   request_hash: string
   status: number | null
@@ -14,7 +15,7 @@ interface IdempotencyTable {
   body: string | null
   created_at: number
 }
-export interface IdempotencyTables {
+type IdempotencyTables = {
   idempotency_keys: IdempotencyTable
 }
 
@@ -81,13 +82,17 @@ export function createAnswers({ waitForJob }: AnswersOptions): Answers {
     async write(request, reply, status, work) {
       const key = keyOf(request)
       const hash = key === undefined ? '' : hashOf(request)
-      const answer = await request.getDecorator<Tenant<never>>('tenant').transact(async (tx): Promise<Stored> => {
+      const answer = await tenantOf(request).transact(async (tx): Promise<Stored> => {
         const keys = tx.db.withTables<IdempotencyTables>()
         const stored = key === undefined ? undefined : await takeKey(keys, key, hash)
         if (stored !== undefined) return stored
         const result = await work(tx)
         reply.code(status)
-        const fresh: Stored = { status, headers: headersOf(reply), body: result === undefined ? '' : String(reply.serialize(result)) }
+        const fresh: Stored = {
+          status,
+          headers: headersOf(reply),
+          body: result === undefined ? '' : String(reply.serialize(result))
+        }
         if (key !== undefined) await keepAnswer(keys, key, fresh)
         return fresh
       })
@@ -103,7 +108,8 @@ export function createAnswers({ waitForJob }: AnswersOptions): Answers {
       const seconds = waitSeconds(request)
       if (seconds > 0) {
         const ended = await waitForJob(tenant, id, seconds)
-        if (ended.finishedAt !== null) return reply.code(200).header('preference-applied', `wait=${seconds}`).send(ended)
+        if (ended.finishedAt !== null)
+          return reply.code(200).header('preference-applied', `wait=${seconds}`).send(ended)
       }
       if (replayed !== undefined) return sendStored(reply, replayed)
       return reply.code(202).header('location', `/api/jobs/${id}`).send(job)
@@ -121,7 +127,11 @@ export function createAnswers({ waitForJob }: AnswersOptions): Answers {
           // What did not start may be tried again under the same key.
           if (key !== undefined) {
             await tenant.transact(async (tx) => {
-              await tx.db.withTables<IdempotencyTables>().deleteFrom('idempotency_keys').where('key', '=', key).execute()
+              await tx.db
+                .withTables<IdempotencyTables>()
+                .deleteFrom('idempotency_keys')
+                .where('key', '=', key)
+                .execute()
             })
           }
           throw error
@@ -151,7 +161,7 @@ function hashOf(request: FastifyRequest, fingerprint?: string): string {
   return hash.update(fingerprint ?? JSON.stringify(request.body ?? null)).digest('base64url')
 }
 
-type Keys = Pick<import('kysely').Kysely<IdempotencyTables>, 'insertInto' | 'selectFrom' | 'updateTable'>
+type Keys = Kysely<IdempotencyTables>
 
 /**
  * Takes the key for this request, or answers what is stored under it. On PostgreSQL a second request with the same key
@@ -174,7 +184,11 @@ async function takeKey(db: Keys, key: string, hash: string): Promise<Stored | un
 }
 
 async function keepAnswer(db: Keys, key: string, { status, headers, body }: Stored): Promise<void> {
-  await db.updateTable('idempotency_keys').set({ status, headers: JSON.stringify(headers), body }).where('key', '=', key).execute()
+  await db
+    .updateTable('idempotency_keys')
+    .set({ status, headers: JSON.stringify(headers), body })
+    .where('key', '=', key)
+    .execute()
 }
 
 function headersOf(reply: FastifyReply): Record<string, string> {

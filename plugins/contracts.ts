@@ -1,4 +1,4 @@
-import type { FastifyInstance, FastifyReply, FastifyRequest, onRequestHookHandler } from 'fastify'
+import type { FastifyContextConfig, FastifyInstance, FastifyReply, FastifyRequest, onRequestHookHandler } from 'fastify'
 import type { Kysely, Migration } from 'kysely'
 import type { Job, Role } from '../schemas/common.js'
 
@@ -9,9 +9,9 @@ export { Problem, type ProblemParams, problem } from './problem.js'
 export type Dialect = 'sqlite' | 'postgres'
 
 /** One database transaction. What is published or invalidated takes effect only after it commits. */
-export interface Transaction<Tables> {
+export interface Transaction {
   /** Stores inside a transaction are built on this; a call on `tenant.db` from here would leave the transaction. */
-  readonly db: Kysely<Tables>
+  readonly db: Kysely<unknown>
   /** Writes an event to the outbox, within the transaction. Delivered at least once, in order, after commit. */
   publish(topic: string, payload: unknown): Promise<void>
   /** Drops cached answers of a namespace after commit: here at once, on other nodes through Redis. */
@@ -24,7 +24,7 @@ export interface Transaction<Tables> {
  * Runs `work` in one transaction: durable when the promise resolves, undone when it rejects. `work` may run again on
  * PostgreSQL (serialization failure, deadlock), so it must not touch anything but the transaction; it never calls out.
  */
-export type Transact<Tables> = <R>(work: (tx: Transaction<Tables>) => Promise<R>) => Promise<R>
+export type Transact = <R>(work: (tx: Transaction) => Promise<R>) => Promise<R>
 
 /** A cached text with what HTTP needs of it; compressed forms are made once and kept. */
 export interface CachedText {
@@ -40,12 +40,12 @@ export interface Cache {
 }
 
 /** What a domain works with on behalf of one tenant: on `request.tenant`, and handed to jobs and event handlers. */
-export interface Tenant<Tables = unknown> {
+export interface Tenant {
   readonly id: string
   readonly dialect: Dialect
-  /** Reads. On SQLite it refuses writes. */
-  readonly db: Kysely<Tables>
-  readonly transact: Transact<Tables>
+  /** Reads; on SQLite it refuses writes. A store says which tables it knows: `db.withTables<InventoryTables>()`. */
+  readonly db: Kysely<unknown>
+  readonly transact: Transact
   readonly cache: Cache
 }
 
@@ -57,10 +57,11 @@ export interface Principal {
   readonly tenant: string
 }
 
-/** A route's `config`: the least role that may call it. A route without one is refused by the core's `authorize`. */
+/** A route's `config`: the least role that may call it. The core's `authorize` refuses a route that has none. */
 export interface RouteAccess {
   readonly role: Role | 'public'
 }
+export const access = (role: RouteAccess['role']): RouteAccess & FastifyContextConfig => ({ role })
 
 export interface ModuleOptions {
   prefix?: string
@@ -82,17 +83,22 @@ export interface Answers {
    * Runs `work` in a transaction and answers what it returns with `status`. With an `Idempotency-Key` the answer's bytes are
    * kept in the same transaction: the same key and request answers them again, another request under the key answers 422.
    */
-  write<Tables>(
+  write(
     request: FastifyRequest,
     reply: FastifyReply,
     status: number,
-    work: (tx: Transaction<Tables>) => Promise<unknown>
+    work: (tx: Transaction) => Promise<unknown>
   ): Promise<FastifyReply>
   /**
    * Starts a job and answers 202 with its Location, or, with `Prefer: wait=N`, 200 with the job once it ends. Honours the
    * `Idempotency-Key` as `write` does; `fingerprint` stands for the body where it was a stream.
    */
-  job(request: FastifyRequest, reply: FastifyReply, start: () => Promise<Job>, fingerprint?: string): Promise<FastifyReply>
+  job(
+    request: FastifyRequest,
+    reply: FastifyReply,
+    start: () => Promise<Job>,
+    fingerprint?: string
+  ): Promise<FastifyReply>
   /**
    * Refuses a stale `If-Match`; `current` is the resource as the route's 200 schema shows it.
    * @throws PRECONDITION_FAILED (412)
@@ -100,27 +106,27 @@ export interface Answers {
   requireMatch(request: FastifyRequest, reply: FastifyReply, current: unknown): void
 }
 
-export interface JobContext<Params, Tables = unknown> {
+export interface JobContext<Params> {
   readonly id: string
-  readonly tenant: Tenant<Tables>
+  readonly tenant: Tenant
   readonly params: Params
   /** Aborted when the job is cancelled or the service stops. */
   readonly signal: AbortSignal
   progress(done: number, total: number): void
 }
 
-export interface JobDefinition<Params, Tables = unknown> {
+export interface JobDefinition<Params> {
   readonly kind: string
   /** `local`: needs this node's files, never goes to another machine. */
   readonly where?: 'anywhere' | 'local'
   /** Returns the job's result (JSON). Runs again from the start after a crash, so it must be safe to repeat. */
-  run(context: JobContext<Params, Tables>): Promise<unknown>
+  run(context: JobContext<Params>): Promise<unknown>
 }
 
 /** Named background work: in this process, or on BullMQ workers when Redis is there. State is kept in the tenant's database. */
 export interface Jobs {
-  define<Params, Tables>(definition: JobDefinition<Params, Tables>): void
-  start<Tables>(tenant: Tenant<Tables>, kind: string, params: unknown): Promise<Job>
+  define<Params>(definition: JobDefinition<Params>): void
+  start(tenant: Tenant, kind: string, params: unknown): Promise<Job>
 }
 
 /** Runs the default export of a worker file in a thread pool: for arithmetic that would hold up the event loop. */
@@ -128,16 +134,16 @@ export interface Compute {
   run<Input, Output>(file: URL, input: Input, options?: { signal?: AbortSignal }): Promise<Output>
 }
 
-export interface EventHandler<Tables = unknown> {
+export interface EventHandler {
   readonly topic: string
   /** Names the subscription in logs. */
   readonly name: string
-  handle(event: { id: number; topic: string; payload: unknown }, tenant: Tenant<Tables>): Promise<void>
+  handle(event: { id: number; topic: string; payload: unknown }, tenant: Tenant): Promise<void>
 }
 
 export interface Events {
   /** At-least-once: a handler must be safe to repeat. */
-  subscribe<Tables>(handler: EventHandler<Tables>): void
+  subscribe(handler: EventHandler): void
 }
 
 /** Tells the core which tables a module owns; they are migrated in every tenant's database before the app is ready. */

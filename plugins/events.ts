@@ -3,7 +3,7 @@ import type { Generated, Kysely } from 'kysely'
 import { Counter, type Registry } from 'prom-client'
 import type { EventHandler, Events, Tenant } from './contracts.js'
 
-interface OutboxTable {
+type OutboxTable = {
   id: Generated<number>
   topic: string
   payload: string
@@ -12,7 +12,7 @@ interface OutboxTable {
   attempts: number
 }
 
-export interface CoreTables {
+export type CoreTables = {
   outbox: OutboxTable
 }
 
@@ -94,19 +94,16 @@ export function createEvents({ log, registry }: { log: FastifyBaseLogger; regist
   }
 
   return {
-    subscribe: (handler) => {
-      handlers.push({
-        topic: handler.topic,
-        name: handler.name,
-        handle: (event, tenant) => handler.handle(event, { ...tenant, db: tenant.db.withTables() })
-      })
-    },
+    subscribe: (handler) => void handlers.push(handler),
     wake,
     sweep: (tenants) => {
       const look = async () => {
         for (const tenant of await tenants()) wake(tenant)
       }
-      timer = setInterval(() => look().catch((error) => log.warn({ err: error }, 'outbox sweep failed')), SWEEP_MILLISECONDS)
+      timer = setInterval(
+        () => look().catch((error) => log.warn({ err: error }, 'outbox sweep failed')),
+        SWEEP_MILLISECONDS
+      )
       timer.unref()
     },
     idle: async () => {
@@ -138,7 +135,11 @@ const claim = (tenant: Tenant): Promise<OutboxRow[]> =>
     const rows = await db
       .updateTable('outbox')
       .set({ claimed_until: now + CLAIM_MILLISECONDS })
-      .where('id', 'in', ids.map(({ id }) => id))
+      .where(
+        'id',
+        'in',
+        ids.map(({ id }) => id)
+      )
       .returning(['id', 'topic', 'payload', 'attempts'])
       .execute()
     return rows.sort((a, b) => a.id - b.id)

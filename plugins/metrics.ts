@@ -1,6 +1,7 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import fastifyMetrics from 'fastify-metrics'
-import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
+import { Counter, collectDefaultMetrics, Gauge, Histogram, type OpenMetricsContentType, Registry } from 'prom-client'
+import { access } from './contracts.js'
 import type { DatabaseEvents, DatabaseServer } from './dialects/dialect.js'
 import type { Tenants } from './tenants.js'
 
@@ -12,7 +13,12 @@ const MISNAMED = ['nodejs_active_handles_total', 'nodejs_active_requests_total',
 /** One registry for each app, never the global one: two apps in one process must work. */
 export function createRegistry(version: string): Registry {
   const registry = new Registry()
-  const info = new Gauge({ name: 'app_build_info', help: 'Build identity; always 1.', labelNames: ['version'], registers: [registry] })
+  const info = new Gauge({
+    name: 'app_build_info',
+    help: 'Build identity; always 1.',
+    labelNames: ['version'],
+    registers: [registry]
+  })
   info.set({ version }, 1)
   return registry
 }
@@ -83,7 +89,13 @@ export function databaseGauges(registry: Registry, server: DatabaseServer, tenan
     labelNames: ['dialect'],
     registers: [registry],
     async collect() {
-      this.set({ dialect }, await server.ping().then(() => 1, () => 0))
+      this.set(
+        { dialect },
+        await server.ping().then(
+          () => 1,
+          () => 0
+        )
+      )
     }
   })
   new Gauge({
@@ -106,7 +118,12 @@ export function databaseGauges(registry: Registry, server: DatabaseServer, tenan
       this.set(server.pool().max)
     }
   })
-  const writeAheadLog = new Gauge({ name: 'db_wal_size_bytes', help: 'Write-ahead log size.', labelNames: ['dialect'], registers: [registry] })
+  const writeAheadLog = new Gauge({
+    name: 'db_wal_size_bytes',
+    help: 'Write-ahead log size.',
+    labelNames: ['dialect'],
+    registers: [registry]
+  })
   new Gauge({
     name: 'db_size_bytes',
     help: 'Database size.',
@@ -125,7 +142,7 @@ export function databaseGauges(registry: Registry, server: DatabaseServer, tenan
 export async function httpMetrics(app: FastifyInstance, registry: Registry): Promise<void> {
   collectDefaultMetrics({ register: registry })
   for (const name of MISNAMED) registry.removeSingleMetric(name)
-  await app.register(fastifyMetrics, {
+  await app.register(fastifyMetrics.default, {
     endpoint: null,
     defaultMetrics: { enabled: false },
     routeMetrics: {
@@ -133,7 +150,12 @@ export async function httpMetrics(app: FastifyInstance, registry: Registry): Pro
       registeredRoutesOnly: true,
       groupStatusCodes: false,
       overrides: {
-        histogram: { name: 'http_request_duration_seconds', help: 'HTTP request latency.', buckets: HTTP_SECONDS, registers: [registry] },
+        histogram: {
+          name: 'http_request_duration_seconds',
+          help: 'HTTP request latency.',
+          buckets: HTTP_SECONDS,
+          registers: [registry]
+        },
         // Never used, but it is made all the same, and would go to the process-wide registry.
         summary: { registers: [new Registry()] },
         labels: { status: 'code' }
@@ -149,7 +171,11 @@ export async function httpMetrics(app: FastifyInstance, registry: Registry): Pro
       this.set(inFlight)
     }
   })
-  const aborted = new Counter({ name: 'http_requests_aborted_total', help: 'Requests closed by the client before the reply.', registers: [registry] })
+  const aborted = new Counter({
+    name: 'http_requests_aborted_total',
+    help: 'Requests closed by the client before the reply.',
+    registers: [registry]
+  })
   app.addHook('onRequest', (_request, _reply, done) => {
     inFlight++
     done()
@@ -165,19 +191,31 @@ export async function httpMetrics(app: FastifyInstance, registry: Registry): Pro
 }
 
 /** `/metrics` in Prometheus text, or OpenMetrics when asked. Behind `METRICS_TOKEN` when one is set. */
-export function metricsRoute(app: FastifyInstance, registry: Registry, allowed: (request: FastifyRequest) => boolean, refuse: () => Error): void {
-  // The format belongs to the registry, not to the call, so scrapes take turns.
-  let turn: Promise<unknown> = Promise.resolve()
-  app.get('/metrics', { schema: { hide: true }, config: { role: 'public' }, logLevel: 'warn' }, async (request, reply: FastifyReply) => {
-    if (!allowed(request)) throw refuse()
-    const open = request.headers.accept?.includes('application/openmetrics-text') === true
-    const scrape = turn.then(async () => {
-      const types = Registry
-      registry.setContentType(open ? types.OPENMETRICS_CONTENT_TYPE : types.PROMETHEUS_CONTENT_TYPE)
-      return { type: registry.contentType, text: await registry.metrics() }
-    })
-    turn = scrape.catch(() => {})
-    const { type, text } = await scrape
-    return reply.type(type).send(text)
-  })
+export function metricsRoute(
+  app: FastifyInstance,
+  registry: Registry,
+  allowed: (request: FastifyRequest) => boolean,
+  refuse: () => Error
+): void {
+  app.get(
+    '/metrics',
+    { schema: { hide: true }, config: access('public'), logLevel: 'warn' },
+    async (request, reply: FastifyReply) => {
+      if (!allowed(request)) throw refuse()
+      const format =
+        request.headers.accept?.includes('application/openmetrics-text') === true ? openMetrics(registry) : registry
+      return reply.type(format.contentType).send(await format.metrics())
+    }
+  )
+}
+
+/** The same metrics under the other format: in prom-client the format belongs to the registry, not to the call. */
+function openMetrics(registry: Registry): Registry<OpenMetricsContentType> {
+  const open = new Registry<OpenMetricsContentType>()
+  open.setContentType(Registry.OPENMETRICS_CONTENT_TYPE)
+  for (const { name } of registry.getMetricsAsArray()) {
+    const metric = registry.getSingleMetric(name)
+    if (metric !== undefined) open.registerMetric(metric)
+  }
+  return open
 }

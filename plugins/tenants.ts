@@ -111,7 +111,7 @@ export class Tenants {
 async function transact<R>(
   database: TenantDatabase,
   cache: TenantCache,
-  work: (tx: Transaction<unknown>) => Promise<R>,
+  work: (tx: Transaction) => Promise<R>,
   wake: () => void
 ): Promise<R> {
   // Made anew for each attempt: a transaction that is run again must not invalidate or count twice.

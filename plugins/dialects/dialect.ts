@@ -1,5 +1,5 @@
 import type { Kysely } from 'kysely'
-import type { Dialect, Transact } from '../contracts.js'
+import type { Dialect } from '../contracts.js'
 
 /** What a transaction needs from the core while it runs; the tenant layer turns it into outbox rows and invalidations. */
 export type RawTransact = <R>(work: (db: Kysely<unknown>) => Promise<R>) => Promise<R>
@@ -35,5 +35,3 @@ export interface DatabaseEvents {
   query(operation: string, seconds: number, error?: unknown): void
   transaction(outcome: 'commit' | 'rollback' | 'retry', seconds: number): void
 }
-
-export type { Transact }

@@ -1,0 +1,170 @@
+import { createHash, timingSafeEqual } from 'node:crypto'
+import { readFileSync } from 'node:fs'
+import { hostname } from 'node:os'
+import type { FastifyInstance, FastifyRequest, onRequestHookHandler } from 'fastify'
+import fp from 'fastify-plugin'
+import { coreMigrations } from '../migrations/core.js'
+import { createAnswers } from './answers.js'
+import { type Auth, createAuth } from './auth.js'
+import { createCaches } from './cache.js'
+import { createCompute } from './compute.js'
+import type { JwtKey } from './config.js'
+import type { EnterModule, ModuleOptions, Tenant } from './contracts.js'
+import { openDatabaseServer } from './database.js'
+import { TenantNotFound, Unauthenticated, useProblems } from './errors.js'
+import { createEvents } from './events.js'
+import { type HealthCheck, registerHealth } from './health.js'
+import { registerHttp, registerOpenApi } from './http.js'
+import { jobRoutes } from './job-routes.js'
+import { createJobs } from './jobs.js'
+import { createRegistry, databaseGauges, databaseMetrics, httpMetrics, metricsRoute } from './metrics.js'
+import { openRedis } from './redis.js'
+import { SINGLE_TENANT, Tenants } from './tenants.js'
+import { createValidatorCompiler } from './validation.js'
+
+export interface CoreOptions {
+  /** `sqlite:<path>`, `sqlite::memory:` or `postgres://…`. */
+  databaseUrl: string
+  tenancy?: 'single' | 'multi'
+  poolSize?: number
+  redisUrl?: string
+  cache?: boolean
+  /** Turns on token checks: `app.getDecorator('auth').authorize`. */
+  jwtKeys?: readonly [JwtKey, ...JwtKey[]]
+  workerThreads?: number
+  /** Where files of running work are kept; the system's temporary folder otherwise. */
+  dataDir?: string
+  /** `worker`: takes jobs from the queue and serves nothing. */
+  mode?: 'service' | 'worker'
+  /** What the whole service wears. Left out when embedded: headers, limits and documents are the host's own. */
+  service?: { metricsToken?: string; corsOrigins: readonly string[]; requestsPerMinute: number }
+}
+
+export const VERSION = packageVersion()
+
+/** Provides what the domains rely on (`plugins/contracts.ts`): one call, and each domain can be registered beside it. */
+async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
+  const { tenancy = 'single', service } = options
+  const registry = createRegistry(VERSION)
+  if (service !== undefined) await httpMetrics(app, registry)
+
+  const dialect = options.databaseUrl.startsWith('sqlite:') ? 'sqlite' : 'postgresql'
+  const server = openDatabaseServer(
+    { databaseUrl: options.databaseUrl, tenancy, poolSize: options.poolSize ?? 10 },
+    databaseMetrics(registry, dialect)
+  )
+  const redis = options.redisUrl === undefined ? null : openRedis({ url: options.redisUrl, log: app.log })
+  const caches = createCaches({
+    redis,
+    enabled: options.cache ?? true,
+    registry,
+    // Where other processes may write unseen, an answer is at most this old when Redis cannot say so.
+    ...(server.dialect === 'postgres' ? { localTtlMilliseconds: 1_000 } : {})
+  })
+  const events = createEvents({ log: app.log, registry })
+  const tenants = new Tenants({ server, tenancy, cacheOf: caches.forTenant, events })
+  tenants.addMigrations({ module: 'core', migrations: coreMigrations })
+  databaseGauges(registry, server, tenants)
+  const compute = createCompute({ threads: options.workerThreads ?? 1 })
+  const jobs = createJobs({
+    tenants,
+    redisUrl: options.redisUrl,
+    registry,
+    log: app.log,
+    mode: options.mode ?? 'service',
+    node: `${hostname()}:${options.dataDir ?? ''}`
+  })
+
+  app.decorateRequest('tenant', null)
+  app.decorateRequest('principal', null)
+  const enterTenant = (id: string) => tenants.opened(id) ?? tenants.get(id)
+  const auth =
+    options.jwtKeys === undefined ? undefined : createAuth(app, { keys: options.jwtKeys, registry, enterTenant })
+  const answers = createAnswers({ waitForJob: jobs.wait })
+
+  app.decorate('database', server)
+  app.decorate('tenants', tenants)
+  app.decorate('redis', redis?.client ?? null)
+  app.decorate('registry', registry)
+  app.decorate('caches', caches)
+  app.decorate('events', events)
+  app.decorate('compute', compute)
+  app.decorate('jobs', jobs)
+  app.decorate('answers', answers)
+  app.decorate('migrations', { add: tenants.addMigrations.bind(tenants) })
+  app.decorate('enterModule', moduleEntrance(tenancy, tenants))
+  if (auth !== undefined) app.decorate('auth', auth)
+
+  if (service !== undefined) {
+    await registerHttp(app, { version: VERSION, ...service, redis: redis?.client ?? null })
+    await registerOpenApi(app, VERSION)
+    const checks: HealthCheck[] = [{ name: 'database', optional: false, probe: () => server.ping() }]
+    if (redis !== null) checks.push({ name: 'cache', optional: true, probe: () => redis.probe() })
+    registerHealth(app, VERSION, checks)
+    metricsRoute(
+      app,
+      registry,
+      scrapeAllowed(service.metricsToken),
+      () => new Unauthenticated({ reason: 'METRICS_TOKEN' })
+    )
+    if (auth !== undefined) await app.register(jobRoutes, { prefix: '/api/jobs', authorize: auth.authorize })
+  }
+
+  app.addHook('onReady', async () => {
+    await tenants.ready()
+    await jobs.ready()
+    events.sweep(async () => Promise.all((await tenants.list()).map((id) => tenants.get(id))))
+  })
+  app.addHook('onClose', async () => {
+    await jobs.close()
+    await events.close()
+    await compute.close()
+    await caches.close()
+    await redis?.close()
+    await server.close()
+  })
+}
+
+/** What every module does first; see `EnterModule`. */
+function moduleEntrance(tenancy: 'single' | 'multi', tenants: Tenants): EnterModule {
+  const validatorCompiler = createValidatorCompiler()
+  const enterSingleTenant: onRequestHookHandler = (request, _reply, done) => {
+    const tenant = tenants.opened(SINGLE_TENANT)
+    if (tenant !== undefined) request.setDecorator<Tenant>('tenant', tenant)
+    done(tenant === undefined ? new TenantNotFound({ tenant: SINGLE_TENANT }) : undefined)
+  }
+  return (app: FastifyInstance, { authorize }: ModuleOptions) => {
+    if (typeof authorize !== 'function') {
+      throw new TypeError(
+        'the option `authorize` is required: an onRequest hook that decides who may call these routes'
+      )
+    }
+    app.setValidatorCompiler(validatorCompiler)
+    useProblems(app)
+    if (tenancy === 'single') app.addHook('onRequest', enterSingleTenant)
+    app.addHook('onRequest', authorize)
+  }
+}
+
+function scrapeAllowed(token: string | undefined): (request: FastifyRequest) => boolean {
+  if (token === undefined) return () => true
+  const expected = createHash('sha256').update(`Bearer ${token}`).digest()
+  return ({ headers }) =>
+    timingSafeEqual(
+      createHash('sha256')
+        .update(headers.authorization ?? '')
+        .digest(),
+      expected
+    )
+}
+
+function packageVersion(): string {
+  const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8'))
+  return String(version)
+}
+
+export type * from './contracts.js'
+export { access, Problem, problem } from './contracts.js'
+export type { Auth, Tenants }
+
+export default fp(core, { name: 'inventory-enterprise/core', fastify: '5.x' })

@@ -1,0 +1,54 @@
+import { randomUUID } from 'node:crypto'
+import type { IncomingMessage } from 'node:http'
+import type { Socket } from 'node:net'
+import type { FastifyReply, FastifyRequest, FastifyServerOptions } from 'fastify'
+import { answerProblem } from './errors.js'
+
+const REQUEST_ID = /^[\w.:-]{1,128}$/
+const BODY_LIMIT_BYTES = 1024 * 1024
+
+interface ServerSettings {
+  logLevel: string
+  trustProxy?: string
+}
+
+/** How the server is made, in one place: the service and the tests must not differ. */
+export function serverOptions({ logLevel, trustProxy }: ServerSettings) {
+  return {
+    bodyLimit: BODY_LIMIT_BYTES,
+    trustProxy: trustProxy ?? false,
+    routerOptions: { maxParamLength: 200, ignoreTrailingSlash: true },
+    // A taken id goes into logs and headers, so only harmless characters are taken.
+    genReqId: (raw: IncomingMessage) => {
+      const given = raw.headers['x-request-id']
+      return typeof given === 'string' && REQUEST_ID.test(given) ? given : randomUUID()
+    },
+    disableRequestLogging: true,
+    forceCloseConnections: 'idle' as const,
+    return503OnClosing: true,
+    logger: {
+      level: logLevel,
+      redact: ['req.headers.authorization', 'req.headers.cookie', 'headers.authorization', 'headers.cookie']
+    },
+    frameworkErrors: (error: Error, request: FastifyRequest, reply: FastifyReply) => {
+      void answerProblem(error, request, reply)
+    },
+    clientErrorHandler(error: Error & { code?: string }, socket: Socket) {
+      if (error.code === 'ECONNRESET' || !socket.writable) return
+      const status = error.code === 'HPE_HEADER_OVERFLOW' ? '431 Request Header Fields Too Large' : '400 Bad Request'
+      const code = Number(status.slice(0, 3))
+      const body = JSON.stringify({
+        type: 'urn:problem:inventory:REQUEST_MALFORMED',
+        title: 'Bad request',
+        status: code,
+        detail: 'The request is not valid HTTP.',
+        instance: '',
+        code: 'REQUEST_MALFORMED',
+        requestId: randomUUID()
+      })
+      socket.end(
+        `HTTP/1.1 ${status}\r\nContent-Type: application/problem+json; charset=utf-8\r\nContent-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`
+      )
+    }
+  } satisfies FastifyServerOptions
+}
