@@ -41,11 +41,11 @@ async function forecasting(app: FastifyInstance, options: ForecastingOptions) {
   const observe = async (tenant: Tenant) => metrics.observe(tenant.id, await accuracySummary(tenant))
   subscribe(app.getDecorator<Events>('events'))
 
-  jobs.define<TrainRequest, unknown>({
+  jobs.define<TrainRequest>({
     kind: TRAIN_JOB,
     run: createTraining({ derivation, compute: app.getDecorator<Compute>('compute'), metrics, now, observe })
   })
-  jobs.define<DeriveRequest, unknown>({
+  jobs.define<DeriveRequest>({
     kind: DERIVE_JOB,
     run: async ({ tenant, params, signal, progress }) => {
       const startedAt = performance.now()
@@ -63,7 +63,7 @@ async function forecasting(app: FastifyInstance, options: ForecastingOptions) {
 
 /** Notes what moved, so that only that is derived again. */
 function subscribe(events: Events): void {
-  events.subscribe<unknown>({
+  events.subscribe({
     topic: STOCK_MOVED_TOPIC,
     name: 'forecasting.stale',
     async handle({ payload }, tenant) {
@@ -76,7 +76,7 @@ function subscribe(events: Events): void {
       )
     }
   })
-  events.subscribe<unknown>({
+  events.subscribe({
     topic: BARRIER_TOPIC,
     name: 'forecasting.barrier',
     async handle({ payload }, tenant) {

@@ -49,7 +49,8 @@ export async function leadTimeDemand(
   for (let at = 0; at < itemCodes.length; at += ITEMS_PER_READ) {
     // Daily comes last and so wins over weekly.
     for (const row of await forecastsOf(tenant).answers(itemCodes.slice(at, at + ITEMS_PER_READ))) {
-      found.set(row.item_code, { stepDays: periodDays(row.frequency), ...JSON.parse(row.distribution) })
+      const distribution: Omit<LeadTimeDemand, 'stepDays'> = JSON.parse(row.distribution)
+      found.set(row.item_code, { stepDays: periodDays(row.frequency), ...distribution })
     }
   }
   return found

@@ -196,7 +196,8 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers,
         response: { 200: AccuracySummary, ...problems }
       }
     },
-    async (request, reply) => answers.read(request, reply, NAMESPACE, 'accuracy', () => accuracySummary(tenantOf(request)))
+    async (request, reply) =>
+      answers.read(request, reply, NAMESPACE, 'accuracy', () => accuracySummary(tenantOf(request)))
   )
 }
 
