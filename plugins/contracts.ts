@@ -2,6 +2,7 @@ import type { FastifyContextConfig, FastifyInstance, FastifyReply, FastifyReques
 import type { Kysely, Migration } from 'kysely'
 import type { Job, Role } from '../schemas/common.js'
 
+export { decodeCursor, encodeCursor, pageOf } from './cursor.js'
 export { Problem, type ProblemParams, problem } from './problem.js'
 
 /** What a domain may rely on. A host that embeds one domain supplies these decorators itself, or registers the core. */

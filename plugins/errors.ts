@@ -2,6 +2,8 @@ import { createRequire } from 'node:module'
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { type Locale, Problem, problem } from './problem.js'
 
+export { CursorInvalid } from './cursor.js'
+
 /** The core's own problems. A domain's stand in its `errors.ts`; `docs/errors.md` lists them all. */
 export const Malformed = problem<{ reason: string }>('REQUEST_MALFORMED', 400, {
   en: 'The request cannot be read: {reason}',
@@ -70,10 +72,6 @@ export const DatabaseUnavailable = problem<{ retryAfterSeconds: number }>('DATAB
 export const TenantNotFound = problem<{ tenant: string }>('TENANT_NOT_FOUND', 404, {
   en: 'The tenant {tenant} does not exist.',
   fr: 'Le locataire {tenant} n’existe pas.'
-})
-export const CursorInvalid = problem('CURSOR_INVALID', 400, {
-  en: 'This cursor does not belong to this list, order or filter; start again without one.',
-  fr: 'Ce curseur ne correspond pas à cette liste, à cet ordre ou à ce filtre ; recommencez sans curseur.'
 })
 export const JobNotFound = problem<{ id: string }>('JOB_NOT_FOUND', 404, {
   en: 'The job {id} does not exist.',

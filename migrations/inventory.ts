@@ -1,0 +1,278 @@
+import { type Kysely, sql } from 'kysely'
+import type { Migrations } from '../plugins/migrate.js'
+import { identity, instant, isPostgres, makeAppendOnly, micros, text } from './columns.js'
+
+export const inventoryMigrations: Migrations = {
+  '0001-catalogue': { up: catalogue },
+  '0002-ledger': { up: ledger },
+  '0003-reservations-imports': { up: reservationsAndImports },
+  '0004-search': { up: search }
+}
+
+async function catalogue(db: Kysely<unknown>): Promise<void> {
+  const id = identity(db)
+  const t = text(db)
+  await db.schema
+    .createTable('categories')
+    .addColumn('id', id.type, id.build)
+    .addColumn('name', t, (c) => c.notNull().unique())
+    .addColumn('name_fr', t)
+    .execute()
+  await db.schema
+    .createTable('units')
+    .addColumn('code', t, (c) => c.primaryKey())
+    .addColumn('name', t, (c) => c.notNull())
+    .addColumn('name_fr', t)
+    .addColumn('dimension', t)
+    .addColumn('numerator', 'bigint', (c) => c.notNull())
+    .addColumn('denominator', 'bigint', (c) => c.notNull())
+    .execute()
+  await db.schema
+    .createTable('items')
+    .addColumn('id', id.type, id.build)
+    .addColumn('code', t, (c) => c.notNull().unique())
+    .addColumn('name', t, (c) => c.notNull())
+    .addColumn('name_fr', t)
+    .addColumn('category_id', 'bigint', (c) => c.references('categories.id'))
+    .addColumn('unit', t, (c) => c.notNull().references('units.code'))
+    .addColumn('tracking', t, (c) => c.notNull())
+    .addColumn('shelf_life_days', 'integer')
+    .addColumn('reorder_point', micros)
+    .addColumn('par_level', micros)
+    .addColumn('unit_cost', micros)
+    .addColumn('created_at', instant, (c) => c.notNull())
+    .addColumn('updated_at', instant, (c) => c.notNull())
+    .addColumn('archived_at', instant)
+    .execute()
+  await db.schema.createIndex('items_name').on('items').columns(['name', 'id']).execute()
+  await db.schema.createIndex('items_category').on('items').columns(['category_id', 'id']).execute()
+  await db.schema
+    .createTable('item_units')
+    .addColumn('id', id.type, id.build)
+    .addColumn('item_id', 'bigint', (c) => c.notNull().references('items.id'))
+    .addColumn('unit', t, (c) => c.notNull().references('units.code'))
+    .addColumn('numerator', 'bigint', (c) => c.notNull())
+    .addColumn('denominator', 'bigint', (c) => c.notNull())
+    .addColumn('valid_from', instant, (c) => c.notNull())
+    .addColumn('superseded_at', instant)
+    .execute()
+  await db.schema.createIndex('item_units_item').on('item_units').columns(['item_id', 'unit']).execute()
+  await db.schema
+    .createTable('item_barcodes')
+    .addColumn('barcode', t, (c) => c.primaryKey())
+    .addColumn('item_id', 'bigint', (c) => c.notNull().references('items.id'))
+    .execute()
+  await db.schema.createIndex('item_barcodes_item').on('item_barcodes').column('item_id').execute()
+  await db.schema
+    .createTable('locations')
+    .addColumn('id', id.type, id.build)
+    .addColumn('code', t, (c) => c.notNull().unique())
+    .addColumn('name', t, (c) => c.notNull())
+    .addColumn('name_fr', t)
+    .addColumn('kind', t, (c) => c.notNull())
+    .addColumn('parent_id', 'bigint', (c) => c.references('locations.id'))
+    .addColumn('walk_sequence', 'integer', (c) => c.notNull())
+    .execute()
+  await db.schema
+    .createTable('lots')
+    .addColumn('id', id.type, id.build)
+    .addColumn('item_id', 'bigint', (c) => c.notNull().references('items.id'))
+    .addColumn('code', t, (c) => c.notNull())
+    .addColumn('expires_on', t)
+    .addColumn('status', t, (c) => c.notNull())
+    .addUniqueConstraint('lots_item_code', ['item_id', 'code'])
+    .execute()
+  await db.schema.createIndex('lots_expiry').on('lots').column('expires_on').execute()
+  await seed(db)
+}
+
+type SeedTables = {
+  units: { code: string; name: string; name_fr: string; dimension: string | null; numerator: number; denominator: number }
+  locations: { code: string; name: string; name_fr: string; kind: string; walk_sequence: number }
+}
+
+async function seed(db: Kysely<unknown>): Promise<void> {
+  const unit = (code: string, name: string, name_fr: string, dimension: string | null, numerator = 1, denominator = 1) => ({
+    code,
+    name,
+    name_fr,
+    dimension,
+    numerator,
+    denominator
+  })
+  await db
+    .withTables<SeedTables>()
+    .insertInto('units')
+    .values([
+      unit('each', 'each', 'pièce', 'count'),
+      unit('pair', 'pair', 'paire', 'count', 2),
+      unit('dozen', 'dozen', 'douzaine', 'count', 12),
+      unit('mg', 'milligram', 'milligramme', 'mass', 1, 1000),
+      unit('g', 'gram', 'gramme', 'mass'),
+      unit('kg', 'kilogram', 'kilogramme', 'mass', 1000),
+      unit('t', 'tonne', 'tonne', 'mass', 1_000_000),
+      unit('ml', 'millilitre', 'millilitre', 'volume'),
+      unit('cl', 'centilitre', 'centilitre', 'volume', 10),
+      unit('l', 'litre', 'litre', 'volume', 1000),
+      unit('mm', 'millimetre', 'millimètre', 'length', 1, 1000),
+      unit('cm', 'centimetre', 'centimètre', 'length', 1, 100),
+      unit('m', 'metre', 'mètre', 'length'),
+      unit('m2', 'square metre', 'mètre carré', 'area'),
+      unit('box', 'box', 'boîte', null),
+      unit('case', 'case', 'caisse', null),
+      unit('pack', 'pack', 'paquet', null),
+      unit('bottle', 'bottle', 'bouteille', null),
+      unit('can', 'can', 'canette', null),
+      unit('bag', 'bag', 'sac', null),
+      unit('roll', 'roll', 'rouleau', null),
+      unit('tray', 'tray', 'plateau', null),
+      unit('portion', 'portion', 'portion', null)
+    ])
+    .execute()
+  const location = (code: string, kind: string, name: string, name_fr: string) => ({ code, kind, name, name_fr, walk_sequence: 0 })
+  await db
+    .withTables<SeedTables>()
+    .insertInto('locations')
+    .values([
+      location('main', 'internal', 'Main', 'Principal'),
+      location('supplier', 'supplier', 'Suppliers', 'Fournisseurs'),
+      location('customer', 'customer', 'Customers', 'Clients'),
+      location('consumption', 'consumption', 'Consumption', 'Consommation'),
+      location('waste', 'waste', 'Waste', 'Pertes'),
+      location('production', 'production', 'Production', 'Production'),
+      location('variance', 'variance', 'Count variance', 'Écart d’inventaire'),
+      location('opening', 'opening', 'Opening balance', 'Solde d’ouverture')
+    ])
+    .execute()
+}
+
+async function ledger(db: Kysely<unknown>): Promise<void> {
+  const id = identity(db)
+  const t = text(db)
+  await db.schema
+    .createTable('stock_accounts')
+    .addColumn('id', id.type, id.build)
+    .addColumn('item_id', 'bigint', (c) => c.notNull().references('items.id'))
+    .addColumn('location_id', 'bigint', (c) => c.notNull().references('locations.id'))
+    .addColumn('lot_id', 'bigint', (c) => c.notNull().references('lots.id'))
+    .addUniqueConstraint('stock_accounts_key', ['item_id', 'location_id', 'lot_id'])
+    .execute()
+  await db.schema.createIndex('stock_accounts_location').on('stock_accounts').columns(['location_id', 'item_id']).execute()
+  await db.schema
+    .createTable('stock_transactions')
+    .addColumn('seq', id.type, id.build)
+    .addColumn('id', t, (c) => c.notNull().unique())
+    .addColumn('type', t, (c) => c.notNull())
+    .addColumn('occurred_at', instant, (c) => c.notNull())
+    .addColumn('recorded_at', instant, (c) => c.notNull())
+    .addColumn('actor', t, (c) => c.notNull())
+    .addColumn('reason', t)
+    .addColumn('reference', t)
+    .addColumn('reverses', 'bigint', (c) => c.unique().references('stock_transactions.seq'))
+    .addColumn('import_id', t)
+    .addColumn('request_id', t, (c) => c.notNull())
+    .execute()
+  await db.schema.createIndex('stock_transactions_occurred').on('stock_transactions').columns(['occurred_at', 'seq']).execute()
+  await db.schema.createIndex('stock_transactions_reference').on('stock_transactions').column('reference').where('reference', 'is not', null).execute()
+  await db.schema.createIndex('stock_transactions_import').on('stock_transactions').columns(['import_id', 'seq']).where('import_id', 'is not', null).execute()
+  const moves = db.schema
+    .createTable('stock_moves')
+    .addColumn('transaction_seq', 'bigint', (c) => c.notNull().references('stock_transactions.seq'))
+    .addColumn('line', 'integer', (c) => c.notNull())
+    .addColumn('item_id', 'bigint', (c) => c.notNull().references('items.id'))
+    .addColumn('from_account', 'bigint', (c) => c.notNull().references('stock_accounts.id'))
+    .addColumn('to_account', 'bigint', (c) => c.notNull().references('stock_accounts.id'))
+    .addColumn('quantity', micros, (c) => c.notNull())
+    .addColumn('entered_quantity', micros, (c) => c.notNull())
+    .addColumn('entered_unit', t, (c) => c.notNull())
+    .addColumn('request_line', 'integer', (c) => c.notNull())
+    .addColumn('unit_cost', micros, (c) => c.notNull())
+    .addColumn('value', micros, (c) => c.notNull())
+    .addColumn('occurred_at', instant, (c) => c.notNull())
+    .addPrimaryKeyConstraint('stock_moves_key', ['transaction_seq', 'line'])
+    .addCheckConstraint('stock_moves_positive', sql`quantity > 0`)
+    .addCheckConstraint('stock_moves_apart', sql`from_account <> to_account`)
+  // The key is the order of reading and writing, so on SQLite the rows live in it.
+  await (isPostgres(db) ? moves : moves.modifyEnd(sql`without rowid`)).execute()
+  await db.schema.createIndex('stock_moves_item').on('stock_moves').columns(['item_id', 'occurred_at', 'transaction_seq', 'line']).execute()
+  await db.schema
+    .createTable('stock_balances')
+    .addColumn('account_id', 'bigint', (c) => c.primaryKey().references('stock_accounts.id'))
+    .addColumn('item_id', 'bigint', (c) => c.notNull().references('items.id'))
+    .addColumn('on_hand', micros, (c) => c.notNull())
+    .addColumn('reserved', micros, (c) => c.notNull())
+    .addCheckConstraint('stock_balances_on_hand', sql`on_hand >= 0`)
+    .addCheckConstraint('stock_balances_reserved', sql`reserved >= 0 and reserved <= on_hand`)
+    .execute()
+  await db.schema.createIndex('stock_balances_item').on('stock_balances').column('item_id').execute()
+  await db.schema
+    .createTable('item_totals')
+    .addColumn('item_id', 'bigint', (c) => c.primaryKey().references('items.id'))
+    .addColumn('on_hand', micros, (c) => c.notNull())
+    .addColumn('reserved', micros, (c) => c.notNull())
+    .addColumn('value', micros, (c) => c.notNull())
+    .addColumn('status', t, (c) => c.notNull())
+    .addCheckConstraint('item_totals_value', sql`value >= 0`)
+    .execute()
+  for (const column of ['on_hand', 'value', 'status']) {
+    await db.schema.createIndex(`item_totals_${column}`).on('item_totals').columns([column, 'item_id']).execute()
+  }
+  await makeAppendOnly(db, 'stock_transactions')
+  await makeAppendOnly(db, 'stock_moves')
+}
+
+async function reservationsAndImports(db: Kysely<unknown>): Promise<void> {
+  const id = identity(db)
+  const t = text(db)
+  await db.schema
+    .createTable('reservations')
+    .addColumn('seq', id.type, id.build)
+    .addColumn('id', t, (c) => c.notNull().unique())
+    .addColumn('account_id', 'bigint', (c) => c.notNull().references('stock_accounts.id'))
+    .addColumn('quantity', micros, (c) => c.notNull())
+    .addColumn('reference', t)
+    .addColumn('status', t, (c) => c.notNull())
+    .addColumn('expires_at', instant)
+    .addColumn('movement_id', t)
+    .addColumn('created_at', instant, (c) => c.notNull())
+    .execute()
+  await db.schema.createIndex('reservations_pending').on('reservations').columns(['status', 'expires_at']).execute()
+  await db.schema
+    .createTable('imports')
+    .addColumn('seq', id.type, id.build)
+    .addColumn('id', t, (c) => c.notNull().unique())
+    .addColumn('kind', t, (c) => c.notNull())
+    .addColumn('status', t, (c) => c.notNull())
+    .addColumn('total_rows', 'bigint', (c) => c.notNull())
+    .addColumn('done_rows', 'bigint', (c) => c.notNull())
+    .addColumn('spool', t)
+    .addColumn('options', 'text', (c) => c.notNull())
+    .addColumn('actor', t, (c) => c.notNull())
+    .addColumn('request_id', t, (c) => c.notNull())
+    .addColumn('created_at', instant, (c) => c.notNull())
+    .addColumn('finished_at', instant)
+    .execute()
+  await db.schema
+    .createTable('import_changes')
+    .addColumn('import_id', t, (c) => c.notNull())
+    .addColumn('item_code', t, (c) => c.notNull())
+    .addColumn('before', 'text')
+    .addPrimaryKeyConstraint('import_changes_key', ['import_id', 'item_code'])
+    .execute()
+}
+
+/** `item_search`: one lower-case text without accents for each item, indexed by trigrams, its key the item's id. */
+async function search(db: Kysely<unknown>): Promise<void> {
+  if (isPostgres(db)) {
+    // In a schema of its own name: the extension is the database's, tenants come and go.
+    await sql`create extension if not exists pg_trgm with schema public`.execute(db)
+    await db.schema
+      .createTable('item_search')
+      .addColumn('item_id', 'bigint', (c) => c.primaryKey().references('items.id').onDelete('cascade'))
+      .addColumn('text', 'text', (c) => c.notNull())
+      .execute()
+    await sql`create index item_search_trigrams on ${sql.table('item_search')} using gin (text public.gin_trgm_ops)`.execute(db)
+    return
+  }
+  await sql`create virtual table item_search using fts5(text, content='', contentless_delete=1, tokenize='trigram')`.execute(db)
+}

@@ -1,0 +1,343 @@
+import { v7 as uuidv7 } from 'uuid'
+import { fromMicros, multiplyMicros, toMicros } from '../../schemas/decimal.js'
+import type { Movement, MovementLine, MovementType } from '../../schemas/inventory.js'
+import { InsufficientStock, ItemNotFound, LocationNotFound, LocationNotStocked, LotNotFound, LotRule, MovementRule, UnitNotConvertible } from './errors.js'
+import type { LedgerItem, LedgerLocation, LedgerStore, TransactionHead } from './ledger-store.js'
+import { type AccountState, apply, byExpiry, type LotState, type Move, ROUTES, type Transfer } from './posting.js'
+import { DEFAULT_LOT, INTERNAL_KINDS } from './tables.js'
+
+export const DEFAULT_LOCATION = 'main'
+const VIRTUAL_LOCATIONS = ['supplier', 'consumption', 'waste', 'variance', 'opening']
+
+export interface Draft {
+  readonly type: MovementType
+  /** Milliseconds since 1970. */
+  readonly occurredAt: number
+  readonly reason: string | null
+  readonly reference: string | null
+  readonly importId: string | null
+  readonly lines: readonly MovementLine[]
+}
+
+export interface Author {
+  readonly actor: string
+  readonly requestId: string
+}
+
+interface Posted {
+  readonly head: TransactionHead
+  readonly reversesId: string | null
+  readonly moves: Move[]
+}
+
+export interface Reversible {
+  readonly seq: number
+  readonly id: string
+  readonly type: MovementType
+  readonly occurredAt: number
+  readonly reference: string | null
+}
+
+type StoredMove = Awaited<ReturnType<LedgerStore['movesOf']>>[number]
+
+/**
+ * The part of the ledger that some postings touch, held in memory: load what they need, post one after another, save all at
+ * once. Never saved, it is a rehearsal: that is how an import is tried before anything is stored.
+ */
+export class Book {
+  readonly #store: LedgerStore
+  readonly #lock: boolean
+  readonly #items = new Map<string, LedgerItem>()
+  readonly #locations = new Map<string, LedgerLocation>()
+  readonly #lots = new Map<string, LotState>()
+  readonly #accounts = new Map<string, AccountState>()
+  /** Accounts of an item at a location, for choosing among lots. */
+  readonly #shelves = new Map<string, AccountState[]>()
+  readonly #byId = new Map<number, AccountState>()
+  readonly #units = new Map<string, { dimension: string | null; numerator: number; denominator: number }>()
+  readonly #ratios = new Map<string, { numerator: number; denominator: number }>()
+  readonly #loaded = new Set<string>()
+  readonly #posted: Posted[] = []
+
+  constructor(store: LedgerStore, { lock }: { lock: boolean }) {
+    this.#store = store
+    this.#lock = lock
+  }
+
+  /** Loads what these lines touch and is not loaded yet; all at once, since locks are taken in one order. */
+  async load(lines: readonly MovementLine[]): Promise<void> {
+    const places = new Set([DEFAULT_LOCATION, ...VIRTUAL_LOCATIONS])
+    const lots = new Set([DEFAULT_LOT])
+    for (const { location, toLocation, lot } of lines) {
+      if (location !== undefined) places.add(location)
+      if (toLocation !== undefined) places.add(toLocation)
+      if (lot !== undefined) lots.add(lot)
+    }
+    await this.#loadPlaces(new Set(lines.map(({ itemCode }) => itemCode)), places, lots)
+    await this.#loadUnits(lines)
+  }
+
+  async #loadPlaces(codes: ReadonlySet<string>, places: ReadonlySet<string>, lots: ReadonlySet<string>): Promise<void> {
+    const newCodes = [...codes].filter((code) => !this.#items.has(code))
+    for (const item of await this.#store.items(newCodes, this.#lock)) this.#items.set(item.code, item)
+    const newPlaces = [...places].filter((code) => !this.#locations.has(code))
+    for (const location of await this.#store.locations(newPlaces)) this.#locations.set(location.code, location)
+
+    const items = [...codes].map((code) => this.#items.get(code)).filter((item) => item !== undefined)
+    for (const lot of await this.#store.lots(items.map(({ id }) => id), [...lots])) {
+      if (!this.#lots.has(keyOf(lot.itemId, lot.code))) this.#lots.set(keyOf(lot.itemId, lot.code), lot)
+    }
+    const locations = [...places].map((code) => this.#locations.get(code)).filter((location) => location !== undefined)
+    // What is in memory is newer than what is stored: a pair that was loaded is never loaded again.
+    const missing = items.filter((item) => locations.some((location) => !this.#loaded.has(keyOf(item.id, location.code))))
+    const stored = await this.#store.accounts(missing.map(({ id }) => id), locations.map(({ id }) => id))
+    for (const account of stored) {
+      if (!this.#loaded.has(keyOf(account.itemId, account.location.code))) this.#remember(account)
+    }
+    for (const item of missing) for (const location of locations) this.#loaded.add(keyOf(item.id, location.code))
+  }
+
+  async #loadUnits(lines: readonly MovementLine[]): Promise<void> {
+    const foreign = lines.filter(({ itemCode, unit }) => unit !== undefined && this.#items.get(itemCode)?.unit !== unit)
+    if (foreign.length === 0) return
+    const items = [...new Set(foreign.map(({ itemCode }) => itemCode))].map((code) => this.#items.get(code)).filter((item) => item !== undefined)
+    const codes = new Set([...foreign.map(({ unit }) => unit ?? ''), ...items.map(({ unit }) => unit)])
+    for (const unit of await this.#store.units([...codes])) this.#units.set(unit.code, unit)
+    for (const ratio of await this.#store.unitRatios(items.map(({ id }) => id))) this.#ratios.set(keyOf(ratio.itemId, ratio.unit), ratio)
+  }
+
+  /** Posts one transaction into memory. @throws a coded problem that names the line */
+  post(draft: Draft, author: Author): { head: TransactionHead; moves: Move[] } {
+    const moves = draft.lines.flatMap((line, index) => apply(this.#transfer(draft.type, line, index + 1)))
+    return this.#record(draft, author, null, moves)
+  }
+
+  /** Loads, and locks, what reversing these moves touches. */
+  async loadMoves(stored: readonly StoredMove[]): Promise<void> {
+    const places = new Set(stored.flatMap((move) => [move.fromLocation, move.toLocation]))
+    await this.#loadPlaces(new Set(stored.map(({ itemCode }) => itemCode)), places, new Set())
+    for (const account of this.#accounts.values()) this.#byId.set(account.id, account)
+  }
+
+  /** Takes a posted transaction back: every move the other way, at the value it had, on the day it happened. */
+  reverse(original: Reversible, stored: readonly StoredMove[], reason: string | null, author: Author): void {
+    const moves = [...stored].reverse().flatMap((move) => {
+      const item = this.#item(move.itemCode)
+      const from = this.#byId.get(move.toAccount)
+      const to = this.#byId.get(move.fromAccount)
+      if (from === undefined || to === undefined) throw new ItemNotFound({ itemCode: move.itemCode })
+      return apply({
+        requestLine: move.requestLine,
+        item,
+        quantity: move.quantity,
+        enteredQuantity: move.enteredQuantity,
+        enteredUnit: move.enteredUnit,
+        locationCode: from.location.code,
+        from: [from],
+        to: () => to,
+        value: move.value
+      })
+    })
+    this.#record({ ...original, reason, importId: null, lines: [] }, author, original, moves)
+  }
+
+  #record(draft: Draft, { actor, requestId }: Author, reverses: Reversible | null, moves: Move[]) {
+    const { type, occurredAt, reason, reference, importId } = draft
+    const recordedAt = Date.now()
+    const head = { id: uuidv7(), type, occurredAt, recordedAt, actor, reason, reference, reverses: reverses?.seq ?? null, importId, requestId }
+    this.#posted.push({ head, reversesId: reverses?.id ?? null, moves })
+    return { head, moves }
+  }
+
+  /** Writes all that was posted, in the caller's transaction. */
+  async save(): Promise<Movement[]> {
+    const store = this.#store
+    const moves = this.#posted.flatMap((posted) => posted.moves)
+    const accounts = [...new Set(moves.flatMap(({ from, to }) => [from, to]))]
+    const lots = [...new Set(accounts.map(({ lot }) => lot))]
+    await store.insertLots(lots.filter(({ id }) => id === 0))
+    await store.insertAccounts(accounts.filter(({ id }) => id === 0))
+    const seqs = await store.insertTransactions(this.#posted.map(({ head }) => head))
+    await store.insertMoves(this.#posted.map(({ head, moves }, index) => ({ seq: seqs[index] ?? 0, occurredAt: head.occurredAt, moves })))
+    await store.saveBalances(accounts.filter(({ internal }) => internal))
+    await store.saveTotals([...new Set(moves.map(({ item }) => item))])
+    const saved = this.#posted.map((posted) => movementOf(posted, this.#items))
+    this.#posted.length = 0
+    return saved
+  }
+
+  /** Forgets what was posted, keeping the balances it left: a rehearsal of millions of rows stays small. */
+  forgetPosted(): void {
+    this.#posted.length = 0
+  }
+
+  #transfer(type: MovementType, line: MovementLine, requestLine: number): Transfer {
+    const item = this.#item(line.itemCode)
+    const entered = toMicros(line.quantity)
+    if (entered === 0 || (entered < 0 && type !== 'adjustment')) {
+      throw new MovementRule({ line: requestLine, rule: `the quantity of a ${type} is above zero (it is ${line.quantity})` })
+    }
+    const here = this.#stocked(line.location ?? DEFAULT_LOCATION)
+    const there = line.toLocation === undefined ? undefined : this.#stocked(line.toLocation)
+    if ((type === 'transfer') !== (there !== undefined)) {
+      throw new MovementRule({ line: requestLine, rule: type === 'transfer' ? 'a transfer needs toLocation' : `toLocation belongs to a transfer, not to a ${type}` })
+    }
+    if (there?.id === here.id) throw new MovementRule({ line: requestLine, rule: 'location and toLocation are the same' })
+    const route = entered < 0 ? { from: ROUTES[type].to, to: ROUTES[type].from } : ROUTES[type]
+    const place = (name: string) => (name === 'here' ? here : name === 'there' && there !== undefined ? there : this.#location(name))
+    const [from, to] = [place(route.from), place(route.to)]
+    const enteredQuantity = Math.abs(entered)
+    const quantity = this.#inBaseUnit(item, line.unit ?? item.unit, enteredQuantity, requestLine)
+    const outgoing = route.from === 'here'
+    const lot = this.#lot(item, line, quantity, requestLine, outgoing)
+    return {
+      requestLine,
+      item,
+      quantity,
+      enteredQuantity,
+      enteredUnit: line.unit ?? item.unit,
+      locationCode: here.code,
+      from: lot === undefined ? this.#shelf(item, from) : [this.#account(item, from, lot)],
+      to: (source) => this.#account(item, to, source.lot),
+      value: outgoing || line.unitCost === undefined ? null : multiplyMicros(enteredQuantity, toMicros(line.unitCost))
+    }
+  }
+
+  /** The lot a line names, or undefined when the shelf decides (first expired, first out). */
+  #lot(item: LedgerItem, line: MovementLine, quantity: number, requestLine: number, outgoing: boolean): LotState | undefined {
+    const refuse = (rule: string) => new LotRule({ itemCode: item.code, rule, line: requestLine })
+    if (item.tracking === 'none') {
+      if (line.lot !== undefined) throw refuse('is not tracked by lot, so the line may not name one')
+      return this.#lots.get(keyOf(item.id, DEFAULT_LOT))
+    }
+    if (item.tracking === 'serial' && (line.lot === undefined || quantity !== 1_000_000)) {
+      throw refuse('is tracked by serial number: a line names one as its lot and moves exactly 1')
+    }
+    if (line.lot === undefined) {
+      if (outgoing) return undefined
+      throw refuse('is tracked by lot, so what comes in names its lot')
+    }
+    const known = this.#lots.get(keyOf(item.id, line.lot))
+    if (known !== undefined) return known
+    if (outgoing) throw new LotNotFound({ itemCode: item.code, lot: line.lot })
+    const made: LotState = { id: 0, itemId: item.id, code: line.lot, expiresOn: line.expiresOn ?? null, status: 'ok' }
+    this.#lots.set(keyOf(item.id, line.lot), made)
+    return made
+  }
+
+  #shelf(item: LedgerItem, location: LedgerLocation): AccountState[] {
+    const usable = (this.#shelves.get(keyOf(item.id, location.code)) ?? []).filter(({ lot }) => lot.status === 'ok')
+    return usable.sort(byExpiry)
+  }
+
+  #inBaseUnit(item: LedgerItem, unit: string, quantity: number, line: number): number {
+    if (unit === item.unit) return quantity
+    const own = this.#ratios.get(keyOf(item.id, unit))
+    const [base, given] = [this.#units.get(item.unit), this.#units.get(unit)]
+    const shared = base !== undefined && given !== undefined && base.dimension !== null && base.dimension === given.dimension
+    const ratio =
+      own ?? (shared ? { numerator: given.numerator * base.denominator, denominator: given.denominator * base.numerator } : undefined)
+    if (ratio === undefined) throw new UnitNotConvertible({ itemCode: item.code, unit, baseUnit: item.unit })
+    const exact = BigInt(quantity) * BigInt(ratio.numerator)
+    const converted = Number((exact + BigInt(ratio.denominator) / 2n) / BigInt(ratio.denominator))
+    if (converted === 0) throw new MovementRule({ line, rule: `${fromMicros(quantity)} ${unit} is less than 0.000001 ${item.unit}` })
+    if (converted > Number.MAX_SAFE_INTEGER) throw new MovementRule({ line, rule: `${fromMicros(quantity)} ${unit} is more than can be counted in ${item.unit}` })
+    return converted
+  }
+
+  #item(code: string): LedgerItem {
+    const item = this.#items.get(code)
+    if (item === undefined) throw new ItemNotFound({ itemCode: code })
+    return item
+  }
+
+  #location(code: string): LedgerLocation {
+    const location = this.#locations.get(code)
+    if (location === undefined) throw new LocationNotFound({ location: code })
+    return location
+  }
+
+  #stocked(code: string): LedgerLocation {
+    const location = this.#location(code)
+    if (!INTERNAL_KINDS.includes(location.kind)) throw new LocationNotStocked({ location: code, kind: location.kind })
+    return location
+  }
+
+  #account(item: LedgerItem, location: LedgerLocation, lot: LotState): AccountState {
+    const known = this.#accounts.get(accountKey(item.id, location.code, lot.code))
+    if (known !== undefined) return known
+    const internal = INTERNAL_KINDS.includes(location.kind)
+    const made: AccountState = { id: 0, itemId: item.id, location, lot, internal, onHand: 0, reserved: 0 }
+    this.#remember(made)
+    return made
+  }
+
+  #remember(account: AccountState): void {
+    const { itemId, location, lot } = account
+    this.#accounts.set(accountKey(itemId, location.code, lot.code), account)
+    const shelf = this.#shelves.get(keyOf(itemId, location.code))
+    if (shelf === undefined) this.#shelves.set(keyOf(itemId, location.code), [account])
+    else shelf.push(account)
+  }
+
+  /** An item that a reservation or its posting changes, with the account that holds it. */
+  hold(itemCode: string, locationCode: string, lotCode: string | undefined): { item: LedgerItem; account: AccountState } {
+    const item = this.#item(itemCode)
+    const location = this.#stocked(locationCode)
+    const lot = this.#lots.get(keyOf(item.id, lotCode ?? DEFAULT_LOT))
+    if (lot === undefined) throw new LotNotFound({ itemCode, lot: lotCode ?? DEFAULT_LOT })
+    return { item, account: this.#account(item, location, lot) }
+  }
+
+  /** Changes what is reserved of an account, in memory and in the database. */
+  async reserve(held: { item: LedgerItem; account: AccountState }, quantity: number): Promise<void> {
+    const { item, account } = held
+    if (quantity > account.onHand - account.reserved) {
+      throw new InsufficientStock({
+        itemCode: item.code,
+        location: account.location.code,
+        lot: account.lot.code === DEFAULT_LOT ? null : account.lot.code,
+        requested: fromMicros(quantity),
+        available: fromMicros(account.onHand - account.reserved),
+        line: 1
+      })
+    }
+    account.reserved += quantity
+    item.reserved += quantity
+    if (account.id === 0) await this.#store.insertAccounts([account])
+    await this.#store.saveBalances([account])
+    await this.#store.saveTotals([item])
+  }
+}
+
+const keyOf = (itemId: number, code: string) => `${itemId} ${code}`
+const accountKey = (itemId: number, location: string, lot: string) => `${itemId} ${location}\n${lot}`
+
+function movementOf({ head, reversesId, moves }: Posted, items: ReadonlyMap<string, LedgerItem>): Movement {
+  return {
+    id: head.id,
+    type: head.type,
+    occurredAt: new Date(head.occurredAt).toISOString(),
+    recordedAt: new Date(head.recordedAt).toISOString(),
+    actor: head.actor,
+    reason: head.reason,
+    reference: head.reference,
+    reverses: reversesId,
+    reversedBy: null,
+    importId: head.importId,
+    requestId: head.requestId,
+    lines: moves.map((move) => ({
+      line: move.requestLine,
+      itemCode: move.item.code,
+      quantity: fromMicros(move.quantity),
+      unit: items.get(move.item.code)?.unit ?? '',
+      enteredQuantity: fromMicros(move.enteredQuantity),
+      enteredUnit: move.enteredUnit,
+      from: move.from.location.code,
+      to: move.to.location.code,
+      lot: move.from.lot.code === DEFAULT_LOT ? null : move.from.lot.code,
+      unitCost: fromMicros(move.unitCost),
+      value: fromMicros(move.value)
+    }))
+  }
+}

@@ -1,0 +1,109 @@
+import type { Tenant, Transaction } from '../../plugins/contracts.js'
+import { toMicros } from '../../schemas/decimal.js'
+import type { Item, ItemPatch, ItemRow, NewItem } from '../../schemas/inventory.js'
+import { createCatalogueStore } from './catalogue-store.js'
+import type { Context } from './context.js'
+import { BarcodeTaken, ItemExists, ItemHasStock, ItemNotFound, UnitNotFound } from './errors.js'
+import { createItemStore, type ItemRecord, presentRow } from './item-store.js'
+import { STOCK_CACHE } from './movements.js'
+import { fromMicros } from '../../schemas/decimal.js'
+
+/** Adds what other modules know of a page of items. */
+export async function withFigures(
+  { onOrder, dailyDemand }: Pick<Context, 'onOrder' | 'dailyDemand'>,
+  tenant: Tenant,
+  rows: readonly Omit<ItemRow, 'onOrder' | 'daysOfCover'>[]
+): Promise<ItemRow[]> {
+  const codes = rows.map(({ itemCode }) => itemCode)
+  const [ordered, demand] = await Promise.all([onOrder?.(tenant, codes), dailyDemand?.(tenant, codes)])
+  return rows.map((row) => {
+    const perDay = demand?.get(row.itemCode)
+    const daysOfCover = perDay === undefined || perDay <= 0 ? null : Math.round((row.available / perDay) * 10) / 10
+    return { ...row, onOrder: ordered?.get(row.itemCode) ?? 0, daysOfCover }
+  })
+}
+
+export async function loadItem(context: Pick<Context, 'onOrder' | 'dailyDemand'>, tenant: Tenant, db: Tenant['db'], itemCode: string, showCost: boolean): Promise<Item> {
+  const store = createItemStore(db)
+  const [row] = await store.find([itemCode])
+  if (row === undefined) throw new ItemNotFound({ itemCode })
+  const [shown] = await withFigures(context, tenant, [presentRow(row, showCost)])
+  if (shown === undefined) throw new ItemNotFound({ itemCode })
+  return { ...shown, ...(await store.details(row)) }
+}
+
+/** The micro values and defaults of what a client sent, over what is stored. */
+export function recordOf(fields: NewItem | ItemPatch, base: ItemRecord, categoryId: number | null): ItemRecord {
+  const decimal = (value: number | null | undefined, stored: number | null) => (value === undefined ? stored : value === null ? null : toMicros(value))
+  return {
+    ...base,
+    name: fields.name ?? base.name,
+    nameFr: fields.nameFr === undefined ? base.nameFr : fields.nameFr,
+    categoryId: fields.category === undefined ? base.categoryId : categoryId,
+    shelfLifeDays: fields.shelfLifeDays === undefined ? base.shelfLifeDays : fields.shelfLifeDays,
+    reorderPoint: decimal(fields.reorderPoint, base.reorderPoint),
+    parLevel: decimal(fields.parLevel, base.parLevel),
+    unitCost: decimal(fields.unitCost, base.unitCost),
+    barcodes: fields.barcodes ?? base.barcodes,
+    updatedAt: Date.now()
+  }
+}
+
+export const blankRecord = (code: string, unit: string, tracking: NewItem['tracking'] = 'none'): ItemRecord => ({
+  code,
+  name: code,
+  nameFr: null,
+  categoryId: null,
+  unit,
+  tracking,
+  shelfLifeDays: null,
+  reorderPoint: null,
+  parLevel: null,
+  unitCost: null,
+  barcodes: [],
+  createdAt: Date.now(),
+  updatedAt: Date.now(),
+  archivedAt: null
+})
+
+export async function createItem(tx: Transaction, body: NewItem): Promise<void> {
+  const store = createItemStore(tx.db)
+  const catalogue = createCatalogueStore(tx.db)
+  const known = (await store.records([body.itemCode])).get(body.itemCode)
+  if (known !== undefined && known.archivedAt === null) throw new ItemExists({ itemCode: body.itemCode })
+  if (!(await catalogue.unitExists(body.unit))) throw new UnitNotFound({ unit: body.unit })
+  await refuseTakenBarcodes(tx, body.itemCode, body.barcodes ?? [])
+  const categoryId = body.category == null ? null : await catalogue.categoryId(body.category)
+  // A code that was archived comes back to life with its history; its unit and tracking are what the ledger counted in.
+  if (known !== undefined) await store.update([{ ...recordOf(body, known, categoryId), id: known.id, archivedAt: null }])
+  else await store.insert([recordOf(body, blankRecord(body.itemCode, body.unit, body.tracking), categoryId)])
+  tx.invalidate(STOCK_CACHE)
+}
+
+export async function patchItem(tx: Transaction, itemCode: string, patch: ItemPatch): Promise<void> {
+  const store = createItemStore(tx.db)
+  const known = (await store.records([itemCode])).get(itemCode)
+  if (known === undefined || known.archivedAt !== null) throw new ItemNotFound({ itemCode })
+  await refuseTakenBarcodes(tx, itemCode, patch.barcodes ?? [])
+  const categoryId = patch.category == null ? null : await createCatalogueStore(tx.db).categoryId(patch.category)
+  await store.update([{ ...recordOf(patch, known, categoryId), id: known.id }])
+  tx.invalidate(STOCK_CACHE)
+}
+
+/** An item with history is archived, since the ledger refers to it; one without is gone. */
+export async function removeItem(tx: Transaction, itemCode: string): Promise<void> {
+  const store = createItemStore(tx.db)
+  const known = (await store.records([itemCode])).get(itemCode)
+  const [row] = await store.find([itemCode])
+  if (known === undefined || row === undefined) throw new ItemNotFound({ itemCode })
+  if (row.on_hand > 0) throw new ItemHasStock({ itemCode, onHand: fromMicros(row.on_hand) })
+  if (await store.hasHistory(known.id)) await store.update([{ ...known, barcodes: [], archivedAt: Date.now(), updatedAt: Date.now() }])
+  else await store.remove([known.id])
+  tx.invalidate(STOCK_CACHE)
+}
+
+async function refuseTakenBarcodes(tx: Transaction, itemCode: string, barcodes: readonly string[]): Promise<void> {
+  const owners = await createItemStore(tx.db).ownersOf(barcodes)
+  const other = owners.find((owner) => owner.itemCode !== itemCode)
+  if (other !== undefined) throw new BarcodeTaken(other)
+}

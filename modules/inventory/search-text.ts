@@ -1,0 +1,25 @@
+/** Marks where a field begins, twice, so that one or two letters make a trigram with it: short searches find by prefix. */
+const FIELD = '\u0001\u0001'
+
+/** Lower case, without accents, white space folded: what is searched and what is found are both written so. */
+export const fold = (text: string): string =>
+  text
+    .normalize('NFD')
+    .replace(/\p{M}/gu, '')
+    .toLowerCase()
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: the marks between fields must not be typed
+    .replace(/[\s\u0000-\u001f]+/g, ' ')
+    .trim()
+
+export const searchText = (item: { code: string; name: string; nameFr: string | null; barcodes: readonly string[] }): string =>
+  [item.code, item.name, item.nameFr ?? '', ...item.barcodes]
+    .filter((field) => field !== '')
+    .map((field) => FIELD + fold(field))
+    .join('')
+
+const anchored = (folded: string) => (folded.length >= 3 ? folded : `${FIELD.slice(0, 3 - folded.length)}${folded}`)
+
+/** For FTS5: one quoted phrase. */
+export const matchPhrase = (folded: string): string => `"${anchored(folded).replaceAll('"', '""')}"`
+/** For LIKE, its wildcards escaped. */
+export const likePattern = (folded: string): string => `%${anchored(folded).replace(/[\\%_]/g, '\\$&')}%`
