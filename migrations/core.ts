@@ -37,12 +37,18 @@ export const coreMigrations: Migrations = {
         .addColumn('result', 'text')
         .addColumn('error_code', 'text')
         .addColumn('error_message', 'text')
+        // Where it must run; null: anywhere.
+        .addColumn('node', 'text')
+        // Who runs it now: a new value for each run, so that one that was given up for dead can no longer write.
+        .addColumn('claim', 'text')
         .addColumn('attempts', 'integer', (c) => c.notNull().defaultTo(0))
+        .addColumn('cancel_requested_at', instant)
         .addColumn('created_at', instant, (c) => c.notNull())
         .addColumn('heartbeat_at', instant, (c) => c.notNull())
         .addColumn('finished_at', instant)
         .execute()
       await db.schema.createIndex('jobs_status').on('jobs').columns(['status', 'created_at']).execute()
+      await db.schema.createIndex('jobs_created_at').on('jobs').columns(['created_at', 'id']).execute()
     }
   }
 }

@@ -77,6 +77,37 @@ export const JobNotFound = problem<{ id: string }>('JOB_NOT_FOUND', 404, {
   en: 'The job {id} does not exist.',
   fr: 'La tâche {id} n’existe pas.'
 })
+export const JobKindUnknown = problem<{ kind: string }>('JOB_KIND_UNKNOWN', 500, {
+  en: 'No job of the kind {kind} is defined here.',
+  fr: 'Aucune tâche du type {kind} n’est définie ici.'
+})
+export const JobEnded = problem<{ id: string; jobStatus: string }>('JOB_ENDED', 409, {
+  en: 'The job {id} has ended already ({jobStatus}).',
+  fr: 'La tâche {id} est déjà terminée ({jobStatus}).'
+})
+/** Only ever stored on a job: it threw what is not a coded problem. The log has the cause. */
+export const JobFailed = problem('JOB_FAILED', 500, {
+  en: 'The job failed for a reason that is in the log under its id.',
+  fr: 'La tâche a échoué ; la cause est dans le journal sous son identifiant.'
+})
+/** Only ever stored on a job. */
+export const JobLost = problem<{ attempts: number }>('JOB_LOST', 500, {
+  en: 'The process that ran the job ended {attempts} times before it was done.',
+  fr: 'Le processus qui exécutait la tâche s’est arrêté {attempts} fois avant la fin.'
+})
+/** Only ever stored on a job. */
+export const JobAbandoned = problem('JOB_ABANDONED', 500, {
+  en: 'The machine whose files the job needs has not been heard of for a day.',
+  fr: 'La machine dont la tâche exige les fichiers est muette depuis un jour.'
+})
+export const ComputeMemoryExceeded = problem<{ memoryMegabytes: number }>('COMPUTE_MEMORY_EXCEEDED', 500, {
+  en: 'The computation needs more than {memoryMegabytes} MB.',
+  fr: 'Le calcul exige plus de {memoryMegabytes} Mo.'
+})
+export const ComputeThreadLost = problem('COMPUTE_THREAD_LOST', 503, {
+  en: 'The thread of the computation ended before it was done.',
+  fr: 'Le fil d’exécution du calcul s’est arrêté avant la fin.'
+})
 
 const TITLES: Record<number, Record<Locale, string>> = {
   400: { en: 'Bad request', fr: 'Requête incorrecte' },

@@ -1,0 +1,98 @@
+import { setMaxListeners } from 'node:events'
+import { Piscina } from 'piscina'
+import type { Compute } from './contracts.js'
+import { ComputeMemoryExceeded, ComputeThreadLost } from './errors.js'
+
+const IDLE_TIMEOUT_MS = 10_000
+const MEMORY_MEGABYTES = 512
+
+export interface ComputeOptions {
+  /** How many tasks run at once, each in a thread of its own. */
+  threads: number
+  /** Heap of one thread; a task that wants more is ended and rejected. */
+  memoryMegabytes?: number
+}
+
+export interface ComputeService extends Compute {
+  /** Ends the threads; tasks that run or wait are rejected. */
+  close(): Promise<void>
+}
+
+/**
+ * A pool of worker threads for arithmetic. Threads start with the first task and end when idle. Input and output are
+ * structured clones. Aborting ends the thread at once and rejects with an `AbortError`; a task whose thread dies is
+ * rejected with `COMPUTE_MEMORY_EXCEEDED` or `COMPUTE_THREAD_LOST`, and the pool goes on.
+ */
+export function createCompute({ threads, memoryMegabytes = MEMORY_MEGABYTES }: ComputeOptions): ComputeService {
+  let pool: Piscina | undefined
+  let closed = false
+  const slots = limiter(threads)
+  const start = () =>
+    new Piscina({
+      minThreads: 0,
+      maxThreads: threads,
+      idleTimeout: IDLE_TIMEOUT_MS,
+      resourceLimits: { maxOldGenerationSizeMb: memoryMegabytes }
+    }).on('error', () => {
+      // A thread that dies between tasks concerns nobody; without a listener it would end the process.
+    })
+  return {
+    // The pool does not replace a thread that died while tasks wait in its own queue, so they wait here instead.
+    run: (file, input, { signal } = {}) => {
+      // A job computes thousands of tasks under its one signal; many listeners are no leak here.
+      if (signal !== undefined) setMaxListeners(0, signal)
+      return slots(signal, async () => {
+        if (closed) throw new ComputeThreadLost({})
+        pool ??= start()
+        try {
+          return await pool.run(input, { filename: file.href, ...(signal === undefined ? {} : { signal }) })
+        } catch (error) {
+          throw named(error, memoryMegabytes)
+        }
+      })
+    },
+    close: async () => {
+      closed = true
+      await pool?.destroy()
+    }
+  }
+}
+
+function named(error: unknown, memoryMegabytes: number): unknown {
+  if (!(error instanceof Error)) return error
+  if ('code' in error && error.code === 'ERR_WORKER_OUT_OF_MEMORY')
+    return new ComputeMemoryExceeded({ memoryMegabytes })
+  if (/^worker exited with code|^Terminating worker thread$/.test(error.message)) return new ComputeThreadLost({})
+  return error
+}
+
+/** Runs at most `limit` at once, the others in the order they came; one that is aborted while it waits is rejected at once. */
+function limiter(limit: number) {
+  const waiting: (() => void)[] = []
+  let free = limit
+  const slot = (signal: AbortSignal | undefined) =>
+    new Promise<void>((resolve, reject) => {
+      const give = () => {
+        signal?.removeEventListener('abort', abort)
+        resolve()
+      }
+      const abort = () => {
+        waiting.splice(waiting.indexOf(give), 1)
+        reject(signal?.reason)
+      }
+      waiting.push(give)
+      signal?.addEventListener('abort', abort, { once: true })
+    })
+  return async <R>(signal: AbortSignal | undefined, work: () => Promise<R>): Promise<R> => {
+    signal?.throwIfAborted()
+    if (free > 0) free--
+    else await slot(signal)
+    try {
+      return await work()
+    } finally {
+      const next = waiting.shift()
+      if (next === undefined) free++
+      else next()
+    }
+  }
+}

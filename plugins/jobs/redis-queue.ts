@@ -1,0 +1,113 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Queue, Worker } from 'bullmq'
+import { Redis } from 'ioredis'
+import type { JobLog } from './runner.js'
+import type { QueuedJob } from './store.js'
+
+/** After Redis did not answer, it is not asked again for so long: nothing waits on it job after job. */
+const PAUSE_MS = 5_000
+const RECONNECT_MS_MAX = 2_000
+const CLOSE_MS = 2_000
+
+/** All that Redis is told: the job itself is in the tenant's database. */
+interface Payload {
+  tenant: string
+  jobId: string
+}
+
+export interface RedisQueueOptions {
+  url: string
+  name: string
+  concurrency: number
+  /** False: this process only adds. */
+  consume: boolean
+  answerMs: number
+  log: JobLog
+  run(tenant: string, id: string): Promise<void>
+  /** Redis went away: what it was told may be lost. */
+  onLost(): void
+}
+
+export interface RedisQueue {
+  /** Begins to take jobs. Waits a moment for Redis, and no longer. */
+  open(): Promise<void>
+  /** Hands a job over; false when Redis does not answer in time. It may have it even so: a claim is exclusive. */
+  add(tenant: string, job: QueuedJob): Promise<boolean>
+  /** Takes no more jobs; `add` still works. */
+  stop(): Promise<void>
+  close(): Promise<void>
+}
+
+export function createRedisQueue(options: RedisQueueOptions): RedisQueue {
+  const { url, name, concurrency, answerMs, log } = options
+  const retryStrategy = (times: number) => Math.min(times * 100, RECONNECT_MS_MAX)
+  const producer = new Redis(url, { enableOfflineQueue: false, maxRetriesPerRequest: 1, retryStrategy })
+  const queue = new Queue<Payload>(name, { connection: producer })
+  const consumer = options.consume ? new Redis(url, { maxRetriesPerRequest: null, retryStrategy }) : undefined
+  let worker: Worker<Payload> | undefined
+  let pausedUntil = 0
+  let up = false
+  // Connection errors repeat at each attempt; that Redis went away is said once, below.
+  const ignore = (err: unknown) => log.debug({ err }, 'job queue')
+
+  queue.on('error', ignore)
+  producer.on('error', ignore)
+  consumer?.on('error', ignore)
+  producer.on('ready', () => {
+    up = true
+    pausedUntil = 0
+    log.info({}, 'jobs are queued on Redis')
+  })
+  producer.on('close', () => {
+    if (!up) return
+    up = false
+    log.warn({}, 'Redis is away: jobs run in this process')
+    options.onLost()
+  })
+
+  return {
+    async open() {
+      if (consumer !== undefined) {
+        worker = new Worker<Payload>(name, ({ data }) => options.run(data.tenant, data.jobId), {
+          connection: consumer,
+          concurrency
+        })
+        worker.on('error', ignore)
+      }
+      const deadline = performance.now() + answerMs
+      while (!up && performance.now() < deadline) await sleep(5)
+      if (!up) log.warn({}, 'Redis does not answer: jobs run in this process')
+    },
+
+    async add(tenant, { id, kind, queuedAt }) {
+      if (!up || performance.now() < pausedUntil) return false
+      const added = queue.add(
+        kind,
+        { tenant, jobId: id },
+        // Named after this time in the queue, so that a sweep adds nothing that waits already.
+        { jobId: `${tenant}_${id}_${queuedAt}`, removeOnComplete: true, removeOnFail: true }
+      )
+      const outcome = await Promise.race([
+        added.then(
+          () => true,
+          () => false
+        ),
+        sleep(answerMs, false)
+      ])
+      if (!outcome) pausedUntil = performance.now() + PAUSE_MS
+      return outcome
+    },
+
+    async stop() {
+      const stopping = worker?.close(true).catch(ignore)
+      await Promise.race([stopping, sleep(CLOSE_MS)])
+      consumer?.disconnect()
+    },
+
+    async close() {
+      up = false
+      await Promise.race([queue.close().catch(ignore), sleep(CLOSE_MS)])
+      producer.disconnect()
+    }
+  }
+}

@@ -1,0 +1,357 @@
+import type { Kysely } from 'kysely'
+import { v7 as uuidv7 } from 'uuid'
+import type { Job, JobStatus } from '../../schemas/common.js'
+import type { Tenant } from '../contracts.js'
+import { JobAbandoned, JobLost } from '../errors.js'
+import type { Problem } from '../problem.js'
+
+type JobTable = {
+  id: string
+  kind: string
+  status: JobStatus
+  params: string
+  progress_done: number
+  progress_total: number
+  result: string | null
+  error_code: string | null
+  error_message: string | null
+  node: string | null
+  claim: string | null
+  attempts: number
+  cancel_requested_at: number | null
+  created_at: number
+  heartbeat_at: number
+  finished_at: number | null
+}
+// Kysely's `withTables` takes type literals only.
+export type JobTables = { jobs: JobTable }
+
+const ENDED = ['succeeded', 'failed', 'cancelled'] as const
+/** A sweep takes up at most this many queued jobs of a tenant; the next one takes more. */
+const QUEUED_MAX = 1_000
+
+/** A queued job: `queuedAt` changes each time that it is queued again. */
+export interface QueuedJob {
+  readonly id: string
+  readonly kind: string
+  readonly node: string | null
+  readonly queuedAt: number
+}
+
+export interface ClaimedJob {
+  readonly id: string
+  readonly kind: string
+  readonly claim: string
+  /** JSON text. */
+  readonly params: string
+}
+
+export interface Progress {
+  readonly done: number
+  readonly total: number
+}
+
+export interface Ending {
+  readonly status: 'succeeded' | 'failed' | 'cancelled'
+  /** JSON text. */
+  readonly result?: string | undefined
+  readonly error?: Problem
+  readonly progress: Progress | undefined
+}
+
+export interface JobFilter {
+  status?: JobStatus
+  kind?: string
+}
+
+/** Where a page of the list, newest first, goes on. */
+export interface JobPosition {
+  readonly createdAt: number
+  readonly id: string
+}
+
+export interface Interrupted {
+  readonly requeued: { kind: string }[]
+  readonly cancelled: { kind: string }[]
+  readonly lost: { kind: string }[]
+}
+
+const instant = (milliseconds: number) => new Date(milliseconds).toISOString()
+
+function toJob(row: JobTable): Job {
+  const { error_code: code, error_message: message } = row
+  return {
+    id: row.id,
+    kind: row.kind,
+    status: row.status,
+    progress: { done: row.progress_done, total: row.progress_total },
+    ...(row.result === null ? {} : { result: JSON.parse(row.result) }),
+    ...(code === null ? {} : { error: { code, message: message ?? '' } }),
+    createdAt: instant(row.created_at),
+    finishedAt: row.finished_at === null ? null : instant(row.finished_at)
+  }
+}
+
+/** The tenant's `jobs` table, the only place where a job's state is kept. */
+export function createJobStore({ db: reads, transact }: Tenant) {
+  const db = reads.withTables<JobTables>()
+  const write = <R>(work: (db: Kysely<JobTables>) => Promise<R>) =>
+    transact((tx) => work(tx.db.withTables<JobTables>()))
+
+  return {
+    async insert(kind: string, params: unknown, node: string | null): Promise<{ job: Job; queued: QueuedJob }> {
+      const now = Date.now()
+      const row: JobTable = {
+        id: uuidv7({ msecs: now }),
+        kind,
+        status: 'queued',
+        params: JSON.stringify(params ?? null),
+        progress_done: 0,
+        progress_total: 0,
+        result: null,
+        error_code: null,
+        error_message: null,
+        node,
+        claim: null,
+        attempts: 0,
+        cancel_requested_at: null,
+        created_at: now,
+        heartbeat_at: now,
+        finished_at: null
+      }
+      await write((tx) => tx.insertInto('jobs').values(row).execute())
+      return { job: toJob(row), queued: { id: row.id, kind, node, queuedAt: now } }
+    },
+
+    async get(id: string): Promise<Job | undefined> {
+      const row = await db.selectFrom('jobs').selectAll().where('id', '=', id).executeTakeFirst()
+      return row === undefined ? undefined : toJob(row)
+    },
+
+    async list(filter: JobFilter, limit: number, after: JobPosition | undefined): Promise<[JobPosition, Job][]> {
+      let query = db.selectFrom('jobs').selectAll().orderBy('created_at', 'desc').orderBy('id', 'desc').limit(limit)
+      if (filter.status !== undefined) query = query.where('status', '=', filter.status)
+      if (filter.kind !== undefined) query = query.where('kind', '=', filter.kind)
+      if (after !== undefined) {
+        query = query.where((eb) => eb(eb.refTuple('created_at', 'id'), '<', eb.tuple(after.createdAt, after.id)))
+      }
+      const rows = await query.execute()
+      return rows.map((row) => [{ createdAt: row.created_at, id: row.id }, toJob(row)])
+    },
+
+    /** Takes a queued job; undefined when another runner was first, or it was cancelled. */
+    async claim(id: string, kinds: readonly string[], node: string): Promise<ClaimedJob | undefined> {
+      const claim = uuidv7()
+      const row = await write((tx) =>
+        tx
+          .updateTable('jobs')
+          .set((eb) => ({
+            status: 'running',
+            claim,
+            attempts: eb('attempts', '+', 1),
+            heartbeat_at: Date.now(),
+            progress_done: 0,
+            progress_total: 0
+          }))
+          .where('id', '=', id)
+          .where('status', '=', 'queued')
+          .where('kind', 'in', kinds)
+          .where((eb) => eb.or([eb('node', 'is', null), eb('node', '=', node)]))
+          .returning(['kind', 'params'])
+          .executeTakeFirst()
+      )
+      return row === undefined ? undefined : { id, kind: row.kind, claim, params: row.params }
+    },
+
+    /** Which of these runs still own their job, and which are asked to stop. */
+    async owned(claims: readonly string[]): Promise<Map<string, { cancelRequested: boolean }>> {
+      const rows = await db
+        .selectFrom('jobs')
+        .select(['claim', 'cancel_requested_at'])
+        .where('claim', 'in', claims)
+        .where('status', '=', 'running')
+        .execute()
+      return new Map(
+        rows.map(({ claim, cancel_requested_at: at }) => [claim ?? '', { cancelRequested: at !== null }] as const)
+      )
+    },
+
+    async beat({ id, claim }: ClaimedJob, progress?: Progress): Promise<void> {
+      const heard = { heartbeat_at: Date.now() }
+      const set = progress === undefined ? heard : { ...heard, ...columnsOf(progress) }
+      await write((tx) => owner(tx.updateTable('jobs').set(set), id, claim).execute())
+    },
+
+    /** False when this run no longer owns the job. */
+    async finish({ id, claim }: ClaimedJob, { status, result, error, progress }: Ending): Promise<boolean> {
+      const now = Date.now()
+      const set = {
+        status,
+        claim: null,
+        result: result ?? null,
+        error_code: error?.code ?? null,
+        error_message: error?.detail('en') ?? null,
+        heartbeat_at: now,
+        finished_at: now,
+        ...(progress === undefined ? {} : columnsOf(progress))
+      }
+      const { numUpdatedRows } = await write((tx) =>
+        owner(tx.updateTable('jobs').set(set), id, claim).executeTakeFirstOrThrow()
+      )
+      return numUpdatedRows > 0n
+    },
+
+    /** Back to the queue, as if this run had not been: the service stops. */
+    async release({ id, claim }: ClaimedJob): Promise<QueuedJob | undefined> {
+      return write((tx) =>
+        owner(tx.updateTable('jobs'), id, claim)
+          .set((eb) => ({ ...requeued(), attempts: eb('attempts', '-', 1) }))
+          .returning(QUEUED_COLUMNS)
+          .executeTakeFirst()
+      )
+    },
+
+    /** Ends a queued job at once; asks the runner of a running one to stop. */
+    async cancel(id: string): Promise<Job | undefined> {
+      const now = Date.now()
+      return write(async (tx) => {
+        await tx
+          .updateTable('jobs')
+          .set({ status: 'cancelled', cancel_requested_at: now, finished_at: now })
+          .where('id', '=', id)
+          .where('status', '=', 'queued')
+          .execute()
+        await tx
+          .updateTable('jobs')
+          .set({ cancel_requested_at: now })
+          .where('id', '=', id)
+          .where('status', '=', 'running')
+          .execute()
+        const row = await tx.selectFrom('jobs').selectAll().where('id', '=', id).executeTakeFirst()
+        return row === undefined ? undefined : toJob(row)
+      })
+    },
+
+    /** Takes back the jobs of processes that died: those that nobody has heard of since `staleBefore`. */
+    async interrupt(staleBefore: number, node: string, alive: readonly string[], attemptsMax: number) {
+      const stale = await db
+        .selectFrom('jobs')
+        .select(['id'])
+        .where('status', '=', 'running')
+        .where('heartbeat_at', '<', staleBefore)
+        .execute()
+      const interrupted: Interrupted = { requeued: [], cancelled: [], lost: [] }
+      if (stale.length === 0) return interrupted
+      return write(async (tx) => {
+        const update = () => {
+          const query = tx
+            .updateTable('jobs')
+            .where('status', '=', 'running')
+            .where('heartbeat_at', '<', staleBefore)
+            .where((eb) => eb.or([eb('node', 'is', null), eb('node', '=', node)]))
+            .returning(['kind'])
+          return alive.length === 0 ? query : query.where('claim', 'not in', alive)
+        }
+        const ended = { claim: null, finished_at: Date.now() }
+        const error = new JobLost({ attempts: attemptsMax })
+        return {
+          cancelled: await update()
+            .where('cancel_requested_at', 'is not', null)
+            .set({ ...ended, status: 'cancelled' })
+            .execute(),
+          lost: await update()
+            .where('attempts', '>=', attemptsMax)
+            .set({ ...ended, status: 'failed', error_code: error.code, error_message: error.detail('en') })
+            .execute(),
+          requeued: await update().set(requeued()).execute()
+        }
+      })
+    },
+
+    /** Fails the jobs that need the files of another node when it has not been heard of since `before`. */
+    async abandon(before: number, node: string): Promise<void> {
+      const error = new JobAbandoned({})
+      const ended = {
+        status: 'failed' as const,
+        claim: null,
+        error_code: error.code,
+        error_message: error.detail('en')
+      }
+      const abandoned = await db
+        .selectFrom('jobs')
+        .select('id')
+        .where('status', 'in', ['queued', 'running'])
+        .where('heartbeat_at', '<', before)
+        .where('node', '!=', node)
+        .execute()
+      for (const { id } of abandoned) {
+        await write((tx) =>
+          tx
+            .updateTable('jobs')
+            .set({ ...ended, finished_at: Date.now() })
+            .where('id', '=', id)
+            .where('status', 'in', ['queued', 'running'])
+            .where('heartbeat_at', '<', before)
+            .execute()
+        )
+      }
+    },
+
+    queued(kinds: readonly string[], node: string): Promise<QueuedJob[]> {
+      return db
+        .selectFrom('jobs')
+        .select(QUEUED_COLUMNS)
+        .where('status', '=', 'queued')
+        .where('kind', 'in', kinds)
+        .where((eb) => eb.or([eb('node', 'is', null), eb('node', '=', node)]))
+        .orderBy('created_at')
+        .limit(QUEUED_MAX)
+        .execute()
+    },
+
+    depths(): Promise<{ kind: string; depth: number; oldest: number }[]> {
+      return db
+        .selectFrom('jobs')
+        .select((eb) => ['kind', eb.fn.countAll<number>().as('depth'), eb.fn.min('created_at').as('oldest')])
+        .where('status', '=', 'queued')
+        .groupBy('kind')
+        .execute()
+    },
+
+    lastSuccesses(): Promise<{ kind: string; at: number | null }[]> {
+      return db
+        .selectFrom('jobs')
+        .select((eb) => ['kind', eb.fn.max('finished_at').as('at')])
+        .where('status', '=', 'succeeded')
+        .groupBy('kind')
+        .execute()
+    },
+
+    async deleteEndedBefore(instant: number): Promise<void> {
+      const old = await db
+        .selectFrom('jobs')
+        .select('id')
+        .where('status', 'in', ENDED)
+        .where('created_at', '<', instant)
+        .where('finished_at', '<', instant)
+        .limit(QUEUED_MAX)
+        .execute()
+      if (old.length === 0) return
+      const ids = old.map(({ id }) => id)
+      await write((tx) => tx.deleteFrom('jobs').where('id', 'in', ids).execute())
+    }
+  }
+}
+export type JobStore = ReturnType<typeof createJobStore>
+
+const QUEUED_COLUMNS = ['id', 'kind', 'node', 'heartbeat_at as queuedAt'] as const
+const requeued = () => ({ status: 'queued' as const, claim: null, heartbeat_at: Date.now() })
+const columnsOf = ({ done, total }: Progress) => ({ progress_done: done, progress_total: total })
+
+interface Filterable<Query> {
+  where(column: 'id' | 'claim' | 'status', operator: '=', value: string): Query
+}
+/** A run writes only while the job is its own. */
+function owner<Query extends Filterable<Query>>(query: Query, id: string, claim: string): Query {
+  return query.where('id', '=', id).where('claim', '=', claim).where('status', '=', 'running')
+}

@@ -1,0 +1,472 @@
+import { spawn } from 'node:child_process'
+import { randomUUID } from 'node:crypto'
+import { once } from 'node:events'
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath, pathToFileURL } from 'node:url'
+import Fastify from 'fastify'
+import t, { type Test } from 'tap'
+import { createCompute } from '../plugins/compute.js'
+import type { EnterModule, Tenant } from '../plugins/contracts.js'
+import { Forbidden, useProblems } from '../plugins/errors.js'
+import { jobRoutes } from '../plugins/job-routes.js'
+import type { JobTables } from '../plugins/jobs/store.js'
+import type { JobService, JobsOptions } from '../plugins/jobs.js'
+import { createValidatorCompiler } from '../plugins/validation.js'
+import type { Job } from '../schemas/common.js'
+import { openJobs, openTenants, TIMINGS } from './jobs-harness.js'
+import { freshDatabase, redisUrl, startRedis } from './services.js'
+
+const until = async (what: () => Promise<boolean> | boolean, timeoutMs = 10_000) => {
+  const deadline = performance.now() + timeoutMs
+  while (!(await what())) {
+    if (performance.now() > deadline) throw new Error(`not within ${timeoutMs} ms: ${what}`)
+    await sleep(10)
+  }
+}
+const running = async (jobs: JobService, tenant: Tenant, id: string) =>
+  (await jobs.get(tenant, id)).status === 'running'
+const rowOf = (tenant: Tenant, id: string) =>
+  tenant.db.withTables<JobTables>().selectFrom('jobs').selectAll().where('id', '=', id).executeTakeFirstOrThrow()
+const change = (tenant: Tenant, id: string, set: Partial<JobTables['jobs']>) =>
+  tenant.transact(({ db }) => db.withTables<JobTables>().updateTable('jobs').set(set).where('id', '=', id).execute())
+
+// They mostly wait, each on a database of its own.
+t.jobs = 4
+
+type Dialect = 'sqlite' | 'postgres'
+
+/** One database, and as many processes' worth of services over it as the test opens; all is closed with the test. */
+async function stage(t: Pick<Test, 'teardown' | 'testdir'>, dialect: Dialect) {
+  const closers: (() => Promise<void>)[] = []
+  t.teardown(async () => {
+    for (const close of closers.reverse()) await close()
+  })
+  const database =
+    dialect === 'postgres'
+      ? await freshDatabase()
+      : { url: `sqlite:${join(t.testdir(), 'main.sqlite')}`, drop: async () => {} }
+  closers.push(database.drop)
+  const queueName = `jobs-${randomUUID()}`
+  const serve = async (options: Partial<JobsOptions> = {}) => {
+    const tenants = openTenants(database.url)
+    closers.push(tenants.close)
+    const tenant = await tenants.create('main')
+    const service = openJobs(tenants, { queueName, ...options })
+    closers.push(() => service.jobs.close())
+    return { ...service, tenant, tenants }
+  }
+  return { serve, url: database.url, queueName, closers }
+}
+
+for (const dialect of ['sqlite', 'postgres'] as const) {
+  for (const queue of ['in-process', 'redis'] as const) {
+    const options = () => (queue === 'redis' ? { redisUrl: redisUrl() } : {})
+
+    t.test(`${dialect}, ${queue}: jobs run, end and say how`, async (t) => {
+      const { serve } = await stage(t, dialect)
+      const { jobs, tenant, lines } = await serve(options())
+      const early = await jobs.start(tenant, 'add', { a: 1, b: 1 })
+      t.match(early, { kind: 'add', status: 'queued', progress: { done: 0, total: 0 }, finishedAt: null })
+      t.notOk('result' in early)
+      await sleep(50)
+      t.equal((await jobs.get(tenant, early.id)).status, 'queued', 'nothing runs before every kind is defined')
+      await jobs.ready()
+      const ended = await jobs.wait(tenant, early.id, 10)
+      t.match(ended, { id: early.id, status: 'succeeded', progress: { done: 2, total: 2 }, result: { sum: 2 } })
+      t.ok(Date.parse(ended.finishedAt ?? '') >= Date.parse(ended.createdAt))
+
+      const end = async (kind: string, params: unknown) =>
+        jobs.wait(tenant, (await jobs.start(tenant, kind, params)).id, 10)
+      const problem = { code: 'TEST_OUT_OF_PAPER', message: 'Only 3 sheets are left.' }
+      t.match(await end('fail', 'problem'), { status: 'failed', error: problem })
+      const unknown = await end('fail', 'error')
+      t.match(unknown, { status: 'failed', error: { code: 'JOB_FAILED', message: /reason that is in the log/ } })
+      t.notMatch(JSON.stringify(unknown), /hunter2|secret/, 'a cause that nobody has worded stays here')
+      t.ok(lines.some(({ level, fields }) => level === 'error' && 'job' in fields && fields.job === unknown.id))
+      t.match(await end('fail', 'unserialisable'), { status: 'failed', error: { code: 'JOB_FAILED' } })
+      const nothing = await end('fail', 'nothing')
+      t.equal(nothing.status, 'succeeded')
+      t.notOk('result' in nothing)
+
+      await t.rejects(jobs.start(tenant, 'no-such-kind', {}), { code: 'JOB_KIND_UNKNOWN' })
+      t.throws(() => jobs.define({ kind: 'add', run: async () => 1 }), /defined twice/)
+      await t.rejects(jobs.get(tenant, 'x'), { code: 'JOB_NOT_FOUND' })
+      await t.rejects(jobs.cancel(tenant, 'x'), { code: 'JOB_NOT_FOUND' })
+      await t.rejects(jobs.wait(tenant, 'x', 1), { code: 'JOB_NOT_FOUND' })
+    })
+
+    t.test(`${dialect}, ${queue}: two runners never run one job twice`, async (t) => {
+      const { serve } = await stage(t, dialect)
+      const [a, b] = [await serve(options()), await serve(options())]
+      const started = await Promise.all(
+        Array.from({ length: 30 }, (_, n) => a.jobs.start(a.tenant, 'add', { a: n, b: 1 }))
+      )
+      // Each finds all of them queued, so each is handed every job.
+      await Promise.all([a.jobs.ready(), b.jobs.ready()])
+      const ended = await Promise.all(started.map(({ id }) => b.jobs.wait(b.tenant, id, 10)))
+      t.same(
+        ended.map(({ result }) => result),
+        started.map((_, n) => ({ sum: n + 1 }))
+      )
+      t.same([...a.ran, ...b.ran].sort(), started.map(({ id }) => id).sort())
+    })
+
+    t.test(`${dialect}, ${queue}: cancelling`, async (t) => {
+      const { serve } = await stage(t, dialect)
+      const a = await serve({ ...options(), concurrency: 1 })
+      const b = await serve()
+      await a.jobs.ready()
+      const first = await a.jobs.start(a.tenant, 'wait', null)
+      await until(() => running(a.jobs, a.tenant, first.id))
+      const second = await a.jobs.start(a.tenant, 'wait', null)
+      const third = await a.jobs.start(a.tenant, 'wait', 800)
+
+      t.match(await a.jobs.cancel(a.tenant, second.id), { status: 'cancelled', finishedAt: String })
+      await a.jobs.cancel(a.tenant, first.id)
+      t.match(await a.jobs.wait(a.tenant, first.id, 5), { status: 'cancelled' })
+      t.match(await a.jobs.cancel(a.tenant, first.id), { status: 'cancelled' }, 'once more changes nothing')
+
+      await until(() => running(a.jobs, a.tenant, third.id))
+      t.match(await b.jobs.cancel(b.tenant, third.id), { status: 'running' }, 'asked by a process that does not run it')
+      const ended = await b.jobs.wait(b.tenant, third.id, 5)
+      t.match(ended, { status: 'cancelled', result: 'slept' }, 'what it did even so is told')
+      t.notOk(a.ran.includes(second.id), 'a job cancelled in the queue never runs')
+
+      const done = await a.jobs.start(a.tenant, 'add', { a: 1, b: 2 })
+      await a.jobs.wait(a.tenant, done.id, 5)
+      await t.rejects(a.jobs.cancel(a.tenant, done.id), { code: 'JOB_ENDED', status: 409 })
+    })
+
+    t.test(`${dialect}, ${queue}: a stop returns jobs to the queue, and the next start resumes them`, async (t) => {
+      const { serve } = await stage(t, dialect)
+      const a = await serve({ ...options(), timings: { close: 300 } })
+      await a.jobs.ready()
+      const polite = await a.jobs.start(a.tenant, 'wait', null)
+      const deaf = await a.jobs.start(a.tenant, 'wait', 1_500)
+      await until(async () => (await running(a.jobs, a.tenant, polite.id)) && running(a.jobs, a.tenant, deaf.id))
+      const waited = a.jobs.wait(a.tenant, deaf.id, 30)
+      const startedAt = performance.now()
+      await a.jobs.close()
+      t.ok(performance.now() - startedAt < 3_000, 'bounded though a job ignores its signal')
+      t.match(await waited, { id: deaf.id }, 'nobody waits on after the stop')
+      for (const { id } of [polite, deaf]) {
+        t.match(await rowOf(a.tenant, id), { status: 'queued', attempts: 0, claim: null })
+      }
+      const late = await a.jobs.start(a.tenant, 'add', { a: 2, b: 2 })
+      const b = await serve(options())
+      await b.jobs.ready()
+      await until(() => running(b.jobs, b.tenant, polite.id))
+      t.match(await b.jobs.wait(b.tenant, late.id, 5), { result: { sum: 4 } })
+      t.match(await b.jobs.wait(b.tenant, deaf.id, 5), { status: 'succeeded', result: 'slept' })
+      t.equal(b.ran.filter((id) => id === deaf.id).length, 1, 'what the first still did was not written')
+    })
+  }
+}
+
+for (const [dialect, queue] of [
+  ['sqlite', 'in-process'],
+  ['postgres', 'redis']
+] as const) {
+  t.test(`${dialect}, ${queue}: a job outlives the SIGKILL of its process`, async (t) => {
+    const { serve, url, queueName } = await stage(t, dialect)
+    const redis = queue === 'redis' ? redisUrl() : ''
+    const a = await serve({ ...(redis === '' ? {} : { redisUrl: redis }), consume: false, concurrency: 1 })
+    const job = await a.jobs.start(a.tenant, 'wait', 1_000)
+    const harness = fileURLToPath(new URL('./jobs-harness.js', import.meta.url))
+    const child = spawn(process.execPath, [harness, url, redis, queueName], { stdio: ['ignore', 'pipe', 'inherit'] })
+    t.teardown(() => child.kill('SIGKILL'))
+    await once(child.stdout, 'data')
+    if (redis !== '') await a.jobs.ready()
+    await until(() => running(a.jobs, a.tenant, job.id))
+    child.kill('SIGKILL')
+    await once(child, 'exit')
+    t.ok(await running(a.jobs, a.tenant, job.id), 'nobody has noticed yet')
+    const b = await serve(redis === '' ? {} : { redisUrl: redis })
+    await b.jobs.ready()
+    t.match(await b.jobs.wait(b.tenant, job.id, 20), { status: 'succeeded', result: 'slept' })
+    t.equal((await rowOf(b.tenant, job.id)).attempts, 2)
+    const metrics = `${await a.registry.metrics()}${await b.registry.metrics()}`
+    t.match(metrics, /job_retries_total\{task="wait"\} 1/, 'whichever swept first')
+  })
+}
+
+t.test('jobs go on when Redis is absent, frozen, or killed between start and run', async (t) => {
+  const { serve, closers } = await stage(t, 'sqlite')
+  const redis = await startRedis()
+  closers.unshift(() => redis.stop())
+  const a = await serve({ redisUrl: redis.url, consume: false })
+  await a.jobs.ready()
+  // Nobody takes from Redis here, so the job is lost with it.
+  const lost = await a.jobs.start(a.tenant, 'add', { a: 1, b: 2 })
+  await sleep(3 * TIMINGS.sweep)
+  t.equal((await a.jobs.get(a.tenant, lost.id)).status, 'queued')
+  await redis.kill()
+  t.match(await a.jobs.wait(a.tenant, lost.id, 5), { status: 'succeeded', result: { sum: 3 } })
+  const absent = await a.jobs.start(a.tenant, 'add', { a: 2, b: 2 })
+  t.match(await a.jobs.wait(a.tenant, absent.id, 5), { result: { sum: 4 } })
+
+  const b = await serve({ redisUrl: redis.url })
+  const startedAt = performance.now()
+  await b.jobs.ready()
+  t.ok(performance.now() - startedAt < 1_000, 'a boot without Redis is not slow')
+  await redis.restart()
+  await until(() => b.lines.some(({ message }) => message === 'jobs are queued on Redis'))
+  const back = await b.jobs.start(b.tenant, 'add', { a: 3, b: 2 })
+  t.match(await b.jobs.wait(b.tenant, back.id, 5), { result: { sum: 5 } })
+
+  redis.freeze()
+  const frozenAt = performance.now()
+  const frozen = await b.jobs.start(b.tenant, 'add', { a: 4, b: 2 })
+  t.ok(performance.now() - frozenAt < 150, 'starting does not wait for Redis')
+  t.match(await b.jobs.wait(b.tenant, frozen.id, 5), { result: { sum: 6 } })
+  const closedAt = performance.now()
+  await b.jobs.close()
+  t.ok(performance.now() - closedAt < 6_000, 'nor does stopping, for long')
+  redis.thaw()
+})
+
+t.test('dead processes: three attempts, cancellation, other machines; and old jobs go', async (t) => {
+  const { serve } = await stage(t, 'sqlite')
+  const starter = await serve({ node: 'node-b' })
+  const start = async (kind: string, set: Partial<JobTables['jobs']>) => {
+    const { id } = await starter.jobs.start(starter.tenant, kind, 1)
+    if (Object.keys(set).length > 0) await change(starter.tenant, id, set)
+    return id
+  }
+  const dead = { status: 'running', claim: 'x', heartbeat_at: Date.now() - 60_000 } as const
+  const day = 86_400_000
+  const lost = await start('wait', { ...dead, attempts: 3 })
+  const cancelled = await start('wait', { ...dead, claim: 'y', attempts: 1, cancel_requested_at: Date.now() })
+  const elsewhere = await start('wait-here', {})
+  const crashedElsewhere = await start('wait-here', { ...dead, claim: 'z', attempts: 1 })
+  const abandoned = await start('wait-here', { heartbeat_at: Date.now() - 2 * day })
+  const old = { status: 'failed', created_at: Date.now() - 32 * day, finished_at: Date.now() - 31 * day } as const
+  const forgotten = await start('add', old)
+  const kept = await start('add', { ...old, finished_at: Date.now() - 29 * day })
+
+  const a = await serve()
+  await a.jobs.ready()
+  const get = (id: string) => a.jobs.get(a.tenant, id)
+  t.match(await get(lost), { status: 'failed', error: { code: 'JOB_LOST', message: /ended 3 times/ } })
+  t.match(await get(cancelled), { status: 'cancelled' })
+  t.match(await get(abandoned), { status: 'failed', error: { code: 'JOB_ABANDONED' } })
+  await t.rejects(get(forgotten), { code: 'JOB_NOT_FOUND' })
+  t.match(await get(kept), { status: 'failed' })
+  await sleep(2 * TIMINGS.sweep)
+  t.match(await get(elsewhere), { status: 'queued' }, 'local jobs wait for the machine that has their files')
+  t.match(await get(crashedElsewhere), { status: 'running' })
+  await starter.jobs.ready()
+  t.match(await starter.jobs.wait(starter.tenant, elsewhere, 5), { status: 'succeeded' })
+  t.match(await starter.jobs.wait(starter.tenant, crashedElsewhere, 5), { status: 'succeeded' })
+  t.same(a.ran, [])
+
+  const taken = await a.jobs.start(a.tenant, 'wait', 600)
+  await until(() => running(a.jobs, a.tenant, taken.id))
+  await change(a.tenant, taken.id, { claim: 'another' })
+  await until(() => a.lines.some(({ message }) => /another run had taken over/.test(message)))
+  t.match(await get(taken.id), { status: 'running' }, 'a run that was given up for dead does not write')
+})
+
+t.test('progress, heartbeat and metrics', async (t) => {
+  const { serve } = await stage(t, 'sqlite')
+  const before = await serve()
+  await before.jobs.ready()
+  await before.jobs.wait(before.tenant, (await before.jobs.start(before.tenant, 'add', { a: 1, b: 1 })).id, 5)
+  await before.jobs.close()
+
+  const { jobs, tenant, tenants, registry } = await serve({ concurrency: 1 })
+  let writes = 0
+  jobs.define({
+    kind: 'count',
+    run: async ({ progress }) => {
+      for (let done = 1; done <= 500; done++) {
+        progress(done, 500)
+        if (done % 10 === 0) await sleep(5)
+      }
+      progress(Number.NaN, -1)
+      await sleep(150)
+    }
+  })
+  await tenants.create('other')
+  await jobs.ready()
+  const text = await registry.metrics()
+  for (const task of ['add', 'fail', 'wait', 'wait-here', 'count']) {
+    for (const outcome of ['success', 'failure', 'cancelled']) {
+      t.match(text, `job_runs_total{task="${task}",outcome="${outcome}"} 0`)
+    }
+    for (const name of ['retries_total', 'runs_in_progress', 'queue_depth', 'run_duration_seconds_count']) {
+      t.match(text, `job_${name}{task="${task}"} 0`)
+    }
+  }
+  t.match(text, /job_last_success_timestamp_seconds\{task="add"\} 1\d{9}/, 'known from before the restart')
+
+  const job = await jobs.start(tenant, 'count', null)
+  const seen = new Set<number>()
+  const beats = new Set<number>()
+  await until(async () => {
+    const row = await rowOf(tenant, job.id)
+    if (row.status === 'running') beats.add(row.heartbeat_at)
+    seen.add(row.progress_done)
+    return row.status === 'succeeded'
+  })
+  writes = seen.size
+  t.ok(writes >= 4 && writes <= 15, `500 calls in 300 ms are a few writes: ${writes}`)
+  t.ok([...seen].some((done) => done > 0 && done < 500))
+  t.match(await jobs.get(tenant, job.id), { progress: { done: 0, total: 0 } }, 'what is no number is 0')
+
+  const long = await jobs.start(tenant, 'wait', 2 * TIMINGS.stale)
+  await until(() => running(jobs, tenant, long.id))
+  const other = await tenants.get('other')
+  const waiting = [await jobs.start(tenant, 'add', { a: 0, b: 0 }), await jobs.start(other, 'add', { a: 0, b: 0 })]
+  await sleep(3 * TIMINGS.sweep)
+  const busy = await registry.metrics()
+  t.match(busy, 'job_runs_in_progress{task="wait"} 1')
+  t.match(busy, 'job_queue_depth{task="add"} 2')
+  t.match(busy, /job_queue_oldest_age_seconds\{task="add"\} 0\.[1-9]/)
+  t.match(await jobs.wait(tenant, long.id, 0.01), { status: 'running', finishedAt: null }, 'waiting is bounded')
+  t.match(await jobs.wait(tenant, long.id, 5), { status: 'succeeded' }, 'a long job that beats is nobody else’s')
+  t.equal((await rowOf(tenant, long.id)).attempts, 1)
+  t.match(await jobs.wait(tenant, waiting[0]?.id ?? '', 5), { status: 'succeeded' })
+  t.match(await jobs.wait(other, waiting[1]?.id ?? '', 5), { status: 'succeeded' })
+  const after = await registry.metrics()
+  t.match(after, 'job_runs_total{task="add",outcome="success"} 2')
+  t.match(after, 'job_runs_in_progress{task="wait"} 0')
+})
+
+t.test('one tenant’s broken database does not stop the others', async (t) => {
+  const { serve } = await stage(t, 'sqlite')
+  const { jobs, tenant, tenants, lines } = await serve()
+  const broken = await tenants.create('broken')
+  await broken.transact(({ db }) => db.schema.dropTable('jobs').execute())
+  await jobs.ready()
+  t.ok(lines.some(({ level, fields }) => level === 'warn' && 'tenant' in fields && fields.tenant === 'broken'))
+  const job = await jobs.start(tenant, 'add', { a: 1, b: 1 })
+  t.match(await jobs.wait(tenant, job.id, 5), { status: 'succeeded' })
+})
+
+t.test('over HTTP', async (t) => {
+  const { serve, closers } = await stage(t, 'postgres')
+  const { jobs, tenant } = await serve({ concurrency: 1 })
+  const app = Fastify()
+  closers.push(() => app.close())
+  const enterModule: EnterModule = (context, { authorize }) => {
+    context.setValidatorCompiler(createValidatorCompiler())
+    useProblems(context)
+    context.addHook('onRequest', authorize)
+  }
+  app.decorate('jobs', jobs).decorate('enterModule', enterModule).decorateRequest('tenant', null)
+  await app.register(jobRoutes, {
+    prefix: '/api/jobs',
+    authorize: (request, _reply, done) => {
+      request.setDecorator('tenant', tenant)
+      const { config } = request.routeOptions
+      const required = 'role' in config ? String(config.role) : 'none'
+      const role = String(request.headers.role ?? 'staff')
+      done(required === role || role === 'manager' ? undefined : new Forbidden({ required, role }))
+    }
+  })
+  const call = async (method: 'GET' | 'DELETE', url: string, role = 'manager') => {
+    const { statusCode: status, payload } = await app.inject({ method, url: `/api/jobs${url}`, headers: { role } })
+    return { status, body: JSON.parse(payload) }
+  }
+  const ids: string[] = []
+  for (let n = 0; n < 7; n++) ids.push((await jobs.start(tenant, n % 2 === 0 ? 'add' : 'wait', { a: n, b: 0 })).id)
+  // The same time for all: the id decides.
+  for (const id of ids) await change(tenant, id, { created_at: 1_700_000_000_000 })
+  const newest = [...ids].sort().reverse()
+
+  const read: string[] = []
+  let cursor = ''
+  for (let pages = 0; pages < 10; pages++) {
+    const { status, body } = await call('GET', `?limit=3${cursor === '' ? '' : `&cursor=${cursor}`}`, 'staff')
+    t.equal(status, 200)
+    read.push(...body.data.map(({ id }: Job) => id))
+    if (body.page.nextCursor === null) break
+    cursor = body.page.nextCursor
+  }
+  t.same(read, newest)
+  const adds = await call('GET', '?kind=add&status=queued')
+  t.equal(adds.body.data.length, 4)
+  t.same(adds.body.page, { limit: 50, nextCursor: null })
+  for (const bad of [
+    `?kind=add&cursor=${cursor}`,
+    '?cursor=%7B',
+    `?cursor=${Buffer.from('[1]').toString('base64url')}`
+  ]) {
+    t.match(await call('GET', bad), { status: 400, body: { code: 'CURSOR_INVALID' } })
+  }
+  for (const bad of ['?limit=0', '?status=lost', '?colour=red', '/not-a-uuid']) {
+    t.match(await call('GET', bad), { status: 400, body: { code: 'REQUEST_INVALID' } })
+  }
+
+  const [first = ''] = ids
+  t.match(await call('GET', `/${first}`), {
+    status: 200,
+    body: { id: first, kind: 'add', status: 'queued', createdAt: '2023-11-14T22:13:20.000Z', finishedAt: null }
+  })
+  t.match(await call('GET', `/${randomUUID()}`), { status: 404, body: { code: 'JOB_NOT_FOUND' } })
+  t.match(await call('DELETE', `/${first}`, 'staff'), {
+    status: 403,
+    body: { code: 'AUTH_FORBIDDEN', required: 'manager' }
+  })
+  t.match(await call('DELETE', `/${first}`), { status: 202, body: { id: first, status: 'cancelled' } })
+  t.match(await call('DELETE', `/${first}`), { status: 202, body: { status: 'cancelled' } })
+  await jobs.ready()
+  const third = ids[2] ?? ''
+  await jobs.wait(tenant, third, 5)
+  t.match(await call('GET', `/${third}`), { body: { status: 'succeeded', result: { sum: 2 }, progress: { done: 2 } } })
+  t.match(await call('DELETE', `/${third}`), { status: 409, body: { code: 'JOB_ENDED', jobStatus: 'succeeded' } })
+})
+
+t.test('compute: threads that end, die, are killed, and the pool that goes on', async (t) => {
+  const folder = t.testdir()
+  const file = (name: string, text: string) => {
+    writeFileSync(join(folder, name), text)
+    return pathToFileURL(join(folder, name))
+  }
+  const double = file('double.mjs', 'export default ({ n }) => ({ doubled: n * 2 })')
+  const exits = file('exits.mjs', 'export default () => process.exit(3)')
+  const throws = file('throws.mjs', "export default () => { throw new RangeError('too far') }")
+  const eats = file(
+    'eats.mjs',
+    'export default () => { const all = []; for (;;) all.push(new Array(100_000).fill({})) }'
+  )
+  const spins = file('spins.mjs', 'export default () => { for (;;); }')
+
+  const compute = createCompute({ threads: 1, memoryMegabytes: 64 })
+  t.same(await compute.run(double, { n: 21 }), { doubled: 42 })
+  await t.rejects(compute.run(throws, {}), { name: 'RangeError', message: 'too far' })
+  // What waits behind a thread that dies must still run.
+  const results = await Promise.allSettled([
+    compute.run(exits, {}),
+    compute.run(double, { n: 1 }),
+    compute.run(eats, {}),
+    compute.run(double, { n: 2 })
+  ])
+  t.match(results, [
+    { status: 'rejected', reason: { code: 'COMPUTE_THREAD_LOST' } },
+    { status: 'fulfilled', value: { doubled: 2 } },
+    { status: 'rejected', reason: { code: 'COMPUTE_MEMORY_EXCEEDED', params: { memoryMegabytes: 64 } } },
+    { status: 'fulfilled', value: { doubled: 4 } }
+  ])
+
+  const [spin, queued, before] = [new AbortController(), new AbortController(), AbortSignal.abort()]
+  const spinning = compute.run(spins, {}, { signal: spin.signal })
+  const waiting = compute.run(double, { n: 1 }, { signal: queued.signal })
+  const next = compute.run(double, { n: 3 })
+  queued.abort()
+  await t.rejects(waiting, { name: 'AbortError' }, 'one that waits ends at once')
+  await t.rejects(compute.run(double, { n: 1 }, { signal: before }), { name: 'AbortError' })
+  await sleep(100)
+  spin.abort()
+  await t.rejects(spinning, { name: 'AbortError' })
+  t.same(await next, { doubled: 6 })
+
+  const last = compute.run(spins, {})
+  await sleep(100)
+  await Promise.all([t.rejects(last, { code: 'COMPUTE_THREAD_LOST' }), compute.close()])
+  await t.rejects(compute.run(double, { n: 1 }), { code: 'COMPUTE_THREAD_LOST' })
+  await createCompute({ threads: 1 }).close()
+})
