@@ -1,0 +1,262 @@
+import { Redis, type RedisOptions, ReplyError } from 'ioredis'
+
+/** Longest a caller waits for Redis. One such wait opens the breaker, and the callers after it do not wait at all. */
+const CALL_TIMEOUT_MS = 100
+/** Backstop for those who use the client without `call`; later than ours, which forgives a stalled event loop. */
+const COMMAND_TIMEOUT_MS = 200
+const CONNECT_TIMEOUT_MS = 2_000
+const RECONNECT_MAX_MS = 500
+const PROBE_INTERVAL_MS = 250
+/** A connection that stayed silent this long may be half open (the host has vanished), so it is made anew. */
+const SILENT_MAX_MS = 2_000
+const LOG_INTERVAL_MS = 60_000
+
+export type RedisState = 'absent' | 'up' | 'down'
+/** Why a call was not answered by Redis; `error`: it answered with an error. */
+export type Fallback = 'timeout' | 'connection' | 'breaker_open' | 'error'
+
+export interface RedisLog {
+  info(fields: object, message: string): void
+  warn(fields: object, message: string): void
+}
+
+export interface RedisLink {
+  /** null when no Redis is configured. Direct use is for libraries that bring their own handling of failures. */
+  readonly client: Redis | null
+  /** Starts every key and channel, so that deployments can share a Redis. */
+  readonly prefix: string
+  state(): RedisState
+  /** Why a call made now would not be sent; undefined when it would be. */
+  unavailable(): Fallback | undefined
+  /**
+   * Runs commands, bounded in time. Never rejects.
+   * @returns undefined when Redis is absent, down, too slow or answers an error; `onFallback` is then told why
+   */
+  call<T>(run: (client: Redis) => Promise<T>, onFallback?: (reason: Fallback) => void): Promise<T | undefined>
+  /** `onGap` runs each time the subscription begins (again): messages before that moment may have been missed. */
+  subscribe(channel: string, onMessage: (message: string) => void, onGap?: () => void): void
+  /** Runs whenever Redis becomes usable: at the first connection, after a reconnection, after it was frozen. */
+  onReady(run: () => void): void
+  /** Rejects when Redis does not answer now. */
+  probe(): Promise<void>
+  /** Calls that Redis did not answer, since the start. */
+  fallbacks(): Readonly<Record<Fallback, number>>
+  /** Closes what was opened here; a client that was handed in stays open. */
+  close(): Promise<void>
+}
+
+export interface RedisLinkOptions {
+  /** `redis://` or `rediss://`. */
+  url?: string | undefined
+  /** A host's own client, used instead of `url`. */
+  client?: Redis | undefined
+  log: RedisLog
+  prefix?: string
+}
+
+/** Redis, if there is one: never needed, never waited for long, never the cause of a crash. */
+export const openRedis = (options: RedisLinkOptions): RedisLink => new Link(options)
+
+const CLIENT_OPTIONS: RedisOptions = {
+  connectionName: 'inventory-enterprise',
+  enableOfflineQueue: false,
+  commandTimeout: COMMAND_TIMEOUT_MS,
+  connectTimeout: CONNECT_TIMEOUT_MS,
+  // What was under way when the connection broke fails at once; a command sent twice could count twice.
+  maxRetriesPerRequest: 0,
+  autoResendUnfulfilledCommands: false,
+  retryStrategy: (attempt) => Math.min(25 * 2 ** Math.min(attempt, 10), RECONNECT_MAX_MS) + Math.random() * 25
+}
+
+interface Subscription {
+  onMessage(message: string): void
+  onGap?: (() => void) | undefined
+}
+
+class Link implements RedisLink {
+  readonly client: Redis | null
+  readonly prefix: string
+  readonly #log: RedisLog
+  readonly #owned: boolean
+  readonly #fallbacks: Record<Fallback, number> = { timeout: 0, connection: 0, breaker_open: 0, error: 0 }
+  readonly #readyHandlers: (() => void)[] = []
+  readonly #subscriptions = new Map<string, Subscription>()
+  #subscriber: Redis | undefined
+  #trippedAt: number | undefined
+  #probe: NodeJS.Timeout | undefined
+  #announced: RedisState | undefined
+  #errorLoggedAt = Number.NEGATIVE_INFINITY
+  #closed = false
+
+  constructor({ url, client, log, prefix = 'inventory:' }: RedisLinkOptions) {
+    this.#log = log
+    this.prefix = prefix
+    this.#owned = client === undefined
+    this.client = client ?? (url === undefined ? null : new Redis(url, CLIENT_OPTIONS))
+    // Without a listener ioredis prints every failed attempt to connect.
+    this.client?.on('error', this.#onError)
+    this.client?.on('close', this.#onClose)
+    this.client?.on('ready', this.#onReady)
+    if (this.client?.status === 'ready') queueMicrotask(this.#onReady)
+  }
+
+  state(): RedisState {
+    if (this.client === null) return 'absent'
+    return this.unavailable() === undefined ? 'up' : 'down'
+  }
+
+  unavailable(): Fallback | undefined {
+    if (this.client?.status !== 'ready' || this.#closed) return 'connection'
+    return this.#trippedAt === undefined ? undefined : 'breaker_open'
+  }
+
+  async call<T>(run: (client: Redis) => Promise<T>, onFallback?: (reason: Fallback) => void): Promise<T | undefined> {
+    if (this.client === null) return undefined
+    let reason = this.unavailable()
+    if (reason === undefined) {
+      try {
+        return await within(run(this.client), CALL_TIMEOUT_MS)
+      } catch (error) {
+        reason = reasonOf(error)
+        if (reason === 'timeout') this.#trip()
+        if (reason === 'error') this.#logError(error)
+      }
+    }
+    this.#fallbacks[reason]++
+    onFallback?.(reason)
+    return undefined
+  }
+
+  onReady(run: () => void): void {
+    this.#readyHandlers.push(run)
+    if (this.state() === 'up') run()
+  }
+
+  async probe(): Promise<void> {
+    if ((await this.call((client) => client.ping())) === undefined) throw new Error('redis does not answer')
+  }
+
+  fallbacks(): Readonly<Record<Fallback, number>> {
+    return this.#fallbacks
+  }
+
+  subscribe(channel: string, onMessage: (message: string) => void, onGap?: () => void): void {
+    if (this.client === null) return
+    this.#subscriptions.set(channel, { onMessage, onGap })
+    const subscriber = this.#subscriber ?? this.#openSubscriber(this.client)
+    if (subscriber.status === 'ready') void this.#listen(subscriber, channel)
+  }
+
+  async close(): Promise<void> {
+    if (this.#closed) return
+    this.#closed = true
+    clearTimeout(this.#probe)
+    this.#subscriber?.disconnect()
+    this.client?.off('close', this.#onClose)
+    this.client?.off('ready', this.#onReady)
+    if (!this.#owned || this.client === null) {
+      this.client?.off('error', this.#onError)
+      return
+    }
+    if (this.client.status === 'ready') await within(this.client.quit(), CALL_TIMEOUT_MS).catch(() => {})
+    this.client.disconnect()
+  }
+
+  readonly #onReady = () => {
+    this.#trippedAt = undefined
+    clearTimeout(this.#probe)
+    this.#announce('up')
+    for (const run of this.#readyHandlers) run()
+  }
+
+  readonly #onClose = () => this.#announce('down')
+
+  readonly #onError = (error: Error) => this.#announce('down', error.message)
+
+  #announce(state: RedisState, reason?: string): void {
+    if (this.#announced === state || this.#closed) return
+    this.#announced = state
+    if (state === 'up') this.#log.info({}, 'redis is up')
+    else this.#log.warn({ reason }, 'redis is down; every answer is made in this process meanwhile')
+  }
+
+  #logError(error: unknown): void {
+    const now = performance.now()
+    if (now - this.#errorLoggedAt < LOG_INTERVAL_MS) return
+    this.#errorLoggedAt = now
+    this.#log.warn({ err: error }, 'redis refused a command')
+  }
+
+  #trip(): void {
+    if (this.#trippedAt !== undefined || this.#closed) return
+    this.#trippedAt = performance.now()
+    this.#announce('down', `no answer within ${CALL_TIMEOUT_MS} ms`)
+    this.#probeLater()
+  }
+
+  #probeLater(): void {
+    this.#probe = setTimeout(() => void this.#probeNow(), PROBE_INTERVAL_MS)
+    this.#probe.unref()
+  }
+
+  async #probeNow(): Promise<void> {
+    const { client } = this
+    // Not connected: the reconnection itself closes the breaker.
+    if (client?.status !== 'ready') return
+    const answered = await within(client.ping(), CALL_TIMEOUT_MS).then(
+      () => true,
+      () => false
+    )
+    if (this.#closed || this.#trippedAt === undefined) return
+    if (answered) return this.#onReady()
+    if (this.#owned && performance.now() - this.#trippedAt > SILENT_MAX_MS) {
+      this.#subscriber?.disconnect(true)
+      client.disconnect(true)
+    } else this.#probeLater()
+  }
+
+  #openSubscriber(client: Redis): Redis {
+    // Resubscribing is ours: only so is it known from which moment on no message is missed.
+    const subscriber = client.duplicate({ ...CLIENT_OPTIONS, autoResubscribe: false })
+    this.#subscriber = subscriber
+    subscriber.on('error', () => {})
+    subscriber.on('message', (channel, message) => this.#subscriptions.get(channel)?.onMessage(message))
+    subscriber.on('ready', () => {
+      for (const channel of this.#subscriptions.keys()) void this.#listen(subscriber, channel)
+    })
+    return subscriber
+  }
+
+  async #listen(subscriber: Redis, channel: string): Promise<void> {
+    try {
+      await subscriber.subscribe(channel)
+      this.#subscriptions.get(channel)?.onGap?.()
+    } catch {
+      // Not heard: start again from a new connection.
+      if (!this.#closed && subscriber.status === 'ready') subscriber.disconnect(true)
+    }
+  }
+}
+
+class CallTimeout extends Error {}
+
+function reasonOf(error: unknown): Fallback {
+  if (error instanceof CallTimeout) return 'timeout'
+  if (error instanceof ReplyError) return 'error'
+  return error instanceof Error && error.message === 'Command timed out' ? 'timeout' : 'connection'
+}
+
+function within<T>(work: Promise<T>, milliseconds: number): Promise<T> {
+  return new Promise((resolve, reject) => {
+    // After a stall of the event loop timers come before sockets: let replies that have arrived be read first.
+    const late = () => setImmediate(() => reject(new CallTimeout()))
+    const timer = setTimeout(late, milliseconds)
+    const settle = <V>(pass: (value: V) => void) => {
+      return (value: V) => {
+        clearTimeout(timer)
+        pass(value)
+      }
+    }
+    work.then(settle(resolve), settle(reject))
+  })
+}
