@@ -2,6 +2,7 @@ import type { FastifyContextConfig, FastifyInstance, FastifyReply, FastifyReques
 import type { Kysely, Migration } from 'kysely'
 import type { Job, Role } from '../schemas/common.js'
 
+export type { Auth, RevocationCheck, TokenClaims, Tokens } from './auth.js'
 export { decodeCursor, encodeCursor, pageOf } from './cursor.js'
 export { Problem, type ProblemParams, problem } from './problem.js'
 

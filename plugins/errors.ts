@@ -21,6 +21,10 @@ export const Forbidden = problem<{ required: string; role: string }>('AUTH_FORBI
   en: 'This needs the role {required}; yours is {role}.',
   fr: 'Ceci exige le rôle {required} ; le vôtre est {role}.'
 })
+export const RouteClosed = problem('AUTH_ROUTE_CLOSED', 403, {
+  en: 'This route declares no role, so it is closed.',
+  fr: 'Cette route ne déclare aucun rôle : elle est fermée.'
+})
 export const RouteNotFound = problem<{ method: string; path: string }>('ROUTE_NOT_FOUND', 404, {
   en: 'There is no route {method} {path}.',
   fr: 'La route {method} {path} n’existe pas.'

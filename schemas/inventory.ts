@@ -1,7 +1,7 @@
-import { type Static, Type } from 'typebox'
+import { type Static, type TEnum, Type } from 'typebox'
 import { Amount, Closed, Code, Day, Decimal, Instant, List, Name, Nullable, PageQuery, Quantity, Text, Uuid } from './common.js'
 
-const oneOf = <const V extends string[]>(...values: V) => Type.Enum(values)
+const oneOf = <V extends string[]>(...values: V): TEnum<V> => Type.Enum<V>(values)
 
 export const UnitCode = Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9_.-]{0,19}$' })
 export const Barcode = Type.String({ pattern: '^[A-Za-z0-9._-]{4,64}$' })

@@ -1,0 +1,38 @@
+import { problem } from '../../plugins/contracts.js'
+
+export const LoginFailed = problem('ID_LOGIN_FAILED', 401, {
+  en: 'The user name or the password is wrong.',
+  fr: 'Le nom d’utilisateur ou le mot de passe est incorrect.'
+})
+export const LoginThrottled = problem<{ retryAfterSeconds: number }>('ID_LOGIN_THROTTLED', 429, {
+  en: 'Too many failed attempts; try again in {retryAfterSeconds} s.',
+  fr: 'Trop d’échecs ; réessayez dans {retryAfterSeconds} s.'
+})
+export const PasswordRefused = problem<{ reason: string; minimumLength: number; maximumLength: number }>(
+  'ID_PASSWORD_REFUSED',
+  422,
+  {
+    en: 'This password is refused ({reason}): take {minimumLength} to {maximumLength} characters, not a common password and not the user’s name.',
+    fr: 'Ce mot de passe est refusé ({reason}) : prenez de {minimumLength} à {maximumLength} caractères, ni un mot de passe courant, ni le nom de l’utilisateur.'
+  }
+)
+export const UserNotFound = problem<{ id: string }>('ID_USER_NOT_FOUND', 404, {
+  en: 'The user {id} does not exist.',
+  fr: 'L’utilisateur {id} n’existe pas.'
+})
+export const UsernameTaken = problem<{ username: string }>('ID_USERNAME_TAKEN', 409, {
+  en: 'The user name {username} is taken.',
+  fr: 'Le nom d’utilisateur {username} est déjà pris.'
+})
+export const NoOwnPassword = problem('ID_NO_OWN_PASSWORD', 409, {
+  en: 'This token belongs to no user, so it has no password.',
+  fr: 'Ce jeton n’appartient à aucun utilisateur ; il n’a pas de mot de passe.'
+})
+export const HashingBusy = problem<{ retryAfterSeconds: number }>('ID_BUSY', 503, {
+  en: 'Too many sign-ins at once; try again in {retryAfterSeconds} s.',
+  fr: 'Trop de connexions simultanées ; réessayez dans {retryAfterSeconds} s.'
+})
+export const RevocationsUnavailable = problem<{ retryAfterSeconds: number }>('ID_REVOCATIONS_UNAVAILABLE', 503, {
+  en: 'Whether this token still counts cannot be told now; try again in {retryAfterSeconds} s.',
+  fr: 'Impossible de vérifier maintenant si ce jeton est encore valable ; réessayez dans {retryAfterSeconds} s.'
+})
