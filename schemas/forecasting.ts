@@ -181,8 +181,3 @@ export const AccuracySummary = Closed({
   byModel: Type.Array(Closed({ model: ModelName, frequency: Frequency, ...summary }))
 })
 export type AccuracySummary = Static<typeof AccuracySummary>
-
-/** Published by the ledger in the transaction that moved stock. */
-export const StockMoved = Closed({ itemCodes: Type.Array(Type.String()), fromDay: Day, toDay: Day })
-export type StockMoved = Static<typeof StockMoved>
-export const STOCK_MOVED_TOPIC = 'inventory.stock.moved'

@@ -12,7 +12,3 @@ export const AnomalyRangeInvalid = problem<{ from: string; to: string }>('ANOMAL
   en: 'The range from {from} to {to} ends before it starts.',
   fr: 'La période du {from} au {to} se termine avant son début.'
 })
-export const AnomalyCursorInvalid = problem('ANOMALY_CURSOR_INVALID', 400, {
-  en: 'This cursor does not belong to this list; start again without one.',
-  fr: 'Ce curseur ne correspond pas à cette liste ; recommencez sans curseur.'
-})

@@ -1,6 +1,14 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import type { Answers, Principal, Tenant } from '../../plugins/contracts.js'
+import {
+  type Answers,
+  access,
+  decodeCursor,
+  encodeCursor,
+  type Principal,
+  pageOf,
+  type Tenant
+} from '../../plugins/contracts.js'
 import {
   AcknowledgeRequest,
   Anomaly,
@@ -12,7 +20,7 @@ import {
   ResolveRequest
 } from '../../schemas/anomaly.js'
 import { problems } from '../../schemas/common.js'
-import { AnomalyCursorInvalid, AnomalyNotFound, AnomalyRangeInvalid, AnomalyStateConflict } from './errors.js'
+import { AnomalyNotFound, AnomalyRangeInvalid, AnomalyStateConflict } from './errors.js'
 import { localeOf } from './explain.js'
 import { openCounts } from './headline.js'
 import type { AnomalyMetrics } from './metrics.js'
@@ -46,7 +54,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers,
   app.post(
     '/ai/consumption/detect-anomalies',
     {
-      config: { role: 'manager' },
+      config: access('manager'),
       schema: {
         tags,
         summary: 'Looks for unusual use and stores what it finds, once',
@@ -84,7 +92,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers,
   app.get(
     '/anomalies',
     {
-      config: { role: 'viewer' },
+      config: access('viewer'),
       schema: {
         tags,
         summary: 'Anomalies found, newest day first',
@@ -95,18 +103,18 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers,
     async (request, reply) => {
       checkRange(request.query)
       const { limit = 50, cursor, ...filter } = request.query
-      const after = cursor === undefined ? undefined : decodeCursor(cursor)
       const locale = languageOf(request)
+      const purpose = `anomalies ${JSON.stringify(filter)}`
+      const [day, id] = decodeCursor(purpose, cursor, ['string', 'string']) ?? []
+      const after = day === undefined || id === undefined ? undefined : { day: String(day), id: String(id) }
       return answers.read(request, reply, NAMESPACE, JSON.stringify([locale, filter, limit, after]), async () => {
-        const rows = await createAnomalyStore(tenantOf(request).db.withTables<AnomalyTables>()).list(
-          filter,
-          after,
-          limit + 1
+        const store = createAnomalyStore(tenantOf(request).db.withTables<AnomalyTables>())
+        return pageOf(
+          await store.list(filter, after, limit + 1),
+          limit,
+          (last) => encodeCursor(purpose, [last.day, last.id]),
+          (row) => toAnomaly(row, locale)
         )
-        const shown = rows.slice(0, limit)
-        const last = rows.length > limit ? shown.at(-1) : undefined
-        const nextCursor = last === undefined ? null : Buffer.from(`${last.day} ${last.id}`).toString('base64url')
-        return { data: shown.map((row) => toAnomaly(row, locale)), page: { limit, nextCursor } }
       })
     }
   )
@@ -136,7 +144,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers,
   app.post(
     '/anomalies/:id/acknowledge',
     {
-      config: { role: 'staff' },
+      config: access('staff'),
       schema: {
         tags,
         summary: 'Somebody looks into it',
@@ -157,7 +165,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers,
   app.post(
     '/anomalies/:id/resolve',
     {
-      config: { role: 'manager' },
+      config: access('manager'),
       schema: {
         tags,
         summary: 'Closes it with a verdict',
@@ -176,10 +184,4 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers,
       })
     }
   )
-}
-
-function decodeCursor(cursor: string): { day: string; id: string } {
-  const [, day, id] = /^(\d{4}-\d{2}-\d{2}) ([0-9a-f-]{36})$/.exec(Buffer.from(cursor, 'base64url').toString()) ?? []
-  if (day === undefined || id === undefined) throw new AnomalyCursorInvalid({})
-  return { day, id }
 }

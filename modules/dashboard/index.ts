@@ -1,7 +1,14 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
-import type { Answers, EnterModule, ModuleOptions, Principal, Tenant } from '../../plugins/contracts.js'
+import {
+  type Answers,
+  access,
+  type EnterModule,
+  type ModuleOptions,
+  type Principal,
+  type Tenant
+} from '../../plugins/contracts.js'
 import { problems } from '../../schemas/common.js'
 import {
   type AnomaliesHeadline,
@@ -36,7 +43,7 @@ const routes: FastifyPluginAsyncTypebox<DashboardPorts & { answers: Answers }> =
   app.get(
     '/stats',
     {
-      config: { role: 'viewer' },
+      config: access('viewer'),
       schema: {
         tags: ['dashboard'],
         summary: 'Headline figures of every domain',

@@ -20,7 +20,3 @@ export const RangeInvalid = problem<{ from: string; to: string }>('FORECAST_RANG
   en: 'The range from {from} to {to} ends before it starts.',
   fr: 'La période du {from} au {to} se termine avant son début.'
 })
-export const CursorUnknown = problem('FORECAST_CURSOR_INVALID', 400, {
-  en: 'This cursor does not belong to this list; start again without one.',
-  fr: 'Ce curseur ne correspond pas à cette liste ; recommencez sans curseur.'
-})

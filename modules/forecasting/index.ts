@@ -14,7 +14,8 @@ import type {
   ModuleOptions,
   Tenant
 } from '../../plugins/contracts.js'
-import { type DeriveRequest, STOCK_MOVED_TOPIC, StockMoved, type TrainRequest } from '../../schemas/forecasting.js'
+import type { DeriveRequest, TrainRequest } from '../../schemas/forecasting.js'
+import { StockMoved } from '../../schemas/inventory.js'
 import { type ConsumptionTables, createConsumptionStore } from './consumption-store.js'
 import { BARRIER_TOPIC, type ConsumptionSource, createDerivation } from './derive.js'
 import { createForecastMetrics } from './metrics.js'
@@ -64,10 +65,11 @@ async function forecasting(app: FastifyInstance, options: ForecastingOptions) {
 /** Notes what moved, so that only that is derived again. */
 function subscribe(events: Events): void {
   events.subscribe({
-    topic: STOCK_MOVED_TOPIC,
+    topic: StockMoved.topic,
     name: 'forecasting.stale',
     async handle({ payload }, tenant) {
-      if (!Check(StockMoved, payload)) throw new TypeError(`the payload of ${STOCK_MOVED_TOPIC} has another shape`)
+      if (!Check(StockMoved.payload, payload))
+        throw new TypeError(`the payload of ${StockMoved.topic} has another shape`)
       await tenant.transact(({ db }) =>
         createConsumptionStore(db.withTables<ConsumptionTables>(), tenant.dialect).markStale(
           payload.itemCodes,

@@ -1,6 +1,14 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyRequest } from 'fastify'
-import type { Answers, Jobs, Tenant } from '../../plugins/contracts.js'
+import {
+  type Answers,
+  access,
+  decodeCursor,
+  encodeCursor,
+  type Jobs,
+  pageOf,
+  type Tenant
+} from '../../plugins/contracts.js'
 import { Job, problems } from '../../schemas/common.js'
 import {
   AccuracySummary,
@@ -18,7 +26,7 @@ import {
   TrainRequest
 } from '../../schemas/forecasting.js'
 import type { ConsumptionSource } from './derive.js'
-import { CursorUnknown, ItemUnknown, ModelUnknown, NotTrained, RangeInvalid, ScopeAmbiguous } from './errors.js'
+import { ItemUnknown, ModelUnknown, NotTrained, RangeInvalid, ScopeAmbiguous } from './errors.js'
 import { accuracySummary, seriesOf } from './ports.js'
 import { createForecastStore, type ForecastingTables } from './store.js'
 
@@ -52,7 +60,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers,
   app.post(
     '/consumption/derive',
     {
-      config: { role: 'manager' },
+      config: access('manager'),
       schema: {
         tags,
         summary: 'Reads consumption from the ledger again, as a job',
@@ -69,7 +77,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers,
   app.post(
     '/forecast/train',
     {
-      config: { role: 'manager' },
+      config: access('manager'),
       schema: {
         tags,
         summary: 'Trains forecasts in worker threads, as a job',
@@ -87,7 +95,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers,
   app.get(
     '/forecast/:itemCode',
     {
-      config: { role: 'viewer' },
+      config: access('viewer'),
       schema: {
         tags,
         summary: 'The forecast of an item; daily if it was trained so, else weekly',
@@ -112,7 +120,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers,
   app.get(
     '/consumption/:itemCode',
     {
-      config: { role: 'viewer' },
+      config: access('viewer'),
       schema: {
         tags,
         summary: 'What was used of an item per day or week; days without stock are marked',
@@ -144,7 +152,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers,
   app.get(
     '/models/list',
     {
-      config: { role: 'viewer' },
+      config: access('viewer'),
       schema: {
         tags,
         summary: 'Trained models, newest first',
@@ -154,12 +162,20 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers,
     },
     async (request, reply) => {
       const { limit = 50, cursor, ...filter } = request.query
-      const after = cursor === undefined ? undefined : decodeCursor(cursor)
-      return answers.read(request, reply, NAMESPACE, `models:${JSON.stringify([filter, limit, after])}`, async () => {
-        const rows = await storeOf(tenantOf(request)).models(filter, after, limit + 1)
-        const data = rows.slice(0, limit)
-        const last = rows.length > limit ? data.at(-1) : undefined
-        return { data, page: { limit, nextCursor: last === undefined ? null : encodeCursor(last.id) } }
+      const purpose = `models ${JSON.stringify(filter)}`
+      const [after] = decodeCursor(purpose, cursor, ['string']) ?? []
+      return answers.read(request, reply, NAMESPACE, `${purpose} ${limit} ${after ?? ''}`, async () => {
+        const rows = await storeOf(tenantOf(request)).models(
+          filter,
+          after === undefined ? undefined : String(after),
+          limit + 1
+        )
+        return pageOf(
+          rows,
+          limit,
+          (last) => encodeCursor(purpose, [last.id]),
+          (row) => row
+        )
       })
     }
   )
@@ -167,7 +183,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers,
   app.get(
     '/models/:modelId',
     {
-      config: { role: 'viewer' },
+      config: access('viewer'),
       schema: {
         tags,
         summary: 'One model: members, weights, accuracy',
@@ -189,7 +205,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers,
   app.get(
     '/accuracy',
     {
-      config: { role: 'viewer' },
+      config: access('viewer'),
       schema: {
         tags,
         summary: 'Accuracy of what serves now, in all and by model',
@@ -199,12 +215,4 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers,
     async (request, reply) =>
       answers.read(request, reply, NAMESPACE, 'accuracy', () => accuracySummary(tenantOf(request)))
   )
-}
-
-const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/
-const encodeCursor = (id: string) => Buffer.from(id).toString('base64url')
-function decodeCursor(cursor: string): string {
-  const id = Buffer.from(cursor, 'base64url').toString()
-  if (!UUID.test(id)) throw new CursorUnknown({})
-  return id
 }
