@@ -25,6 +25,7 @@ export interface Finding {
 }
 
 interface Judgement {
+  detector: Detector
   expected: number
   lower: number
   upper: number
@@ -34,6 +35,7 @@ type Judge = (history: Float64Array, value: number) => Judgement | undefined
 
 const WINDOW_DAYS = 91
 const HISTORY_DAYS_MIN = 14
+const SEASONAL_DAYS_MIN = 28
 const SIGMAS = 3
 const TAIL_PROBABILITY = 1e-3
 /** Below this share of days with use a series is sparse: the average interval of 1.32 days of Syntetos & Boylan (2005). */
@@ -60,6 +62,7 @@ const sigma: Judge = (history, value) => {
   const unit = Math.max(deviation, SIGMA_FLOOR_RATIO * Math.abs(mean))
   if (unit === 0) return undefined
   return {
+    detector: 'zscore',
     expected: mean,
     lower: Math.max(0, mean - SIGMAS * unit),
     upper: mean + SIGMAS * unit,
@@ -68,30 +71,39 @@ const sigma: Judge = (history, value) => {
 }
 
 /** ±3σ of log(1 + use) around the level of the same weekday: demand scatters in proportion, and has its week. */
-const seasonal: Judge = (history, value) => {
-  const logs = history.map((each) => Math.log1p(Math.max(0, each)))
-  const level = moments(logs).mean
-  const sums = new Float64Array(7)
-  const counts = new Float64Array(7)
-  // Counted back from the day judged, which is phase 0.
-  const phase = (i: number) => (logs.length - i) % 7
-  for (let i = 0; i < logs.length; i++) {
-    sums[phase(i)]! += logs[i]! - level
-    counts[phase(i)]!++
+const seasonal =
+  (counts: boolean): Judge =>
+  (history, value) => {
+    const n = history.length
+    if (n < SEASONAL_DAYS_MIN) return sigma(history, value)
+    const logs = history.map((each) => Math.log1p(Math.max(0, each)))
+    const level = moments(logs).mean
+    const sums = new Float64Array(7)
+    const seen = new Float64Array(7)
+    // Counted back from the day judged, which is phase 0.
+    const phase = (i: number) => (n - i) % 7
+    for (let i = 0; i < n; i++) {
+      sums[phase(i)]! += logs[i]! - level
+      seen[phase(i)]!++
+    }
+    const effect = (at: number) => sums[at]! / seen[at]!
+    const { deviation } = moments(logs.map((each, i) => each - level - effect(phase(i))))
+    const centre = level + effect(0)
+    // Seven effects were estimated from the same days, and the one used here is not exact either.
+    const scatter = deviation * Math.sqrt((n / (n - 7)) * (1 + 1 / seen[0]!))
+    const expected = Math.expm1(centre)
+    // Counts scatter at least as Poisson's law does, on quiet weekdays too.
+    const poisson = counts ? Math.sqrt(expected) / (1 + expected) : 0
+    const unit = Math.max(scatter, poisson, LOG_SIGMA_FLOOR)
+    const back = (log: number) => Math.max(0, Math.expm1(log))
+    return {
+      detector: 'seasonal',
+      expected: Math.max(0, expected),
+      lower: back(centre - SIGMAS * unit),
+      upper: back(centre + SIGMAS * unit),
+      score: Math.abs(Math.log1p(Math.max(0, value)) - centre) / unit
+    }
   }
-  // Shrunk towards no effect: a weekday seen twice is not yet a pattern.
-  const effect = (at: number) => sums[at]! / (counts[at]! + 1)
-  const { deviation } = moments(logs.map((each, i) => each - level - effect(phase(i))))
-  const unit = Math.max(deviation, LOG_SIGMA_FLOOR)
-  const centre = level + effect(0)
-  const back = (log: number) => Math.max(0, Math.expm1(log))
-  return {
-    expected: back(centre),
-    lower: back(centre - SIGMAS * unit),
-    upper: back(centre + SIGMAS * unit),
-    score: Math.abs(Math.log1p(Math.max(0, value)) - centre) / unit
-  }
-}
 
 /**
  * The upper tail of a negative binomial with the mean and variance of the days before (Poisson where the variance does not
@@ -117,7 +129,7 @@ const countTail: Judge = (history, value) => {
     probability *= ((k + size) / (k + 1)) * ratio
   }
   if (upper < 0) return undefined
-  return { expected: mean, lower: 0, upper, score: -Math.log10(Math.max(atValue, 1e-15)) }
+  return { detector: 'count-tail', expected: mean, lower: 0, upper, score: -Math.log10(Math.max(atValue, 1e-15)) }
 }
 
 const THRESHOLDS: Record<Detector, { medium: number; high: number }> = {
@@ -129,7 +141,7 @@ const THRESHOLDS: Record<Detector, { medium: number; high: number }> = {
 const severityOf = (detector: Detector, score: number): Severity =>
   score >= THRESHOLDS[detector].high ? 'high' : score >= THRESHOLDS[detector].medium ? 'medium' : 'low'
 
-function choose(values: Float64Array, missing: Uint8Array, method: Method): { detector: Detector; judge: Judge } {
+function choose(values: Float64Array, missing: Uint8Array, method: Method): Judge {
   let known = 0
   let used = 0
   let whole = true
@@ -139,9 +151,9 @@ function choose(values: Float64Array, missing: Uint8Array, method: Method): { de
     if (values[i]! !== 0) used++
     if (!Number.isInteger(values[i]!)) whole = false
   }
-  if (method === 'auto' && used >= DENSE_SHARE * known) return { detector: 'seasonal', judge: seasonal }
-  if (method === 'auto' && whole) return { detector: 'count-tail', judge: countTail }
-  return { detector: 'zscore', judge: sigma }
+  if (method === 'sigma') return sigma
+  if (used >= DENSE_SHARE * known) return seasonal(whole)
+  return whole ? countTail : sigma
 }
 
 /**
@@ -150,7 +162,7 @@ function choose(values: Float64Array, missing: Uint8Array, method: Method): { de
  * @param from first position to judge
  */
 export function detect(values: Float64Array, missing: Uint8Array, method: Method = 'auto', from = 0): Finding[] {
-  const { detector, judge } = choose(values, missing, method)
+  const judge = choose(values, missing, method)
   const clean = Float64Array.from(values)
   const found: Finding[] = []
   for (let i = 0; i < values.length; i++) {
@@ -160,7 +172,7 @@ export function detect(values: Float64Array, missing: Uint8Array, method: Method
     const observed = values[i]!
     const judged = judge(history, observed)
     if (judged === undefined) continue
-    const { expected, lower, upper, score } = judged
+    const { detector, expected, lower, upper, score } = judged
     if (observed <= upper && observed >= lower) continue
     const kind = observed > upper ? 'spike' : 'drop'
     // A net return is the other side of an earlier use, not a fall in demand.
