@@ -87,12 +87,26 @@ async function catalogue(db: Kysely<unknown>): Promise<void> {
 }
 
 type SeedTables = {
-  units: { code: string; name: string; name_fr: string; dimension: string | null; numerator: number; denominator: number }
+  units: {
+    code: string
+    name: string
+    name_fr: string
+    dimension: string | null
+    numerator: number
+    denominator: number
+  }
   locations: { code: string; name: string; name_fr: string; kind: string; walk_sequence: number }
 }
 
 async function seed(db: Kysely<unknown>): Promise<void> {
-  const unit = (code: string, name: string, name_fr: string, dimension: string | null, numerator = 1, denominator = 1) => ({
+  const unit = (
+    code: string,
+    name: string,
+    name_fr: string,
+    dimension: string | null,
+    numerator = 1,
+    denominator = 1
+  ) => ({
     code,
     name,
     name_fr,
@@ -129,7 +143,13 @@ async function seed(db: Kysely<unknown>): Promise<void> {
       unit('portion', 'portion', 'portion', null)
     ])
     .execute()
-  const location = (code: string, kind: string, name: string, name_fr: string) => ({ code, kind, name, name_fr, walk_sequence: 0 })
+  const location = (code: string, kind: string, name: string, name_fr: string) => ({
+    code,
+    kind,
+    name,
+    name_fr,
+    walk_sequence: 0
+  })
   await db
     .withTables<SeedTables>()
     .insertInto('locations')
@@ -157,7 +177,11 @@ async function ledger(db: Kysely<unknown>): Promise<void> {
     .addColumn('lot_id', 'bigint', (c) => c.notNull().references('lots.id'))
     .addUniqueConstraint('stock_accounts_key', ['item_id', 'location_id', 'lot_id'])
     .execute()
-  await db.schema.createIndex('stock_accounts_location').on('stock_accounts').columns(['location_id', 'item_id']).execute()
+  await db.schema
+    .createIndex('stock_accounts_location')
+    .on('stock_accounts')
+    .columns(['location_id', 'item_id'])
+    .execute()
   await db.schema
     .createTable('stock_transactions')
     .addColumn('seq', id.type, id.build)
@@ -172,9 +196,23 @@ async function ledger(db: Kysely<unknown>): Promise<void> {
     .addColumn('import_id', t)
     .addColumn('request_id', t, (c) => c.notNull())
     .execute()
-  await db.schema.createIndex('stock_transactions_occurred').on('stock_transactions').columns(['occurred_at', 'seq']).execute()
-  await db.schema.createIndex('stock_transactions_reference').on('stock_transactions').column('reference').where('reference', 'is not', null).execute()
-  await db.schema.createIndex('stock_transactions_import').on('stock_transactions').columns(['import_id', 'seq']).where('import_id', 'is not', null).execute()
+  await db.schema
+    .createIndex('stock_transactions_occurred')
+    .on('stock_transactions')
+    .columns(['occurred_at', 'seq'])
+    .execute()
+  await db.schema
+    .createIndex('stock_transactions_reference')
+    .on('stock_transactions')
+    .column('reference')
+    .where('reference', 'is not', null)
+    .execute()
+  await db.schema
+    .createIndex('stock_transactions_import')
+    .on('stock_transactions')
+    .columns(['import_id', 'seq'])
+    .where('import_id', 'is not', null)
+    .execute()
   const moves = db.schema
     .createTable('stock_moves')
     .addColumn('transaction_seq', 'bigint', (c) => c.notNull().references('stock_transactions.seq'))
@@ -194,7 +232,11 @@ async function ledger(db: Kysely<unknown>): Promise<void> {
     .addCheckConstraint('stock_moves_apart', sql`from_account <> to_account`)
   // The key is the order of reading and writing, so on SQLite the rows live in it.
   await (isPostgres(db) ? moves : moves.modifyEnd(sql`without rowid`)).execute()
-  await db.schema.createIndex('stock_moves_item').on('stock_moves').columns(['item_id', 'occurred_at', 'transaction_seq', 'line']).execute()
+  await db.schema
+    .createIndex('stock_moves_item')
+    .on('stock_moves')
+    .columns(['item_id', 'occurred_at', 'transaction_seq', 'line'])
+    .execute()
   await db.schema
     .createTable('stock_balances')
     .addColumn('account_id', 'bigint', (c) => c.primaryKey().references('stock_accounts.id'))
@@ -271,8 +313,12 @@ async function search(db: Kysely<unknown>): Promise<void> {
       .addColumn('item_id', 'bigint', (c) => c.primaryKey().references('items.id').onDelete('cascade'))
       .addColumn('text', 'text', (c) => c.notNull())
       .execute()
-    await sql`create index item_search_trigrams on ${sql.table('item_search')} using gin (text public.gin_trgm_ops)`.execute(db)
+    await sql`create index item_search_trigrams on ${sql.table('item_search')} using gin (text public.gin_trgm_ops)`.execute(
+      db
+    )
     return
   }
-  await sql`create virtual table item_search using fts5(text, content='', contentless_delete=1, tokenize='trigram')`.execute(db)
+  await sql`create virtual table item_search using fts5(text, content='', contentless_delete=1, tokenize='trigram')`.execute(
+    db
+  )
 }

@@ -144,7 +144,7 @@ export function createTokens(app: FastifyInstance, options: TokenOptions): Token
 
   return {
     sign: ({ subject, role, tenant, epoch }, ttlSeconds) => {
-      const exp = Math.floor(Date.now() / 1000) + ttlSeconds
+      const exp = Math.floor(Date.now() / 1000 + ttlSeconds)
       return signer().sign({
         sub: subject,
         role,

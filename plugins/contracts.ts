@@ -4,6 +4,7 @@ import type { Job, Role } from '../schemas/common.js'
 
 export type { Auth, RevocationCheck, TokenClaims, Tokens } from './auth.js'
 export { decodeCursor, encodeCursor, pageOf } from './cursor.js'
+export { PayloadTooLarge } from './limits.js'
 export { Problem, type ProblemParams, problem } from './problem.js'
 
 /** What a domain may rely on. A host that embeds one domain supplies these decorators itself, or registers the core. */

@@ -69,6 +69,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   const jobs = createJobs({
     tenants,
     redisUrl: options.redisUrl,
+    queueName: queueNameOf(options.databaseUrl),
     registry,
     log: app.log,
     mode: options.mode ?? 'service',
@@ -145,6 +146,10 @@ function moduleEntrance(tenancy: 'single' | 'multi', tenants: Tenants): EnterMod
     app.addHook('onRequest', authorize)
   }
 }
+
+/** One queue for each database: the processes of one deployment share it, those of another do not. The URL may hold a password. */
+const queueNameOf = (databaseUrl: string) =>
+  `inventory-${createHash('sha256').update(databaseUrl).digest('hex').slice(0, 16)}`
 
 function scrapeAllowed(token: string | undefined): (request: FastifyRequest) => boolean {
   if (token === undefined) return () => true

@@ -8,13 +8,18 @@ export const CursorInvalid = problem('CURSOR_INVALID', 400, {
 type Key = readonly (string | number)[]
 
 /** A keyset position: the sort key of the last row, bound to the order and filter it was made for. */
-export const encodeCursor = (purpose: string, key: Key): string => Buffer.from(JSON.stringify([purpose, ...key])).toString('base64url')
+export const encodeCursor = (purpose: string, key: Key): string =>
+  Buffer.from(JSON.stringify([purpose, ...key])).toString('base64url')
 
 /**
  * @param shape what the key holds, in order
  * @throws CURSOR_INVALID when it was made for another list, order or filter
  */
-export function decodeCursor(purpose: string, cursor: string | undefined, shape: readonly ('string' | 'number')[]): Key | undefined {
+export function decodeCursor(
+  purpose: string,
+  cursor: string | undefined,
+  shape: readonly ('string' | 'number')[]
+): Key | undefined {
   if (cursor === undefined) return undefined
   let parts: unknown
   try {
@@ -41,5 +46,8 @@ export function pageOf<Row, Out>(
 ): { data: Out[]; page: { limit: number; nextCursor: string | null } } {
   const shown = rows.slice(0, limit)
   const last = shown.at(-1)
-  return { data: shown.map(present), page: { limit, nextCursor: rows.length > limit && last !== undefined ? cursorOf(last) : null } }
+  return {
+    data: shown.map(present),
+    page: { limit, nextCursor: rows.length > limit && last !== undefined ? cursorOf(last) : null }
+  }
 }

@@ -1,8 +1,10 @@
 import { createRequire } from 'node:module'
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { PayloadTooLarge } from './limits.js'
 import { type Locale, Problem, problem } from './problem.js'
 
 export { CursorInvalid } from './cursor.js'
+export { PayloadTooLarge } from './limits.js'
 
 /** The core's own problems. A domain's stand in its `errors.ts`; `docs/errors.md` lists them all. */
 export const Malformed = problem<{ reason: string }>('REQUEST_MALFORMED', 400, {
@@ -36,10 +38,6 @@ export const MethodNotAllowed = problem<{ method: string; allowed: string }>('ME
 export const PreconditionFailed = problem<{ current: string }>('PRECONDITION_FAILED', 412, {
   en: 'The resource has changed since you read it; its ETag is now {current}.',
   fr: 'La ressource a changé depuis votre lecture ; son ETag est maintenant {current}.'
-})
-export const PayloadTooLarge = problem<{ limitBytes: number }>('REQUEST_TOO_LARGE', 413, {
-  en: 'The body is larger than {limitBytes} bytes.',
-  fr: 'Le corps dépasse {limitBytes} octets.'
 })
 export const UnsupportedMediaType = problem<{ received: string }>('REQUEST_MEDIA_TYPE', 415, {
   en: 'The content type {received} is not read by this route.',

@@ -168,8 +168,9 @@ class Service implements JobService {
   }
 
   async ready(): Promise<void> {
-    await this.#redis?.open()
+    if (this.#state !== 'new') return
     this.#state = 'open'
+    await this.#redis?.open()
     await this.#recallSuccesses()
     await this.#sweep()
     this.#sweepIn(this.#sweepEvery)

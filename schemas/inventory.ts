@@ -1,5 +1,19 @@
 import { type Static, type TEnum, Type } from 'typebox'
-import { Amount, Closed, Code, Day, Decimal, Instant, List, Name, Nullable, PageQuery, Quantity, Text, Uuid } from './common.js'
+import {
+  Amount,
+  Closed,
+  Code,
+  Day,
+  Decimal,
+  Instant,
+  List,
+  Name,
+  Nullable,
+  PageQuery,
+  Quantity,
+  Text,
+  Uuid
+} from './common.js'
 
 const oneOf = <V extends string[]>(...values: V): TEnum<V> => Type.Enum<V>(values)
 
@@ -43,7 +57,9 @@ export const ItemRow = Closed({
   unitCost: Nullable(Type.Number({ description: 'Moving average; null without the role that sees cost' })),
   value: Nullable(Type.Number()),
   status: StockStatus,
-  daysOfCover: Nullable(Type.Number({ description: 'Available stock over the forecast daily use; null without a forecast' }))
+  daysOfCover: Nullable(
+    Type.Number({ description: 'Available stock over the forecast daily use; null without a forecast' })
+  )
 })
 export type ItemRow = Static<typeof ItemRow>
 export const Item = Closed({
@@ -52,7 +68,13 @@ export const Item = Closed({
   shelfLifeDays: Nullable(Type.Integer()),
   units: Type.Array(Closed({ unit: Type.String(), numerator: Type.Integer(), denominator: Type.Integer() })),
   locations: Type.Array(
-    Closed({ location: Type.String(), lot: Nullable(Type.String()), expiresOn: Nullable(Type.String()), onHand: Type.Number(), reserved: Type.Number() })
+    Closed({
+      location: Type.String(),
+      lot: Nullable(Type.String()),
+      expiresOn: Nullable(Type.String()),
+      onHand: Type.Number(),
+      reserved: Type.Number()
+    })
   ),
   createdAt: Instant,
   updatedAt: Instant
@@ -82,7 +104,9 @@ export const Unit = Closed({
   name: Type.String(),
   nameFr: Nullable(Type.String()),
   dimension: Nullable(Dimension),
-  numerator: Type.Integer({ description: 'One of this unit is numerator/denominator of the dimension’s base (each, g, ml, m, m2)' }),
+  numerator: Type.Integer({
+    description: 'One of this unit is numerator/denominator of the dimension’s base (each, g, ml, m, m2)'
+  }),
   denominator: Type.Integer()
 })
 export type Unit = Static<typeof Unit>
@@ -98,17 +122,41 @@ export const NewUnit = Closed({
 })
 export type NewUnit = Static<typeof NewUnit>
 export const ItemUnitParams = Closed({ itemCode: Code, unit: UnitCode })
-export const ItemUnitBody = Closed({ numerator: Ratio, denominator: Type.Optional(Ratio) }, 'One of this unit is numerator/denominator of the item’s base unit')
+export const ItemUnitBody = Closed(
+  { numerator: Ratio, denominator: Type.Optional(Ratio) },
+  'One of this unit is numerator/denominator of the item’s base unit'
+)
 
 export const LotStatus = oneOf('ok', 'quarantine', 'recalled')
 export type LotStatus = Static<typeof LotStatus>
-export const Lot = Closed({ itemCode: Type.String(), lot: Type.String(), expiresOn: Nullable(Type.String()), status: LotStatus, onHand: Type.Number() })
+export const Lot = Closed({
+  itemCode: Type.String(),
+  lot: Type.String(),
+  expiresOn: Nullable(Type.String()),
+  status: LotStatus,
+  onHand: Type.Number()
+})
 export const LotList = List(Lot)
 export const LotQuery = Closed({ ...PageQuery, itemCode: Type.Optional(Code), expiresBefore: Type.Optional(Day) })
-export const LotBody = Closed({ itemCode: Code, lot: Code, expiresOn: Type.Optional(Nullable(Day)), status: Type.Optional(LotStatus) })
+export const LotBody = Closed({
+  itemCode: Code,
+  lot: Code,
+  expiresOn: Type.Optional(Nullable(Day)),
+  status: Type.Optional(LotStatus)
+})
 export type LotBody = Static<typeof LotBody>
 
-export const LocationKind = oneOf('internal', 'transit', 'supplier', 'customer', 'consumption', 'waste', 'production', 'variance', 'opening')
+export const LocationKind = oneOf(
+  'internal',
+  'transit',
+  'supplier',
+  'customer',
+  'consumption',
+  'waste',
+  'production',
+  'variance',
+  'opening'
+)
 export type LocationKind = Static<typeof LocationKind>
 export const Location = Closed({
   location: Type.String(),
@@ -131,7 +179,14 @@ export const NewLocation = Closed({
 })
 export type NewLocation = Static<typeof NewLocation>
 export const LocationParams = Closed({ location: Code })
-export const StockAtLocation = Closed({ itemCode: Type.String(), name: Type.String(), unit: Type.String(), lot: Nullable(Type.String()), onHand: Type.Number(), reserved: Type.Number() })
+export const StockAtLocation = Closed({
+  itemCode: Type.String(),
+  name: Type.String(),
+  unit: Type.String(),
+  lot: Nullable(Type.String()),
+  onHand: Type.Number(),
+  reserved: Type.Number()
+})
 export const StockAtLocationList = List(StockAtLocation)
 
 export const MovementType = oneOf('receipt', 'issue', 'transfer', 'adjustment', 'waste', 'return', 'opening')
@@ -212,13 +267,32 @@ export const ItemMovement = Closed({
 })
 export const ItemMovementList = List(ItemMovement)
 
-export const StockQuery = Closed({ ...PageQuery, asOf: Type.Optional(Type.Union([Instant, Day])), itemCode: Type.Optional(Code) })
-export const StockAsOf = Closed({ itemCode: Type.String(), name: Type.String(), unit: Type.String(), onHand: Type.Number() })
+export const StockQuery = Closed({
+  ...PageQuery,
+  asOf: Type.Optional(Type.Union([Instant, Day])),
+  itemCode: Type.Optional(Code)
+})
+export const StockAsOf = Closed({
+  itemCode: Type.String(),
+  name: Type.String(),
+  unit: Type.String(),
+  onHand: Type.Number()
+})
 export const StockAsOfList = List(StockAsOf)
 
-export const Mismatch = Closed({ itemCode: Type.String(), what: Type.String(), stored: Type.Number(), recomputed: Type.Number() })
+export const Mismatch = Closed({
+  itemCode: Type.String(),
+  what: Type.String(),
+  stored: Type.Number(),
+  recomputed: Type.Number()
+})
 export type Mismatch = Static<typeof Mismatch>
-export const Verification = Closed({ ok: Type.Boolean(), transactions: Type.Integer(), moves: Type.Integer(), mismatches: Type.Array(Mismatch) })
+export const Verification = Closed({
+  ok: Type.Boolean(),
+  transactions: Type.Integer(),
+  moves: Type.Integer(),
+  mismatches: Type.Array(Mismatch)
+})
 export type Verification = Static<typeof Verification>
 
 export const ReservationStatus = oneOf('pending', 'posted', 'voided')
@@ -245,18 +319,33 @@ export const Reservation = Closed({
 })
 export type Reservation = Static<typeof Reservation>
 export const ReservationList = List(Reservation)
-export const ReservationQuery = Closed({ ...PageQuery, status: Type.Optional(ReservationStatus), itemCode: Type.Optional(Code) })
+export const ReservationQuery = Closed({
+  ...PageQuery,
+  status: Type.Optional(ReservationStatus),
+  itemCode: Type.Optional(Code)
+})
 
 export const ImportKind = oneOf('items', 'movements')
 export type ImportKind = Static<typeof ImportKind>
 export const ImportParams = Closed({ kind: ImportKind })
 export const ImportQuery = Closed({
   dryRun: Type.Optional(Type.Boolean()),
-  map: Type.Optional(Type.String({ maxLength: 2000, pattern: '^[A-Za-z]+:[^,]+(,[A-Za-z]+:[^,]+)*$', description: 'field:Header pairs, such as itemCode:StockCode,quantity:Quantity' })),
+  map: Type.Optional(
+    Type.String({
+      maxLength: 2000,
+      pattern: '^[A-Za-z]+:[^,]+(,[A-Za-z]+:[^,]+)*$',
+      description: 'field:Header pairs, such as itemCode:StockCode,quantity:Quantity'
+    })
+  ),
   type: Type.Optional({ ...MovementType, description: 'The type of every row that has none of its own' })
 })
 export type ImportQuery = Static<typeof ImportQuery>
-export const ImportError = Closed({ row: Type.Integer({ description: '1 is the header of a CSV file' }), column: Nullable(Type.String()), code: Type.String(), message: Type.String() })
+export const ImportError = Closed({
+  row: Type.Integer({ description: '1 is the header of a CSV file' }),
+  column: Nullable(Type.String()),
+  code: Type.String(),
+  message: Type.String()
+})
 export type ImportError = Static<typeof ImportError>
 export const ImportReport = Closed({
   kind: ImportKind,

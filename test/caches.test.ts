@@ -14,6 +14,7 @@ import cacheStats from '../modules/cache-stats/index.js'
 import { type Caches, type CachesOptions, createCaches, type TenantCache } from '../plugins/cache.js'
 import type { EnterModule } from '../plugins/contracts.js'
 import { openRedis, type RedisLink } from '../plugins/redis.js'
+import { SharedCache } from '../plugins/shared-cache.js'
 import { redisUrl, startRedis } from './services.js'
 
 const quiet = { info: () => {}, warn: () => {} }
@@ -123,6 +124,14 @@ for (const { backend, url } of backends) {
     slow.resolve('old')
     t.equal(await textOf(before), 'old')
     t.equal(await textOf(cache.read('inventory', 'list', async () => 'newest')), 'new', 'the old load is not stored')
+    t.equal(caches.stats().keys, 1)
+    const failing = cache.read('inventory', 'y', () => sleep(5).then(() => Promise.reject(new Error('late'))))
+    cache.invalidate('inventory')
+    const good = cache.read('inventory', 'y', async () => 'good')
+    await t.rejects(failing, /late/)
+    t.equal(await textOf(good), 'good')
+    t.equal(caches.stats().keys, 1, 'a load that fails late takes nothing newer with it')
+    t.equal(await textOf(cache.read('inventory', 'list', async () => 'new')), 'new')
     cache.invalidate('forecasting')
     t.equal(await textOf(cache.read('inventory', 'list', async () => 'newest')), 'new', 'other namespaces stay')
     cache.clear()
@@ -439,6 +448,84 @@ t.test('a Redis that comes back with an old snapshot answers nothing from it', a
   t.not(await redis?.client?.dbsize(), 0, 'the snapshot is there')
   await sleep(1_200)
   t.equal(await textOf(cache.read('inventory', 'x', async () => 'new')), 'new')
+})
+
+t.test('in Redis: a late store is refused, no invalidation is lost', async (t) => {
+  const server = await startRedis()
+  t.teardown(() => server.stop())
+  const shared = { url: server.url, prefix: freshPrefix(), localTtlMilliseconds: 60_000, sharedTtlSeconds: 60 }
+  const nodes = [await startNode(t, shared), await startNode(t, shared)] as const
+  const [a, b] = nodes.map(({ redis }) => {
+    const counts: string[] = []
+    if (redis === null) throw new Error('no redis')
+    const cache = new SharedCache({
+      redis: openRedisLike(redis, `${shared.prefix}raw:`),
+      ttlSeconds: 60,
+      onInvalidated: () => {},
+      onGap: () => {},
+      onFallback: () => {},
+      observe: () => {}
+    })
+    return { counts, space: cache.space('main', 'raw', (...each) => counts.push(each.join(' '))) }
+  })
+  if (a === undefined || b === undefined) throw new Error('two nodes')
+  await sleep(30)
+  for (const { space } of [a, b]) await space.read('x')
+  const before = await a.space.read('x')
+  b.space.invalidate()
+  t.equal((await b.space.read('x'))?.body, undefined)
+  a.space.write('x', before?.generation ?? Buffer.of(), Buffer.from('stale'))
+  await sleep(30)
+  t.equal((await b.space.read('x'))?.body, undefined, 'what was loaded before an invalidation is refused')
+  const after = await a.space.read('x')
+  a.space.write('x', after?.generation ?? Buffer.of(), Buffer.from('fresh'))
+  await sleep(30)
+  t.equal(String((await b.space.read('x'))?.body), 'fresh')
+  const drops = () => a.counts.filter((each) => each === 'delete ok').length
+  const dropped = drops()
+  for (let i = 0; i < 10; i++) a.space.invalidate()
+  await a.space.settled()
+  t.equal(drops() - dropped, 2, 'those that come while one is under way share the next')
+
+  // A node that writes and never reads, while Redis is frozen.
+  const caches = nodes.map(({ caches }) => caches.forTenant('main', unknown))
+  const read = (node: 0 | 1, text: string) =>
+    caches[node]?.read('inventory', 'x', async () => text).then(({ body }) => `${body}`)
+  for (const text of ['warm', 'old']) {
+    for (const node of [0, 1] as const) await read(node, text)
+    await sleep(50)
+    if (text === 'warm') caches[0]?.invalidate('inventory')
+    await sleep(50)
+  }
+  t.equal(await read(1, 'new'), 'old')
+  server.freeze()
+  await nodes[0].redis?.call((client) => client.ping())
+  caches[0]?.invalidate('inventory')
+  server.thaw()
+  await until(() => nodes[0].redis?.state() === 'up')
+  await until(async () => (await read(1, 'new')) === 'new', 500)
+
+  // A node that does not hear: what it holds goes when it hears again.
+  await sleep(1_200)
+  await read(1, 'held')
+  await nodes[0].redis?.client?.call('client', 'kill', 'type', 'pubsub')
+  caches[0]?.invalidate('inventory')
+  await until(async () => (await read(1, 'heard')) === 'heard', 1_000)
+  t.equal(nodes[1].redis?.state(), 'up')
+})
+
+/** The same connection under other keys. */
+const openRedisLike = (redis: RedisLink, prefix: string): RedisLink => ({
+  client: redis.client,
+  prefix,
+  state: () => redis.state(),
+  unavailable: () => redis.unavailable(),
+  call: (run, onFallback) => redis.call(run, onFallback),
+  subscribe: () => {},
+  onReady: (run) => redis.onReady(run),
+  probe: () => redis.probe(),
+  fallbacks: () => redis.fallbacks(),
+  close: async () => {}
 })
 
 t.test('the link: absent, refused, a client of the host', async (t) => {

@@ -31,6 +31,8 @@ export interface TestTenants {
   get(id: string): Promise<Tenant>
   list(): Promise<string[]>
   create(id: string): Promise<Tenant>
+  /** While true, transactions fail as they do when the database is away. */
+  away: boolean
   close(): Promise<void>
 }
 
@@ -48,8 +50,10 @@ export function openTenants(databaseUrl: string): TestTenants {
       id,
       dialect,
       db,
-      transact: (work) =>
-        transact((tx) => work({ db: tx, publish: async () => {}, invalidate: () => {}, afterCommit: () => {} })),
+      transact: async (work) => {
+        if (tenants.away) throw new Error('connect ECONNREFUSED')
+        return transact((tx) => work({ db: tx, publish: async () => {}, invalidate: () => {}, afterCommit: () => {} }))
+      },
       cache: { read: () => Promise.reject(new Error('jobs read no cache')) }
     }
   }
@@ -59,7 +63,8 @@ export function openTenants(databaseUrl: string): TestTenants {
     tenant.catch(() => opened.delete(id))
     return tenant
   }
-  return {
+  const tenants: TestTenants = {
+    away: false,
     get,
     list: () => server.tenants(),
     create: async (id) => {
@@ -68,6 +73,7 @@ export function openTenants(databaseUrl: string): TestTenants {
     },
     close: () => server.close()
   }
+  return tenants
 }
 
 export interface LogLine {

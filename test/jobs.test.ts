@@ -277,7 +277,6 @@ t.test('progress, heartbeat and metrics', async (t) => {
   await before.jobs.close()
 
   const { jobs, tenant, tenants, registry } = await serve({ concurrency: 1 })
-  let writes = 0
   jobs.define({
     kind: 'count',
     run: async ({ progress }) => {
@@ -304,15 +303,12 @@ t.test('progress, heartbeat and metrics', async (t) => {
 
   const job = await jobs.start(tenant, 'count', null)
   const seen = new Set<number>()
-  const beats = new Set<number>()
   await until(async () => {
     const row = await rowOf(tenant, job.id)
-    if (row.status === 'running') beats.add(row.heartbeat_at)
     seen.add(row.progress_done)
     return row.status === 'succeeded'
   })
-  writes = seen.size
-  t.ok(writes >= 4 && writes <= 15, `500 calls in 300 ms are a few writes: ${writes}`)
+  t.ok(seen.size >= 3 && seen.size <= 25, `500 calls are a few writes: ${seen.size}`)
   t.ok([...seen].some((done) => done > 0 && done < 500))
   t.match(await jobs.get(tenant, job.id), { progress: { done: 0, total: 0 } }, 'what is no number is 0')
 
@@ -344,6 +340,22 @@ t.test('one tenant’s broken database does not stop the others', async (t) => {
   t.ok(lines.some(({ level, fields }) => level === 'warn' && 'tenant' in fields && fields.tenant === 'broken'))
   const job = await jobs.start(tenant, 'add', { a: 1, b: 1 })
   t.match(await jobs.wait(tenant, job.id, 5), { status: 'succeeded' })
+})
+
+t.test('a database that is away for a moment costs no run', async (t) => {
+  const { serve } = await stage(t, 'sqlite')
+  const { jobs, tenant, tenants, ran, lines } = await serve()
+  await jobs.ready()
+  const job = await jobs.start(tenant, 'wait', 300)
+  await until(() => running(jobs, tenant, job.id))
+  tenants.away = true
+  await t.rejects(jobs.start(tenant, 'add', { a: 1, b: 1 }), /ECONNREFUSED/)
+  await sleep(600)
+  t.match(await jobs.get(tenant, job.id), { status: 'running' }, 'it has ended, which cannot be written yet')
+  t.ok(lines.some(({ message }) => /progress of a job could not be written/.test(message)))
+  tenants.away = false
+  t.match(await jobs.wait(tenant, job.id, 5), { status: 'succeeded', result: 'slept' })
+  t.same(ran, [job.id])
 })
 
 t.test('over HTTP', async (t) => {

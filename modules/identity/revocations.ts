@@ -31,17 +31,18 @@ export interface RevocationList {
 }
 
 /**
- * The truth is in each tenant's database; what this process knows of it is never older than a second when it lets a token
- * in, whichever process wrote it. When the database cannot tell, nobody gets in (503).
+ * The truth is in each tenant's database. What this process knows of it was asked for at most a second ago, or the request
+ * waits for the answer; so it does not matter which process wrote it. When the database cannot tell, nobody gets in (503).
  */
 export function createRevocationList(): RevocationList {
-  const tenants = new Map<string, Known>()
+  // By the open tenant: one that is dropped and made again starts anew.
+  const tenants = new WeakMap<Tenant, Known>()
   const of = (tenant: Tenant): Known => {
-    const found = tenants.get(tenant.id)
+    const found = tenants.get(tenant)
     if (found !== undefined) return found
     const asOf = Number.NEGATIVE_INFINITY
     const fresh = { tokens: new Map(), epochs: new Map(), asOf, since: 0, prunedAt: 0, loading: undefined }
-    tenants.set(tenant.id, fresh)
+    tenants.set(tenant, fresh)
     return fresh
   }
   return {

@@ -1,7 +1,16 @@
 import { v7 as uuidv7 } from 'uuid'
 import { fromMicros, multiplyMicros, toMicros } from '../../schemas/decimal.js'
 import type { Movement, MovementLine, MovementType } from '../../schemas/inventory.js'
-import { InsufficientStock, ItemNotFound, LocationNotFound, LocationNotStocked, LotNotFound, LotRule, MovementRule, UnitNotConvertible } from './errors.js'
+import {
+  InsufficientStock,
+  ItemNotFound,
+  LocationNotFound,
+  LocationNotStocked,
+  LotNotFound,
+  LotRule,
+  MovementRule,
+  UnitNotConvertible
+} from './errors.js'
 import type { LedgerItem, LedgerLocation, LedgerStore, TransactionHead } from './ledger-store.js'
 import { type AccountState, apply, byExpiry, type LotState, type Move, ROUTES, type Transfer } from './posting.js'
 import { DEFAULT_LOT, INTERNAL_KINDS } from './tables.js'
@@ -84,13 +93,21 @@ export class Book {
     for (const location of await this.#store.locations(newPlaces)) this.#locations.set(location.code, location)
 
     const items = [...codes].map((code) => this.#items.get(code)).filter((item) => item !== undefined)
-    for (const lot of await this.#store.lots(items.map(({ id }) => id), [...lots])) {
+    for (const lot of await this.#store.lots(
+      items.map(({ id }) => id),
+      [...lots]
+    )) {
       if (!this.#lots.has(keyOf(lot.itemId, lot.code))) this.#lots.set(keyOf(lot.itemId, lot.code), lot)
     }
     const locations = [...places].map((code) => this.#locations.get(code)).filter((location) => location !== undefined)
     // What is in memory is newer than what is stored: a pair that was loaded is never loaded again.
-    const missing = items.filter((item) => locations.some((location) => !this.#loaded.has(keyOf(item.id, location.code))))
-    const stored = await this.#store.accounts(missing.map(({ id }) => id), locations.map(({ id }) => id))
+    const missing = items.filter((item) =>
+      locations.some((location) => !this.#loaded.has(keyOf(item.id, location.code)))
+    )
+    const stored = await this.#store.accounts(
+      missing.map(({ id }) => id),
+      locations.map(({ id }) => id)
+    )
     for (const account of stored) {
       if (!this.#loaded.has(keyOf(account.itemId, account.location.code))) this.#remember(account)
     }
@@ -100,10 +117,13 @@ export class Book {
   async #loadUnits(lines: readonly MovementLine[]): Promise<void> {
     const foreign = lines.filter(({ itemCode, unit }) => unit !== undefined && this.#items.get(itemCode)?.unit !== unit)
     if (foreign.length === 0) return
-    const items = [...new Set(foreign.map(({ itemCode }) => itemCode))].map((code) => this.#items.get(code)).filter((item) => item !== undefined)
+    const items = [...new Set(foreign.map(({ itemCode }) => itemCode))]
+      .map((code) => this.#items.get(code))
+      .filter((item) => item !== undefined)
     const codes = new Set([...foreign.map(({ unit }) => unit ?? ''), ...items.map(({ unit }) => unit)])
     for (const unit of await this.#store.units([...codes])) this.#units.set(unit.code, unit)
-    for (const ratio of await this.#store.unitRatios(items.map(({ id }) => id))) this.#ratios.set(keyOf(ratio.itemId, ratio.unit), ratio)
+    for (const ratio of await this.#store.unitRatios(items.map(({ id }) => id)))
+      this.#ratios.set(keyOf(ratio.itemId, ratio.unit), ratio)
   }
 
   /** Posts one transaction into memory. @throws a coded problem that names the line */
@@ -144,7 +164,18 @@ export class Book {
   #record(draft: Draft, { actor, requestId }: Author, reverses: Reversible | null, moves: Move[]) {
     const { type, occurredAt, reason, reference, importId } = draft
     const recordedAt = Date.now()
-    const head = { id: uuidv7(), type, occurredAt, recordedAt, actor, reason, reference, reverses: reverses?.seq ?? null, importId, requestId }
+    const head = {
+      id: uuidv7(),
+      type,
+      occurredAt,
+      recordedAt,
+      actor,
+      reason,
+      reference,
+      reverses: reverses?.seq ?? null,
+      importId,
+      requestId
+    }
     this.#posted.push({ head, reversesId: reverses?.id ?? null, moves })
     return { head, moves }
   }
@@ -158,7 +189,9 @@ export class Book {
     await store.insertLots(lots.filter(({ id }) => id === 0))
     await store.insertAccounts(accounts.filter(({ id }) => id === 0))
     const seqs = await store.insertTransactions(this.#posted.map(({ head }) => head))
-    await store.insertMoves(this.#posted.map(({ head, moves }, index) => ({ seq: seqs[index] ?? 0, occurredAt: head.occurredAt, moves })))
+    await store.insertMoves(
+      this.#posted.map(({ head, moves }, index) => ({ seq: seqs[index] ?? 0, occurredAt: head.occurredAt, moves }))
+    )
     await store.saveBalances(accounts.filter(({ internal }) => internal))
     await store.saveTotals([...new Set(moves.map(({ item }) => item))])
     const saved = this.#posted.map((posted) => movementOf(posted, this.#items))
@@ -175,16 +208,24 @@ export class Book {
     const item = this.#item(line.itemCode)
     const entered = toMicros(line.quantity)
     if (entered === 0 || (entered < 0 && type !== 'adjustment')) {
-      throw new MovementRule({ line: requestLine, rule: `the quantity of a ${type} is above zero (it is ${line.quantity})` })
+      throw new MovementRule({
+        line: requestLine,
+        rule: `the quantity of a ${type} is above zero (it is ${line.quantity})`
+      })
     }
     const here = this.#stocked(line.location ?? DEFAULT_LOCATION)
     const there = line.toLocation === undefined ? undefined : this.#stocked(line.toLocation)
     if ((type === 'transfer') !== (there !== undefined)) {
-      throw new MovementRule({ line: requestLine, rule: type === 'transfer' ? 'a transfer needs toLocation' : `toLocation belongs to a transfer, not to a ${type}` })
+      throw new MovementRule({
+        line: requestLine,
+        rule: type === 'transfer' ? 'a transfer needs toLocation' : `toLocation belongs to a transfer, not to a ${type}`
+      })
     }
-    if (there?.id === here.id) throw new MovementRule({ line: requestLine, rule: 'location and toLocation are the same' })
+    if (there?.id === here.id)
+      throw new MovementRule({ line: requestLine, rule: 'location and toLocation are the same' })
     const route = entered < 0 ? { from: ROUTES[type].to, to: ROUTES[type].from } : ROUTES[type]
-    const place = (name: string) => (name === 'here' ? here : name === 'there' && there !== undefined ? there : this.#location(name))
+    const place = (name: string) =>
+      name === 'here' ? here : name === 'there' && there !== undefined ? there : this.#location(name)
     const [from, to] = [place(route.from), place(route.to)]
     const enteredQuantity = Math.abs(entered)
     const quantity = this.#inBaseUnit(item, line.unit ?? item.unit, enteredQuantity, requestLine)
@@ -204,7 +245,13 @@ export class Book {
   }
 
   /** The lot a line names, or undefined when the shelf decides (first expired, first out). */
-  #lot(item: LedgerItem, line: MovementLine, quantity: number, requestLine: number, outgoing: boolean): LotState | undefined {
+  #lot(
+    item: LedgerItem,
+    line: MovementLine,
+    quantity: number,
+    requestLine: number,
+    outgoing: boolean
+  ): LotState | undefined {
     const refuse = (rule: string) => new LotRule({ itemCode: item.code, rule, line: requestLine })
     if (item.tracking === 'none') {
       if (line.lot !== undefined) throw refuse('is not tracked by lot, so the line may not name one')
@@ -234,14 +281,23 @@ export class Book {
     if (unit === item.unit) return quantity
     const own = this.#ratios.get(keyOf(item.id, unit))
     const [base, given] = [this.#units.get(item.unit), this.#units.get(unit)]
-    const shared = base !== undefined && given !== undefined && base.dimension !== null && base.dimension === given.dimension
+    const shared =
+      base !== undefined && given !== undefined && base.dimension !== null && base.dimension === given.dimension
     const ratio =
-      own ?? (shared ? { numerator: given.numerator * base.denominator, denominator: given.denominator * base.numerator } : undefined)
+      own ??
+      (shared
+        ? { numerator: given.numerator * base.denominator, denominator: given.denominator * base.numerator }
+        : undefined)
     if (ratio === undefined) throw new UnitNotConvertible({ itemCode: item.code, unit, baseUnit: item.unit })
     const exact = BigInt(quantity) * BigInt(ratio.numerator)
     const converted = Number((exact + BigInt(ratio.denominator) / 2n) / BigInt(ratio.denominator))
-    if (converted === 0) throw new MovementRule({ line, rule: `${fromMicros(quantity)} ${unit} is less than 0.000001 ${item.unit}` })
-    if (converted > Number.MAX_SAFE_INTEGER) throw new MovementRule({ line, rule: `${fromMicros(quantity)} ${unit} is more than can be counted in ${item.unit}` })
+    if (converted === 0)
+      throw new MovementRule({ line, rule: `${fromMicros(quantity)} ${unit} is less than 0.000001 ${item.unit}` })
+    if (converted > Number.MAX_SAFE_INTEGER)
+      throw new MovementRule({
+        line,
+        rule: `${fromMicros(quantity)} ${unit} is more than can be counted in ${item.unit}`
+      })
     return converted
   }
 
@@ -281,7 +337,11 @@ export class Book {
   }
 
   /** An item that a reservation or its posting changes, with the account that holds it. */
-  hold(itemCode: string, locationCode: string, lotCode: string | undefined): { item: LedgerItem; account: AccountState } {
+  hold(
+    itemCode: string,
+    locationCode: string,
+    lotCode: string | undefined
+  ): { item: LedgerItem; account: AccountState } {
     const item = this.#item(itemCode)
     const location = this.#stocked(locationCode)
     const lot = this.#lots.get(keyOf(item.id, lotCode ?? DEFAULT_LOT))

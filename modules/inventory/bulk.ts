@@ -18,7 +18,10 @@ interface BulkInsert {
  * Inserts any number of rows with one statement and one parameter: binding each value apart costs more than the insert
  * itself, and both engines limit how many may be bound.
  */
-export async function insertRows<Row>(db: Kysely<unknown>, { table, columns, rows, upsertOn, returning = [] }: BulkInsert): Promise<Row[]> {
+export async function insertRows<Row>(
+  db: Kysely<unknown>,
+  { table, columns, rows, upsertOn, returning = [] }: BulkInsert
+): Promise<Row[]> {
   if (rows.length === 0) return []
   const names = Object.keys(columns)
   const list = sql.join(names.map((name) => sql.ref(name)))
@@ -28,9 +31,13 @@ export async function insertRows<Row>(db: Kysely<unknown>, { table, columns, row
     ? sql`select ${sql.join(values.map((type, i) => sql.raw(type === 'integer' ? `(row ->> ${i})::bigint` : `row ->> ${i}`)))}
         from jsonb_array_elements(${parameter}::jsonb) with ordinality as rows (row, position) order by position`
     : sql`select ${sql.join(names.map((_, i) => sql.raw(`json_extract(value, '$[${i}]')`)))} from json_each(${parameter}) where true`
-  const updates = names.filter((name) => name !== upsertOn).map((name) => sql`${sql.ref(name)} = excluded.${sql.ref(name)}`)
-  const conflict = upsertOn === undefined ? sql`` : sql`on conflict (${sql.ref(upsertOn)}) do update set ${sql.join(updates)}`
+  const updates = names
+    .filter((name) => name !== upsertOn)
+    .map((name) => sql`${sql.ref(name)} = excluded.${sql.ref(name)}`)
+  const conflict =
+    upsertOn === undefined ? sql`` : sql`on conflict (${sql.ref(upsertOn)}) do update set ${sql.join(updates)}`
   const answer = returning.length === 0 ? sql`` : sql`returning ${sql.join(returning.map((name) => sql.ref(name)))}`
-  const { rows: returned } = await sql<Row>`insert into ${sql.table(table)} (${list}) ${source} ${conflict} ${answer}`.execute(db)
+  const { rows: returned } =
+    await sql<Row>`insert into ${sql.table(table)} (${list}) ${source} ${conflict} ${answer}`.execute(db)
   return returned
 }

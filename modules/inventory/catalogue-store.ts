@@ -1,6 +1,6 @@
 import type { Kysely } from 'kysely'
-import type { Location, LocationKind, LotBody, NewLocation, NewUnit, Unit } from '../../schemas/inventory.js'
 import { fromMicros } from '../../schemas/decimal.js'
+import type { Location, LocationKind, LotBody, NewLocation, NewUnit, Unit } from '../../schemas/inventory.js'
 import { DEFAULT_LOT, INTERNAL_KINDS, type InventoryTables } from './tables.js'
 
 const DIMENSIONS = ['count', 'mass', 'volume', 'length', 'area'] as const
@@ -14,7 +14,8 @@ interface PageOf {
 /** Categories, units, locations and lots: what items and movements refer to. Lists read one row more than asked. */
 export function createCatalogueStore(root: Kysely<unknown>) {
   const db = root.withTables<InventoryTables>()
-  const findLocation = (code: string) => db.selectFrom('locations').selectAll().where('code', '=', code).executeTakeFirst()
+  const findLocation = (code: string) =>
+    db.selectFrom('locations').selectAll().where('code', '=', code).executeTakeFirst()
 
   return {
     findLocation,
@@ -39,7 +40,11 @@ export function createCatalogueStore(root: Kysely<unknown>) {
 
     /** The category's id, made when it is new. */
     async categoryId(name: string): Promise<number> {
-      await db.insertInto('categories').values({ name, name_fr: null }).onConflict((c) => c.column('name').doNothing()).execute()
+      await db
+        .insertInto('categories')
+        .values({ name, name_fr: null })
+        .onConflict((c) => c.column('name').doNothing())
+        .execute()
       const { id } = await db.selectFrom('categories').select('id').where('name', '=', name).executeTakeFirstOrThrow()
       return id
     },
@@ -54,7 +59,13 @@ export function createCatalogueStore(root: Kysely<unknown>) {
     },
 
     async units({ limit, after }: PageOf): Promise<Unit[]> {
-      const rows = await db.selectFrom('units').selectAll().where('code', '>', after).orderBy('code').limit(limit + 1).execute()
+      const rows = await db
+        .selectFrom('units')
+        .selectAll()
+        .where('code', '>', after)
+        .orderBy('code')
+        .limit(limit + 1)
+        .execute()
       return rows.map(({ code, name, name_fr, dimension, numerator, denominator }) => ({
         unit: code,
         name,
@@ -84,7 +95,11 @@ export function createCatalogueStore(root: Kysely<unknown>) {
       const byId = new Map(rows.map((row) => [row.id, row]))
       return rows.map((row) => {
         const path: string[] = []
-        for (let each: typeof row | undefined = row; each !== undefined; each = each.parent_id === null ? undefined : byId.get(each.parent_id)) {
+        for (
+          let each: typeof row | undefined = row;
+          each !== undefined;
+          each = each.parent_id === null ? undefined : byId.get(each.parent_id)
+        ) {
           path.unshift(each.code)
         }
         return {
@@ -99,16 +114,29 @@ export function createCatalogueStore(root: Kysely<unknown>) {
       })
     },
 
-    async insertLocation({ location, name, nameFr, kind, walkSequence }: NewLocation, parentId: number | null): Promise<boolean> {
+    async insertLocation(
+      { location, name, nameFr, kind, walkSequence }: NewLocation,
+      parentId: number | null
+    ): Promise<boolean> {
       const { numInsertedOrUpdatedRows } = await db
         .insertInto('locations')
-        .values({ code: location, name, name_fr: nameFr ?? null, kind: kind ?? 'internal', parent_id: parentId, walk_sequence: walkSequence ?? 0 })
+        .values({
+          code: location,
+          name,
+          name_fr: nameFr ?? null,
+          kind: kind ?? 'internal',
+          parent_id: parentId,
+          walk_sequence: walkSequence ?? 0
+        })
         .onConflict((c) => c.column('code').doNothing())
         .executeTakeFirst()
       return Number(numInsertedOrUpdatedRows) > 0
     },
 
-    async stockAt(locationId: number, { limit, afterItem, afterLot }: { limit: number; afterItem: string; afterLot: string }) {
+    async stockAt(
+      locationId: number,
+      { limit, afterItem, afterLot }: { limit: number; afterItem: string; afterLot: string }
+    ) {
       const rows = await db
         .selectFrom('stock_accounts as a')
         .innerJoin('stock_balances as b', 'b.account_id', 'a.id')
@@ -116,16 +144,34 @@ export function createCatalogueStore(root: Kysely<unknown>) {
         .innerJoin('lots as l', 'l.id', 'a.lot_id')
         .where('a.location_id', '=', locationId)
         .where('b.on_hand', '>', 0)
-        .where((eb) => eb.or([eb('i.code', '>', afterItem), eb.and([eb('i.code', '=', afterItem), eb('l.code', '>', afterLot)])]))
+        .where((eb) =>
+          eb.or([eb('i.code', '>', afterItem), eb.and([eb('i.code', '=', afterItem), eb('l.code', '>', afterLot)])])
+        )
         .select(['i.code as itemCode', 'i.name', 'i.unit', 'l.code as lot', 'b.on_hand', 'b.reserved'])
         .orderBy('i.code')
         .orderBy('l.code')
         .limit(limit + 1)
         .execute()
-      return rows.map(({ on_hand, reserved, ...row }) => ({ ...row, onHand: fromMicros(on_hand), reserved: fromMicros(reserved) }))
+      return rows.map(({ on_hand, reserved, ...row }) => ({
+        ...row,
+        onHand: fromMicros(on_hand),
+        reserved: fromMicros(reserved)
+      }))
     },
 
-    async lots({ limit, afterId, itemCode, lot, expiresBefore }: { limit: number; afterId: number; itemCode?: string; lot?: string; expiresBefore?: string }) {
+    async lots({
+      limit,
+      afterId,
+      itemCode,
+      lot,
+      expiresBefore
+    }: {
+      limit: number
+      afterId: number
+      itemCode?: string
+      lot?: string
+      expiresBefore?: string
+    }) {
       let query = db
         .selectFrom('lots as l')
         .innerJoin('items as i', 'i.id', 'l.item_id')

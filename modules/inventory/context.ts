@@ -26,7 +26,10 @@ export function seesCost(request: FastifyRequest): boolean {
   return principal === null || principal.role === 'manager' || principal.role === 'admin'
 }
 
-export const authorOf = (request: FastifyRequest): Author => ({ actor: principalOf(request)?.subject ?? 'host', requestId: request.id })
+export const authorOf = (request: FastifyRequest): Author => ({
+  actor: principalOf(request)?.subject ?? 'host',
+  requestId: request.id
+})
 
 /** Cached answers differ by what the caller may see. */
 export const cacheKey = (request: FastifyRequest): string => `${seesCost(request) ? 'cost' : 'plain'} ${request.url}`

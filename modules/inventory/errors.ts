@@ -24,10 +24,14 @@ export const UnitExists = problem<{ unit: string }>('INV_UNIT_EXISTS', 409, {
   en: 'There is already a unit {unit}.',
   fr: 'L’unité {unit} existe déjà.'
 })
-export const UnitNotConvertible = problem<{ itemCode: string; unit: string; baseUnit: string }>('INV_UNIT_NOT_CONVERTIBLE', 422, {
-  en: '{itemCode} is counted in {baseUnit}, and nothing says how much of it one {unit} is; set PUT /api/inventory/{itemCode}/units/{unit}.',
-  fr: '{itemCode} se compte en {baseUnit}, et rien ne dit combien fait un(e) {unit} ; définissez PUT /api/inventory/{itemCode}/units/{unit}.'
-})
+export const UnitNotConvertible = problem<{ itemCode: string; unit: string; baseUnit: string }>(
+  'INV_UNIT_NOT_CONVERTIBLE',
+  422,
+  {
+    en: '{itemCode} is counted in {baseUnit}, and nothing says how much of it one {unit} is; set PUT /api/inventory/{itemCode}/units/{unit}.',
+    fr: '{itemCode} se compte en {baseUnit}, et rien ne dit combien fait un(e) {unit} ; définissez PUT /api/inventory/{itemCode}/units/{unit}.'
+  }
+)
 export const CategoryExists = problem<{ category: string }>('INV_CATEGORY_EXISTS', 409, {
   en: 'There is already a category {category}.',
   fr: 'La catégorie {category} existe déjà.'
@@ -99,10 +103,14 @@ export const ImportUnreadable = problem<{ reason: string }>('INV_IMPORT_UNREADAB
   en: 'The file cannot be read: {reason}.',
   fr: 'Le fichier est illisible : {reason}.'
 })
-export const ImportRefused = problem<{ rejectedRows: number; shown: number; errors: readonly unknown[] }>('INV_IMPORT_REFUSED', 422, {
-  en: '{rejectedRows} row(s) are refused, so nothing was stored; the first {shown} are in "errors".',
-  fr: '{rejectedRows} ligne(s) refusée(s), rien n’a été enregistré ; les {shown} premières sont dans « errors ».'
-})
+export const ImportRefused = problem<{ rejectedRows: number; shown: number; errors: readonly unknown[] }>(
+  'INV_IMPORT_REFUSED',
+  422,
+  {
+    en: '{rejectedRows} row(s) are refused, so nothing was stored; the first {shown} are in "errors".',
+    fr: '{rejectedRows} ligne(s) refusée(s), rien n’a été enregistré ; les {shown} premières sont dans « errors ».'
+  }
+)
 export const ImportNotFound = problem<{ id: string }>('INV_IMPORT_NOT_FOUND', 404, {
   en: 'The import {id} does not exist.',
   fr: 'L’import {id} n’existe pas.'

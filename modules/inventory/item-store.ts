@@ -27,13 +27,35 @@ export interface ItemRecord {
 }
 
 const COLUMNS = {
-  code: 'text', name: 'text', name_fr: 'text', category_id: 'integer', unit: 'text', tracking: 'text', shelf_life_days: 'integer',
-  reorder_point: 'integer', par_level: 'integer', unit_cost: 'integer', created_at: 'integer', updated_at: 'integer', archived_at: 'integer'
+  code: 'text',
+  name: 'text',
+  name_fr: 'text',
+  category_id: 'integer',
+  unit: 'text',
+  tracking: 'text',
+  shelf_life_days: 'integer',
+  reorder_point: 'integer',
+  par_level: 'integer',
+  unit_cost: 'integer',
+  created_at: 'integer',
+  updated_at: 'integer',
+  archived_at: 'integer'
 } as const
 
 const cells = (item: ItemRecord) => [
-  item.code, item.name, item.nameFr, item.categoryId, item.unit, item.tracking, item.shelfLifeDays,
-  item.reorderPoint, item.parLevel, item.unitCost, item.createdAt, item.updatedAt, item.archivedAt
+  item.code,
+  item.name,
+  item.nameFr,
+  item.categoryId,
+  item.unit,
+  item.tracking,
+  item.shelfLifeDays,
+  item.reorderPoint,
+  item.parLevel,
+  item.unitCost,
+  item.createdAt,
+  item.updatedAt,
+  item.archivedAt
 ]
 
 type Sort = NonNullable<ItemQuery['sort']>
@@ -72,7 +94,17 @@ export function createItemStore(root: Kysely<unknown>) {
       .innerJoin('item_totals as t', 't.item_id', 'i.id')
       .leftJoin('categories as c', 'c.id', 'i.category_id')
       .where('i.archived_at', 'is', null)
-      .select(['i.id', 'i.code', 'i.name', 'i.name_fr', 'c.name as category', 'i.unit', 'i.tracking', 'i.reorder_point', 'i.par_level'])
+      .select([
+        'i.id',
+        'i.code',
+        'i.name',
+        'i.name_fr',
+        'c.name as category',
+        'i.unit',
+        'i.tracking',
+        'i.reorder_point',
+        'i.par_level'
+      ])
       .select(['i.unit_cost', 't.on_hand', 't.reserved', 't.value', 't.status'])
 
   return {
@@ -84,7 +116,8 @@ export function createItemStore(root: Kysely<unknown>) {
       if (status !== undefined) query = query.where('t.status', '=', status)
       if (location !== undefined) query = query.where('i.id', 'in', stockedAt(db, location))
       // What was searched comes in the index's own order unless another is asked for: sorting every match is the slow part.
-      const paged = q !== undefined && sort === undefined ? byId(query, cursor) : bySort(query, sort ?? 'itemCode', cursor)
+      const paged =
+        q !== undefined && sort === undefined ? byId(query, cursor) : bySort(query, sort ?? 'itemCode', cursor)
       const found = await paged.query.limit(limit + 1).execute()
       return { rows: found, cursorOf: paged.cursorOf }
     },
@@ -97,7 +130,15 @@ export function createItemStore(root: Kysely<unknown>) {
     async records(codes: readonly string[]): Promise<Map<string, ItemRecord & { id: number }>> {
       if (codes.length === 0) return new Map()
       const found = await db.selectFrom('items').selectAll().where('code', 'in', codes).execute()
-      const barcodes = await db.selectFrom('item_barcodes').selectAll().where('item_id', 'in', found.map(({ id }) => id)).execute()
+      const barcodes = await db
+        .selectFrom('item_barcodes')
+        .selectAll()
+        .where(
+          'item_id',
+          'in',
+          found.map(({ id }) => id)
+        )
+        .execute()
       const ofItem = new Map<number, string[]>()
       for (const { item_id, barcode } of barcodes) ofItem.set(item_id, [...(ofItem.get(item_id) ?? []), barcode])
       return new Map(
@@ -164,7 +205,12 @@ export function createItemStore(root: Kysely<unknown>) {
       let locked = db.selectFrom('item_totals').selectAll().where('item_id', 'in', ids).orderBy('item_id')
       if (postgres) locked = locked.forUpdate()
       const totals = new Map((await locked.execute()).map((row) => [row.item_id, row]))
-      await insertRows(root, { table: 'items', columns: { id: 'integer', ...COLUMNS }, rows: items.map((item) => [item.id, ...cells(item)]), upsertOn: 'id' })
+      await insertRows(root, {
+        table: 'items',
+        columns: { id: 'integer', ...COLUMNS },
+        rows: items.map((item) => [item.id, ...cells(item)]),
+        upsertOn: 'id'
+      })
       await insertRows(root, {
         table: 'item_totals',
         columns: { item_id: 'integer', on_hand: 'integer', reserved: 'integer', value: 'integer', status: 'text' },
@@ -189,7 +235,10 @@ export function createItemStore(root: Kysely<unknown>) {
 
     /** Whether anything in the ledger refers to it. */
     async hasHistory(id: number): Promise<boolean> {
-      return (await db.selectFrom('stock_accounts').select('id').where('item_id', '=', id).limit(1).executeTakeFirst()) !== undefined
+      return (
+        (await db.selectFrom('stock_accounts').select('id').where('item_id', '=', id).limit(1).executeTakeFirst()) !==
+        undefined
+      )
     },
 
     async remove(ids: readonly number[]): Promise<void> {
@@ -204,13 +253,33 @@ export function createItemStore(root: Kysely<unknown>) {
 
     async setUnit(itemId: number, unit: string, numerator: number, denominator: number): Promise<void> {
       const now = Date.now()
-      await db.updateTable('item_units').set({ superseded_at: now }).where('item_id', '=', itemId).where('unit', '=', unit).where('superseded_at', 'is', null).execute()
-      await db.insertInto('item_units').values({ item_id: itemId, unit, numerator, denominator, valid_from: now, superseded_at: null }).execute()
+      await db
+        .updateTable('item_units')
+        .set({ superseded_at: now })
+        .where('item_id', '=', itemId)
+        .where('unit', '=', unit)
+        .where('superseded_at', 'is', null)
+        .execute()
+      await db
+        .insertInto('item_units')
+        .values({ item_id: itemId, unit, numerator, denominator, valid_from: now, superseded_at: null })
+        .execute()
     },
 
-    async details(row: ListedRow): Promise<Pick<Item, 'barcodes' | 'units' | 'locations' | 'shelfLifeDays' | 'createdAt' | 'updatedAt'>> {
-      const item = await db.selectFrom('items').select(['shelf_life_days', 'created_at', 'updated_at']).where('id', '=', row.id).executeTakeFirstOrThrow()
-      const barcodes = await db.selectFrom('item_barcodes').select('barcode').where('item_id', '=', row.id).orderBy('barcode').execute()
+    async details(
+      row: ListedRow
+    ): Promise<Pick<Item, 'barcodes' | 'units' | 'locations' | 'shelfLifeDays' | 'createdAt' | 'updatedAt'>> {
+      const item = await db
+        .selectFrom('items')
+        .select(['shelf_life_days', 'created_at', 'updated_at'])
+        .where('id', '=', row.id)
+        .executeTakeFirstOrThrow()
+      const barcodes = await db
+        .selectFrom('item_barcodes')
+        .select('barcode')
+        .where('item_id', '=', row.id)
+        .orderBy('barcode')
+        .execute()
       const units = await db
         .selectFrom('item_units')
         .select(['unit', 'numerator', 'denominator'])
@@ -249,7 +318,15 @@ export function createItemStore(root: Kysely<unknown>) {
 }
 export type ItemStore = ReturnType<typeof createItemStore>
 
-type RowsQuery = SelectQueryBuilder<InventoryTables & { i: InventoryTables['items']; t: InventoryTables['item_totals']; c: InventoryTables['categories'] }, 'i' | 't' | 'c', ListedRow>
+type RowsQuery = SelectQueryBuilder<
+  InventoryTables & {
+    i: InventoryTables['items']
+    t: InventoryTables['item_totals']
+    c: InventoryTables['categories']
+  },
+  'i' | 't' | 'c',
+  ListedRow
+>
 
 function byId(query: RowsQuery, cursor: string | undefined) {
   const key = decodeCursor('items:match', cursor, ['number'])
@@ -264,7 +341,10 @@ function bySort(query: RowsQuery, sort: Sort, cursor: string | undefined) {
   const direction = descending ? 'desc' : 'asc'
   const key = decodeCursor(`items:${sort}`, cursor, [type, 'number'])
   const comparison = sql.raw(descending ? '<' : '>')
-  const after = key === undefined ? query : query.where(sql<boolean>`(${sql.ref(column)}, ${sql.ref(id)}) ${comparison} (${key[0]}, ${key[1]})`)
+  const after =
+    key === undefined
+      ? query
+      : query.where(sql<boolean>`(${sql.ref(column)}, ${sql.ref(id)}) ${comparison} (${key[0]}, ${key[1]})`)
   const values: Record<keyof typeof SORTS, (row: ListedRow) => string | number> = {
     itemCode: ({ code }) => code,
     name: (row) => row.name,
@@ -281,7 +361,9 @@ function bySort(query: RowsQuery, sort: Sort, cursor: string | undefined) {
 const matches = (root: Kysely<unknown>, folded: string) => {
   const ids = isPostgres(root)
     ? sql<{ item_id: number }>`(select item_id from ${sql.table('item_search')} where text like ${likePattern(folded)})`
-    : sql<{ item_id: number }>`(select rowid as item_id from item_search where item_search match ${matchPhrase(folded)})`
+    : sql<{
+        item_id: number
+      }>`(select rowid as item_id from item_search where item_search match ${matchPhrase(folded)})`
   return ids.as<'s'>(sql.ref('s'))
 }
 
@@ -298,11 +380,18 @@ const stockedAt = (db: Kysely<InventoryTables>, location: string) =>
 async function saveSearch(root: Kysely<unknown>, items: readonly (ItemRecord & { id: number })[]): Promise<void> {
   const rows = items.map((item) => [item.id, searchText(item)])
   if (isPostgres(root)) {
-    await insertRows(root, { table: 'item_search', columns: { item_id: 'integer', text: 'text' }, rows, upsertOn: 'item_id' })
+    await insertRows(root, {
+      table: 'item_search',
+      columns: { item_id: 'integer', text: 'text' },
+      rows,
+      upsertOn: 'item_id'
+    })
     return
   }
   await sql`insert or replace into item_search (rowid, text)
-    select json_extract(value, '$[0]'), json_extract(value, '$[1]') from json_each(${JSON.stringify(rows)})`.execute(root)
+    select json_extract(value, '$[0]'), json_extract(value, '$[1]') from json_each(${JSON.stringify(rows)})`.execute(
+    root
+  )
 }
 
 /** A list row without what other modules know (on order, days of cover). */

@@ -1,12 +1,11 @@
 import type { Tenant, Transaction } from '../../plugins/contracts.js'
-import { toMicros } from '../../schemas/decimal.js'
+import { fromMicros, toMicros } from '../../schemas/decimal.js'
 import type { Item, ItemPatch, ItemRow, NewItem } from '../../schemas/inventory.js'
 import { createCatalogueStore } from './catalogue-store.js'
 import type { Context } from './context.js'
 import { BarcodeTaken, ItemExists, ItemHasStock, ItemNotFound, UnitNotFound } from './errors.js'
 import { createItemStore, type ItemRecord, presentRow } from './item-store.js'
 import { STOCK_CACHE } from './movements.js'
-import { fromMicros } from '../../schemas/decimal.js'
 
 /** Adds what other modules know of a page of items. */
 export async function withFigures(
@@ -23,7 +22,13 @@ export async function withFigures(
   })
 }
 
-export async function loadItem(context: Pick<Context, 'onOrder' | 'dailyDemand'>, tenant: Tenant, db: Tenant['db'], itemCode: string, showCost: boolean): Promise<Item> {
+export async function loadItem(
+  context: Pick<Context, 'onOrder' | 'dailyDemand'>,
+  tenant: Tenant,
+  db: Tenant['db'],
+  itemCode: string,
+  showCost: boolean
+): Promise<Item> {
   const store = createItemStore(db)
   const [row] = await store.find([itemCode])
   if (row === undefined) throw new ItemNotFound({ itemCode })
@@ -34,7 +39,8 @@ export async function loadItem(context: Pick<Context, 'onOrder' | 'dailyDemand'>
 
 /** The micro values and defaults of what a client sent, over what is stored. */
 export function recordOf(fields: NewItem | ItemPatch, base: ItemRecord, categoryId: number | null): ItemRecord {
-  const decimal = (value: number | null | undefined, stored: number | null) => (value === undefined ? stored : value === null ? null : toMicros(value))
+  const decimal = (value: number | null | undefined, stored: number | null) =>
+    value === undefined ? stored : value === null ? null : toMicros(value)
   return {
     ...base,
     name: fields.name ?? base.name,
@@ -75,7 +81,8 @@ export async function createItem(tx: Transaction, body: NewItem): Promise<void> 
   await refuseTakenBarcodes(tx, body.itemCode, body.barcodes ?? [])
   const categoryId = body.category == null ? null : await catalogue.categoryId(body.category)
   // A code that was archived comes back to life with its history; its unit and tracking are what the ledger counted in.
-  if (known !== undefined) await store.update([{ ...recordOf(body, known, categoryId), id: known.id, archivedAt: null }])
+  if (known !== undefined)
+    await store.update([{ ...recordOf(body, known, categoryId), id: known.id, archivedAt: null }])
   else await store.insert([recordOf(body, blankRecord(body.itemCode, body.unit, body.tracking), categoryId)])
   tx.invalidate(STOCK_CACHE)
 }
@@ -97,7 +104,8 @@ export async function removeItem(tx: Transaction, itemCode: string): Promise<voi
   const [row] = await store.find([itemCode])
   if (known === undefined || row === undefined) throw new ItemNotFound({ itemCode })
   if (row.on_hand > 0) throw new ItemHasStock({ itemCode, onHand: fromMicros(row.on_hand) })
-  if (await store.hasHistory(known.id)) await store.update([{ ...known, barcodes: [], archivedAt: Date.now(), updatedAt: Date.now() }])
+  if (await store.hasHistory(known.id))
+    await store.update([{ ...known, barcodes: [], archivedAt: Date.now(), updatedAt: Date.now() }])
   else await store.remove([known.id])
   tx.invalidate(STOCK_CACHE)
 }

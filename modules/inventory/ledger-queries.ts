@@ -17,7 +17,18 @@ export function createLedgerQueries(root: Kysely<unknown>) {
       .selectFrom('stock_transactions as t')
       .leftJoin('stock_transactions as o', 'o.seq', 't.reverses')
       .leftJoin('stock_transactions as r', 'r.reverses', 't.seq')
-      .select(['t.seq', 't.id', 't.type', 't.occurred_at', 't.recorded_at', 't.actor', 't.reason', 't.reference', 't.import_id', 't.request_id'])
+      .select([
+        't.seq',
+        't.id',
+        't.type',
+        't.occurred_at',
+        't.recorded_at',
+        't.actor',
+        't.reason',
+        't.reference',
+        't.import_id',
+        't.request_id'
+      ])
       .select(['o.id as reverses', 'r.id as reversed_by'])
 
   /** Moves with both ends named; the joins are by primary key. */
@@ -30,13 +41,39 @@ export function createLedgerQueries(root: Kysely<unknown>) {
       .innerJoin('locations as fl', 'fl.id', 'fa.location_id')
       .innerJoin('locations as tl', 'tl.id', 'ta.location_id')
       .innerJoin('lots as l', 'l.id', 'fa.lot_id')
-      .select(['m.transaction_seq', 'm.line', 'm.request_line', 'm.item_id', 'i.code', 'i.unit', 'm.quantity', 'm.entered_quantity', 'm.entered_unit'])
-      .select(['m.unit_cost', 'm.value', 'm.occurred_at', 'fl.code as from', 'fl.kind as from_kind', 'tl.code as to', 'tl.kind as to_kind', 'l.code as lot'])
+      .select([
+        'm.transaction_seq',
+        'm.line',
+        'm.request_line',
+        'm.item_id',
+        'i.code',
+        'i.unit',
+        'm.quantity',
+        'm.entered_quantity',
+        'm.entered_unit'
+      ])
+      .select([
+        'm.unit_cost',
+        'm.value',
+        'm.occurred_at',
+        'fl.code as from',
+        'fl.kind as from_kind',
+        'tl.code as to',
+        'tl.kind as to_kind',
+        'l.code as lot'
+      ])
 
-  async function withLines(heads: Awaited<ReturnType<ReturnType<typeof transactions>['execute']>>, showCost: boolean): Promise<Movement[]> {
+  async function withLines(
+    heads: Awaited<ReturnType<ReturnType<typeof transactions>['execute']>>,
+    showCost: boolean
+  ): Promise<Movement[]> {
     if (heads.length === 0) return []
     const seqs = heads.map(({ seq }) => seq)
-    const lines = await moves().where('m.transaction_seq', 'in', seqs).orderBy('m.transaction_seq').orderBy('m.line').execute()
+    const lines = await moves()
+      .where('m.transaction_seq', 'in', seqs)
+      .orderBy('m.transaction_seq')
+      .orderBy('m.line')
+      .execute()
     const bySeq = new Map<number, Movement['lines']>(seqs.map((seq) => [seq, []]))
     for (const row of lines) {
       bySeq.get(row.transaction_seq)?.push({
@@ -86,15 +123,24 @@ export function createLedgerQueries(root: Kysely<unknown>) {
       if (to !== undefined) query = query.where('t.occurred_at', '<', Date.parse(to))
       if (reference !== undefined) query = query.where('t.reference', '=', reference)
       if (itemCode !== undefined) {
-        const touching = db.selectFrom('stock_moves as m').innerJoin('items as i', 'i.id', 'm.item_id').where('i.code', '=', itemCode)
+        const touching = db
+          .selectFrom('stock_moves as m')
+          .innerJoin('items as i', 'i.id', 'm.item_id')
+          .where('i.code', '=', itemCode)
         query = query.where('t.seq', 'in', touching.select('m.transaction_seq'))
       }
-      const heads = await query.orderBy('t.seq', 'desc').limit(limit + 1).execute()
+      const heads = await query
+        .orderBy('t.seq', 'desc')
+        .limit(limit + 1)
+        .execute()
       const shown = heads.slice(0, limit)
       const last = shown.at(-1)
       return {
         data: await withLines(shown, showCost),
-        page: { limit, nextCursor: heads.length > limit && last !== undefined ? encodeCursor(purpose, [last.seq]) : null }
+        page: {
+          limit,
+          nextCursor: heads.length > limit && last !== undefined ? encodeCursor(purpose, [last.seq]) : null
+        }
       }
     },
 
@@ -102,9 +148,13 @@ export function createLedgerQueries(root: Kysely<unknown>) {
     async itemMovements(itemCode: string, { limit, cursor }: { limit: number; cursor?: string }, showCost: boolean) {
       const purpose = `item-movements:${itemCode}`
       const key = decodeCursor(purpose, cursor, ['number', 'number', 'number'])
-      let query = moves().innerJoin('stock_transactions as t', 't.seq', 'm.transaction_seq').where('i.code', '=', itemCode)
+      let query = moves()
+        .innerJoin('stock_transactions as t', 't.seq', 'm.transaction_seq')
+        .where('i.code', '=', itemCode)
       if (key !== undefined) {
-        query = query.where(sql<boolean>`(m.occurred_at, m.transaction_seq, m.line) < (${key[0]}, ${key[1]}, ${key[2]})`)
+        query = query.where(
+          sql<boolean>`(m.occurred_at, m.transaction_seq, m.line) < (${key[0]}, ${key[1]}, ${key[2]})`
+        )
       }
       const rows = await query
         .select(['t.id', 't.type', 't.recorded_at', 't.reference', 't.reason'])
@@ -131,7 +181,10 @@ export function createLedgerQueries(root: Kysely<unknown>) {
         })),
         page: {
           limit,
-          nextCursor: rows.length > limit && last !== undefined ? encodeCursor(purpose, [last.occurred_at, last.transaction_seq, last.line]) : null
+          nextCursor:
+            rows.length > limit && last !== undefined
+              ? encodeCursor(purpose, [last.occurred_at, last.transaction_seq, last.line])
+              : null
         }
       }
     },
@@ -146,13 +199,28 @@ export function createLedgerQueries(root: Kysely<unknown>) {
         .select(['i.id', 'i.code', 'i.name', 'i.unit', 't.on_hand'])
       if (key !== undefined) query = query.where('i.code', '>', String(key[0]))
       if (itemCode !== undefined) query = query.where('i.code', '=', itemCode)
-      const rows = await query.orderBy('i.code').limit(limit + 1).execute()
+      const rows = await query
+        .orderBy('i.code')
+        .limit(limit + 1)
+        .execute()
       const shown = rows.slice(0, limit)
-      const since = await netChanges(root, shown.map(({ id }) => id), asOf)
+      const since = await netChanges(
+        root,
+        shown.map(({ id }) => id),
+        asOf
+      )
       const last = shown.at(-1)
       return {
-        data: shown.map(({ id, code, name, unit, on_hand }) => ({ itemCode: code, name, unit, onHand: fromMicros(on_hand - (since.get(id) ?? 0)) })),
-        page: { limit, nextCursor: rows.length > limit && last !== undefined ? encodeCursor('stock', [last.code]) : null }
+        data: shown.map(({ id, code, name, unit, on_hand }) => ({
+          itemCode: code,
+          name,
+          unit,
+          onHand: fromMicros(on_hand - (since.get(id) ?? 0))
+        })),
+        page: {
+          limit,
+          nextCursor: rows.length > limit && last !== undefined ? encodeCursor('stock', [last.code]) : null
+        }
       }
     },
 
@@ -164,12 +232,23 @@ export function createLedgerQueries(root: Kysely<unknown>) {
       const counts = await db
         .selectFrom('stock_transactions')
         .select((eb) => [eb.fn.countAll<number>().as('transactions')])
-        .select((eb) => eb.selectFrom('stock_moves').select(({ fn }) => fn.countAll<number>().as('n')).as('moves'))
+        .select((eb) =>
+          eb
+            .selectFrom('stock_moves')
+            .select(({ fn }) => fn.countAll<number>().as('n'))
+            .as('moves')
+        )
         .executeTakeFirstOrThrow()
       const mismatches: Mismatch[] = []
       for (let after = 0; ; ) {
         signal?.throwIfAborted()
-        const ids = await db.selectFrom('items').select('id').where('id', '>', after).orderBy('id').limit(VERIFY_CHUNK).execute()
+        const ids = await db
+          .selectFrom('items')
+          .select('id')
+          .where('id', '>', after)
+          .orderBy('id')
+          .limit(VERIFY_CHUNK)
+          .execute()
         const last = ids.at(-1)
         if (last === undefined || mismatches.length >= mismatchesMax) break
         mismatches.push(...(await compareChunk(root, after, last.id)))
@@ -211,7 +290,11 @@ export function createLedgerQueries(root: Kysely<unknown>) {
 
     /** Totals for dashboards and metrics. */
     async headline() {
-      const { rows } = await sql<{ status: 'in' | 'low' | 'out' | 'over'; items: number; value: string | number | null }>`
+      const { rows } = await sql<{
+        status: 'in' | 'low' | 'out' | 'over'
+        items: number
+        value: string | number | null
+      }>`
         select t.status, count(*) as items, cast(sum(t.value) as text) as value
         from ${sql.table('item_totals')} as t join ${sql.table('items')} as i on i.id = t.item_id
         where i.archived_at is null group by t.status`.execute(root)
@@ -240,9 +323,14 @@ export type LedgerQueries = ReturnType<typeof createLedgerQueries>
 const iso = (milliseconds: number) => new Date(milliseconds).toISOString()
 const isInternal = (kind: (typeof INTERNAL_KINDS)[number]) => INTERNAL_KINDS.includes(kind)
 /** 1 for a location whose stock is ours, 0 for any other. */
-const internal = (alias: string) => sql`case when ${sql.ref(`${alias}.kind`)} in ('internal', 'transit') then 1 else 0 end`
+const internal = (alias: string) =>
+  sql`case when ${sql.ref(`${alias}.kind`)} in ('internal', 'transit') then 1 else 0 end`
 
-async function netChanges(root: Kysely<unknown>, itemIds: readonly number[], after: number): Promise<Map<number, number>> {
+async function netChanges(
+  root: Kysely<unknown>,
+  itemIds: readonly number[],
+  after: number
+): Promise<Map<number, number>> {
   if (itemIds.length === 0) return new Map()
   const { rows } = await sql<{ itemId: number; change: number }>`
     select m.item_id as "itemId", sum((${internal('tl')} - ${internal('fl')}) * m.quantity) as change
@@ -300,5 +388,9 @@ async function compareChunk(root: Kysely<unknown>, after: number, upTo: number):
         left join held as h on h.item_id = t.item_id
         where t.item_id > ${after} and t.item_id <= ${upTo} and t.reserved <> coalesce(h.reserved, 0)
     ) as found join ${sql.table('items')} as i on i.id = found.item_id`.execute(root)
-  return rows.map((row) => ({ ...row, stored: fromMicros(Number(row.stored)), recomputed: fromMicros(Number(row.recomputed)) }))
+  return rows.map((row) => ({
+    ...row,
+    stored: fromMicros(Number(row.stored)),
+    recomputed: fromMicros(Number(row.recomputed))
+  }))
 }

@@ -1,10 +1,10 @@
 import type { Kysely } from 'kysely'
 import { isPostgres } from '../../migrations/columns.js'
+import type { LocationKind, MovementType, Tracking } from '../../schemas/inventory.js'
 import { insertRows } from './bulk.js'
 import type { AccountState, ItemState, LotState, Move } from './posting.js'
 import { statusOf } from './posting.js'
-import { type InventoryTables, INTERNAL_KINDS } from './tables.js'
-import type { LocationKind, MovementType, Tracking } from '../../schemas/inventory.js'
+import { INTERNAL_KINDS, type InventoryTables } from './tables.js'
 
 export interface LedgerItem extends ItemState {
   readonly unit: string
@@ -43,7 +43,14 @@ export function createLedgerStore(root: Kysely<unknown>) {
         .innerJoin('items as i', 'i.id', 't.item_id')
         .where('i.code', 'in', codes)
         .where('i.archived_at', 'is', null)
-        .select(['i.id', 'i.code', 'i.unit', 'i.tracking', 'i.unit_cost as defaultCost', 'i.reorder_point as reorderPoint'])
+        .select([
+          'i.id',
+          'i.code',
+          'i.unit',
+          'i.tracking',
+          'i.unit_cost as defaultCost',
+          'i.reorder_point as reorderPoint'
+        ])
         .select(['i.par_level as parLevel', 't.on_hand as onHand', 't.reserved', 't.value'])
         .orderBy('t.item_id')
       // This row is the item's lock: whoever changes a balance of the item holds it.
@@ -52,7 +59,9 @@ export function createLedgerStore(root: Kysely<unknown>) {
     },
 
     locations: (codes: readonly string[]): Promise<LedgerLocation[]> =>
-      codes.length === 0 ? Promise.resolve([]) : db.selectFrom('locations').select(['id', 'code', 'kind']).where('code', 'in', codes).execute(),
+      codes.length === 0
+        ? Promise.resolve([])
+        : db.selectFrom('locations').select(['id', 'code', 'kind']).where('code', 'in', codes).execute(),
 
     async lots(itemIds: readonly number[], codes: readonly string[]): Promise<LotState[]> {
       if (itemIds.length === 0) return []
@@ -73,7 +82,15 @@ export function createLedgerStore(root: Kysely<unknown>) {
         .leftJoin('stock_balances as b', 'b.account_id', 'a.id')
         .where('a.item_id', 'in', itemIds)
         .where('a.location_id', 'in', locationIds)
-        .select(['a.id', 'a.item_id', 'p.id as locationId', 'p.code as location', 'p.kind', 'l.id as lotId', 'l.code as lot'])
+        .select([
+          'a.id',
+          'a.item_id',
+          'p.id as locationId',
+          'p.code as location',
+          'p.kind',
+          'l.id as lotId',
+          'l.code as lot'
+        ])
         .select(['l.expires_on', 'l.status', 'b.on_hand', 'b.reserved'])
         .execute()
       return rows.map((row) => ({
@@ -99,7 +116,11 @@ export function createLedgerStore(root: Kysely<unknown>) {
 
     async units(codes: readonly string[]) {
       if (codes.length === 0) return []
-      return db.selectFrom('units').select(['code', 'dimension', 'numerator', 'denominator']).where('code', 'in', codes).execute()
+      return db
+        .selectFrom('units')
+        .select(['code', 'dimension', 'numerator', 'denominator'])
+        .where('code', 'in', codes)
+        .execute()
     },
 
     async insertLots(lots: readonly LotState[]): Promise<void> {
@@ -121,7 +142,8 @@ export function createLedgerStore(root: Kysely<unknown>) {
         returning: ['id', 'item_id', 'location_id', 'lot_id']
       })
       const ids = new Map(rows.map((row) => [`${row.item_id} ${row.location_id} ${row.lot_id}`, row.id]))
-      for (const account of accounts) account.id = ids.get(`${account.itemId} ${account.location.id} ${account.lot.id}`) ?? 0
+      for (const account of accounts)
+        account.id = ids.get(`${account.itemId} ${account.location.id} ${account.lot.id}`) ?? 0
     },
 
     /** @returns the sequence number of each, in the order given */
@@ -129,12 +151,28 @@ export function createLedgerStore(root: Kysely<unknown>) {
       const rows = await insertRows<{ seq: number; id: string }>(root, {
         table: 'stock_transactions',
         columns: {
-          id: 'text', type: 'text', occurred_at: 'integer', recorded_at: 'integer', actor: 'text',
-          reason: 'text', reference: 'text', reverses: 'integer', import_id: 'text', request_id: 'text'
+          id: 'text',
+          type: 'text',
+          occurred_at: 'integer',
+          recorded_at: 'integer',
+          actor: 'text',
+          reason: 'text',
+          reference: 'text',
+          reverses: 'integer',
+          import_id: 'text',
+          request_id: 'text'
         },
         rows: heads.map((head) => [
-          head.id, head.type, head.occurredAt, head.recordedAt, head.actor,
-          head.reason, head.reference, head.reverses, head.importId, head.requestId
+          head.id,
+          head.type,
+          head.occurredAt,
+          head.recordedAt,
+          head.actor,
+          head.reason,
+          head.reference,
+          head.reverses,
+          head.importId,
+          head.requestId
         ]),
         returning: ['seq', 'id']
       })
@@ -142,17 +180,39 @@ export function createLedgerStore(root: Kysely<unknown>) {
       return heads.map((head) => seqs.get(head.id) ?? 0)
     },
 
-    async insertMoves(transactions: readonly { seq: number; occurredAt: number; moves: readonly Move[] }[]): Promise<void> {
+    async insertMoves(
+      transactions: readonly { seq: number; occurredAt: number; moves: readonly Move[] }[]
+    ): Promise<void> {
       await insertRows(root, {
         table: 'stock_moves',
         columns: {
-          transaction_seq: 'integer', line: 'integer', item_id: 'integer', from_account: 'integer', to_account: 'integer', quantity: 'integer',
-          entered_quantity: 'integer', entered_unit: 'text', request_line: 'integer', unit_cost: 'integer', value: 'integer', occurred_at: 'integer'
+          transaction_seq: 'integer',
+          line: 'integer',
+          item_id: 'integer',
+          from_account: 'integer',
+          to_account: 'integer',
+          quantity: 'integer',
+          entered_quantity: 'integer',
+          entered_unit: 'text',
+          request_line: 'integer',
+          unit_cost: 'integer',
+          value: 'integer',
+          occurred_at: 'integer'
         },
         rows: transactions.flatMap(({ seq, occurredAt, moves }) =>
           moves.map((move, index) => [
-            seq, index + 1, move.item.id, move.from.id, move.to.id, move.quantity,
-            move.enteredQuantity, move.enteredUnit, move.requestLine, move.unitCost, move.value, occurredAt
+            seq,
+            index + 1,
+            move.item.id,
+            move.from.id,
+            move.to.id,
+            move.quantity,
+            move.enteredQuantity,
+            move.enteredUnit,
+            move.requestLine,
+            move.unitCost,
+            move.value,
+            occurredAt
           ])
         )
       })
@@ -187,8 +247,20 @@ export function createLedgerStore(root: Kysely<unknown>) {
         .innerJoin('locations as fl', 'fl.id', 'f.location_id')
         .innerJoin('locations as tl', 'tl.id', 't.location_id')
         .where('m.transaction_seq', 'in', seqs)
-        .select(['m.transaction_seq as seq', 'm.line', 'm.request_line as requestLine', 'i.code as itemCode', 'm.from_account as fromAccount'])
-        .select(['m.to_account as toAccount', 'fl.code as fromLocation', 'tl.code as toLocation', 'm.quantity', 'm.value'])
+        .select([
+          'm.transaction_seq as seq',
+          'm.line',
+          'm.request_line as requestLine',
+          'i.code as itemCode',
+          'm.from_account as fromAccount'
+        ])
+        .select([
+          'm.to_account as toAccount',
+          'fl.code as fromLocation',
+          'tl.code as toLocation',
+          'm.quantity',
+          'm.value'
+        ])
         .select(['m.entered_quantity as enteredQuantity', 'm.entered_unit as enteredUnit'])
         .orderBy('m.transaction_seq')
         .orderBy('m.line')
@@ -200,7 +272,15 @@ export function createLedgerStore(root: Kysely<unknown>) {
         .selectFrom('stock_transactions as t')
         .leftJoin('stock_transactions as r', 'r.reverses', 't.seq')
         .where('t.id', '=', id)
-        .select(['t.seq', 't.id', 't.type', 't.occurred_at as occurredAt', 't.reference', 't.reverses', 'r.id as reversedBy'])
+        .select([
+          't.seq',
+          't.id',
+          't.type',
+          't.occurred_at as occurredAt',
+          't.reference',
+          't.reverses',
+          'r.id as reversedBy'
+        ])
         .executeTakeFirst(),
 
     /** Transactions of an import that stand, newest first. */

@@ -54,7 +54,10 @@ export function createInventoryMetrics(registry: Registry) {
     posted(posted: readonly Movement[], source: (typeof SOURCES)[number]): void {
       for (const { type, lines } of posted) {
         movements.inc({ type, source })
-        units.inc({ type }, lines.reduce((sum, line) => sum + line.quantity, 0))
+        units.inc(
+          { type },
+          lines.reduce((sum, line) => sum + line.quantity, 0)
+        )
       }
     },
     rejected(error: unknown): void {

@@ -28,7 +28,12 @@ export async function postMovement(tx: Transaction, body: NewMovement, author: A
 }
 
 /** Takes a transaction back. @throws MovementNotFound, AlreadyReversed, ReversalOfReversal, InsufficientStock */
-export async function reverseMovement(tx: Transaction, id: string, reason: string | null, author: Author): Promise<Movement> {
+export async function reverseMovement(
+  tx: Transaction,
+  id: string,
+  reason: string | null,
+  author: Author
+): Promise<Movement> {
   const store = createLedgerStore(tx.db)
   const original = await store.findTransaction(id)
   if (original === undefined) throw new MovementNotFound({ id })

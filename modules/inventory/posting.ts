@@ -80,7 +80,8 @@ export function apply(transfer: Transfer): Move[] {
   return parts.map(({ from, quantity }) => {
     const { item } = transfer
     const to = transfer.to(from)
-    const share = (total: number) => (quantity === transfer.quantity ? total : proportionMicros(total, quantity, transfer.quantity))
+    const share = (total: number) =>
+      quantity === transfer.quantity ? total : proportionMicros(total, quantity, transfer.quantity)
     const value = valueOf(transfer, from, to, quantity)
     if (from.internal) {
       from.onHand -= quantity
@@ -96,7 +97,8 @@ export function apply(transfer: Transfer): Move[] {
         item.value += value
       }
     }
-    if (item.onHand > ON_HAND_MAX || item.value > VALUE_MAX) throw new StockLimit({ itemCode: item.code, line: transfer.requestLine })
+    if (item.onHand > ON_HAND_MAX || item.value > VALUE_MAX)
+      throw new StockLimit({ itemCode: item.code, line: transfer.requestLine })
     return {
       requestLine: transfer.requestLine,
       item,
@@ -111,7 +113,13 @@ export function apply(transfer: Transfer): Move[] {
   })
 }
 
-function allocate({ from, quantity, item, locationCode, requestLine }: Transfer): { from: AccountState; quantity: number }[] {
+function allocate({
+  from,
+  quantity,
+  item,
+  locationCode,
+  requestLine
+}: Transfer): { from: AccountState; quantity: number }[] {
   const [first] = from
   if (first !== undefined && !first.internal) return [{ from: first, quantity }]
   const parts: { from: AccountState; quantity: number }[] = []
@@ -152,7 +160,12 @@ export const byExpiry = (a: AccountState, b: AccountState): number =>
 const NEVER = '9999'
 const compare = (a: string, b: string) => (a < b ? -1 : a > b ? 1 : 0)
 
-export function statusOf({ onHand, reserved, reorderPoint, parLevel }: Pick<ItemState, 'onHand' | 'reserved' | 'reorderPoint' | 'parLevel'>): StockStatus {
+export function statusOf({
+  onHand,
+  reserved,
+  reorderPoint,
+  parLevel
+}: Pick<ItemState, 'onHand' | 'reserved' | 'reorderPoint' | 'parLevel'>): StockStatus {
   const available = onHand - reserved
   if (available <= 0) return 'out'
   if (reorderPoint !== null && available <= reorderPoint) return 'low'

@@ -22,16 +22,38 @@ function createReservationStore(root: Kysely<unknown>) {
       .innerJoin('items as i', 'i.id', 'a.item_id')
       .innerJoin('locations as p', 'p.id', 'a.location_id')
       .innerJoin('lots as l', 'l.id', 'a.lot_id')
-      .select(['r.seq', 'r.id', 'i.code as itemCode', 'r.quantity', 'p.code as location', 'l.code as lot', 'r.reference', 'r.status'])
+      .select([
+        'r.seq',
+        'r.id',
+        'i.code as itemCode',
+        'r.quantity',
+        'p.code as location',
+        'l.code as lot',
+        'r.reference',
+        'r.status'
+      ])
       .select(['r.expires_at', 'r.movement_id', 'r.created_at'])
   return {
     find: (id: string) => rows().where('r.id', '=', id).executeTakeFirst(),
-    list: async ({ limit = 50, cursor, status, itemCode }: { limit?: number; cursor?: string; status?: schemas.Reservation['status']; itemCode?: string }) => {
+    list: async ({
+      limit = 50,
+      cursor,
+      status,
+      itemCode
+    }: {
+      limit?: number
+      cursor?: string
+      status?: schemas.Reservation['status']
+      itemCode?: string
+    }) => {
       const after = Number(decodeCursor('reservations', cursor, ['number'])?.[0] ?? 0)
       let query = rows().where('r.seq', '>', after)
       if (status !== undefined) query = query.where('r.status', '=', status)
       if (itemCode !== undefined) query = query.where('i.code', '=', itemCode)
-      const found = await query.orderBy('r.seq').limit(limit + 1).execute()
+      const found = await query
+        .orderBy('r.seq')
+        .limit(limit + 1)
+        .execute()
       return pageOf(found, limit, ({ seq }) => encodeCursor('reservations', [seq]), present)
     },
     expired: (now: number, limit: number) =>
@@ -64,7 +86,17 @@ const present = (row: Row): schemas.Reservation => ({
   createdAt: new Date(row.created_at).toISOString()
 })
 
-const lineOf = ({ itemCode, location, lot, quantity }: { itemCode: string; location: string; lot?: string | null | undefined; quantity: number }) => ({
+const lineOf = ({
+  itemCode,
+  location,
+  lot,
+  quantity
+}: {
+  itemCode: string
+  location: string
+  lot?: string | null | undefined
+  quantity: number
+}) => ({
   itemCode,
   location,
   quantity,
@@ -94,7 +126,12 @@ async function reserve(tx: Transaction, body: schemas.NewReservation): Promise<s
 }
 
 /** Ends a reservation: `posted` issues what it held in the same transaction, `voided` lets it go. */
-async function close(tx: Transaction, id: string, status: 'posted' | 'voided', author: Author): Promise<schemas.Reservation> {
+async function close(
+  tx: Transaction,
+  id: string,
+  status: 'posted' | 'voided',
+  author: Author
+): Promise<schemas.Reservation> {
   const store = createReservationStore(tx.db)
   const row = closed(await store.find(id), id)
   const line = lineOf(row)
@@ -105,7 +142,10 @@ async function close(tx: Transaction, id: string, status: 'posted' | 'voided', a
   await book.reserve(book.hold(row.itemCode, row.location, row.lot ?? undefined), -toMicros(row.quantity))
   let movementId: string | null = null
   if (status === 'posted') {
-    book.post(draftOf({ type: 'issue', ...(row.reference === null ? {} : { reference: row.reference }), lines: [line] }), author)
+    book.post(
+      draftOf({ type: 'issue', ...(row.reference === null ? {} : { reference: row.reference }), lines: [line] }),
+      author
+    )
     const movements = await book.save()
     movementId = movements[0]?.id ?? null
     await announce(tx, movements)
@@ -121,7 +161,10 @@ function closed(row: Row | undefined, id: string): schemas.Reservation {
 }
 
 /** Voids what has run out; called from time to time. @returns how many */
-export async function voidExpired(transact: <R>(work: (tx: Transaction) => Promise<R>) => Promise<R>, db: Kysely<unknown>): Promise<number> {
+export async function voidExpired(
+  transact: <R>(work: (tx: Transaction) => Promise<R>) => Promise<R>,
+  db: Kysely<unknown>
+): Promise<number> {
   const rows = await createReservationStore(db).expired(Date.now(), 100)
   for (const { id } of rows) {
     await transact((tx) => close(tx, id, 'voided', { actor: 'expiry', requestId: 'expiry' })).catch((error) => {
@@ -136,23 +179,48 @@ export const reservationRoutes: FastifyPluginAsyncTypebox<Context> = async (app,
   const response = { 200: schemas.Reservation, ...problems }
   app.get(
     '/',
-    { config: access('viewer'), schema: { tags, summary: 'Reservations', querystring: schemas.ReservationQuery, response: { 200: schemas.ReservationList, ...problems } } },
+    {
+      config: access('viewer'),
+      schema: {
+        tags,
+        summary: 'Reservations',
+        querystring: schemas.ReservationQuery,
+        response: { 200: schemas.ReservationList, ...problems }
+      }
+    },
     async (request) => createReservationStore(tenantOf(request).db).list(request.query)
   )
-  app.get('/:id', { config: access('viewer'), schema: { tags, summary: 'One reservation', params: schemas.MovementParams, response } }, async (request) =>
-    closed(await createReservationStore(tenantOf(request).db).find(request.params.id), request.params.id)
+  app.get(
+    '/:id',
+    {
+      config: access('viewer'),
+      schema: { tags, summary: 'One reservation', params: schemas.MovementParams, response }
+    },
+    async (request) =>
+      closed(await createReservationStore(tenantOf(request).db).find(request.params.id), request.params.id)
   )
   app.post(
     '/',
-    { config: access('staff'), schema: { tags, summary: 'Reserve stock', body: schemas.NewReservation, response: { 201: schemas.Reservation, ...problems } } },
+    {
+      config: access('staff'),
+      schema: {
+        tags,
+        summary: 'Reserve stock',
+        body: schemas.NewReservation,
+        response: { 201: schemas.Reservation, ...problems }
+      }
+    },
     async (request, reply) => answers.write(request, reply, 201, (tx) => reserve(tx, request.body))
   )
   for (const [path, status, summary] of [
     ['/:id/post', 'posted', 'Issue what was reserved'],
     ['/:id/void', 'voided', 'Let go what was reserved']
   ] as const) {
-    app.post(path, { config: access('staff'), schema: { tags, summary, params: schemas.MovementParams, response } }, async (request, reply) =>
-      answers.write(request, reply, 200, (tx) => close(tx, request.params.id, status, authorOf(request)))
+    app.post(
+      path,
+      { config: access('staff'), schema: { tags, summary, params: schemas.MovementParams, response } },
+      async (request, reply) =>
+        answers.write(request, reply, 200, (tx) => close(tx, request.params.id, status, authorOf(request)))
     )
   }
 }

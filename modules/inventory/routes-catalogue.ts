@@ -4,7 +4,15 @@ import { Closed, PageQuery, problems } from '../../schemas/common.js'
 import * as schemas from '../../schemas/inventory.js'
 import { createCatalogueStore, isStocked } from './catalogue-store.js'
 import { type Context, cacheKey, tenantOf } from './context.js'
-import { CategoryExists, ItemNotFound, LocationExists, LocationNotFound, LocationNotStocked, LotRule, UnitExists } from './errors.js'
+import {
+  CategoryExists,
+  ItemNotFound,
+  LocationExists,
+  LocationNotFound,
+  LocationNotStocked,
+  LotRule,
+  UnitExists
+} from './errors.js'
 import { createItemStore } from './item-store.js'
 import { STOCK_CACHE } from './movements.js'
 
@@ -15,24 +23,41 @@ const querystring = Closed(PageQuery)
 export const catalogueRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { answers }) => {
   app.get(
     '/categories',
-    { config: access('viewer'), schema: { tags, summary: 'Categories', querystring, response: { 200: schemas.CategoryList, ...problems } } },
+    {
+      config: access('viewer'),
+      schema: { tags, summary: 'Categories', querystring, response: { 200: schemas.CategoryList, ...problems } }
+    },
     async (request, reply) => {
       const { limit = 50, cursor } = request.query
       const after = String(decodeCursor('categories', cursor, ['string'])?.[0] ?? '')
       return answers.read(request, reply, STOCK_CACHE, cacheKey(request), async () => {
         const rows = await createCatalogueStore(tenantOf(request).db).categories({ limit, after })
-        return pageOf(rows, limit, ({ name }) => encodeCursor('categories', [name]), (row) => ({ ...row, items: Number(row.items) }))
+        return pageOf(
+          rows,
+          limit,
+          ({ name }) => encodeCursor('categories', [name]),
+          (row) => ({ ...row, items: Number(row.items) })
+        )
       })
     }
   )
 
   app.post(
     '/categories',
-    { config: access('manager'), schema: { tags, summary: 'Add a category', body: schemas.NewCategory, response: { 201: schemas.Category, ...problems } } },
+    {
+      config: access('manager'),
+      schema: {
+        tags,
+        summary: 'Add a category',
+        body: schemas.NewCategory,
+        response: { 201: schemas.Category, ...problems }
+      }
+    },
     async (request, reply) => {
       const { name, nameFr } = request.body
       return answers.write(request, reply, 201, async (tx) => {
-        if (!(await createCatalogueStore(tx.db).insertCategory(name, nameFr ?? null))) throw new CategoryExists({ category: name })
+        if (!(await createCatalogueStore(tx.db).insertCategory(name, nameFr ?? null)))
+          throw new CategoryExists({ category: name })
         tx.invalidate(STOCK_CACHE)
         return { name, nameFr: nameFr ?? null, items: 0 }
       })
@@ -41,20 +66,36 @@ export const catalogueRoutes: FastifyPluginAsyncTypebox<Context> = async (app, {
 
   app.get(
     '/units',
-    { config: access('viewer'), schema: { tags, summary: 'Units of measure', querystring, response: { 200: schemas.UnitList, ...problems } } },
+    {
+      config: access('viewer'),
+      schema: { tags, summary: 'Units of measure', querystring, response: { 200: schemas.UnitList, ...problems } }
+    },
     async (request, reply) => {
       const { limit = 50, cursor } = request.query
       const after = String(decodeCursor('units', cursor, ['string'])?.[0] ?? '')
       return answers.read(request, reply, STOCK_CACHE, cacheKey(request), async () => {
         const rows = await createCatalogueStore(tenantOf(request).db).units({ limit, after })
-        return pageOf(rows, limit, ({ unit }) => encodeCursor('units', [unit]), (row) => row)
+        return pageOf(
+          rows,
+          limit,
+          ({ unit }) => encodeCursor('units', [unit]),
+          (row) => row
+        )
       })
     }
   )
 
   app.post(
     '/units',
-    { config: access('manager'), schema: { tags, summary: 'Add a unit of measure', body: schemas.NewUnit, response: { 201: schemas.Unit, ...problems } } },
+    {
+      config: access('manager'),
+      schema: {
+        tags,
+        summary: 'Add a unit of measure',
+        body: schemas.NewUnit,
+        response: { 201: schemas.Unit, ...problems }
+      }
+    },
     async (request, reply) => {
       const { unit, name, nameFr = null, dimension = null, numerator = 1, denominator = 1 } = request.body
       return answers.write(request, reply, 201, async (tx) => {
@@ -67,20 +108,41 @@ export const catalogueRoutes: FastifyPluginAsyncTypebox<Context> = async (app, {
 
   app.get(
     '/lots',
-    { config: access('viewer'), schema: { tags, summary: 'Lots with their stock', querystring: schemas.LotQuery, response: { 200: schemas.LotList, ...problems } } },
+    {
+      config: access('viewer'),
+      schema: {
+        tags,
+        summary: 'Lots with their stock',
+        querystring: schemas.LotQuery,
+        response: { 200: schemas.LotList, ...problems }
+      }
+    },
     async (request, reply) => {
       const { limit = 50, cursor, ...filter } = request.query
       const afterId = Number(decodeCursor('lots', cursor, ['number'])?.[0] ?? 0)
       return answers.read(request, reply, STOCK_CACHE, cacheKey(request), async () => {
         const rows = await createCatalogueStore(tenantOf(request).db).lots({ limit, afterId, ...filter })
-        return pageOf(rows, limit, ({ id }) => encodeCursor('lots', [id]), ({ id, ...row }) => row)
+        return pageOf(
+          rows,
+          limit,
+          ({ id }) => encodeCursor('lots', [id]),
+          ({ id, ...row }) => row
+        )
       })
     }
   )
 
   app.put(
     '/lots',
-    { config: access('staff'), schema: { tags, summary: 'Add a lot, or change its expiry or status', body: schemas.LotBody, response: { 200: schemas.Lot, ...problems } } },
+    {
+      config: access('staff'),
+      schema: {
+        tags,
+        summary: 'Add a lot, or change its expiry or status',
+        body: schemas.LotBody,
+        response: { 200: schemas.Lot, ...problems }
+      }
+    },
     async (request, reply) => {
       const { itemCode, lot } = request.body
       return answers.write(request, reply, 200, async (tx) => {
@@ -101,7 +163,14 @@ export const catalogueRoutes: FastifyPluginAsyncTypebox<Context> = async (app, {
 export const locationRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { answers }) => {
   app.get(
     '/',
-    { config: access('viewer'), schema: { tags: ['locations'], summary: 'The tree of locations, in walk order', response: { 200: schemas.LocationList, ...problems } } },
+    {
+      config: access('viewer'),
+      schema: {
+        tags: ['locations'],
+        summary: 'The tree of locations, in walk order',
+        response: { 200: schemas.LocationList, ...problems }
+      }
+    },
     async (request, reply) =>
       answers.read(request, reply, STOCK_CACHE, cacheKey(request), async () => {
         const data = await createCatalogueStore(tenantOf(request).db).locations()
@@ -111,14 +180,23 @@ export const locationRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
 
   app.post(
     '/',
-    { config: access('manager'), schema: { tags: ['locations'], summary: 'Add a location', body: schemas.NewLocation, response: { 201: schemas.Location, ...problems } } },
+    {
+      config: access('manager'),
+      schema: {
+        tags: ['locations'],
+        summary: 'Add a location',
+        body: schemas.NewLocation,
+        response: { 201: schemas.Location, ...problems }
+      }
+    },
     async (request, reply) => {
       const { location, parent } = request.body
       return answers.write(request, reply, 201, async (tx) => {
         const store = createCatalogueStore(tx.db)
         const above = parent == null ? undefined : await store.findLocation(parent)
         if (parent != null && above === undefined) throw new LocationNotFound({ location: parent })
-        if (above !== undefined && !isStocked(above.kind)) throw new LocationNotStocked({ location: above.code, kind: above.kind })
+        if (above !== undefined && !isStocked(above.kind))
+          throw new LocationNotStocked({ location: above.code, kind: above.kind })
         if (!(await store.insertLocation(request.body, above?.id ?? null))) throw new LocationExists({ location })
         tx.invalidate(STOCK_CACHE)
         return (await store.locations()).find((each) => each.location === location)
@@ -130,7 +208,13 @@ export const locationRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
     '/:location/stock',
     {
       config: access('viewer'),
-      schema: { tags: ['locations'], summary: 'Stock at a location', params: schemas.LocationParams, querystring, response: { 200: schemas.StockAtLocationList, ...problems } }
+      schema: {
+        tags: ['locations'],
+        summary: 'Stock at a location',
+        params: schemas.LocationParams,
+        querystring,
+        response: { 200: schemas.StockAtLocationList, ...problems }
+      }
     },
     async (request, reply) => {
       const { limit = 50, cursor } = request.query

@@ -18,7 +18,15 @@ export const itemRoutes: FastifyPluginAsyncTypebox<Context> = async (app, contex
 
   app.get(
     '/',
-    { config: access('viewer'), schema: { tags, summary: 'Items with their stock', querystring: schemas.ItemQuery, response: { 200: schemas.ItemList, ...problems } } },
+    {
+      config: access('viewer'),
+      schema: {
+        tags,
+        summary: 'Items with their stock',
+        querystring: schemas.ItemQuery,
+        response: { 200: schemas.ItemList, ...problems }
+      }
+    },
     async (request, reply) => {
       const tenant = tenantOf(request)
       const showCost = seesCost(request)
@@ -34,22 +42,34 @@ export const itemRoutes: FastifyPluginAsyncTypebox<Context> = async (app, contex
 
   app.post(
     '/',
-    { config: access('manager'), schema: { tags, summary: 'Create an item', body: schemas.NewItem, response: { 201: schemas.Item, ...problems } } },
+    {
+      config: access('manager'),
+      schema: { tags, summary: 'Create an item', body: schemas.NewItem, response: { 201: schemas.Item, ...problems } }
+    },
     async (request, reply) => {
       const { itemCode } = request.body
       reply.header('location', `${request.routeOptions.url ?? ''}/${encodeURIComponent(itemCode)}`.replace('//', '/'))
       return answers.write(request, reply, 201, async (tx) => {
         await createItem(tx, request.body)
-        return loadItem({ onOrder: undefined, dailyDemand: undefined }, tenantOf(request), tx.db, itemCode, seesCost(request))
+        return loadItem(
+          { onOrder: undefined, dailyDemand: undefined },
+          tenantOf(request),
+          tx.db,
+          itemCode,
+          seesCost(request)
+        )
       })
     }
   )
 
   const one = { tags, params: schemas.ItemParams, response: { 200: schemas.Item, ...problems } }
-  app.get('/:itemCode', { config: access('viewer'), schema: { ...one, summary: 'One item with its stock by location and lot' } }, async (request, reply) =>
-    answers.read(request, reply, STOCK_CACHE, cacheKey(request), () =>
-      loadItem(context, tenantOf(request), tenantOf(request).db, request.params.itemCode, seesCost(request))
-    )
+  app.get(
+    '/:itemCode',
+    { config: access('viewer'), schema: { ...one, summary: 'One item with its stock by location and lot' } },
+    async (request, reply) =>
+      answers.read(request, reply, STOCK_CACHE, cacheKey(request), () =>
+        loadItem(context, tenantOf(request), tenantOf(request).db, request.params.itemCode, seesCost(request))
+      )
   )
 
   // What `If-Match` is compared with is what GET shows, figures of other modules included; they are read before the transaction.
@@ -68,23 +88,36 @@ export const itemRoutes: FastifyPluginAsyncTypebox<Context> = async (app, contex
     }
   )
 
-  app.delete('/:itemCode', { config: access('manager'), schema: { ...one, summary: 'Delete an item, or archive one that has history; answers it as it was' } }, async (request, reply) => {
-    const tenant = tenantOf(request)
-    const { itemCode } = request.params
-    const figures = await fixedFigures(context, tenant, itemCode)
-    return answers.write(request, reply, 200, async (tx) => {
-      const item = await loadItem(figures, tenant, tx.db, itemCode, seesCost(request))
-      answers.requireMatch(request, reply, item)
-      await removeItem(tx, itemCode)
-      return item
-    })
-  })
+  app.delete(
+    '/:itemCode',
+    {
+      config: access('manager'),
+      schema: { ...one, summary: 'Delete an item, or archive one that has history; answers it as it was' }
+    },
+    async (request, reply) => {
+      const tenant = tenantOf(request)
+      const { itemCode } = request.params
+      const figures = await fixedFigures(context, tenant, itemCode)
+      return answers.write(request, reply, 200, async (tx) => {
+        const item = await loadItem(figures, tenant, tx.db, itemCode, seesCost(request))
+        answers.requireMatch(request, reply, item)
+        await removeItem(tx, itemCode)
+        return item
+      })
+    }
+  )
 
   app.get(
     '/:itemCode/movements',
     {
       config: access('viewer'),
-      schema: { tags, summary: 'History of an item, latest first', params: schemas.ItemParams, querystring: Closed(PageQuery), response: { 200: schemas.ItemMovementList, ...problems } }
+      schema: {
+        tags,
+        summary: 'History of an item, latest first',
+        params: schemas.ItemParams,
+        querystring: Closed(PageQuery),
+        response: { 200: schemas.ItemMovementList, ...problems }
+      }
     },
     async (request, reply) => {
       const { itemCode } = request.params
@@ -92,7 +125,11 @@ export const itemRoutes: FastifyPluginAsyncTypebox<Context> = async (app, contex
       const { db } = tenantOf(request)
       return answers.read(request, reply, STOCK_CACHE, cacheKey(request), async () => {
         if (!(await createItemStore(db).records([itemCode])).has(itemCode)) throw new ItemNotFound({ itemCode })
-        return createLedgerQueries(db).itemMovements(itemCode, { limit, ...(cursor === undefined ? {} : { cursor }) }, seesCost(request))
+        return createLedgerQueries(db).itemMovements(
+          itemCode,
+          { limit, ...(cursor === undefined ? {} : { cursor }) },
+          seesCost(request)
+        )
       })
     }
   )
@@ -101,7 +138,13 @@ export const itemRoutes: FastifyPluginAsyncTypebox<Context> = async (app, contex
     '/:itemCode/units/:unit',
     {
       config: access('manager'),
-      schema: { tags, summary: 'Say how much one unit of an item is, from now on', params: schemas.ItemUnitParams, body: schemas.ItemUnitBody, response: { 200: schemas.Item, ...problems } }
+      schema: {
+        tags,
+        summary: 'Say how much one unit of an item is, from now on',
+        params: schemas.ItemUnitParams,
+        body: schemas.ItemUnitBody,
+        response: { 200: schemas.Item, ...problems }
+      }
     },
     async (request, reply) => {
       const { itemCode, unit } = request.params
@@ -114,14 +157,27 @@ export const itemRoutes: FastifyPluginAsyncTypebox<Context> = async (app, contex
         await store.setUnit(item.id, unit, numerator, denominator)
         tx.invalidate(STOCK_CACHE)
         request.log.info({ itemCode, unit, actor: authorOf(request).actor }, 'unit conversion set')
-        return loadItem({ onOrder: undefined, dailyDemand: undefined }, tenantOf(request), tx.db, itemCode, seesCost(request))
+        return loadItem(
+          { onOrder: undefined, dailyDemand: undefined },
+          tenantOf(request),
+          tx.db,
+          itemCode,
+          seesCost(request)
+        )
       })
     }
   )
 }
 
 /** The figures of other modules as they are now, so that a transaction need not ask them. */
-async function fixedFigures({ onOrder, dailyDemand }: Context, tenant: Parameters<typeof loadItem>[1], itemCode: string) {
+async function fixedFigures(
+  { onOrder, dailyDemand }: Context,
+  tenant: Parameters<typeof loadItem>[1],
+  itemCode: string
+) {
   const [ordered, demand] = await Promise.all([onOrder?.(tenant, [itemCode]), dailyDemand?.(tenant, [itemCode])])
-  return { onOrder: async () => ordered ?? new Map<string, number>(), dailyDemand: async () => demand ?? new Map<string, number>() }
+  return {
+    onOrder: async () => ordered ?? new Map<string, number>(),
+    dailyDemand: async () => demand ?? new Map<string, number>()
+  }
 }

@@ -23,7 +23,15 @@ export const movementRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
 
   app.post(
     '/',
-    { config: access('staff'), schema: { tags, summary: 'Post one transaction: all of its lines or none', body: schemas.NewMovement, response: { 201: schemas.Movement, ...problems } } },
+    {
+      config: access('staff'),
+      schema: {
+        tags,
+        summary: 'Post one transaction: all of its lines or none',
+        body: schemas.NewMovement,
+        response: { 201: schemas.Movement, ...problems }
+      }
+    },
     async (request, reply) =>
       answers
         .write(request, reply, 201, async (tx) => {
@@ -37,7 +45,15 @@ export const movementRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
 
   app.get(
     '/',
-    { config: access('viewer'), schema: { tags, summary: 'Transactions, newest first', querystring: schemas.MovementQuery, response: { 200: schemas.MovementList, ...problems } } },
+    {
+      config: access('viewer'),
+      schema: {
+        tags,
+        summary: 'Transactions, newest first',
+        querystring: schemas.MovementQuery,
+        response: { 200: schemas.MovementList, ...problems }
+      }
+    },
     async (request, reply) =>
       answers.read(request, reply, STOCK_CACHE, cacheKey(request), () =>
         createLedgerQueries(tenantOf(request).db).movements(request.query, seesCost(request))
@@ -46,7 +62,15 @@ export const movementRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
 
   app.get(
     '/:id',
-    { config: access('viewer'), schema: { tags, summary: 'One transaction', params: schemas.MovementParams, response: { 200: schemas.Movement, ...problems } } },
+    {
+      config: access('viewer'),
+      schema: {
+        tags,
+        summary: 'One transaction',
+        params: schemas.MovementParams,
+        response: { 200: schemas.Movement, ...problems }
+      }
+    },
     async (request, reply) =>
       answers.read(request, reply, STOCK_CACHE, cacheKey(request), async () => {
         const movement = await createLedgerQueries(tenantOf(request).db).movement(request.params.id, seesCost(request))
@@ -59,7 +83,13 @@ export const movementRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
     '/:id/reverse',
     {
       config: access('manager'),
-      schema: { tags, summary: 'Take a transaction back by its opposite', params: schemas.MovementParams, body: schemas.Reversal, response: { 201: schemas.Movement, ...problems } }
+      schema: {
+        tags,
+        summary: 'Take a transaction back by its opposite',
+        params: schemas.MovementParams,
+        body: schemas.Reversal,
+        response: { 201: schemas.Movement, ...problems }
+      }
     },
     async (request, reply) =>
       answers
@@ -76,10 +106,23 @@ export const movementRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
 export const ledgerRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { answers, metrics }) => {
   app.get(
     '/stock',
-    { config: access('viewer'), schema: { tags, summary: 'Stock on hand, now or as of a moment (of a date: its end, UTC)', querystring: schemas.StockQuery, response: { 200: schemas.StockAsOfList, ...problems } } },
+    {
+      config: access('viewer'),
+      schema: {
+        tags,
+        summary: 'Stock on hand, now or as of a moment (of a date: its end, UTC)',
+        querystring: schemas.StockQuery,
+        response: { 200: schemas.StockAsOfList, ...problems }
+      }
+    },
     async (request, reply) => {
       const { asOf, limit = 50, ...rest } = request.query
-      const moment = asOf === undefined ? Number.MAX_SAFE_INTEGER : asOf.length === 10 ? Date.parse(asOf) + 86_400_000 - 1 : Date.parse(asOf)
+      const moment =
+        asOf === undefined
+          ? Number.MAX_SAFE_INTEGER
+          : asOf.length === 10
+            ? Date.parse(asOf) + 86_400_000 - 1
+            : Date.parse(asOf)
       return answers.read(request, reply, STOCK_CACHE, cacheKey(request), () =>
         createLedgerQueries(tenantOf(request).db).stockAsOf(moment, { limit, ...rest })
       )
@@ -88,7 +131,14 @@ export const ledgerRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { an
 
   app.get(
     '/ledger/verify',
-    { config: access('manager'), schema: { tags, summary: 'Recompute every balance, total and value from the moves', response: { 200: schemas.Verification, ...problems } } },
+    {
+      config: access('manager'),
+      schema: {
+        tags,
+        summary: 'Recompute every balance, total and value from the moves',
+        response: { 200: schemas.Verification, ...problems }
+      }
+    },
     async (request, reply) => {
       const result = await createLedgerQueries(tenantOf(request).db).verify()
       metrics.verified(result.mismatches.length)

@@ -11,7 +11,12 @@ export const fold = (text: string): string =>
     .replace(/[\s\u0000-\u001f]+/g, ' ')
     .trim()
 
-export const searchText = (item: { code: string; name: string; nameFr: string | null; barcodes: readonly string[] }): string =>
+export const searchText = (item: {
+  code: string
+  name: string
+  nameFr: string | null
+  barcodes: readonly string[]
+}): string =>
   [item.code, item.name, item.nameFr ?? '', ...item.barcodes]
     .filter((field) => field !== '')
     .map((field) => FIELD + fold(field))

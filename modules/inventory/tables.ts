@@ -4,7 +4,14 @@ import type { LocationKind, LotStatus, MovementType, StockStatus, Tracking } fro
 /** Quantities, costs and values are integers of 10⁻⁶; times are milliseconds since 1970. */
 export type InventoryTables = {
   categories: { id: Generated<number>; name: string; name_fr: string | null }
-  units: { code: string; name: string; name_fr: string | null; dimension: string | null; numerator: number; denominator: number }
+  units: {
+    code: string
+    name: string
+    name_fr: string | null
+    dimension: string | null
+    numerator: number
+    denominator: number
+  }
   items: {
     id: Generated<number>
     code: string

@@ -1,0 +1,122 @@
+import type { Tenant, Transaction } from '../../plugins/contracts.js'
+import type { NewItem } from '../../schemas/inventory.js'
+import { createCatalogueStore } from './catalogue-store.js'
+import { type ItemImportRow, RowError } from './import-reader.js'
+import { createItemStore, type ItemRecord } from './item-store.js'
+import { blankRecord, recordOf } from './items.js'
+
+/** What an import did to one item; null: it did not exist. */
+export interface ItemChange {
+  readonly itemCode: string
+  readonly before: (ItemRecord & { id: number }) | null
+}
+
+const DEFAULT_UNIT = 'each'
+
+/**
+ * Checks a chunk of rows without storing anything.
+ * @param seen codes of the file so far, and whether each existed before it
+ */
+export async function rehearseItemRows(
+  tenant: Tenant,
+  rows: readonly ItemImportRow[],
+  seen: Map<string, boolean>,
+  refuse: (error: RowError) => void
+) {
+  const store = createItemStore(tenant.db)
+  const catalogue = createCatalogueStore(tenant.db)
+  const known = await store.records([...new Set(rows.map(({ itemCode }) => itemCode))])
+  const owners = new Map(
+    (await store.ownersOf(rows.flatMap(({ barcodes }) => barcodes ?? []))).map(({ barcode, itemCode }) => [
+      barcode,
+      itemCode
+    ])
+  )
+  const units = new Set<string>()
+  for (const unit of new Set(rows.map(({ unit }) => unit ?? DEFAULT_UNIT)))
+    if (await catalogue.unitExists(unit)) units.add(unit)
+  const outcome = { created: 0, updated: 0 }
+  for (const row of rows) {
+    const stored = known.get(row.itemCode)
+    const isNew = stored === undefined && !seen.has(row.itemCode)
+    const taken = row.barcodes?.find((barcode) => (owners.get(barcode) ?? row.itemCode) !== row.itemCode)
+    if (isNew && row.name === undefined)
+      refuse(new RowError(row.row, 'name', 'REQUIRED', 'name is missing, and the item is new'))
+    else if (!units.has(row.unit ?? DEFAULT_UNIT))
+      refuse(new RowError(row.row, 'unit', 'INV_UNIT_NOT_FOUND', `the unit ${row.unit} does not exist`))
+    else if (stored !== undefined && row.unit !== undefined && row.unit !== stored.unit) {
+      refuse(
+        new RowError(
+          row.row,
+          'unit',
+          'UNIT_FIXED',
+          `${row.itemCode} is counted in ${stored.unit}; the base unit of an item never changes`
+        )
+      )
+    } else if (taken !== undefined)
+      refuse(
+        new RowError(row.row, 'barcode', 'INV_BARCODE_TAKEN', `the barcode ${taken} belongs to ${owners.get(taken)}`)
+      )
+    else {
+      for (const barcode of row.barcodes ?? []) owners.set(barcode, row.itemCode)
+      if (isNew) outcome.created++
+      else if (!seen.has(row.itemCode)) outcome.updated++
+      seen.set(row.itemCode, stored !== undefined)
+    }
+  }
+  return outcome
+}
+
+/** Creates and updates by code. Of rows with the same code the later wins. */
+export async function applyItemRows(tx: Transaction, rows: readonly ItemImportRow[]): Promise<ItemChange[]> {
+  const store = createItemStore(tx.db)
+  const catalogue = createCatalogueStore(tx.db)
+  const known = await store.records([...new Set(rows.map(({ itemCode }) => itemCode))])
+  const categoryIds = new Map<string, number>()
+  for (const { category } of rows) {
+    if (category !== undefined && !categoryIds.has(category))
+      categoryIds.set(category, await catalogue.categoryId(category))
+  }
+  const records = new Map<string, ItemRecord>()
+  for (const row of rows) {
+    const base =
+      records.get(row.itemCode) ??
+      known.get(row.itemCode) ??
+      blankRecord(row.itemCode, row.unit ?? DEFAULT_UNIT, row.tracking)
+    records.set(row.itemCode, {
+      ...recordOf(fieldsOf(row), base, categoryIds.get(row.category ?? '') ?? null),
+      archivedAt: null
+    })
+  }
+  const entries = [...records.values()].map((record) => ({ record, stored: known.get(record.code) }))
+  await store.insert(entries.filter(({ stored }) => stored === undefined).map(({ record }) => record))
+  await store.update(
+    entries.flatMap(({ record, stored }) => (stored === undefined ? [] : [{ ...record, id: stored.id }]))
+  )
+  return entries.map(({ record, stored }) => ({ itemCode: record.code, before: stored ?? null }))
+}
+
+type Fields = Omit<NewItem, 'name' | 'unit' | 'itemCode' | 'tracking'> & { name?: string }
+
+function fieldsOf(row: ItemImportRow): Fields {
+  const { name, nameFr, category, barcodes, reorderPoint, parLevel, unitCost, shelfLifeDays } = row
+  const fields = { name, nameFr, category, barcodes, reorderPoint, parLevel, unitCost, shelfLifeDays }
+  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined))
+}
+
+/** Sets items back to what they were; one that was new is gone, or archived when the ledger has come to know it. */
+export async function undoItemChanges(tx: Transaction, changes: readonly ItemChange[]): Promise<void> {
+  const store = createItemStore(tx.db)
+  const current = await store.records(changes.map(({ itemCode }) => itemCode))
+  const restored: (ItemRecord & { id: number })[] = []
+  const removed: number[] = []
+  for (const { itemCode, before } of changes) {
+    const item = current.get(itemCode)
+    if (item === undefined) continue
+    if (before !== null) restored.push({ ...before, id: item.id })
+    else if (await store.hasHistory(item.id)) restored.push({ ...item, barcodes: [], archivedAt: Date.now() })
+    else removed.push(item.id)
+  }
+  await store.update(restored)
+  await store.remove(removed)
+}

@@ -1,0 +1,374 @@
+import { createReadStream } from 'node:fs'
+import { parse } from 'csv-parse'
+import { DECIMAL_LIMIT } from '../../schemas/common.js'
+import {
+  type ImportKind,
+  type ImportQuery,
+  type MovementLine,
+  MovementType,
+  Tracking
+} from '../../schemas/inventory.js'
+import { ImportUnreadable } from './errors.js'
+
+/** From the bytes of a file to rows of known fields, each value checked; nothing here knows the database. */
+
+const FIELDS = {
+  items: [
+    'itemCode',
+    'name',
+    'unit',
+    'nameFr',
+    'category',
+    'barcode',
+    'reorderPoint',
+    'parLevel',
+    'unitCost',
+    'tracking',
+    'shelfLifeDays'
+  ],
+  movements: [
+    'itemCode',
+    'type',
+    'quantity',
+    'occurredAt',
+    'location',
+    'toLocation',
+    'unit',
+    'lot',
+    'unitCost',
+    'reason',
+    'reference'
+  ]
+} as const satisfies Record<ImportKind, readonly string[]>
+const REQUIRED = { items: ['itemCode'], movements: ['itemCode', 'quantity'] } as const satisfies Record<
+  ImportKind,
+  readonly string[]
+>
+
+export const CELL_MAX_LENGTH = 1_000
+const RECORD_MAX_BYTES = 65_536
+
+export interface ReadOptions {
+  readonly kind: ImportKind
+  readonly format: 'csv' | 'ndjson'
+  /** field → header */
+  readonly map: Readonly<Record<string, string>>
+  readonly type: ImportQuery['type']
+}
+
+/** A refused cell. */
+export class RowError {
+  constructor(
+    readonly row: number,
+    readonly column: string | null,
+    readonly code: string,
+    readonly message: string
+  ) {}
+}
+
+/** A row's fields as text, as they stand in the file; empty cells are left out. */
+export interface RawRow {
+  readonly row: number
+  readonly fields: ReadonlyMap<string, string>
+}
+
+/** @throws ImportUnreadable where a pair names a field that this kind does not have */
+export function parseMap(kind: ImportKind, map: string | undefined): Record<string, string> {
+  const pairs = (map ?? '').split(',').filter((pair) => pair !== '')
+  const fields: readonly string[] = FIELDS[kind]
+  return Object.fromEntries(
+    pairs.map((pair) => {
+      const field = pair.slice(0, pair.indexOf(':'))
+      if (!fields.includes(field))
+        throw new ImportUnreadable({
+          reason: `map names the field ${field}; the fields of ${kind} are ${fields.join(', ')}`
+        })
+      return [field, pair.slice(pair.indexOf(':') + 1)]
+    })
+  )
+}
+
+/** Reads a file row by row. @throws ImportUnreadable with the place, when the file itself is broken */
+export async function* readRows(path: string, options: ReadOptions): AsyncGenerator<RawRow> {
+  try {
+    yield* options.format === 'csv' ? readCsv(path, options) : readNdjson(path, options)
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && String(error.code).startsWith('CSV_')) {
+      throw new ImportUnreadable({ reason: error.message })
+    }
+    throw error
+  }
+}
+
+async function* readCsv(path: string, options: ReadOptions): AsyncGenerator<RawRow> {
+  const parser = createReadStream(path).pipe(
+    parse({
+      bom: true,
+      info: true,
+      skip_empty_lines: true,
+      max_record_size: RECORD_MAX_BYTES,
+      relax_column_count: false
+    })
+  )
+  let columns: (string | undefined)[] | undefined
+  let row = 0
+  for await (const { record } of parser as AsyncIterable<{ record: string[] }>) {
+    row++
+    if (columns === undefined) {
+      columns = columnsOf(record, options)
+      continue
+    }
+    const fields = new Map<string, string>()
+    for (const [index, field] of columns.entries()) {
+      const cell = record[index]?.trim() ?? ''
+      if (field !== undefined && cell !== '') fields.set(field, cell)
+    }
+    yield { row, fields }
+  }
+  if (columns === undefined) throw new ImportUnreadable({ reason: 'it is empty; the first row names the columns' })
+}
+
+/** Which field each column holds; undefined for one that is not taken. */
+function columnsOf(header: readonly string[], { kind, map }: ReadOptions): (string | undefined)[] {
+  const names = header.map((name) => name.trim())
+  const fields: readonly string[] = FIELDS[kind]
+  const mapped = new Map(Object.entries(map).map(([field, name]) => [name, field]))
+  const repeated = names.find((name, index) => name !== '' && names.indexOf(name) !== index)
+  if (repeated !== undefined)
+    throw new ImportUnreadable({ reason: `the header names the column ${JSON.stringify(repeated)} twice` })
+  for (const [field, name] of Object.entries(map)) {
+    if (!names.includes(name))
+      throw new ImportUnreadable({
+        reason: `map takes ${field} from the column ${JSON.stringify(name)}, which the header does not have`
+      })
+  }
+  const columns = names.map(
+    (name) => mapped.get(name) ?? (fields.includes(name) && map[name] === undefined ? name : undefined)
+  )
+  // With a map the file is someone else's, and its other columns are not for us; without one they are misspelt.
+  const unknown = names.find((_, index) => columns[index] === undefined)
+  if (mapped.size === 0 && unknown !== undefined) {
+    throw new ImportUnreadable({
+      reason: `the column ${JSON.stringify(unknown.slice(0, 100))} is not known; the columns of ${kind} are ${fields.join(', ')}`
+    })
+  }
+  for (const field of REQUIRED[kind]) {
+    if (!columns.includes(field)) throw new ImportUnreadable({ reason: `the column ${field} is missing` })
+  }
+  return columns
+}
+
+async function* readNdjson(path: string, { kind, map }: ReadOptions): AsyncGenerator<RawRow> {
+  const fields: readonly string[] = FIELDS[kind]
+  const mapped = new Map(Object.entries(map).map(([field, name]) => [name, field]))
+  let row = 0
+  for await (const line of linesOf(path)) {
+    row++
+    if (line.trim() === '') continue
+    let value: unknown
+    try {
+      value = JSON.parse(line)
+    } catch {
+      throw new ImportUnreadable({ reason: `line ${row} is not JSON` })
+    }
+    if (typeof value !== 'object' || value === null || Array.isArray(value))
+      throw new ImportUnreadable({ reason: `line ${row} is not an object` })
+    const found = new Map<string, string>()
+    for (const [name, cell] of Object.entries(value)) {
+      const field = mapped.get(name) ?? (fields.includes(name) ? name : undefined)
+      if (field === undefined && mapped.size === 0)
+        throw new ImportUnreadable({
+          reason: `line ${row} has the unknown field ${JSON.stringify(name.slice(0, 100))}`
+        })
+      if (field === undefined || cell === null || cell === '') continue
+      if (typeof cell !== 'string' && typeof cell !== 'number')
+        throw new ImportUnreadable({ reason: `line ${row}: ${field} is neither text nor a number` })
+      found.set(field, String(cell).trim())
+    }
+    yield { row, fields: found }
+  }
+  if (row === 0) throw new ImportUnreadable({ reason: 'it is empty' })
+}
+
+async function* linesOf(path: string): AsyncGenerator<string> {
+  let rest = ''
+  for await (const chunk of createReadStream(path, { encoding: 'utf8' })) {
+    const lines = (rest + chunk).split('\n')
+    rest = lines.pop() ?? ''
+    if (rest.length > RECORD_MAX_BYTES)
+      throw new ImportUnreadable({ reason: `a line is longer than ${RECORD_MAX_BYTES} bytes` })
+    yield* lines
+  }
+  if (rest !== '') yield rest
+}
+
+export interface MovementRow {
+  readonly row: number
+  readonly type: MovementType
+  readonly occurredAt: number | undefined
+  readonly reason: string | null
+  readonly reference: string | null
+  readonly line: MovementLine
+}
+
+/** @throws RowError naming the column */
+export function movementRow({ row, fields }: RawRow, defaultType: MovementType | undefined): MovementRow {
+  const cell = cellsOf(row, fields)
+  const named = cell.oneOf('type', MovementType.enum) ?? defaultType
+  if (named === undefined)
+    throw new RowError(
+      row,
+      'type',
+      'REQUIRED',
+      `type is missing; it is one of ${MovementType.enum.join(', ')} (or give all rows one with ?type=)`
+    )
+  const signed = cell.decimal('quantity', -DECIMAL_LIMIT)
+  if (signed === undefined || signed === 0) throw new RowError(row, 'quantity', 'REQUIRED', 'quantity is missing or 0')
+  // A sales file marks what came back by a negative quantity: a negative issue is a return, and the other way round.
+  const opposite = named === 'issue' ? 'return' : named === 'return' ? 'issue' : undefined
+  const turned = signed < 0 && opposite !== undefined
+  if (signed < 0 && !turned && named !== 'adjustment')
+    throw new RowError(row, 'quantity', 'RANGE', `the quantity of a ${named} is above zero (it is ${signed})`)
+  const optional = {
+    unit: cell.text('unit', 20),
+    location: cell.text('location', 64),
+    toLocation: cell.text('toLocation', 64),
+    lot: cell.text('lot', 64),
+    unitCost: cell.decimal('unitCost', 0)
+  }
+  const line: MovementLine = { itemCode: cell.required('itemCode', 64), quantity: turned ? -signed : signed }
+  return {
+    row,
+    type: turned && opposite !== undefined ? opposite : named,
+    occurredAt: cell.instant('occurredAt'),
+    reason: cell.text('reason', CELL_MAX_LENGTH) ?? null,
+    reference: cell.text('reference', 200) ?? null,
+    line: Object.assign(line, Object.fromEntries(Object.entries(optional).filter(([, value]) => value !== undefined)))
+  }
+}
+
+/** Undefined where the file says nothing, so that an update leaves it as it is. */
+export function itemRow({ row, fields }: RawRow) {
+  const cell = cellsOf(row, fields)
+  return {
+    row,
+    itemCode: cell.required('itemCode', 64),
+    name: cell.text('name', 200),
+    unit: cell.text('unit', 20),
+    nameFr: cell.text('nameFr', 200),
+    category: cell.text('category', 200),
+    barcodes: cell.barcodes('barcode'),
+    reorderPoint: cell.decimal('reorderPoint', 0),
+    parLevel: cell.decimal('parLevel', 0),
+    unitCost: cell.decimal('unitCost', 0),
+    tracking: cell.oneOf('tracking', Tracking.enum),
+    shelfLifeDays: cell.integer('shelfLifeDays', 1, 36_500)
+  }
+}
+export type ItemImportRow = ReturnType<typeof itemRow>
+
+const DECIMAL = /^[+-]?(\d+(\.\d*)?|\.\d+)$/
+const INSTANT = /^(\d{4})-(\d\d)-(\d\d)(?:[ T](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?)?\s*(Z|[+-]\d\d:?\d\d)?$/
+const BARCODE = /^[A-Za-z0-9._-]{4,64}$/
+// biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is refused
+const CONTROL = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f\ufffd]/
+
+function cellsOf(row: number, fields: ReadonlyMap<string, string>) {
+  const text = (column: string, maxLength: number): string | undefined => {
+    const value = fields.get(column)
+    if (value === undefined) return undefined
+    if (value.length > maxLength)
+      throw new RowError(
+        row,
+        column,
+        'LENGTH',
+        `${column} has ${value.length} characters; at most ${maxLength} are taken`
+      )
+    if (CONTROL.test(value))
+      throw new RowError(row, column, 'TEXT', `${column} holds control characters or bytes that are not UTF-8`)
+    return value
+  }
+  const decimal = (column: string, minimum: number): number | undefined => {
+    const value = text(column, 40)
+    if (value === undefined) return undefined
+    const number = Number(value)
+    if (!DECIMAL.test(value) || !Number.isFinite(number))
+      throw new RowError(row, column, 'NUMBER', `${column} is ${JSON.stringify(value)}, not a decimal number`)
+    if (number < minimum || number > DECIMAL_LIMIT)
+      throw new RowError(row, column, 'RANGE', `${column} is ${value}; it may be ${minimum} to ${DECIMAL_LIMIT}`)
+    if ((value.split('.')[1]?.replace(/0+$/, '').length ?? 0) > 6)
+      throw new RowError(row, column, 'PRECISION', `${column} is ${value}; it may have six decimals`)
+    return number
+  }
+  return {
+    text,
+    decimal,
+    required(column: string, maxLength: number): string {
+      const value = text(column, maxLength)
+      if (value === undefined) throw new RowError(row, column, 'REQUIRED', `${column} is missing`)
+      return value
+    },
+    integer(column: string, minimum: number, maximum: number): number | undefined {
+      const value = decimal(column, minimum)
+      if (value !== undefined && (!Number.isInteger(value) || value > maximum))
+        throw new RowError(
+          row,
+          column,
+          'RANGE',
+          `${column} is ${value}; it may be a whole number from ${minimum} to ${maximum}`
+        )
+      return value
+    },
+    oneOf<const V extends string>(column: string, values: readonly V[]): V | undefined {
+      const value = text(column, 40)
+      const known = values.find((each) => each === value)
+      if (value !== undefined && known === undefined)
+        throw new RowError(
+          row,
+          column,
+          'VALUE',
+          `${column} is ${JSON.stringify(value)}; it is one of ${values.join(', ')}`
+        )
+      return known
+    },
+    /** Without an offset the time is UTC. */
+    instant(column: string): number | undefined {
+      const value = text(column, 40)
+      if (value === undefined) return undefined
+      const parts = INSTANT.exec(value)
+      const [, year, month, day, hour = '00', minute = '00', second = '00', fraction = '0', offset = 'Z'] = parts ?? []
+      const at =
+        parts === null
+          ? Number.NaN
+          : Date.parse(
+              `${year}-${month}-${day}T${hour}:${minute}:${second}.${fraction.padEnd(3, '0').slice(0, 3)}${offset}`
+            )
+      // Date.parse rolls 31 February over; the calendar does not have it.
+      if (
+        Number.isNaN(at) ||
+        new Date(Date.UTC(Number(year), Number(month) - 1, Number(day))).getUTCDate() !== Number(day)
+      ) {
+        throw new RowError(
+          row,
+          column,
+          'TIME',
+          `${column} is ${JSON.stringify(value)}, not a time such as 2024-03-31T08:30:00Z or 2024-03-31 08:30`
+        )
+      }
+      return at
+    },
+    barcodes(column: string): string[] | undefined {
+      const value = text(column, 800)
+      const codes = value?.split('|').map((each) => each.trim())
+      const bad = codes?.find((each) => !BARCODE.test(each))
+      if (bad !== undefined)
+        throw new RowError(
+          row,
+          column,
+          'VALUE',
+          `${column} is ${JSON.stringify(bad)}; a barcode is 4–64 letters, digits, dots or dashes (several are joined by |)`
+        )
+      return codes
+    }
+  }
+}

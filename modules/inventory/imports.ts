@@ -1,0 +1,466 @@
+import { existsSync } from 'node:fs'
+import { rm } from 'node:fs/promises'
+import type { Kysely } from 'kysely'
+import {
+  decodeCursor,
+  encodeCursor,
+  type JobContext,
+  Problem,
+  pageOf,
+  type Tenant,
+  type Transaction
+} from '../../plugins/contracts.js'
+import {
+  type ImportError,
+  type ImportKind,
+  type ImportReport,
+  type ImportRun,
+  LINES_MAX,
+  type MovementLine
+} from '../../schemas/inventory.js'
+import { type Author, Book, type Draft } from './book.js'
+import { insertRows } from './bulk.js'
+import type { Context } from './context.js'
+import { ImportLost, ImportNotFound, ImportNotUndoable, ItemNotFound } from './errors.js'
+import { applyItemRows, type ItemChange, rehearseItemRows, undoItemChanges } from './import-items.js'
+import {
+  type ItemImportRow,
+  itemRow,
+  type MovementRow,
+  movementRow,
+  type ReadOptions,
+  RowError,
+  readRows
+} from './import-reader.js'
+import { createLedgerStore } from './ledger-store.js'
+import { announce, STOCK_CACHE } from './movements.js'
+import type { InventoryTables } from './tables.js'
+
+export const IMPORT_JOB = 'inventory.import'
+export const UNDO_JOB = 'inventory.import-undo'
+/** Lines posted by one transaction: few enough that others are not kept waiting, enough to pay for its commit. */
+const CHUNK_LINES = 1_000
+const UNDO_CHUNK_TRANSACTIONS = 100
+export const ERRORS_SHOWN = 100
+/** Beyond this many refused rows the file is plainly not what was meant, and reading on helps nobody. */
+const ERRORS_MAX = 10_000
+const PROGRESS_EVERY_ROWS = 5_000
+
+/** One ledger transaction of a file: consecutive rows of one type, time and reference. */
+interface Group {
+  readonly draft: Draft
+  readonly rows: readonly MovementRow[]
+}
+
+export function createImportStore(root: Kysely<unknown>) {
+  const db = root.withTables<InventoryTables>()
+  return {
+    insert: (row: Omit<InventoryTables['imports'], 'seq'>) => db.insertInto('imports').values(row).execute(),
+    find: (id: string) => db.selectFrom('imports').selectAll().where('id', '=', id).executeTakeFirst(),
+    list: async ({ limit = 50, cursor }: { limit?: number; cursor?: string }) => {
+      const before = Number(decodeCursor('imports', cursor, ['number'])?.[0] ?? Number.MAX_SAFE_INTEGER)
+      const rows = await db
+        .selectFrom('imports')
+        .selectAll()
+        .where('seq', '<', before)
+        .orderBy('seq', 'desc')
+        .limit(limit + 1)
+        .execute()
+      return pageOf(rows, limit, ({ seq }) => encodeCursor('imports', [seq]), presentRun)
+    },
+    /** Moves on only while the import runs, so that of a run and an undo only one goes on. */
+    advance: async (id: string, doneRows: number): Promise<boolean> => {
+      const { numUpdatedRows } = await db
+        .updateTable('imports')
+        .set({ done_rows: doneRows })
+        .where('id', '=', id)
+        .where('status', '=', 'running')
+        .executeTakeFirst()
+      return Number(numUpdatedRows) > 0
+    },
+    setStatus: async (
+      id: string,
+      from: readonly InventoryTables['imports']['status'][],
+      to: InventoryTables['imports']['status']
+    ): Promise<boolean> => {
+      const { numUpdatedRows } = await db
+        .updateTable('imports')
+        .set({ status: to, ...(to === 'running' || to === 'undoing' ? {} : { finished_at: Date.now(), spool: null }) })
+        .where('id', '=', id)
+        .where('status', 'in', from)
+        .executeTakeFirst()
+      return Number(numUpdatedRows) > 0
+    },
+    keepChanges: async (id: string, changes: readonly ItemChange[]): Promise<void> => {
+      const codes = changes.map(({ itemCode }) => itemCode)
+      const known = new Set(
+        (
+          await db
+            .selectFrom('import_changes')
+            .select('item_code')
+            .where('import_id', '=', id)
+            .where('item_code', 'in', codes)
+            .execute()
+        ).map((row) => row.item_code)
+      )
+      // An item that the file names twice is set back to what it was before the first.
+      const rows = changes
+        .filter(({ itemCode }) => !known.has(itemCode))
+        .map(({ itemCode, before }) => [id, itemCode, before === null ? null : JSON.stringify(before)])
+      await insertRows(root, {
+        table: 'import_changes',
+        columns: { import_id: 'text', item_code: 'text', before: 'text' },
+        rows
+      })
+    },
+    changes: async (id: string, limit: number): Promise<ItemChange[]> => {
+      const rows = await db
+        .selectFrom('import_changes')
+        .selectAll()
+        .where('import_id', '=', id)
+        .orderBy('item_code')
+        .limit(limit)
+        .execute()
+      return rows.map(({ item_code, before }) => ({
+        itemCode: item_code,
+        before: before === null ? null : JSON.parse(before)
+      }))
+    },
+    dropChanges: (id: string, codes: readonly string[]) =>
+      db.deleteFrom('import_changes').where('import_id', '=', id).where('item_code', 'in', codes).execute()
+  }
+}
+
+export const presentRun = (
+  row: Pick<
+    InventoryTables['imports'],
+    'id' | 'kind' | 'status' | 'total_rows' | 'done_rows' | 'created_at' | 'finished_at'
+  >
+): ImportRun => ({
+  id: row.id,
+  kind: row.kind,
+  status: row.status,
+  rows: row.total_rows,
+  done: row.done_rows,
+  createdAt: new Date(row.created_at).toISOString(),
+  finishedAt: row.finished_at === null ? null : new Date(row.finished_at).toISOString()
+})
+
+/** Reads the whole file against the ledger as it stands, stores nothing, and says of each row what is wrong with it. */
+export async function rehearse(tenant: Tenant, path: string, options: ReadOptions): Promise<ImportReport> {
+  const errors: ImportError[] = []
+  let rejected = 0
+  const refuse = (error: RowError) => {
+    if (++rejected <= ERRORS_SHOWN)
+      errors.push({ row: error.row, column: error.column, code: error.code, message: error.message })
+  }
+  const report = { kind: options.kind, dryRun: true, rows: 0, accepted: 0, created: 0, updated: 0, errors }
+  const author = { actor: 'rehearsal', requestId: 'rehearsal' }
+  const book = new Book(createLedgerStore(tenant.db), { lock: false })
+  const known = new Map<string, boolean>()
+  const count = (rows: number) => {
+    report.rows += rows
+  }
+  if (options.kind === 'items') {
+    for await (const rows of chunksOf(readItems(path, options, refuse, count), CHUNK_LINES)) {
+      const outcome = await rehearseItemRows(tenant, rows, known, refuse)
+      report.created += outcome.created
+      report.updated += outcome.updated
+      if (rejected > ERRORS_MAX) break
+    }
+  } else {
+    for await (const groups of groupChunks(readMovements(path, options, refuse, count))) {
+      await book.load(groups.flatMap(({ draft }) => draft.lines))
+      for (const group of groups) {
+        const refused = tryPost(book, group, author)
+        if (refused === undefined) report.created++
+        else refuse(refused)
+      }
+      book.forgetPosted()
+      if (rejected > ERRORS_MAX) break
+      await new Promise((resolve) => setImmediate(resolve))
+    }
+  }
+  report.accepted = report.rows - rejected
+  return report
+}
+
+function tryPost(book: Book, { draft, rows }: Group, author: Author): RowError | undefined {
+  try {
+    book.post(draft, author)
+    return undefined
+  } catch (error) {
+    if (!(error instanceof Problem)) throw error
+    const line = Number(error.params.line ?? 0)
+    const at =
+      error instanceof ItemNotFound
+        ? rows.find(({ line: { itemCode } }) => itemCode === error.params.itemCode)
+        : rows[line - 1]
+    return new RowError(
+      at?.row ?? rows[0]?.row ?? 0,
+      error instanceof ItemNotFound ? 'itemCode' : null,
+      error.code,
+      error.message
+    )
+  }
+}
+
+async function* readItems(
+  path: string,
+  options: ReadOptions,
+  refuse: (error: RowError) => void,
+  count: (rows: number) => void
+): AsyncGenerator<ItemImportRow> {
+  for await (const raw of readRows(path, options)) {
+    count(1)
+    const row = attempt(() => itemRow(raw), refuse)
+    if (row !== undefined) yield row
+  }
+}
+
+async function* readMovements(
+  path: string,
+  options: ReadOptions,
+  refuse: (error: RowError) => void,
+  count: (rows: number) => void
+): AsyncGenerator<MovementRow> {
+  for await (const raw of readRows(path, options)) {
+    count(1)
+    const row = attempt(() => movementRow(raw, options.type), refuse)
+    if (row !== undefined) yield row
+  }
+}
+
+function attempt<R>(read: () => R, refuse: (error: RowError) => void): R | undefined {
+  try {
+    return read()
+  } catch (error) {
+    if (!(error instanceof RowError)) throw error
+    refuse(error)
+    return undefined
+  }
+}
+
+async function* chunksOf<T>(source: AsyncIterable<T>, size: number): AsyncGenerator<T[]> {
+  let chunk: T[] = []
+  for await (const each of source) {
+    chunk.push(each)
+    if (chunk.length >= size) {
+      yield chunk
+      chunk = []
+    }
+  }
+  if (chunk.length > 0) yield chunk
+}
+
+/** Whole groups, together about a chunk of lines. */
+async function* groupChunks(rows: AsyncIterable<MovementRow>): AsyncGenerator<Group[]> {
+  const startedAt = Date.now()
+  let groups: Group[] = []
+  let lines = 0
+  let open: MovementRow[] = []
+  const close = () => {
+    const [first] = open
+    if (first === undefined) return
+    const { type, occurredAt = startedAt, reason, reference } = first
+    groups.push({
+      rows: open,
+      draft: { type, occurredAt, reason, reference, importId: null, lines: open.map(({ line }): MovementLine => line) }
+    })
+    lines += open.length
+    open = []
+  }
+  for await (const row of rows) {
+    const [first] = open
+    const same =
+      first !== undefined &&
+      first.type === row.type &&
+      first.occurredAt === row.occurredAt &&
+      first.reference === row.reference
+    if (!same || open.length >= LINES_MAX) close()
+    if (lines >= CHUNK_LINES) {
+      yield groups
+      groups = []
+      lines = 0
+    }
+    open.push(row)
+  }
+  close()
+  if (groups.length > 0) yield groups
+}
+
+interface ImportJob {
+  readonly importId: string
+}
+
+/** Posts the file chunk by chunk; how far it got is committed with each chunk, so it goes on from there after a crash. */
+export async function runImport(
+  context: Pick<Context, 'metrics'>,
+  job: JobContext<ImportJob>
+): Promise<ImportReport & { importId: string }> {
+  const { tenant, params } = job
+  const row = await createImportStore(tenant.db).find(params.importId)
+  if (row === undefined) throw new ImportNotFound({ id: params.importId })
+  const path = row.spool
+  if (path === null || !existsSync(path)) throw new ImportLost({ id: row.id })
+  const options: ReadOptions = JSON.parse(row.options)
+  const report = {
+    kind: row.kind,
+    dryRun: false,
+    rows: row.total_rows,
+    accepted: 0,
+    created: 0,
+    updated: 0,
+    errors: [],
+    importId: row.id
+  }
+  try {
+    const post = row.kind === 'items' ? postItems : postMovements
+    await post(
+      context,
+      job,
+      { id: row.id, path, options, from: row.done_rows, author: { actor: row.actor, requestId: row.request_id } },
+      report
+    )
+  } catch (error) {
+    // Stopped: the next start goes on. Refused by a rule that the rehearsal could not foresee: nothing of the file stays.
+    if (job.signal.aborted || !(error instanceof Problem)) throw error
+    await tenant.transact(({ db }) => createImportStore(db).setStatus(row.id, ['running'], 'undoing'))
+    await undo(context, job, row.id, row.kind)
+    await rm(path, { force: true })
+    throw error
+  }
+  await tenant.transact(async (tx) => createImportStore(tx.db).setStatus(row.id, ['running'], 'succeeded'))
+  await rm(path, { force: true })
+  report.accepted = report.rows
+  return report
+}
+
+interface Posting {
+  readonly id: string
+  readonly path: string
+  readonly options: ReadOptions
+  /** Rows before this one are posted. */
+  readonly from: number
+  readonly author: Author
+}
+
+const never = (error: RowError) => {
+  throw error
+}
+
+async function postMovements(
+  { metrics }: Pick<Context, 'metrics'>,
+  job: JobContext<ImportJob>,
+  posting: Posting,
+  report: ImportReport
+): Promise<void> {
+  const { tenant, signal } = job
+  let last = 0
+  for await (const groups of groupChunks(readMovements(posting.path, posting.options, never, () => {}))) {
+    signal.throwIfAborted()
+    last = groups.at(-1)?.rows.at(-1)?.row ?? last
+    report.created += groups.length
+    if (last <= posting.from) continue
+    const movements = await tenant.transact(async (tx) => {
+      const book = new Book(createLedgerStore(tx.db), { lock: true })
+      await book.load(groups.flatMap(({ draft }) => draft.lines))
+      for (const { draft } of groups) book.post({ ...draft, importId: posting.id }, posting.author)
+      const saved = await book.save()
+      await advance(tx, posting.id, last)
+      await announce(tx, saved)
+      return saved
+    })
+    metrics.posted(movements, 'import')
+    job.progress(Math.min(last, report.rows), report.rows)
+  }
+}
+
+async function postItems(
+  _context: unknown,
+  job: JobContext<ImportJob>,
+  posting: Posting,
+  report: ImportReport
+): Promise<void> {
+  const { tenant, signal } = job
+  for await (const rows of chunksOf(
+    readItems(posting.path, posting.options, never, () => {}),
+    CHUNK_LINES
+  )) {
+    signal.throwIfAborted()
+    const last = rows.at(-1)?.row ?? 0
+    if (last <= posting.from) continue
+    const outcome = await tenant.transact(async (tx) => {
+      const changes = await applyItemRows(tx, rows)
+      await createImportStore(tx.db).keepChanges(posting.id, changes)
+      await advance(tx, posting.id, last)
+      tx.invalidate(STOCK_CACHE)
+      return changes
+    })
+    report.created += outcome.filter(({ before }) => before === null).length
+    report.updated += outcome.filter(({ before }) => before !== null).length
+    job.progress(Math.min(last, report.rows), report.rows)
+  }
+}
+
+async function advance(tx: Transaction, id: string, rows: number): Promise<void> {
+  if (!(await createImportStore(tx.db).advance(id, rows))) throw new ImportNotUndoable({ id, status: 'stopped' })
+}
+
+/** Takes the whole group back: movements by their reversals, items to what they were. */
+export async function runUndo(
+  context: Pick<Context, 'metrics'>,
+  job: JobContext<ImportJob>
+): Promise<{ importId: string }> {
+  const row = await createImportStore(job.tenant.db).find(job.params.importId)
+  if (row === undefined) throw new ImportNotFound({ id: job.params.importId })
+  await undo(context, job, row.id, row.kind)
+  if (row.spool !== null) await rm(row.spool, { force: true })
+  return { importId: row.id }
+}
+
+async function undo(
+  { metrics }: Pick<Context, 'metrics'>,
+  job: JobContext<ImportJob>,
+  importId: string,
+  kind: ImportKind
+): Promise<void> {
+  const { tenant, signal } = job
+  const author = { actor: 'import-undo', requestId: job.id }
+  for (let done = 0; ; ) {
+    signal.throwIfAborted()
+    const count = await tenant.transact(async (tx) => {
+      if (kind === 'items') return undoItems(tx, importId)
+      const store = createLedgerStore(tx.db)
+      const originals = await store.transactionsOfImport(importId, UNDO_CHUNK_TRANSACTIONS)
+      const moves = await store.movesOf(originals.map(({ seq }) => seq))
+      const book = new Book(store, { lock: true })
+      await book.loadMoves(moves)
+      for (const original of originals) {
+        const own = moves.filter(({ seq }) => seq === original.seq)
+        book.reverse(original, own, `import ${importId} undone`, author)
+      }
+      const saved = await book.save()
+      await announce(tx, saved)
+      tx.afterCommit(() => metrics.posted(saved, 'import'))
+      return saved.length
+    })
+    if (count === 0) break
+    done += count
+    if (done % PROGRESS_EVERY_ROWS < count) job.progress(done, done)
+  }
+  await tenant.transact((tx) => createImportStore(tx.db).setStatus(importId, ['undoing'], 'undone'))
+}
+
+async function undoItems(tx: Transaction, importId: string): Promise<number> {
+  const store = createImportStore(tx.db)
+  const changes = await store.changes(importId, CHUNK_LINES)
+  if (changes.length === 0) return 0
+  await undoItemChanges(tx, changes)
+  await store.dropChanges(
+    importId,
+    changes.map(({ itemCode }) => itemCode)
+  )
+  tx.invalidate(STOCK_CACHE)
+  return changes.length
+}

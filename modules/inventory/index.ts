@@ -1,0 +1,65 @@
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { FastifyInstance } from 'fastify'
+import fp from 'fastify-plugin'
+import type { Registry } from 'prom-client'
+import { inventoryMigrations } from '../../migrations/inventory.js'
+import type { Answers, EnterModule, Jobs, Migrations, ModuleOptions } from '../../plugins/contracts.js'
+import type { Context, ItemFigures } from './context.js'
+import { createInventoryMetrics } from './metrics.js'
+import { reservationRoutes } from './reservations.js'
+import { catalogueRoutes, locationRoutes } from './routes-catalogue.js'
+import { itemRoutes } from './routes-items.js'
+import { ledgerRoutes, movementRoutes } from './routes-movements.js'
+import { defineImportJobs, transferRoutes } from './routes-transfer.js'
+
+export interface InventoryOptions extends ModuleOptions {
+  /** Quantity on order of each item, in its base unit; nothing is on order without it. */
+  onOrder?: ItemFigures
+  /** Forecast use of each item a day, in its base unit; days of cover are unknown without it. */
+  dailyDemand?: ItemFigures
+  /** Where uploaded files wait while they are imported; it must outlive a restart for an import to go on after one. */
+  dataDir?: string
+}
+
+/** Items, where they are, and the ledger of what moved. Paths below `prefix`: /inventory, /locations, /movements, … */
+async function inventory(app: FastifyInstance, options: InventoryOptions): Promise<void> {
+  app.getDecorator<EnterModule>('enterModule')(app, options)
+  app.getDecorator<Migrations>('migrations').add({ module: 'inventory', migrations: inventoryMigrations })
+  const jobs = app.getDecorator<Jobs>('jobs')
+  const context: Context = {
+    answers: app.getDecorator<Answers>('answers'),
+    jobs,
+    metrics: createInventoryMetrics(app.getDecorator<Registry>('registry')),
+    onOrder: options.onOrder,
+    dailyDemand: options.dailyDemand,
+    spoolDir: join(options.dataDir ?? tmpdir(), 'imports')
+  }
+  defineImportJobs(context)
+  const at = (prefix: string) => ({ prefix, ...context })
+  await app.register(catalogueRoutes, at('/inventory'))
+  await app.register(itemRoutes, at('/inventory'))
+  await app.register(locationRoutes, at('/locations'))
+  await app.register(movementRoutes, at('/movements'))
+  await app.register(ledgerRoutes, at(''))
+  await app.register(reservationRoutes, at('/reservations'))
+  await app.register(transferRoutes, at(''))
+}
+
+export { inventoryMigrations as migrations } from '../../migrations/inventory.js'
+export type { ItemFigures } from './context.js'
+export { createItemStore } from './item-store.js'
+export { createLedgerQueries } from './ledger-queries.js'
+export { stockGauges } from './metrics.js'
+export { postMovement } from './movements.js'
+export { voidExpired } from './reservations.js'
+
+export default fp(inventory, {
+  name: 'inventory-enterprise/inventory',
+  fastify: '5.x',
+  encapsulate: true,
+  decorators: {
+    fastify: ['enterModule', 'answers', 'registry', 'migrations', 'jobs'],
+    request: ['tenant', 'principal']
+  }
+})

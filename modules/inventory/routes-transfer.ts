@@ -1,0 +1,188 @@
+import { rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import { Readable } from 'node:stream'
+import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
+import { v7 as uuidv7 } from 'uuid'
+import { access } from '../../plugins/contracts.js'
+import { Closed, Job, PageQuery, problems } from '../../schemas/common.js'
+import * as schemas from '../../schemas/inventory.js'
+import { authorOf, type Context, seesCost, tenantOf } from './context.js'
+import { ImportNotFound, ImportNotUndoable, ImportRefused, ImportUnreadable } from './errors.js'
+import { exportCsv, exportNdjson } from './exports.js'
+import { parseMap, type ReadOptions } from './import-reader.js'
+import { createImportStore, IMPORT_JOB, presentRun, rehearse, runImport, runUndo, UNDO_JOB } from './imports.js'
+import { spoolUpload } from './spool.js'
+
+const tags = ['import and export']
+const UPLOAD_TYPES = [
+  'text/csv',
+  'application/x-ndjson',
+  'application/ndjson',
+  'application/gzip',
+  'application/x-gzip',
+  'application/octet-stream',
+  'text/plain'
+]
+const UPLOAD_MAX_BYTES = 1024 ** 3
+
+export function defineImportJobs({ jobs, metrics }: Context): void {
+  jobs.define<{ importId: string }>({ kind: IMPORT_JOB, where: 'local', run: (job) => runImport({ metrics }, job) })
+  jobs.define<{ importId: string }>({ kind: UNDO_JOB, run: (job) => runUndo({ metrics }, job) })
+}
+
+/** Files in and out. */
+export const transferRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { answers, jobs, spoolDir }) => {
+  await app.register(async (uploads) => {
+    uploads.removeAllContentTypeParsers()
+    uploads.addContentTypeParser(UPLOAD_TYPES, { bodyLimit: UPLOAD_MAX_BYTES }, (_request, payload, done) =>
+      done(null, payload)
+    )
+    uploads.post<{ Params: { kind: schemas.ImportKind }; Querystring: schemas.ImportQuery }>(
+      '/import/:kind',
+      {
+        config: access('manager'),
+        bodyLimit: UPLOAD_MAX_BYTES,
+        schema: {
+          tags,
+          summary: 'Import a CSV or NDJSON file (plain or gzip): all of it or nothing',
+          consumes: ['text/csv', 'application/x-ndjson', 'application/gzip'],
+          params: schemas.ImportParams,
+          querystring: schemas.ImportQuery,
+          response: { 200: { anyOf: [schemas.ImportReport, Job] }, 202: Job, ...problems }
+        }
+      },
+      async (request, reply) => {
+        if (!(request.body instanceof Readable)) throw new ImportUnreadable({ reason: 'it is empty (0 bytes)' })
+        const { kind } = request.params
+        const { dryRun = false, map, type } = request.query
+        const format = request.headers['content-type']?.includes('ndjson') === true ? 'ndjson' : 'csv'
+        const options: ReadOptions = { kind, format, map: parseMap(kind, map), type }
+        const tenant = tenantOf(request)
+        const importId = uuidv7()
+        const path = join(spoolDir, `${importId}.${format}`)
+        const fingerprint = await spoolUpload(request.body, path)
+        let kept = false
+        try {
+          const start = async () => {
+            const report = await rehearse(tenant, path, options)
+            if (report.accepted < report.rows) {
+              const { errors } = report
+              throw new ImportRefused({
+                rejectedRows: report.rows - report.accepted,
+                shown: errors.length,
+                errors: errors.map((error) => ({
+                  path: `row ${error.row}${error.column === null ? '' : `, column ${error.column}`}`,
+                  message: error.message
+                }))
+              })
+            }
+            const { actor, requestId } = authorOf(request)
+            await tenant.transact(({ db }) =>
+              createImportStore(db).insert({
+                id: importId,
+                kind,
+                status: 'running',
+                total_rows: report.rows,
+                done_rows: 0,
+                spool: path,
+                options: JSON.stringify(options),
+                actor,
+                request_id: requestId,
+                created_at: Date.now(),
+                finished_at: null
+              })
+            )
+            kept = true
+            return jobs.start(tenant, IMPORT_JOB, { importId })
+          }
+          if (dryRun) return reply.code(200).send(await rehearse(tenant, path, options))
+          return await answers.job(request, reply, start, fingerprint)
+        } finally {
+          // Once the import is on record the file is the job's.
+          if (!kept) await rm(path, { force: true })
+        }
+      }
+    )
+  })
+
+  app.get(
+    '/imports',
+    {
+      config: access('manager'),
+      schema: {
+        tags,
+        summary: 'Imports, newest first',
+        querystring: Closed(PageQuery),
+        response: { 200: schemas.ImportRunList, ...problems }
+      }
+    },
+    async (request) => createImportStore(tenantOf(request).db).list(request.query)
+  )
+  app.get(
+    '/imports/:id',
+    {
+      config: access('manager'),
+      schema: {
+        tags,
+        summary: 'One import',
+        params: schemas.ImportRunParams,
+        response: { 200: schemas.ImportRun, ...problems }
+      }
+    },
+    async (request) => {
+      const row = await createImportStore(tenantOf(request).db).find(request.params.id)
+      if (row === undefined) throw new ImportNotFound({ id: request.params.id })
+      return presentRun(row)
+    }
+  )
+  app.post(
+    '/imports/:id/undo',
+    {
+      config: access('manager'),
+      schema: {
+        tags,
+        summary: 'Take a whole import back',
+        params: schemas.ImportRunParams,
+        response: { 200: Job, 202: Job, ...problems }
+      }
+    },
+    async (request, reply) => {
+      const { id } = request.params
+      const tenant = tenantOf(request)
+      return answers.job(request, reply, async () => {
+        await tenant.transact(async ({ db }) => {
+          const store = createImportStore(db)
+          const row = await store.find(id)
+          if (row === undefined) throw new ImportNotFound({ id })
+          if (!(await store.setStatus(id, ['running', 'succeeded', 'failed'], 'undoing')))
+            throw new ImportNotUndoable({ id, status: row.status })
+        })
+        return jobs.start(tenant, UNDO_JOB, { importId: id })
+      })
+    }
+  )
+
+  app.get(
+    '/export/:kind',
+    {
+      config: access('viewer'),
+      schema: {
+        tags,
+        summary: 'Export as CSV or NDJSON',
+        params: schemas.ExportParams,
+        querystring: schemas.ExportQuery
+      }
+    },
+    async (request, reply) => {
+      const { kind } = request.params
+      const tenant = tenantOf(request)
+      const ndjson = request.query.format === 'ndjson'
+      const rows = (ndjson ? exportNdjson : exportCsv)(kind, tenant, seesCost(request))
+      return reply
+        .type(ndjson ? 'application/x-ndjson; charset=utf-8' : 'text/csv; charset=utf-8')
+        .header('content-disposition', `attachment; filename="${kind}.${ndjson ? 'ndjson' : 'csv'}"`)
+        .header('cache-control', 'no-store')
+        .send(Readable.from(rows))
+    }
+  )
+}

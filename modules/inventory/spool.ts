@@ -1,0 +1,85 @@
+import { createHash } from 'node:crypto'
+import { createWriteStream } from 'node:fs'
+import { mkdir, rm } from 'node:fs/promises'
+import { dirname } from 'node:path'
+import { Readable, Transform } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
+import { createGunzip } from 'node:zlib'
+import { PayloadTooLarge } from '../../plugins/contracts.js'
+import { ImportUnreadable } from './errors.js'
+
+const FILE_MAX_BYTES = 1024 ** 3
+const GZIP_MAGIC = [0x1f, 0x8b]
+
+/**
+ * Writes an upload to a file, unpacked where it is gzip, its encoding and size checked on the way.
+ * @returns a fingerprint of the content
+ * @throws ImportUnreadable, PayloadTooLarge; the file is then gone
+ */
+export async function spoolUpload(upload: Readable, path: string): Promise<string> {
+  const hash = createHash('sha256')
+  try {
+    await mkdir(dirname(path), { recursive: true, mode: 0o700 })
+    const { stream, gzip } = await sniff(upload)
+    const stages = gzip ? [stream, createGunzip()] : [stream]
+    await pipeline([...stages, checked(hash), createWriteStream(path, { mode: 0o600, flags: 'wx' })])
+    return hash.digest('base64url')
+  } catch (error) {
+    await rm(path, { force: true })
+    if (error instanceof Error && 'code' in error && /^(Z_|ERR_STREAM_PREMATURE_CLOSE)/.test(String(error.code))) {
+      throw new ImportUnreadable({
+        reason:
+          error.message === 'unexpected end of file'
+            ? 'the gzip file is cut off'
+            : `it is not a sound gzip file (${error.message})`
+      })
+    }
+    throw error
+  }
+}
+
+/** Whether the bytes are gzip is asked of the bytes themselves: clients name the type in many ways. */
+async function sniff(upload: Readable): Promise<{ stream: Readable; gzip: boolean }> {
+  const chunks = upload[Symbol.asyncIterator]()
+  const first = await chunks.next()
+  if (first.done === true) throw new ImportUnreadable({ reason: 'it is empty (0 bytes)' })
+  const head = Buffer.from(first.value)
+  async function* all() {
+    yield head
+    for (let next = await chunks.next(); next.done !== true; next = await chunks.next()) yield next.value
+  }
+  return { stream: Readable.from(all()), gzip: GZIP_MAGIC.every((byte, index) => head[index] === byte) }
+}
+
+/** Counts, hashes and refuses what is not UTF-8 text, with the place. */
+function checked(hash: ReturnType<typeof createHash>): Transform {
+  const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
+  let bytes = 0
+  let rows = 1
+  const refuse = () =>
+    new ImportUnreadable({ reason: `row ${rows} or soon after holds bytes that are not UTF-8; save the file as UTF-8` })
+  return new Transform({
+    transform(chunk: Buffer, _encoding, done) {
+      bytes += chunk.length
+      if (bytes > FILE_MAX_BYTES) return done(new PayloadTooLarge({ limitBytes: FILE_MAX_BYTES }))
+      hash.update(chunk)
+      let text: string
+      try {
+        text = decoder.decode(chunk, { stream: true })
+      } catch {
+        return done(refuse())
+      }
+      if (text.includes('\u0000')) return done(refuse())
+      for (let at = text.indexOf('\n'); at !== -1; at = text.indexOf('\n', at + 1)) rows++
+      return done(null, chunk)
+    },
+    flush(done) {
+      try {
+        decoder.decode()
+        done(bytes === 0 ? new ImportUnreadable({ reason: 'it is empty (0 bytes)' }) : null)
+      } catch {
+        done(refuse())
+      }
+    }
+  })
+}

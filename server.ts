@@ -1,0 +1,53 @@
+import Fastify, { type FastifyInstance } from 'fastify'
+import { app } from './app.js'
+import { type Config, ConfigError, loadConfig } from './plugins/config.js'
+import { serverOptions } from './plugins/server-options.js'
+
+const DRAIN_MILLISECONDS = 10_000
+
+/** The whole service, not yet listening. */
+export async function build(config: Config): Promise<FastifyInstance> {
+  const service = Fastify(
+    serverOptions({
+      logLevel: config.LOG_LEVEL,
+      ...(config.TRUST_PROXY === undefined ? {} : { trustProxy: config.TRUST_PROXY })
+    })
+  )
+  await app(service, config)
+  return service
+}
+
+/** Listens, and closes gracefully on SIGTERM or SIGINT: what is under way is answered first. */
+export async function serve(config: Config): Promise<FastifyInstance> {
+  const service = await build(config)
+  await service.listen({ port: config.PORT, host: config.HOST })
+  let closing = false
+  const close = (signal: string) => {
+    if (closing) return
+    closing = true
+    service.log.info({ signal }, 'closing')
+    // What does not end in time is ended: the ledger is safe, since nothing was acknowledged.
+    setTimeout(() => process.exit(1), DRAIN_MILLISECONDS).unref()
+    service.close().then(
+      () => process.exit(0),
+      () => process.exit(1)
+    )
+  }
+  process.on('SIGTERM', close)
+  process.on('SIGINT', close)
+  return service
+}
+
+/** Runs a command; a bad configuration ends it with one line and 2, anything else that fails with 1. */
+export async function main(run: (config: Config) => Promise<unknown>): Promise<void> {
+  try {
+    await run(loadConfig(process.env))
+  } catch (error) {
+    process.stderr.write(
+      `${error instanceof ConfigError ? error.message : error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`
+    )
+    process.exit(error instanceof ConfigError ? 2 : 1)
+  }
+}
+
+if (import.meta.filename === process.argv[1]) await main(serve)
