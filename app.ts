@@ -10,7 +10,7 @@ import type { Auth, Tenants } from './plugins/core.js'
 import core from './plugins/core.js'
 
 /** The map: the core, then each module in dependency order, and the ports between them. */
-export async function app(service: FastifyInstance, config: Config): Promise<void> {
+export async function app(service: FastifyInstance, config: Config, mode: 'service' | 'worker' = 'service'): Promise<void> {
   await service.register(core, {
     databaseUrl: config.DATABASE_URL,
     tenancy: config.TENANCY === 'multi' ? 'multi' : 'single',
@@ -20,6 +20,7 @@ export async function app(service: FastifyInstance, config: Config): Promise<voi
     jwtKeys: config.jwtKeys,
     workerThreads: config.WORKER_THREADS,
     dataDir: config.DATA_DIR,
+    mode,
     service: {
       ...(config.METRICS_TOKEN === undefined ? {} : { metricsToken: config.METRICS_TOKEN }),
       corsOrigins: config.CORS_ORIGINS?.split(',') ?? [],

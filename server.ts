@@ -6,14 +6,14 @@ import { serverOptions } from './plugins/server-options.js'
 const DRAIN_MILLISECONDS = 10_000
 
 /** The whole service, not yet listening. */
-export async function build(config: Config): Promise<FastifyInstance> {
+export async function build(config: Config, mode: 'service' | 'worker' = 'service'): Promise<FastifyInstance> {
   const service = Fastify(
     serverOptions({
       logLevel: config.LOG_LEVEL,
       ...(config.TRUST_PROXY === undefined ? {} : { trustProxy: config.TRUST_PROXY })
     })
   )
-  await app(service, config)
+  await app(service, config, mode)
   return service
 }
 
