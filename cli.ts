@@ -17,14 +17,17 @@ import { build, serve } from './server.js'
 const ROLES = ['viewer', 'staff', 'manager', 'admin'] as const
 const POLL_MILLISECONDS = 200
 
-const print = (line: string) => process.stdout.write(`${line}\n`)
-const note = (line: string) => process.stderr.write(`${line}\n`)
+const print = (line: string): void => void process.stdout.write(`${line}\n`)
+const note = (line: string): void => void process.stderr.write(`${line}\n`)
 
 /** Quiet unless something is wrong: a command's output is for the person or the program that asked. */
 const quiet = (config: Config): Config => ({ ...config, LOG_LEVEL: process.env.LOG_LEVEL ? config.LOG_LEVEL : 'error' })
 
 /** Runs with the whole service ready but not listening, and closes it. */
-async function withService<R>(work: (service: FastifyInstance, config: Config) => Promise<R>, mode: 'service' | 'worker' = 'service'): Promise<R> {
+async function withService<R>(
+  work: (service: FastifyInstance, config: Config) => Promise<R>,
+  mode: 'service' | 'worker' = 'service'
+): Promise<R> {
   const config = quiet(loadConfig(process.env))
   const service = await build(config, mode)
   try {
@@ -46,7 +49,12 @@ function tenantName({ TENANCY }: Config, named: string | undefined): string {
 const withTenant = (named: string | undefined, work: (tenant: Tenant) => Promise<void>) =>
   withService(async (service, config) => work(await tenantsOf(service).get(tenantName(config, named))))
 
-async function tokenFor(config: Config, role: (typeof ROLES)[number], tenant: string, ttlSeconds: number): Promise<string> {
+async function tokenFor(
+  config: Config,
+  role: (typeof ROLES)[number],
+  tenant: string,
+  ttlSeconds: number
+): Promise<string> {
   const signer = Fastify()
   const tokens = createTokens(signer, { keys: config.jwtKeys })
   await signer.ready()
@@ -67,7 +75,9 @@ async function readPassword(): Promise<string> {
   if (process.env.INVENTORY_PASSWORD !== undefined) return process.env.INVENTORY_PASSWORD
   const lines = createInterface({ input: process.stdin, output: process.stderr, terminal: false })
   note('Password (one line on standard input):')
-  for await (const line of lines) return line
+  for await (const line of lines) {
+    return line
+  }
   throw new InvalidArgumentError('give the password as one line on standard input, or in INVENTORY_PASSWORD')
 }
 
@@ -108,12 +118,18 @@ async function importFile(kind: string, file: string, { tenant, map, type, dryRu
   if (!existsSync(file)) throw new InvalidArgumentError(`there is no file ${file}`)
   await withService(async (service, config) => {
     const authorization = `Bearer ${await tokenFor(config, 'admin', tenantName(config, tenant), 86_400)}`
-    const query = Object.fromEntries(Object.entries({ map, type, dryRun: dryRun ? 'true' : undefined }).filter(([, value]) => value !== undefined))
+    const query: Record<string, string> = {}
+    if (map !== undefined) query.map = map
+    if (type !== undefined) query.type = type
+    if (dryRun === true) query.dryRun = 'true'
     const answer = await service.inject({
       method: 'POST',
       url: `/api/import/${encodeURIComponent(kind)}`,
       query,
-      headers: { authorization, 'content-type': /\.(nd)?jsonl?(\.gz)?$/.test(file) ? 'application/x-ndjson' : 'text/csv' },
+      headers: {
+        authorization,
+        'content-type': /\.(nd)?jsonl?(\.gz)?$/.test(file) ? 'application/x-ndjson' : 'text/csv'
+      },
       payload: createReadStream(file)
     })
     if (answer.statusCode >= 400) fail(answer.json())
@@ -133,7 +149,12 @@ class CommandFailed extends Error {}
 async function exportFile(kind: string, { tenant, format = 'csv' }: TransferOptions): Promise<void> {
   await withService(async (service, config) => {
     const authorization = `Bearer ${await tokenFor(config, 'admin', tenantName(config, tenant), 3600)}`
-    const answer = await service.inject({ url: `/api/export/${encodeURIComponent(kind)}`, query: { format }, headers: { authorization }, payloadAsStream: true })
+    const answer = await service.inject({
+      url: `/api/export/${encodeURIComponent(kind)}`,
+      query: { format },
+      headers: { authorization },
+      payloadAsStream: true
+    })
     if (answer.statusCode >= 400) fail({ detail: `the service answered ${answer.statusCode}` })
     for await (const chunk of answer.stream()) process.stdout.write(chunk)
   })
@@ -148,10 +169,7 @@ function program(): Command {
   cli
     .command('serve')
     .description('run the service')
-    .action(async () => {
-      const service = await serve(loadConfig(process.env))
-      await new Promise<void>((resolve) => service.addHook('onClose', async () => resolve()))
-    })
+    .action(() => serve(loadConfig(process.env)))
   cli
     .command('demo')
     .description('load the bundled data, forecast, and serve')
@@ -198,8 +216,20 @@ function program(): Command {
     .action(({ tenant: named, json }: { tenant?: string; json?: boolean }) =>
       withTenant(named, async (tenant) => {
         const result = await verifyLedger(tenant)
-        print(json ? JSON.stringify(result) : `${result.transactions} transactions, ${result.moves} moves: ${result.ok ? 'every balance agrees' : 'MISMATCHES'}`)
-        if (!result.ok) fail({ detail: result.mismatches.map(({ itemCode, what, stored, recomputed }) => `${itemCode}: ${what} is ${stored}, the moves say ${recomputed}`).join('\n') })
+        print(
+          json
+            ? JSON.stringify(result)
+            : `${result.transactions} transactions, ${result.moves} moves: ${result.ok ? 'every balance agrees' : 'MISMATCHES'}`
+        )
+        if (!result.ok)
+          fail({
+            detail: result.mismatches
+              .map(
+                ({ itemCode, what, stored, recomputed }) =>
+                  `${itemCode}: ${what} is ${stored}, the moves say ${recomputed}`
+              )
+              .join('\n')
+          })
       })
     )
   cli
@@ -231,13 +261,23 @@ function addUsers(cli: Command, tenantOption: () => Option, jsonOption: () => Op
     .addOption(new Option('--role <role>').choices([...ROLES]).default('staff'))
     .option('--name <name>', 'display name')
     .addOption(tenantOption())
-    .action(async (username: string, { role, name, tenant: named }: { role: (typeof ROLES)[number]; name?: string; tenant?: string }) => {
-      const password = await readPassword()
-      await withTenant(named, async (tenant) => {
-        const user = await createUser(tenant, { username, role, password, ...(name === undefined ? {} : { displayName: name }) })
-        print(`${user.username} (${user.role})`)
-      })
-    })
+    .action(
+      async (
+        username: string,
+        { role, name, tenant: named }: { role: (typeof ROLES)[number]; name?: string; tenant?: string }
+      ) => {
+        const password = await readPassword()
+        await withTenant(named, async (tenant) => {
+          const user = await createUser(tenant, {
+            username,
+            role,
+            password,
+            ...(name === undefined ? {} : { displayName: name })
+          })
+          print(`${user.username} (${user.role})`)
+        })
+      }
+    )
   users
     .command('list')
     .addOption(tenantOption())
@@ -245,7 +285,13 @@ function addUsers(cli: Command, tenantOption: () => Option, jsonOption: () => Op
     .action(({ tenant: named, json }: { tenant?: string; json?: boolean }) =>
       withTenant(named, async (tenant) => {
         const all = await listUsers(tenant)
-        print(json ? JSON.stringify(all) : all.map(({ username, role, disabled }) => `${username}\t${role}${disabled ? '\tdisabled' : ''}`).join('\n') || 'no users')
+        print(
+          json
+            ? JSON.stringify(all)
+            : all
+                .map(({ username, role, disabled }) => `${username}\t${role}${disabled ? '\tdisabled' : ''}`)
+                .join('\n') || 'no users'
+        )
       })
     )
   users
@@ -255,7 +301,9 @@ function addUsers(cli: Command, tenantOption: () => Option, jsonOption: () => Op
     .addOption(tenantOption())
     .action(async (username: string, { tenant: named }: { tenant?: string }) => {
       const password = await readPassword()
-      await withTenant(named, async (tenant) => print(`password of ${(await setPassword(tenant, username, password)).username} changed`))
+      await withTenant(named, async (tenant) =>
+        print(`password of ${(await setPassword(tenant, username, password)).username} changed`)
+      )
     })
   users
     .command('disable')
@@ -305,7 +353,13 @@ try {
     note(error.message)
     process.exitCode = 2
   } else {
-    note(error instanceof Problem || error instanceof CommandFailed ? `error: ${error.message}` : error instanceof Error ? (error.stack ?? error.message) : String(error))
+    note(
+      error instanceof Problem || error instanceof CommandFailed
+        ? `error: ${error.message}`
+        : error instanceof Error
+          ? (error.stack ?? error.message)
+          : String(error)
+    )
     process.exitCode = 1
   }
 }

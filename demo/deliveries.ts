@@ -32,7 +32,9 @@ const COVER_WEEKS = 2
 export function weeklyDeliveries(sales: readonly Sale[]): Delivery[] {
   const byItem = new Map<string, Sale[]>()
   for (const sale of sales) byItem.set(sale.itemCode, [...(byItem.get(sale.itemCode) ?? []), sale])
-  return [...byItem].flatMap(([itemCode, own]) => deliveriesOf(itemCode, own)).sort((a, b) => a.at - b.at || (a.itemCode < b.itemCode ? -1 : 1))
+  return [...byItem]
+    .flatMap(([itemCode, own]) => deliveriesOf(itemCode, own))
+    .sort((a, b) => a.at - b.at || (a.itemCode < b.itemCode ? -1 : 1))
 }
 
 function deliveriesOf(itemCode: string, sales: readonly Sale[]): Delivery[] {
