@@ -216,7 +216,7 @@ class Demo {
   }
 }
 
-const percent = (ratio: number | null) => (ratio === null ? 'unknown' : `${(ratio * 100).toFixed(1)} %`)
+const percent = (value: number | null) => (value === null ? 'unknown' : `${value.toFixed(1)} %`)
 
 interface ItemsView {
   data: { itemCode: string; name: string }[]
