@@ -149,6 +149,11 @@ export interface Events {
   subscribe(handler: EventHandler): void
 }
 
+/** Small upkeep of every tenant's data, on every node; harmless when two nodes do it at once. */
+export interface Periodic {
+  every(seconds: number, name: string, work: (tenant: Tenant) => Promise<void>): void
+}
+
 /** Tells the core which tables a module owns; they are migrated in every tenant's database before the app is ready. */
 export interface MigrationSet {
   readonly module: string
