@@ -6,7 +6,7 @@ import type { FastifyInstance, FastifyRequest, onRequestHookHandler } from 'fast
 import fp from 'fastify-plugin'
 import { coreMigrations } from '../migrations/core.js'
 import { createAnswers, forgetOldKeys } from './answers.js'
-import { type Auth, createAuth } from './auth.js'
+import { createAuth } from './auth.js'
 import { createCaches } from './cache.js'
 import { createCompute } from './compute.js'
 import type { JwtKey } from './config.js'
@@ -197,6 +197,6 @@ function packageVersion(): string {
 
 export type * from './contracts.js'
 export { access, Problem, problem } from './contracts.js'
-export type { Auth, Tenants }
+export type { Tenants }
 
 export default fp(core, { name: 'inventory-enterprise/core', fastify: '5.x' })
