@@ -43,6 +43,11 @@ const tenantOf = (request: FastifyRequest) => request.getDecorator<Tenant>('tena
 const subjectOf = (request: FastifyRequest) => request.getDecorator<Principal | null>('principal')?.subject ?? null
 const languageOf = (request: FastifyRequest) => localeOf(request.headers['accept-language'])
 
+/** No body asks for the defaults, as an empty one does. */
+const bodyOptional = async (request: FastifyRequest) => {
+  request.body ??= {}
+}
+
 const checkRange = ({ from, to }: { from?: string; to?: string }) => {
   if (from !== undefined && to !== undefined && from > to) throw new AnomalyRangeInvalid({ from, to })
 }
@@ -73,6 +78,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers,
     '/ai/consumption/detect-anomalies',
     {
       config: access('manager'),
+      preValidation: bodyOptional,
       schema: {
         tags,
         summary: 'Looks for unusual use and stores what it finds, once',
@@ -159,6 +165,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers,
     '/anomalies/:id/acknowledge',
     {
       config: access('staff'),
+      preValidation: bodyOptional,
       schema: {
         tags,
         summary: 'Somebody looks into it',
