@@ -5,7 +5,6 @@ import { type Static, Type } from 'typebox'
 import { Value } from 'typebox/value'
 
 const JWT_SECRET_RULE = 'a random secret of at least 32 characters'
-const Port = Type.Integer({ minimum: 0, maximum: 65535, description: 'a port, 0–65535 (0: any free one)' })
 const Url = (protocols: string, description: string) => Type.String({ pattern: `^(${protocols}):`, description })
 
 /** Every variable the program reads. `.env.example` lists the same; a test holds the two together. */
@@ -13,7 +12,7 @@ export const Environment = Type.Object({
   NODE_ENV: Type.Optional(
     Type.String({ pattern: '^(development|test|production)$', description: 'development, test or production' })
   ),
-  PORT: { ...Port, default: 8083 },
+  PORT: Type.Integer({ minimum: 0, maximum: 65535, default: 8083, description: 'a port, 0–65535 (0: any free one)' }),
   HOST: Type.String({ minLength: 1, default: '127.0.0.1', description: 'an address to listen on' }),
   DATA_DIR: Type.String({ minLength: 1, default: './data', description: 'a folder' }),
   DATABASE_URL: Type.Optional(Url('sqlite|postgres|postgresql', 'sqlite:<path> or postgres://user@host:port/database')),

@@ -9,8 +9,8 @@ import { routes } from './routes.js'
 import type { SeriesSource } from './scan.js'
 
 export interface AnomalyOptions extends ModuleOptions {
-  /** Where daily consumption is read from. */
-  series: SeriesSource
+  /** Where daily consumption is read from. Without it there is nothing to look at. */
+  series?: SeriesSource
   /** The clock, milliseconds since 1970. */
   now?: () => number
   /** Whose figures the metrics show from the start; without it, each tenant's once something of it was found or handled. */
@@ -21,7 +21,7 @@ async function anomaly(app: FastifyInstance, options: AnomalyOptions) {
   app.getDecorator<EnterModule>('enterModule')(app, options)
   app.getDecorator<Migrations>('migrations').add({ module: 'anomaly', migrations: anomalyMigrations })
   const metrics = createAnomalyMetrics(app.getDecorator<Registry>('registry'))
-  const { series, now = Date.now, tenants } = options
+  const { series = async () => [], now = Date.now, tenants } = options
   if (tenants !== undefined) {
     app.addHook('onReady', async () => {
       for (const tenant of await tenants()) metrics.observe(tenant.id, await openCounts(tenant))

@@ -82,7 +82,7 @@ export function apply(transfer: Transfer): Move[] {
     const to = transfer.to(from)
     const share = (total: number) =>
       quantity === transfer.quantity ? total : proportionMicros(total, quantity, transfer.quantity)
-    const value = valueOf(transfer, from, to, quantity)
+    const value = worthOf(transfer, from, to, quantity)
     if (from.internal) {
       from.onHand -= quantity
       if (!to.internal) {
@@ -141,7 +141,7 @@ function allocate({
   })
 }
 
-function valueOf(transfer: Transfer, from: AccountState, to: AccountState, quantity: number): number {
+function worthOf(transfer: Transfer, from: AccountState, to: AccountState, quantity: number): number {
   const { item } = transfer
   if (from.internal) {
     // The last unit takes what is left, so that no stock means no value.
