@@ -103,7 +103,7 @@ export async function openHost(t: Test, databaseUrl: string): Promise<Host> {
     request.setDecorator('principal', principal)
   }
   await app.register(core, { databaseUrl, workerThreads: 2 })
-  await app.register(forecasting, { prefix: '/api/ai', authorize, consumption: ledger, now })
+  await app.register(forecasting, { prefix: '/api', authorize, consumption: ledger, now })
   await app.register(anomaly, {
     prefix: '/api',
     authorize,
@@ -111,7 +111,7 @@ export async function openHost(t: Test, databaseUrl: string): Promise<Host> {
     series: (tenant, query) => consumptionSeries(tenant, query, clock.now)
   })
   await app.register(dashboard, {
-    prefix: '/api/dashboard',
+    prefix: '/api',
     authorize,
     inventory: async () => ({ ...inventory }),
     forecasts: forecastHeadline,
