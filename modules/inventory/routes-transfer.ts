@@ -2,6 +2,7 @@ import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
+import { Type } from 'typebox'
 import { v7 as uuidv7 } from 'uuid'
 import { access } from '../../plugins/contracts.js'
 import { Closed, Job, PageQuery, problems } from '../../schemas/common.js'
@@ -170,7 +171,14 @@ export const transferRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
         tags,
         summary: 'Export as CSV or NDJSON',
         params: schemas.ExportParams,
-        querystring: schemas.ExportQuery
+        querystring: schemas.ExportQuery,
+        response: {
+          200: {
+            description: 'The rows, as they are read',
+            content: { 'text/csv': { schema: Type.String() }, 'application/x-ndjson': { schema: Type.String() } }
+          },
+          ...problems
+        }
       }
     },
     async (request, reply) => {
