@@ -93,5 +93,9 @@ export const Job = Closed({
 })
 export type Job = Static<typeof Job>
 
+const problem = { content: { 'application/problem+json': { schema: Problem } } } as const
 /** Declares the error answers of a route once: every route may answer the core's problems. */
-export const problems = { '4xx': Problem, '5xx': Problem } as const
+export const problems = {
+  '4xx': { description: 'The request cannot be served as it is', ...problem },
+  '5xx': { description: 'The server cannot serve it now', ...problem }
+} as const
