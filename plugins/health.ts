@@ -76,7 +76,12 @@ export function registerHealth(app: FastifyInstance, version: string, checks: re
     {
       config,
       logLevel: 'warn',
-      schema: { summary: 'Whether the process answers', tags: ['health'], security: [], response: { 200: live, ...problems } }
+      schema: {
+        summary: 'Whether the process answers',
+        tags: ['health'],
+        security: [],
+        response: { 200: live, ...problems }
+      }
     },
     async (_request, reply) => reply.header('cache-control', 'no-store').send({ status: 'ok' as const })
   )

@@ -15,6 +15,8 @@ import { createImportStore, IMPORT_JOB, presentRun, rehearse, runImport, runUndo
 import { spoolUpload } from './spool.js'
 
 const tags = ['import and export']
+/** Text for the client, a stream for the handler. */
+const Streamed = Type.Unsafe<Readable>({ type: 'string' })
 const UPLOAD_TYPES = [
   'text/csv',
   'application/x-ndjson',
@@ -175,7 +177,7 @@ export const transferRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
         response: {
           200: {
             description: 'The rows, as they are read',
-            content: { 'text/csv': { schema: Type.String() }, 'application/x-ndjson': { schema: Type.String() } }
+            content: { 'text/csv': { schema: Streamed }, 'application/x-ndjson': { schema: Streamed } }
           },
           ...problems
         }
