@@ -6,20 +6,19 @@ import { serverOptions } from './plugins/server-options.js'
 const DRAIN_MILLISECONDS = 10_000
 
 /** The whole service, not yet listening. */
-export async function build(config: Config): Promise<FastifyInstance> {
+export async function build(config: Config, mode: 'service' | 'worker' = 'service'): Promise<FastifyInstance> {
   const service = Fastify(
     serverOptions({
       logLevel: config.LOG_LEVEL,
       ...(config.TRUST_PROXY === undefined ? {} : { trustProxy: config.TRUST_PROXY })
     })
   )
-  await app(service, config)
+  await app(service, config, mode)
   return service
 }
 
 /** Listens, and closes gracefully on SIGTERM or SIGINT: what is under way is answered first. */
-export async function serve(config: Config): Promise<FastifyInstance> {
-  const service = await build(config)
+export async function listen(service: FastifyInstance, config: Config): Promise<void> {
   await service.listen({ port: config.PORT, host: config.HOST })
   let closing = false
   const close = (signal: string) => {
@@ -35,7 +34,10 @@ export async function serve(config: Config): Promise<FastifyInstance> {
   }
   process.on('SIGTERM', close)
   process.on('SIGINT', close)
-  return service
+}
+
+export async function serve(config: Config): Promise<void> {
+  await listen(await build(config), config)
 }
 
 /** Runs a command; a bad configuration ends it with one line and 2, anything else that fails with 1. */

@@ -43,6 +43,9 @@ export interface CoreOptions {
 
 export const VERSION = packageVersion()
 
+/** Known beforehand, so that their metrics start at 0. */
+const CACHE_NAMESPACES = ['inventory', 'forecasting', 'anomaly', 'dashboard', 'identity']
+
 /** Provides what the domains rely on (`plugins/contracts.ts`): one call, and each domain can be registered beside it. */
 async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   const { tenancy = 'single', service } = options
@@ -54,23 +57,24 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     { databaseUrl: options.databaseUrl, tenancy, poolSize: options.poolSize ?? 10 },
     databaseMetrics(registry, dialect)
   )
-  const redis = options.redisUrl === undefined ? null : openRedis({ url: options.redisUrl, log: app.log })
+  const deployment = deploymentOf(options.databaseUrl)
+  const redis =
+    options.redisUrl === undefined ? null : openRedis({ url: options.redisUrl, log: app.log, prefix: `${deployment}:` })
   const caches = createCaches({
     redis,
     enabled: options.cache ?? true,
     registry,
-    // Where other processes may write unseen, an answer is at most this old when Redis cannot say so.
-    ...(server.dialect === 'postgres' ? { localTtlMilliseconds: 1_000 } : {})
+    namespaces: CACHE_NAMESPACES
   })
   const events = createEvents({ log: app.log, registry })
-  const tenants = new Tenants({ server, tenancy, cacheOf: caches.forTenant, events })
+  const tenants = new Tenants({ server, tenancy, caches, events })
   tenants.addMigrations({ module: 'core', migrations: coreMigrations })
   databaseGauges(registry, server, tenants)
   const compute = createCompute({ threads: options.workerThreads ?? 1 })
   const jobs = createJobs({
     tenants,
     redisUrl: options.redisUrl,
-    queueName: queueNameOf(options.databaseUrl),
+    queueName: `${deployment}-jobs`,
     registry,
     log: app.log,
     mode: options.mode ?? 'service',
@@ -161,12 +165,11 @@ function nodeIdentity(dataDir: string | undefined): string {
   return readFileSync(path, 'utf8')
 }
 
-/** One queue for each database: the processes of one deployment share it, those of another do not. The URL may hold a password. */
-const queueNameOf = (databaseUrl: string) =>
-  `inventory-${createHash('sha256')
-    .update(/^sqlite:/.test(databaseUrl) ? hostname() + databaseUrl : databaseUrl)
-    .digest('hex')
-    .slice(0, 16)}`
+/** Names what is shared on Redis: the processes of one database share it, those of another do not. The URL may hold a password. */
+const deploymentOf = (databaseUrl: string) => {
+  const identity = databaseUrl.startsWith('sqlite:') ? `${hostname()} ${databaseUrl}` : databaseUrl
+  return `inventory-${createHash('sha256').update(identity).digest('hex').slice(0, 16)}`
+}
 
 function scrapeAllowed(token: string | undefined): (request: FastifyRequest) => boolean {
   if (token === undefined) return () => true

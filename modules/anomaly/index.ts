@@ -8,8 +8,8 @@ import { routes } from './routes.js'
 import type { SeriesSource } from './scan.js'
 
 export interface AnomalyOptions extends ModuleOptions {
-  /** Where daily consumption is read from. */
-  series: SeriesSource
+  /** Where daily consumption is read from. Without it there is nothing to look at. */
+  series?: SeriesSource
   /** The clock, milliseconds since 1970. */
   now?: () => number
 }
@@ -18,7 +18,7 @@ async function anomaly(app: FastifyInstance, options: AnomalyOptions) {
   app.getDecorator<EnterModule>('enterModule')(app, options)
   app.getDecorator<Migrations>('migrations').add({ module: 'anomaly', migrations: anomalyMigrations })
   const metrics = createAnomalyMetrics(app.getDecorator<Registry>('registry'))
-  const { series, now = Date.now } = options
+  const { series = async () => [], now = Date.now } = options
   await app.register(routes, { answers: app.getDecorator<Answers>('answers'), series, metrics, now })
 }
 

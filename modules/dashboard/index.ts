@@ -84,7 +84,7 @@ async function dashboard(app: FastifyInstance, options: DashboardOptions) {
   app.getDecorator<EnterModule>('enterModule')(app, options)
   const { inventory, forecasts, anomalies, runsOutFirst } = options
   const answers = app.getDecorator<Answers>('answers')
-  await app.register(routes, { answers, inventory, forecasts, anomalies, runsOutFirst })
+  await app.register(routes, { prefix: '/dashboard', answers, inventory, forecasts, anomalies, runsOutFirst })
 }
 
 export default fp(dashboard, {

@@ -24,18 +24,20 @@ import { DERIVE_JOB, routes, TRAIN_JOB } from './routes.js'
 import { createTraining } from './train.js'
 
 export interface ForecastingOptions extends ModuleOptions {
-  /** Where consumption is read from: a ledger's movements per item and day. */
-  consumption: ConsumptionSource
+  /** Where consumption is read from: a ledger's movements per item and day. Without it there is nothing to forecast. */
+  consumption?: ConsumptionSource
   /** The clock, milliseconds since 1970. */
   now?: () => number
 }
+
+const NOTHING_MOVES: ConsumptionSource = { items: async () => [], dailyFlow: async () => [] }
 
 const Barrier = Type.Object({ id: Type.String() })
 
 async function forecasting(app: FastifyInstance, options: ForecastingOptions) {
   app.getDecorator<EnterModule>('enterModule')(app, options)
   app.getDecorator<Migrations>('migrations').add({ module: 'forecasting', migrations: forecastingMigrations })
-  const { consumption, now = Date.now } = options
+  const { consumption = NOTHING_MOVES, now = Date.now } = options
   const metrics = createForecastMetrics(app.getDecorator<Registry>('registry'))
   const jobs = app.getDecorator<Jobs>('jobs')
   const derivation = createDerivation(consumption, now)
@@ -59,7 +61,7 @@ async function forecasting(app: FastifyInstance, options: ForecastingOptions) {
       return { items, durationSeconds: Math.round(performance.now() - startedAt) / 1000 }
     }
   })
-  await app.register(routes, { answers: app.getDecorator<Answers>('answers'), jobs, consumption, now })
+  await app.register(routes, { prefix: '/ai', answers: app.getDecorator<Answers>('answers'), jobs, consumption, now })
 }
 
 /** Notes what moved, so that only that is derived again. */

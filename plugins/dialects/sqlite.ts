@@ -97,12 +97,13 @@ function openFile(path: string, events: DatabaseEvents, synchronous: Synchronous
   const writerDb = new Kysely<unknown>({ dialect: new Dialect(writer), log })
   const readerDb = new Kysely<unknown>({ dialect: new Dialect(reader), log })
   const exclusive = mutex()
+  const dataVersion = writer.prepare('pragma data_version').pluck()
   return {
     dialect: 'sqlite',
     db: readerDb,
     transact: groupCommit(writer, writerDb, exclusive, events),
     migrator: { db: writerDb },
-    foreignVersion: () => Number(writer.pragma('data_version', { simple: true })),
+    foreignVersion: () => Number(dataVersion.get()),
     sizeBytes: async () => ({ database: sizeOf(path), writeAheadLog: sizeOf(`${path}-wal`) }),
     close: () =>
       exclusive(async () => {
