@@ -1,7 +1,10 @@
 import type { FastifyInstance } from 'fastify'
 import cacheStats from './modules/cache-stats/index.js'
 import identity from './modules/identity/index.js'
-import inventory, { stockGauges } from './modules/inventory/index.js'
+import anomaly, { anomalyHeadline } from './modules/anomaly/index.js'
+import dashboard from './modules/dashboard/index.js'
+import forecasting, { consumptionSeries, dailyDemand, forecastHeadline, runOut } from './modules/forecasting/index.js'
+import inventory, { availableStock, dailyFlow, inventoryHeadline, items, stockGauges } from './modules/inventory/index.js'
 import type { Config } from './plugins/config.js'
 import type { Auth, Tenants } from './plugins/core.js'
 import core from './plugins/core.js'
@@ -28,7 +31,16 @@ export async function app(service: FastifyInstance, config: Config): Promise<voi
   const options = { prefix: '/api', authorize }
 
   await service.register(identity, { ...options })
-  await service.register(inventory, { ...options, dataDir: config.DATA_DIR })
+  await service.register(inventory, { ...options, dailyDemand, dataDir: config.DATA_DIR })
+  await service.register(forecasting, { ...options, consumption: { items, dailyFlow } })
+  await service.register(anomaly, { ...options, series: consumptionSeries })
+  await service.register(dashboard, {
+    ...options,
+    inventory: inventoryHeadline,
+    forecasts: forecastHeadline,
+    anomalies: anomalyHeadline,
+    runsOutFirst: async (tenant, limit) => runOut(tenant, await availableStock(tenant), limit)
+  })
   await service.register(cacheStats, { ...options })
   stockGauges(service.getDecorator('registry'), async () =>
     Promise.all((await tenants.list()).map((id) => tenants.get(id)))

@@ -123,7 +123,7 @@ for (const [dialect, provide] of Object.entries(databases)) {
 
       await createUser(await service.tenant(), { username: 'gone', role: 'staff', password: PASSWORD })
       await disableUser(await service.tenant(), 'GONE')
-      const hashes = () => metric('auth_password_hash_duration_seconds_count')
+      const hashing = () => metric('auth_password_hash_duration_seconds_sum')
       const cases = {
         wrong: { username: 'alice', password: 'not the password' },
         unknown: { username: 'nobody', password: PASSWORD },
@@ -132,12 +132,13 @@ for (const [dialect, provide] of Object.entries(databases)) {
       }
       const answers = new Set<string>()
       for (const [name, body] of Object.entries(cases)) {
-        const before = Number(await hashes())
+        const before = await hashing()
         const { status, body: problem } = await call('POST', '/auth/login', undefined, body, {
           remoteAddress: '192.0.2.7'
         })
         t.equal(status, 401, name)
-        t.equal(Number(await hashes()) - before, 1, `${name}: one hash is computed, so it takes as long`)
+        // Two passes over 19 MiB take no machine less than this.
+        t.ok((await hashing()) - before > 0.004, `${name}: a hash is computed, so it takes as long`)
         answers.add(JSON.stringify({ ...problem, requestId: '' }))
       }
       t.equal(answers.size, 1, 'the four refusals cannot be told apart')

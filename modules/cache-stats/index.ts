@@ -9,7 +9,7 @@ export interface CacheStats {
   stats(tenant: string): CacheStatistics
 }
 
-/** `GET /stats`: how the caller's tenant is served from the cache. */
+/** `GET /cache/stats`: how the caller's tenant is served from the cache. */
 const cacheStats: FastifyPluginAsyncTypebox<ModuleOptions> = async (app, options) => {
   app.getDecorator<EnterModule>('enterModule')(app, options)
   const caches = app.getDecorator<CacheStats>('caches')
@@ -18,7 +18,7 @@ const cacheStats: FastifyPluginAsyncTypebox<ModuleOptions> = async (app, options
     tags: ['cache'],
     response: { 200: CacheStatistics, ...problems }
   }
-  app.get('/stats', { schema, config: access('manager') }, async (request, reply) => {
+  app.get('/cache/stats', { schema, config: access('manager') }, async (request, reply) => {
     reply.header('cache-control', 'no-store')
     return caches.stats(request.getDecorator<Tenant>('tenant').id)
   })

@@ -48,10 +48,9 @@ async function inventory(app: FastifyInstance, options: InventoryOptions): Promi
 
 export { inventoryMigrations as migrations } from '../../migrations/inventory.js'
 export type { ItemFigures } from './context.js'
-export { createItemStore } from './item-store.js'
-export { createLedgerQueries } from './ledger-queries.js'
 export { stockGauges } from './metrics.js'
 export { postMovement } from './movements.js'
+export { availableStock, dailyFlow, inventoryHeadline, items } from './ports.js'
 export { voidExpired } from './reservations.js'
 
 export default fp(inventory, {

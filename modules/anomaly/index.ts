@@ -1,0 +1,33 @@
+import type { FastifyInstance } from 'fastify'
+import fp from 'fastify-plugin'
+import type { Registry } from 'prom-client'
+import { anomalyMigrations } from '../../migrations/anomaly.js'
+import type { Answers, EnterModule, Migrations, ModuleOptions } from '../../plugins/contracts.js'
+import { createAnomalyMetrics } from './metrics.js'
+import { routes } from './routes.js'
+import type { SeriesSource } from './scan.js'
+
+export interface AnomalyOptions extends ModuleOptions {
+  /** Where daily consumption is read from. Without it there is nothing to look at. */
+  series?: SeriesSource
+  /** The clock, milliseconds since 1970. */
+  now?: () => number
+}
+
+async function anomaly(app: FastifyInstance, options: AnomalyOptions) {
+  app.getDecorator<EnterModule>('enterModule')(app, options)
+  app.getDecorator<Migrations>('migrations').add({ module: 'anomaly', migrations: anomalyMigrations })
+  const metrics = createAnomalyMetrics(app.getDecorator<Registry>('registry'))
+  const { series = async () => [], now = Date.now } = options
+  await app.register(routes, { answers: app.getDecorator<Answers>('answers'), series, metrics, now })
+}
+
+export { anomalyMigrations as migrations } from '../../migrations/anomaly.js'
+export { type AnomalyHeadline, anomalyHeadline } from './headline.js'
+export type { DailySeries, SeriesSource } from './scan.js'
+export default fp(anomaly, {
+  name: 'inventory-enterprise/anomaly',
+  fastify: '5.x',
+  encapsulate: true,
+  decorators: { fastify: ['enterModule', 'answers', 'registry', 'migrations'], request: ['tenant', 'principal'] }
+})

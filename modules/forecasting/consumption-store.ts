@@ -1,0 +1,234 @@
+import { type Kysely, sql } from 'kysely'
+import type { Dialect } from '../../plugins/contracts.js'
+import { MICROS } from '../../schemas/decimal.js'
+import { type ActiveDay, dayNumber } from './series.js'
+
+type ConsumptionData = {
+  item_code: string
+  day: string
+  quantity_micros: number
+  closing_micros: number
+  censored: number
+}
+export type ConsumptionTables = {
+  /** A row per item and day with movements; the days between follow from the stock at the end of the day before. */
+  consumption_data: ConsumptionData
+  consumption_items: { item_code: string; first_day: string | null; last_use_day: string | null; derived_at: number }
+  /** What the ledger changed since it was derived; `mark` tells a change that came while deriving. */
+  consumption_stale: { item_code: string; from_day: string; mark: number }
+  consumption_barriers: { id: string }
+}
+
+export interface Stale {
+  item_code: string
+  from_day: string
+  mark: number
+}
+
+const ROWS_PER_STATEMENT = 5_000
+const NAMES_PER_STATEMENT = 500
+
+export const chunks = <T>(all: readonly T[], size: number): T[][] =>
+  Array.from({ length: Math.ceil(all.length / size) }, (_, i) => all.slice(i * size, (i + 1) * size))
+
+export function createConsumptionStore(db: Kysely<ConsumptionTables>, dialect: Dialect) {
+  /** One parameter carries all rows: neither database bounds its length as it bounds the number of parameters. */
+  const fromJson = (rows: readonly ConsumptionData[]) =>
+    dialect === 'postgres'
+      ? sql`select item_code, day, quantity_micros, closing_micros, censored from jsonb_to_recordset(${JSON.stringify(rows)}::jsonb)
+          as row(item_code text, day text, quantity_micros bigint, closing_micros bigint, censored integer)`
+      : sql`select value ->> 'item_code', value ->> 'day', value ->> 'quantity_micros', value ->> 'closing_micros',
+          value ->> 'censored' from json_each(${JSON.stringify(rows)})`
+
+  return {
+    async markStale(itemCodes: readonly string[], fromDay: string): Promise<void> {
+      for (const names of chunks([...new Set(itemCodes)].sort(), 200)) {
+        await db
+          .insertInto('consumption_stale')
+          .values(names.map((item_code) => ({ item_code, from_day: fromDay, mark: 1 })))
+          .onConflict((conflict) =>
+            conflict.column('item_code').doUpdateSet((eb) => ({
+              from_day: eb
+                .case()
+                .when('excluded.from_day', '<', eb.ref('consumption_stale.from_day'))
+                .then(eb.ref('excluded.from_day'))
+                .else(eb.ref('consumption_stale.from_day'))
+                .end(),
+              mark: eb('consumption_stale.mark', '+', 1)
+            }))
+          )
+          .execute()
+      }
+    },
+
+    async stale(itemCodes?: readonly string[]): Promise<Stale[]> {
+      const query = db.selectFrom('consumption_stale').selectAll().orderBy('from_day').orderBy('item_code')
+      if (itemCodes === undefined) return query.execute()
+      const found: Stale[] = []
+      for (const names of chunks(itemCodes, NAMES_PER_STATEMENT)) {
+        found.push(...(await query.where('item_code', 'in', names).execute()))
+      }
+      return found
+    },
+
+    /** Forgets what was derived, unless it changed again meanwhile. */
+    async settle(stale: readonly Stale[]): Promise<void> {
+      for (const { item_code, mark } of stale) {
+        await db.deleteFrom('consumption_stale').where('item_code', '=', item_code).where('mark', '=', mark).execute()
+      }
+    },
+
+    async derived(itemCodes: readonly string[]): Promise<Set<string>> {
+      const known = new Set<string>()
+      for (const names of chunks(itemCodes, NAMES_PER_STATEMENT)) {
+        const rows = await db
+          .selectFrom('consumption_items')
+          .select('item_code')
+          .where('item_code', 'in', names)
+          .execute()
+        for (const { item_code } of rows) known.add(item_code)
+      }
+      return known
+    },
+
+    /** Items with a series, in code order. */
+    items: (after: string | undefined, limit: number, itemCodes?: readonly string[]) => {
+      let query = db
+        .selectFrom('consumption_items')
+        .select(['item_code', 'first_day', 'last_use_day'])
+        .where('last_use_day', 'is not', null)
+        .orderBy('item_code')
+        .limit(limit)
+      if (after !== undefined) query = query.where('item_code', '>', after)
+      if (itemCodes !== undefined) query = query.where('item_code', 'in', [...itemCodes])
+      return query.execute()
+    },
+
+    /** The last day on which anything was used, but never today: a day that is not over says too little. */
+    async lastDay(today: number): Promise<number | undefined> {
+      const row = await db
+        .selectFrom('consumption_items')
+        .select('last_use_day')
+        .where('last_use_day', 'is not', null)
+        .orderBy('last_use_day', 'desc')
+        .limit(1)
+        .executeTakeFirst()
+      return row?.last_use_day == null ? undefined : Math.min(dayNumber(row.last_use_day), today - 1)
+    },
+
+    /** Stock at the end of the last day with movements before `day`, per item. */
+    async closings(itemCodes: readonly string[], day: string): Promise<Map<string, number>> {
+      const rows = await db
+        .selectFrom('consumption_data as data')
+        .innerJoin(
+          (eb) =>
+            eb
+              .selectFrom('consumption_data')
+              .select(['item_code', (e) => e.fn.max('day').as('day')])
+              .where('item_code', 'in', [...itemCodes])
+              .where('day', '<', day)
+              .groupBy('item_code')
+              .as('last'),
+          (join) => join.onRef('last.item_code', '=', 'data.item_code').onRef('last.day', '=', 'data.day')
+        )
+        .select(['data.item_code', 'data.closing_micros'])
+        .execute()
+      return new Map(rows.map((row) => [row.item_code, row.closing_micros]))
+    },
+
+    /** Replaces the named items' days from `fromDay` on (all when undefined). */
+    async replace(itemCodes: readonly string[], fromDay: string | undefined, rows: readonly ConsumptionData[]) {
+      let removal = db.deleteFrom('consumption_data').where('item_code', 'in', [...itemCodes])
+      if (fromDay !== undefined) removal = removal.where('day', '>=', fromDay)
+      await removal.execute()
+      for (const part of chunks(rows, ROWS_PER_STATEMENT)) {
+        await sql`insert into ${sql.table('consumption_data')}
+          (item_code, day, quantity_micros, closing_micros, censored) ${fromJson(part)}`.execute(db)
+      }
+    },
+
+    /** Keeps each item's first day and last day of use beside the days. */
+    async summarize(itemCodes: readonly string[], now: number): Promise<void> {
+      const found = await db
+        .selectFrom('consumption_data')
+        .select(({ fn, eb }) => [
+          'item_code',
+          fn.min('day').as('first_day'),
+          fn.max(eb.case().when('quantity_micros', '>', 0).then(eb.ref('day')).end()).as('last_use_day')
+        ])
+        .where('item_code', 'in', [...itemCodes])
+        .groupBy('item_code')
+        .execute()
+      const byCode = new Map(found.map((row) => [row.item_code, row]))
+      for (const names of chunks(itemCodes, 200)) {
+        await db
+          .insertInto('consumption_items')
+          .values(
+            names.map((item_code) => ({
+              item_code,
+              first_day: byCode.get(item_code)?.first_day ?? null,
+              last_use_day: byCode.get(item_code)?.last_use_day ?? null,
+              derived_at: now
+            }))
+          )
+          .onConflict((conflict) =>
+            conflict.column('item_code').doUpdateSet((eb) => ({
+              first_day: eb.ref('excluded.first_day'),
+              last_use_day: eb.ref('excluded.last_use_day'),
+              derived_at: eb.ref('excluded.derived_at')
+            }))
+          )
+          .execute()
+      }
+    },
+
+    /** The days with movements of each named item, oldest first. */
+    async days(itemCodes: readonly string[]): Promise<Map<string, ActiveDay[]>> {
+      const rows = await db
+        .selectFrom('consumption_data')
+        .selectAll()
+        .where('item_code', 'in', [...itemCodes])
+        .orderBy('item_code')
+        .orderBy('day')
+        .execute()
+      const byItem = new Map<string, ActiveDay[]>(itemCodes.map((code) => [code, []]))
+      for (const row of rows) {
+        byItem.get(row.item_code)?.push({
+          day: dayNumber(row.day),
+          used: row.quantity_micros / MICROS,
+          censored: row.censored === 1,
+          emptyAtEnd: row.closing_micros === 0
+        })
+      }
+      return byItem
+    },
+
+    /** Net use per item from a day on, a page of items in code order. */
+    volumes: (fromDay: string, after: string, limit: number) =>
+      db
+        .selectFrom('consumption_data')
+        .select(({ fn }) => ['item_code', fn.sum<number>('quantity_micros').as('quantity_micros')])
+        .where('item_code', '>', after)
+        .where('day', '>=', fromDay)
+        .groupBy('item_code')
+        .orderBy('item_code')
+        .limit(limit)
+        .execute(),
+
+    addBarrier: (id: string) =>
+      db
+        .insertInto('consumption_barriers')
+        .values({ id })
+        .onConflict((conflict) => conflict.doNothing())
+        .execute(),
+    /** Whether the barrier was reached; it is removed then. */
+    async takeBarrier(id: string): Promise<boolean> {
+      const { numDeletedRows } = await db.deleteFrom('consumption_barriers').where('id', '=', id).executeTakeFirst()
+      return numDeletedRows > 0n
+    },
+    hasBarrier: async (id: string): Promise<boolean> =>
+      (await db.selectFrom('consumption_barriers').select('id').where('id', '=', id).executeTakeFirst()) !== undefined
+  }
+}
+
+export type ConsumptionStore = ReturnType<typeof createConsumptionStore>

@@ -1,0 +1,22 @@
+import { problem } from '../../plugins/contracts.js'
+
+export const ItemUnknown = problem<{ itemCode: string }>('FORECAST_ITEM_UNKNOWN', 404, {
+  en: 'There is no item {itemCode}.',
+  fr: 'L’article {itemCode} n’existe pas.'
+})
+export const NotTrained = problem<{ itemCode: string; frequency: string }>('FORECAST_NOT_TRAINED', 404, {
+  en: 'No forecast has been trained for item {itemCode} (frequency: {frequency}).',
+  fr: 'Aucune prévision n’a été calculée pour l’article {itemCode} (fréquence : {frequency}).'
+})
+export const ModelUnknown = problem<{ modelId: string }>('FORECAST_MODEL_UNKNOWN', 404, {
+  en: 'There is no model {modelId}.',
+  fr: 'Le modèle {modelId} n’existe pas.'
+})
+export const ScopeAmbiguous = problem<{ given: readonly string[] }>('FORECAST_SCOPE_AMBIGUOUS', 400, {
+  en: 'Give one of "itemCodes", "top" and "all", not several.',
+  fr: 'Donnez un seul de « itemCodes », « top » et « all ».'
+})
+export const RangeInvalid = problem<{ from: string; to: string }>('FORECAST_RANGE_INVALID', 400, {
+  en: 'The range from {from} to {to} ends before it starts.',
+  fr: 'La période du {from} au {to} se termine avant son début.'
+})

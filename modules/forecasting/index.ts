@@ -1,0 +1,117 @@
+import type { FastifyInstance } from 'fastify'
+import fp from 'fastify-plugin'
+import type { Registry } from 'prom-client'
+import { Type } from 'typebox'
+import { Check } from 'typebox/value'
+import { forecastingMigrations } from '../../migrations/forecasting.js'
+import type {
+  Answers,
+  Compute,
+  EnterModule,
+  Events,
+  Jobs,
+  Migrations,
+  ModuleOptions,
+  Tenant
+} from '../../plugins/contracts.js'
+import type { DeriveRequest, TrainRequest } from '../../schemas/forecasting.js'
+import { StockMoved } from '../../schemas/inventory.js'
+import { type ConsumptionTables, createConsumptionStore } from './consumption-store.js'
+import { BARRIER_TOPIC, type ConsumptionSource, createDerivation } from './derive.js'
+import { createForecastMetrics } from './metrics.js'
+import { accuracySummary } from './ports.js'
+import { DERIVE_JOB, routes, TRAIN_JOB } from './routes.js'
+import { createTraining } from './train.js'
+
+export interface ForecastingOptions extends ModuleOptions {
+  /** Where consumption is read from: a ledger's movements per item and day. Without it there is nothing to forecast. */
+  consumption?: ConsumptionSource
+  /** The clock, milliseconds since 1970. */
+  now?: () => number
+}
+
+const NOTHING_MOVES: ConsumptionSource = { items: async () => [], dailyFlow: async () => [] }
+
+const Barrier = Type.Object({ id: Type.String() })
+
+async function forecasting(app: FastifyInstance, options: ForecastingOptions) {
+  app.getDecorator<EnterModule>('enterModule')(app, options)
+  app.getDecorator<Migrations>('migrations').add({ module: 'forecasting', migrations: forecastingMigrations })
+  const { consumption = NOTHING_MOVES, now = Date.now } = options
+  const metrics = createForecastMetrics(app.getDecorator<Registry>('registry'))
+  const jobs = app.getDecorator<Jobs>('jobs')
+  const derivation = createDerivation(consumption, now)
+  const observe = async (tenant: Tenant) => metrics.observe(tenant.id, await accuracySummary(tenant))
+  subscribe(app.getDecorator<Events>('events'))
+
+  jobs.define<TrainRequest>({
+    kind: TRAIN_JOB,
+    run: createTraining({ derivation, compute: app.getDecorator<Compute>('compute'), metrics, now, observe })
+  })
+  jobs.define<DeriveRequest>({
+    kind: DERIVE_JOB,
+    run: async ({ tenant, params, signal, progress }) => {
+      const startedAt = performance.now()
+      let items = 0
+      const advance = (count: number) => {
+        items += count
+        progress(items, Math.max(items, params.itemCodes?.length ?? 0))
+      }
+      await derivation.deriveAgain(tenant, params, { signal, advance })
+      return { items, durationSeconds: Math.round(performance.now() - startedAt) / 1000 }
+    }
+  })
+  await app.register(routes, { prefix: '/ai', answers: app.getDecorator<Answers>('answers'), jobs, consumption, now })
+}
+
+/** Notes what moved, so that only that is derived again. */
+function subscribe(events: Events): void {
+  events.subscribe({
+    topic: StockMoved.topic,
+    name: 'forecasting.stale',
+    async handle({ payload }, tenant) {
+      if (!Check(StockMoved.payload, payload))
+        throw new TypeError(`the payload of ${StockMoved.topic} has another shape`)
+      await tenant.transact(({ db }) =>
+        createConsumptionStore(db.withTables<ConsumptionTables>(), tenant.dialect).markStale(
+          payload.itemCodes,
+          payload.fromDay
+        )
+      )
+    }
+  })
+  events.subscribe({
+    topic: BARRIER_TOPIC,
+    name: 'forecasting.barrier',
+    async handle({ payload }, tenant) {
+      if (!Check(Barrier, payload)) throw new TypeError(`the payload of ${BARRIER_TOPIC} has another shape`)
+      await tenant.transact(({ db }) =>
+        createConsumptionStore(db.withTables<ConsumptionTables>(), tenant.dialect).addBarrier(payload.id)
+      )
+    }
+  })
+}
+
+export { forecastingMigrations as migrations } from '../../migrations/forecasting.js'
+export type { ConsumptionSource, DailyFlow } from './derive.js'
+export {
+  accuracySummary,
+  type ConsumptionSeries,
+  consumptionSeries,
+  dailyDemand,
+  type ForecastHeadline,
+  forecastHeadline,
+  type LeadTimeDemand,
+  leadTimeDemand,
+  type RunOut,
+  runOut
+} from './ports.js'
+export default fp(forecasting, {
+  name: 'inventory-enterprise/forecasting',
+  fastify: '5.x',
+  encapsulate: true,
+  decorators: {
+    fastify: ['enterModule', 'answers', 'registry', 'migrations', 'jobs', 'compute', 'events'],
+    request: ['tenant', 'principal']
+  }
+})

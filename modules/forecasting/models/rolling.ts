@@ -1,0 +1,68 @@
+import type { Fit, FitContext, Fitted } from './types.js'
+
+/** Forecasts of one model from each origin; undefined rows where it did not apply. */
+export interface Rolled {
+  /** flat, origin-major: `forecasts[o * horizon + k]` */
+  forecasts: Float64Array
+  /** the model fitted on everything */
+  final: Fitted
+}
+
+export interface RollingPlan {
+  /** number of leading values each origin may see, ascending */
+  origins: Int32Array
+  /** origins (by index) at which the models are fitted anew; between them only the data move on */
+  refits: Int32Array
+  horizon: number
+}
+
+/**
+ * Where to forecast from: up to `maxOrigins` origins, the last one period before the end, none seeing fewer than
+ * `minTrain` values. Source: Tashman (2000), rolling-origin evaluation with periodic recalibration.
+ */
+export function planOrigins(n: number, horizon: number, maxOrigins: number, refitCount: number): RollingPlan {
+  const minTrain = Math.max(3, Math.min(Math.floor(n / 2), n - horizon))
+  const span = n - 1 - minTrain
+  const count = span < 0 ? 0 : Math.min(maxOrigins, span + 1)
+  const origins = new Int32Array(count)
+  const reach = Math.min(span, Math.max(count - 1, 3 * horizon))
+  for (let i = 0; i < count; i++) {
+    origins[i] = n - 1 - Math.round((reach * (count - 1 - i)) / Math.max(1, count - 1))
+  }
+  const refits = Int32Array.from({ length: Math.min(refitCount, count) }, (_, i) =>
+    Math.floor((i * count) / Math.min(refitCount, count))
+  )
+  return { origins, refits, horizon }
+}
+
+const EXPLODED = 1e3
+
+/** Limits a forecast to a generous multiple of what the training values ever were, and refuses NaN. */
+export function isSane(out: Float64Array, low: number, high: number): boolean {
+  const room = EXPLODED * Math.max(high - low, Math.abs(high), Math.abs(low), 1e-9)
+  for (let k = 0; k < out.length; k++) {
+    const value = out[k]!
+    if (!(value >= low - room && value <= high + room)) return false
+  }
+  return true
+}
+
+/** Forecasts from every origin of the plan. Each call of a model sees a copy of its training part and nothing else. */
+export function roll(fit: Fit, y: Float64Array, plan: RollingPlan, context: FitContext): Rolled | undefined {
+  const { origins, refits, horizon } = plan
+  const final = fit(y.slice(), context)
+  if (!final) return undefined
+  const forecasts = new Float64Array(origins.length * horizon)
+  let fitted: Fitted | undefined
+  let nextRefit = 0
+  for (let o = 0; o < origins.length; o++) {
+    const train = y.slice(0, origins[o]!)
+    if (nextRefit < refits.length && refits[nextRefit] === o) {
+      fitted = fit(train, context)
+      nextRefit++
+    }
+    if (!fitted) return undefined
+    fitted.forecast(train, forecasts.subarray(o * horizon, (o + 1) * horizon))
+  }
+  return { forecasts, final }
+}

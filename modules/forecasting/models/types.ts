@@ -1,0 +1,143 @@
+/** Every model a caller may name; `combination` is the pool weighted by rolling-origin error. */
+export const MODEL_NAMES = [
+  'naive',
+  'seasonal-naive',
+  'ses',
+  'holt-damped',
+  'holt-winters',
+  'theta',
+  'dotm',
+  'ar',
+  'stl-damped',
+  'stl-theta',
+  'stl-ar',
+  'croston',
+  'sba',
+  'tsb',
+  'adida',
+  'imapa',
+  'negative-binomial',
+  'empirical',
+  'arima',
+  'prophet',
+  'combination'
+] as const
+
+export type ModelName = (typeof MODEL_NAMES)[number]
+
+/** Pattern of demand: average interval between demands (1.32) by squared variation of its size (0.49).
+ * Source: Syntetos, Boylan & Croston (2005), JORS 56. */
+export type DemandClass = 'smooth' | 'erratic' | 'intermittent' | 'lumpy' | 'none'
+
+/** How the periods follow one another; a number is the seasonal period itself (24 for hours). */
+export type Frequency = 'day' | 'week' | 'month' | number
+
+export interface ForecastInput {
+  /** demand per period, oldest first; finite wherever `missing` is not 1 */
+  values: Float64Array
+  /** 1 = unknown or censored (no stock): never taken for zero demand */
+  missing?: Uint8Array
+  frequency: Frequency
+  /** periods to forecast, ≥ 1 */
+  horizon: number
+  /** one or several models; left out: the weighted combination of the default pool */
+  models?: readonly ModelName[]
+  /** YYYY-MM-DD of `values[0]`, for models that know the calendar */
+  startDate?: string
+  /** negative forecasts become zero (default true) */
+  nonNegative?: boolean
+}
+
+/** Out-of-sample accuracy over rolling origins; null where the measure is undefined (nothing sold, too short). */
+export interface Accuracy {
+  /** mean |error / actual| over periods with demand, per cent */
+  mape: number | null
+  /** sum |error| / sum |actual|, per cent */
+  wape: number | null
+  /** mean |error| / mean |seasonal naive error in the training part| (Hyndman & Koehler 2006) */
+  mase: number | null
+  rmse: number
+  mae: number
+  /** sum (forecast − actual) / sum |actual|, per cent: positive = too much */
+  bias: number | null
+  /** share of actuals inside the 80 % interval, 0…1 */
+  coverage80: number | null
+  coverage95: number | null
+  /** mean pinball loss over the quantile levels, in demand units */
+  pinball?: number | null
+  /** rolling origins measured */
+  origins: number
+}
+
+export type Reason =
+  | 'combination-beats-baseline'
+  | 'baseline-wins'
+  | 'named'
+  | 'too-short'
+  | 'all-zero'
+  | 'all-missing'
+  | 'constant'
+
+export interface ForecastOutput {
+  /** what serves */
+  model: ModelName
+  /** its parts, heaviest first; weights sum to 1 */
+  members: { model: ModelName; weight: number }[]
+  /** point forecast per step */
+  mean: Float64Array
+  /** quantile levels, ascending */
+  levels: Float64Array
+  /** per level, one value per step; never crossing */
+  quantiles: Float64Array[]
+  /** per level, quantile of the SUM of the first k periods, k = 1…horizon */
+  cumulativeQuantiles: Float64Array[]
+  /** out of sample, of what serves */
+  accuracy: Accuracy
+  baseline: { model: ModelName } & Accuracy
+  /** the combination (or the named model) did not beat the baseline out of sample, so the baseline serves */
+  servesBaseline: boolean
+  reason: Reason
+  /** periods of the seasons found, shortest first */
+  seasonalPeriods: number[]
+  demandClass: DemandClass
+}
+
+export type ForecastErrorCode =
+  | 'FORECAST_HORIZON_INVALID'
+  | 'FORECAST_VALUE_NOT_FINITE'
+  | 'FORECAST_MODEL_UNKNOWN'
+  | 'FORECAST_MODEL_NOT_LOADED'
+  | 'FORECAST_FREQUENCY_INVALID'
+  | 'FORECAST_MISSING_LENGTH'
+
+/** The only error `forecast` throws: the input is unusable, and `code` says how. */
+export class ForecastInputError extends RangeError {
+  readonly code: ForecastErrorCode
+  constructor(code: ForecastErrorCode, message: string) {
+    super(message)
+    this.name = 'ForecastInputError'
+    this.code = code
+  }
+}
+
+/** What a model may know besides the training values. */
+export interface FitContext {
+  /** seasons found in the training part, shortest first; empty when none is significant */
+  periods: readonly number[]
+  /** longest horizon asked for */
+  horizon: number
+  /** every training value is > 0 */
+  positive: boolean
+  /** position of the first training value in the whole series, so that seasons keep their phase */
+  offset: number
+  startDate?: string | undefined
+  frequency: Frequency
+}
+
+/** A fitted model: forecasts from the end of any prefix `y` that starts where the training values started. */
+export interface Fitted {
+  forecast(y: Float64Array, out: Float64Array): void
+}
+
+/** Fits on `y`, or answers undefined when the model does not apply (too short, no season, …). */
+export type Fit = (y: Float64Array, context: FitContext) => Fitted | undefined

@@ -1,0 +1,225 @@
+import type { Tenant } from '../../plugins/contracts.js'
+import type { AccuracySummary, Forecast, Series, SeriesQuery } from '../../schemas/forecasting.js'
+import { FORECAST_MODELS } from '../../schemas/forecasting.js'
+import { createConsumptionStore } from './consumption-store.js'
+import { daily, dayNumber, dayText, MILLISECONDS_PER_DAY, periodDays, weekly } from './series.js'
+import { createForecastStore, type ForecastingTables } from './store.js'
+
+/** What other domains read of forecasting; a host hands these functions to them as options. */
+
+export interface RunOut {
+  itemCode: string
+  available: number
+  /** days that the stock lasts at the forecast pace; 0 when there is none */
+  daysOfCover: number
+  /** first day that the stock does not cover */
+  date: string
+}
+
+export interface ForecastHeadline extends AccuracySummary {
+  lastTrainedAt: string | null
+}
+
+const CANDIDATES_FACTOR = 5
+const ITEMS_PER_READ = 50
+
+const forecastsOf = (tenant: Tenant) => createForecastStore(tenant.db.withTables<ForecastingTables>())
+const consumptionOf = (tenant: Tenant) =>
+  createConsumptionStore(tenant.db.withTables<ForecastingTables>(), tenant.dialect)
+
+/** Mean forecast per day in the item's unit; items without a forecast are left out. */
+export const dailyDemand = (tenant: Tenant, itemCodes: readonly string[]): Promise<Map<string, number>> =>
+  forecastsOf(tenant).dailyMeans(itemCodes)
+
+export interface LeadTimeDemand {
+  /** days per step */
+  stepDays: number
+  /** quantile levels, ascending */
+  levels: number[]
+  /** per level, the quantile of the sum of the first k steps */
+  quantiles: number[][]
+}
+
+/** The distribution of the demand of the next k periods together, which safety stock is computed from. */
+export async function leadTimeDemand(
+  tenant: Tenant,
+  itemCodes: readonly string[]
+): Promise<Map<string, LeadTimeDemand>> {
+  const found = new Map<string, LeadTimeDemand>()
+  for (let at = 0; at < itemCodes.length; at += ITEMS_PER_READ) {
+    // Daily comes last and so wins over weekly.
+    for (const row of await forecastsOf(tenant).answers(itemCodes.slice(at, at + ITEMS_PER_READ))) {
+      const distribution: Omit<LeadTimeDemand, 'stepDays'> = JSON.parse(row.distribution)
+      found.set(row.item_code, { stepDays: periodDays(row.frequency), ...distribution })
+    }
+  }
+  return found
+}
+
+/** Days that `available` lasts along the forecast path, beyond its end at its mean pace; undefined when it lasts for ever. */
+export function cover(
+  points: Forecast['points'],
+  stepDays: number,
+  firstDay: number,
+  available: number
+): number | undefined {
+  let left = available
+  let days = 0
+  let sum = 0
+  for (const { date, mean } of points) {
+    sum += mean
+    // Periods that are over no longer use stock; of one that runs, its remaining days do.
+    const rest = Math.min(stepDays, dayNumber(date) + stepDays - firstDay)
+    if (rest <= 0) continue
+    const use = (mean * rest) / stepDays
+    if (use >= left && use > 0) return days + (left / use) * rest
+    left -= use
+    days += rest
+  }
+  const pace = sum / (points.length * stepDays)
+  return pace > 0 ? days + left / pace : undefined
+}
+
+/**
+ * What runs out first, soonest first: stock on the shelf against the cumulated forecast. Counted from today, or, where the
+ * data end in the past, from the day after them.
+ */
+export async function runOut(
+  tenant: Tenant,
+  stock: readonly { itemCode: string; available: number }[],
+  limit = 10,
+  now = Date.now()
+): Promise<RunOut[]> {
+  const store = forecastsOf(tenant)
+  const means = await store.dailyMeans(stock.map(({ itemCode }) => itemCode))
+  const candidates = stock
+    .map((item) => ({ ...item, pace: means.get(item.itemCode) ?? 0 }))
+    .filter(({ pace }) => pace > 0)
+    .sort((a, b) => a.available / a.pace - b.available / b.pace)
+    .slice(0, limit * CANDIDATES_FACTOR)
+  const forecasts = new Map<string, Forecast>()
+  for (let at = 0; at < candidates.length; at += ITEMS_PER_READ) {
+    const codes = candidates.slice(at, at + ITEMS_PER_READ).map(({ itemCode }) => itemCode)
+    for (const row of await store.answers(codes)) forecasts.set(row.item_code, JSON.parse(row.answer))
+  }
+  const today = Math.floor(now / MILLISECONDS_PER_DAY)
+  const found: RunOut[] = []
+  for (const { itemCode, available } of candidates) {
+    const forecast = forecasts.get(itemCode)
+    const [first] = forecast?.points ?? []
+    const last = forecast?.points.at(-1)
+    if (forecast === undefined || first === undefined || last === undefined) continue
+    const start = dayNumber(last.date) < today ? dayNumber(first.date) : Math.max(dayNumber(first.date), today)
+    const days = cover(forecast.points, periodDays(forecast.frequency), start, Math.max(0, available))
+    if (days === undefined) continue
+    found.push({
+      itemCode,
+      available,
+      daysOfCover: Math.round(days * 10) / 10,
+      date: dayText(start + Math.floor(days))
+    })
+  }
+  return found.sort((a, b) => a.daysOfCover - b.daysOfCover || (a.itemCode < b.itemCode ? -1 : 1)).slice(0, limit)
+}
+
+type AccuracyRow = Awaited<ReturnType<ReturnType<typeof createForecastStore>['accuracy']>>[number]
+
+const ratio = (errors: number | null, volume: number) =>
+  errors === null || volume === 0 ? null : Math.round((errors / volume) * 10_000) / 10_000
+
+function summarize(rows: readonly AccuracyRow[]) {
+  const series = rows.reduce((sum, row) => sum + row.series, 0)
+  const volume = rows.reduce((sum, row) => sum + row.volume, 0)
+  const total = (of: (row: AccuracyRow) => number | null) => rows.reduce((sum, row) => sum + (of(row) ?? 0), 0)
+  const mean = (of: (row: AccuracyRow) => number | null) => {
+    const known = rows.filter((row) => of(row) !== null)
+    return ratio(
+      known.reduce((sum, row) => sum + row.series * (of(row) ?? 0), 0),
+      known.reduce((sum, row) => sum + row.series, 0)
+    )
+  }
+  return {
+    series,
+    wape: ratio(
+      total((row) => row.errors),
+      volume
+    ),
+    mase: mean((row) => row.mase),
+    bias: ratio(
+      total((row) => row.signed),
+      volume
+    ),
+    coverage80: mean((row) => row.coverage80),
+    coverage95: mean((row) => row.coverage95),
+    baselineWape: ratio(
+      total((row) => row.baselineErrors),
+      volume
+    ),
+    baselineServes: rows.reduce((sum, row) => sum + row.baselineServes, 0)
+  }
+}
+
+/** Accuracy of what serves now, in all and by model. */
+export async function accuracySummary(tenant: Tenant): Promise<AccuracySummary> {
+  const rows = await forecastsOf(tenant).accuracy()
+  return {
+    ...summarize(rows),
+    byModel: rows.map((row) => ({
+      model: FORECAST_MODELS.find((name) => name === row.model) ?? 'combination',
+      frequency: row.frequency,
+      ...summarize([row])
+    }))
+  }
+}
+
+/** For a dashboard: which models serve how many series, how well, and since when. */
+export async function forecastHeadline(tenant: Tenant): Promise<ForecastHeadline> {
+  const at = await forecastsOf(tenant).lastTrainedAt()
+  return { ...(await accuracySummary(tenant)), lastTrainedAt: at === null ? null : new Date(at).toISOString() }
+}
+
+export interface ConsumptionSeries {
+  itemCode: string
+  /** `YYYY-MM-DD` of the first value */
+  start: string
+  /** net use per day */
+  values: Float64Array
+  /** 1 = there was no stock */
+  missing: Uint8Array
+}
+
+/** A page of daily series in item order, for detectors: at most `limit`, after `afterItemCode`. */
+export async function consumptionSeries(
+  tenant: Tenant,
+  query: { itemCodes?: readonly string[]; afterItemCode?: string; limit: number },
+  now = Date.now()
+): Promise<ConsumptionSeries[]> {
+  const store = consumptionOf(tenant)
+  const end = await store.lastDay(Math.floor(now / MILLISECONDS_PER_DAY))
+  if (end === undefined) return []
+  const items = await store.items(query.afterItemCode, query.limit, query.itemCodes)
+  if (items.length === 0) return []
+  const days = await store.days(items.map((item) => item.item_code))
+  return [...days].map(([itemCode, active]) => {
+    const { start, values, missing } = daily(active, end)
+    return { itemCode, start: dayText(start), values, missing }
+  })
+}
+
+/** The stored series of one item, as recorded: returns show as negative days. */
+export async function seriesOf(tenant: Tenant, itemCode: string, query: SeriesQuery, now: number): Promise<Series> {
+  const frequency = query.frequency ?? 'day'
+  const [found] = await consumptionSeries(tenant, { itemCodes: [itemCode], limit: 1 }, now)
+  if (found === undefined) return { itemCode, frequency, from: null, to: null, points: [] }
+  const days = { start: dayNumber(found.start), values: found.values, missing: found.missing }
+  const { start, values, missing } = frequency === 'week' ? weekly(days) : days
+  const step = periodDays(frequency)
+  const points = Array.from(values, (value, i) => ({
+    date: dayText(start + i * step),
+    quantity: Math.round(value * 1_000_000) / 1_000_000,
+    censored: missing[i] === 1
+  })).filter(
+    ({ date }) => (query.from === undefined || date >= query.from) && (query.to === undefined || date <= query.to)
+  )
+  return { itemCode, frequency, from: points[0]?.date ?? null, to: points.at(-1)?.date ?? null, points }
+}

@@ -1,0 +1,218 @@
+import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
+import type { FastifyRequest } from 'fastify'
+import {
+  type Answers,
+  access,
+  decodeCursor,
+  encodeCursor,
+  type Jobs,
+  pageOf,
+  type Tenant
+} from '../../plugins/contracts.js'
+import { Job, problems } from '../../schemas/common.js'
+import {
+  AccuracySummary,
+  type Artifact,
+  DeriveRequest,
+  Forecast,
+  ForecastParams,
+  ForecastQuery,
+  ModelDetail,
+  ModelList,
+  ModelParams,
+  ModelQuery,
+  Series,
+  SeriesQuery,
+  TrainRequest
+} from '../../schemas/forecasting.js'
+import type { ConsumptionSource } from './derive.js'
+import { ItemUnknown, ModelUnknown, NotTrained, RangeInvalid, ScopeAmbiguous } from './errors.js'
+import { accuracySummary, seriesOf } from './ports.js'
+import { createForecastStore, type ForecastingTables } from './store.js'
+
+export const DERIVE_JOB = 'forecasting.derive'
+export const TRAIN_JOB = 'forecasting.train'
+const NAMESPACE = 'forecasting'
+
+interface Context {
+  answers: Answers
+  jobs: Jobs
+  consumption: ConsumptionSource
+  now: () => number
+}
+
+const tenantOf = (request: FastifyRequest) => request.getDecorator<Tenant>('tenant')
+const storeOf = (tenant: Tenant) => createForecastStore(tenant.db.withTables<ForecastingTables>())
+
+const checkRange = ({ from, to }: { from?: string; to?: string }) => {
+  if (from !== undefined && to !== undefined && from > to) throw new RangeInvalid({ from, to })
+}
+
+export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers, jobs, consumption, now }) => {
+  const tags = ['forecasting']
+  const jobAnswers = { 200: Job, 202: Job, ...problems }
+
+  const requireItem = async (tenant: Tenant, itemCode: string) => {
+    const [item] = await consumption.items(tenant, { itemCodes: [itemCode], limit: 1 })
+    if (item === undefined) throw new ItemUnknown({ itemCode })
+  }
+
+  app.post(
+    '/consumption/derive',
+    {
+      config: access('manager'),
+      schema: {
+        tags,
+        summary: 'Reads consumption from the ledger again, as a job',
+        body: DeriveRequest,
+        response: jobAnswers
+      }
+    },
+    async (request, reply) => {
+      checkRange(request.body)
+      return answers.job(request, reply, () => jobs.start(tenantOf(request), DERIVE_JOB, request.body))
+    }
+  )
+
+  app.post(
+    '/forecast/train',
+    {
+      config: access('manager'),
+      schema: {
+        tags,
+        summary: 'Trains forecasts in worker threads, as a job',
+        body: TrainRequest,
+        response: jobAnswers
+      }
+    },
+    async (request, reply) => {
+      const given = (['itemCodes', 'top', 'all'] as const).filter((name) => request.body[name] !== undefined)
+      if (given.length > 1) throw new ScopeAmbiguous({ given })
+      return answers.job(request, reply, () => jobs.start(tenantOf(request), TRAIN_JOB, request.body))
+    }
+  )
+
+  app.get(
+    '/forecast/:itemCode',
+    {
+      config: access('viewer'),
+      schema: {
+        tags,
+        summary: 'The forecast of an item; daily if it was trained so, else weekly',
+        params: ForecastParams,
+        querystring: ForecastQuery,
+        response: { 200: Forecast, ...problems }
+      }
+    },
+    async (request, reply) => {
+      const { itemCode } = request.params
+      const { frequency } = request.query
+      return answers.read(request, reply, NAMESPACE, `forecast:${frequency ?? ''}:${itemCode}`, async () => {
+        const tenant = tenantOf(request)
+        const row = await storeOf(tenant).answer(itemCode, frequency)
+        if (row !== undefined) return JSON.parse(row.answer)
+        await requireItem(tenant, itemCode)
+        throw new NotTrained({ itemCode, frequency: frequency ?? 'day, week' })
+      })
+    }
+  )
+
+  app.get(
+    '/consumption/:itemCode',
+    {
+      config: access('viewer'),
+      schema: {
+        tags,
+        summary: 'What was used of an item per day or week; days without stock are marked',
+        params: ForecastParams,
+        querystring: SeriesQuery,
+        response: { 200: Series, ...problems }
+      }
+    },
+    async (request, reply) => {
+      const { itemCode } = request.params
+      const { frequency = 'day', from = '', to = '' } = request.query
+      checkRange(request.query)
+      // The series ends yesterday at the latest, so a day's answer is not the next day's.
+      const today = Math.floor(now() / 86_400_000)
+      return answers.read(
+        request,
+        reply,
+        NAMESPACE,
+        `series:${today}:${frequency}:${from}:${to}:${itemCode}`,
+        async () => {
+          const series = await seriesOf(tenantOf(request), itemCode, request.query, now())
+          if (series.points.length === 0) await requireItem(tenantOf(request), itemCode)
+          return series
+        }
+      )
+    }
+  )
+
+  app.get(
+    '/models/list',
+    {
+      config: access('viewer'),
+      schema: {
+        tags,
+        summary: 'Trained models, newest first',
+        querystring: ModelQuery,
+        response: { 200: ModelList, ...problems }
+      }
+    },
+    async (request, reply) => {
+      const { limit = 50, cursor, ...filter } = request.query
+      const purpose = `models ${JSON.stringify(filter)}`
+      const [after] = decodeCursor(purpose, cursor, ['string']) ?? []
+      return answers.read(request, reply, NAMESPACE, `${purpose} ${limit} ${after ?? ''}`, async () => {
+        const rows = await storeOf(tenantOf(request)).models(
+          filter,
+          after === undefined ? undefined : String(after),
+          limit + 1
+        )
+        return pageOf(
+          rows,
+          limit,
+          (last) => encodeCursor(purpose, [last.id]),
+          (row) => row
+        )
+      })
+    }
+  )
+
+  app.get(
+    '/models/:modelId',
+    {
+      config: access('viewer'),
+      schema: {
+        tags,
+        summary: 'One model: members, weights, accuracy',
+        params: ModelParams,
+        response: { 200: ModelDetail, ...problems }
+      }
+    },
+    async (request, reply) => {
+      const { modelId } = request.params
+      return answers.read(request, reply, NAMESPACE, `model:${modelId}`, async () => {
+        const row = await storeOf(tenantOf(request)).model(modelId)
+        if (row === undefined) throw new ModelUnknown({ modelId })
+        const artifact: Artifact = JSON.parse(row.artifact)
+        return { id: row.id, version: row.version, status: row.status, ...artifact }
+      })
+    }
+  )
+
+  app.get(
+    '/accuracy',
+    {
+      config: access('viewer'),
+      schema: {
+        tags,
+        summary: 'Accuracy of what serves now, in all and by model',
+        response: { 200: AccuracySummary, ...problems }
+      }
+    },
+    async (request, reply) =>
+      answers.read(request, reply, NAMESPACE, 'accuracy', () => accuracySummary(tenantOf(request)))
+  )
+}

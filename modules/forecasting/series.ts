@@ -1,0 +1,105 @@
+import { createHash } from 'node:crypto'
+import type { Frequency } from '../../schemas/forecasting.js'
+
+/** Days are whole numbers since 1970-01-01 inside, `YYYY-MM-DD` in UTC outside. */
+export const MILLISECONDS_PER_DAY = 86_400_000
+export const dayNumber = (day: string): number => Date.parse(day) / MILLISECONDS_PER_DAY
+export const dayText = (day: number): string => new Date(day * MILLISECONDS_PER_DAY).toISOString().slice(0, 10)
+
+/** 1970-01-01 was a Thursday; ISO weeks start on Monday. */
+export const mondayOnOrBefore = (day: number): number => day - ((((day + 3) % 7) + 7) % 7)
+
+/** A nil stock that lasts longer than this is an item given up, not a shortage: its later days count as no demand. */
+export const CENSORED_RUN_DAYS_MAX = 56
+/** A return is taken off what was issued at most this long before. */
+const RETURN_DAYS_MAX = 90
+
+/** One stored day with movements: what was used, and the stock at its end. */
+export interface ActiveDay {
+  day: number
+  /** net use, in units */
+  used: number
+  /** stock was nil all day */
+  censored: boolean
+  /** stock was nil at the end of the day */
+  emptyAtEnd: boolean
+}
+
+export interface DemandSeries {
+  /** first day of the first period */
+  start: number
+  values: Float64Array
+  /** 1 = there was no stock, so the value says nothing of demand */
+  missing: Uint8Array
+}
+
+/** Every day from the first movement to `end` (inclusive); days without movements are zero, or censored while stock is nil. */
+export function daily(days: readonly ActiveDay[], end: number): DemandSeries {
+  const start = days[0]?.day ?? end + 1
+  const length = Math.max(0, end - start + 1)
+  const values = new Float64Array(length)
+  const missing = new Uint8Array(length)
+  for (let i = 0; i < days.length; i++) {
+    const { day, used, censored, emptyAtEnd } = days[i]!
+    if (day > end) break
+    values[day - start] = used
+    if (censored) missing[day - start] = 1
+    if (!emptyAtEnd) continue
+    const next = Math.min(days[i + 1]?.day ?? end + 1, end + 1, day + 1 + CENSORED_RUN_DAYS_MAX)
+    missing.fill(1, day + 1 - start, next - start)
+  }
+  return { start, values, missing }
+}
+
+/**
+ * What came back on a day beyond what was used that day is taken off the days before it, newest first, so that demand is
+ * never negative and the sum stays; what finds no use to come from is dropped. Changes `values`.
+ */
+export function carryReturnsBack(values: Float64Array): Float64Array {
+  for (let i = 0; i < values.length; i++) {
+    let excess = -values[i]!
+    if (excess <= 0) continue
+    values[i] = 0
+    for (let j = i - 1; excess > 0 && j >= 0 && j >= i - RETURN_DAYS_MAX; j--) {
+      const taken = Math.min(excess, values[j]!)
+      values[j]! -= taken
+      excess -= taken
+    }
+  }
+  return values
+}
+
+/** Whole ISO weeks only; a week is censored when more than half of its days are. */
+export function weekly({ start, values, missing }: DemandSeries): DemandSeries {
+  const first = mondayOnOrBefore(start + 6)
+  const weeks = Math.max(0, Math.floor((start + values.length - first) / 7))
+  const sums = new Float64Array(weeks)
+  const gaps = new Uint8Array(weeks)
+  for (let week = 0; week < weeks; week++) {
+    let censored = 0
+    for (let i = first - start + week * 7, last = i + 7; i < last; i++) {
+      sums[week]! += values[i]!
+      censored += missing[i]!
+    }
+    if (censored > 3) gaps[week] = 1
+  }
+  return { start: first, values: sums, missing: gaps }
+}
+
+/** What a model learns from: returns netted, whole periods. */
+export function demand(days: readonly ActiveDay[], end: number, frequency: Frequency): DemandSeries {
+  const series = daily(days, end)
+  carryReturnsBack(series.values)
+  return frequency === 'week' ? weekly(series) : series
+}
+
+export const periodDays = (frequency: Frequency): number => (frequency === 'week' ? 7 : 1)
+
+/** Names the exact data and parameters of a training, so that what has not changed is not computed again. */
+export function fingerprint({ start, values, missing }: DemandSeries, parameters: unknown): string {
+  return createHash('sha256')
+    .update(JSON.stringify([start, parameters]))
+    .update(values)
+    .update(missing)
+    .digest('base64url')
+}

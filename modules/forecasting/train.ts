@@ -1,0 +1,281 @@
+import { availableParallelism } from 'node:os'
+import { setImmediate as turn } from 'node:timers/promises'
+import type { Compute, JobContext, Tenant } from '../../plugins/contracts.js'
+import type { Frequency, TrainRequest } from '../../schemas/forecasting.js'
+import { chunks, createConsumptionStore } from './consumption-store.js'
+import type { Derivation } from './derive.js'
+import type { ForecastMetrics } from './metrics.js'
+import { dayText, demand, fingerprint, MILLISECONDS_PER_DAY, periodDays } from './series.js'
+import { createForecastStore, type ForecastingTables } from './store.js'
+import type { Failure, TrainingBatch, TrainingResult, TrainingSeries } from './worker.js'
+
+const WORKER = new URL('./worker.js', import.meta.url)
+/** Part of every data hash: raise it when the engine changes, and unchanged data are trained again. */
+const ENGINE_VERSION = 1
+const SERIES_PER_READ = 8
+const SERIES_PER_BATCH = 24
+const ITEMS_PER_PAGE = 500
+const HORIZON_DAYS = { day: 28, week: 91 } as const
+const TOP_DAYS = 90
+/** Bounds a series that never ends; the others of its batch are then computed again one by one. */
+const SERIES_TIMEOUT_MILLISECONDS = 20_000
+const TIMED_OUT = `took longer than ${SERIES_TIMEOUT_MILLISECONDS / 1000} s`
+
+export interface TrainingReport {
+  trained: number
+  skipped: number
+  failed: Failure[]
+  models: Record<string, number>
+  frequency: Frequency
+  horizonDays: number
+  /** last day of the data, and so the day before the first forecast of a daily series */
+  dataTo: string | null
+  durationSeconds: number
+  wape: number | null
+  baselineWape: number | null
+  mase: number | null
+}
+
+interface Dependencies {
+  derivation: Derivation
+  compute: Compute
+  metrics: ForecastMetrics
+  now: () => number
+  observe(tenant: Tenant): Promise<void>
+}
+
+/** The job: derives what is stale, then trains what changed, in worker threads, and stores each batch as it is ready. */
+export function createTraining({ derivation, compute, metrics, now, observe }: Dependencies) {
+  async function scope(tenant: Tenant, params: TrainRequest, failed: Failure[], end: number): Promise<string[]> {
+    const store = createConsumptionStore(tenant.db.withTables<ForecastingTables>(), tenant.dialect)
+    if (params.itemCodes !== undefined) {
+      const used: string[] = []
+      for (const names of chunks(params.itemCodes, ITEMS_PER_PAGE)) {
+        used.push(...(await store.items(undefined, names.length, names)).map((row) => row.item_code))
+      }
+      const existing = await derivation.existing(tenant, params.itemCodes)
+      const found = new Set(used)
+      for (const itemCode of params.itemCodes) {
+        if (!existing.has(itemCode)) failed.push({ itemCode, reason: 'there is no such item' })
+        else if (!found.has(itemCode)) failed.push({ itemCode, reason: 'nothing of it was ever used' })
+      }
+      return used.filter((itemCode) => existing.has(itemCode))
+    }
+    const all: string[] = []
+    if (params.top === undefined) {
+      for (let after: string | undefined; ; ) {
+        const page = await store.items(after, ITEMS_PER_PAGE)
+        all.push(...page.map((row) => row.item_code))
+        if (page.length < ITEMS_PER_PAGE) return all
+        after = page.at(-1)?.item_code
+      }
+    }
+    const volumes: { item_code: string; quantity_micros: number }[] = []
+    for (let after = ''; ; ) {
+      const page = await store.volumes(dayText(end - TOP_DAYS + 1), after, 100)
+      volumes.push(...page.filter((row) => row.quantity_micros > 0))
+      if (page.length < 100) break
+      after = page.at(-1)?.item_code ?? ''
+      await turn()
+    }
+    volumes.sort((a, b) => b.quantity_micros - a.quantity_micros || (a.item_code < b.item_code ? -1 : 1))
+    return volumes.slice(0, params.top).map((row) => row.item_code)
+  }
+
+  /** The series of some items that changed since they were trained. */
+  async function changed(
+    tenant: Tenant,
+    itemCodes: readonly string[],
+    end: number,
+    run: Run
+  ): Promise<TrainingSeries[]> {
+    const db = tenant.db.withTables<ForecastingTables>()
+    const days = await createConsumptionStore(db, tenant.dialect).days(itemCodes)
+    const hashes = await createForecastStore(db).hashes(itemCodes, run.frequency)
+    const result: TrainingSeries[] = []
+    for (const [itemCode, active] of days) {
+      const series = demand(active, end, run.frequency)
+      if (series.values.length === 0) {
+        run.fail({ itemCode, reason: `less than one whole ${run.frequency} of history` })
+        continue
+      }
+      const dataHash = fingerprint(series, run.parameters)
+      if (hashes.get(itemCode) === dataHash) run.skip()
+      else result.push({ itemCode, dataHash, ...series })
+    }
+    return result
+  }
+
+  async function runBatch(series: TrainingSeries[], run: Run): Promise<TrainingResult> {
+    const input: TrainingBatch = {
+      series,
+      frequency: run.frequency,
+      horizon: run.horizon,
+      trainedAt: run.trainedAt,
+      ...run.named
+    }
+    const limit = AbortSignal.timeout(SERIES_TIMEOUT_MILLISECONDS * (series.length === 1 ? 1 : 3))
+    try {
+      return await compute.run<TrainingBatch, TrainingResult>(WORKER, input, {
+        signal: AbortSignal.any([run.signal, limit])
+      })
+    } catch (error) {
+      run.signal.throwIfAborted()
+      const [only] = series
+      if (series.length === 1 && only !== undefined) {
+        const reason = limit.aborted ? TIMED_OUT : error instanceof Error ? error.message : String(error)
+        return { trained: [], failed: [{ itemCode: only.itemCode, reason }] }
+      }
+      // Something took the whole worker down: one by one, so that only the one at fault is lost.
+      const merged: TrainingResult = { trained: [], failed: [] }
+      for (const one of series) {
+        const { trained, failed } = await runBatch([one], run)
+        merged.trained.push(...trained)
+        merged.failed.push(...failed)
+      }
+      return merged
+    }
+  }
+
+  async function finish(tenant: Tenant, series: TrainingSeries[], run: Run): Promise<void> {
+    const { trained, failed } = await runBatch(series, run)
+    run.signal.throwIfAborted()
+    if (trained.length > 0) {
+      await tenant.transact(async (tx) => {
+        await createForecastStore(tx.db.withTables<ForecastingTables>()).save(
+          trained,
+          run.frequency,
+          run.horizon,
+          now()
+        )
+        tx.invalidate('forecasting')
+      })
+    }
+    run.store(trained)
+    for (const failure of failed) run.fail(failure)
+  }
+
+  async function trainAll(tenant: Tenant, itemCodes: readonly string[], end: number, run: Run): Promise<void> {
+    const pending = new Set<Promise<void>>()
+    // One batch more than there are threads, so that none waits while the next is read.
+    const window = availableParallelism() + 1
+    let failure: { error: unknown } | undefined
+    const send = async (series: TrainingSeries[]) => {
+      while (pending.size >= window) await Promise.race(pending)
+      const work: Promise<void> = finish(tenant, series, run)
+        .catch((error: unknown) => {
+          failure ??= { error }
+        })
+        .finally(() => pending.delete(work))
+      pending.add(work)
+    }
+    let batch: TrainingSeries[] = []
+    for (const part of chunks(itemCodes, SERIES_PER_READ)) {
+      if (run.signal.aborted || failure !== undefined) break
+      batch.push(...(await changed(tenant, part, end, run)))
+      if (batch.length >= SERIES_PER_BATCH) {
+        await send(batch)
+        batch = []
+      }
+      await turn()
+    }
+    if (batch.length > 0 && failure === undefined && !run.signal.aborted) await send(batch)
+    await Promise.all(pending)
+    run.signal.throwIfAborted()
+    if (failure !== undefined) throw failure.error
+  }
+
+  return async ({ tenant, params, signal, progress }: JobContext<TrainRequest>): Promise<TrainingReport> => {
+    const startedAt = performance.now()
+    await derivation.catchUp(tenant, signal)
+    await derivation.deriveStale(tenant, params.itemCodes, { signal, advance: () => {} })
+    const today = Math.floor(now() / MILLISECONDS_PER_DAY)
+    const end = await createConsumptionStore(tenant.db.withTables<ForecastingTables>(), tenant.dialect).lastDay(today)
+    const run = createRun(params, signal, progress, metrics, now())
+    const itemCodes = await scope(tenant, params, run.failed, end ?? today - 1)
+    run.expect(itemCodes.length)
+    if (end !== undefined) await trainAll(tenant, itemCodes, end, run)
+    await observe(tenant)
+    metrics.ended(now())
+    return run.report(end === undefined ? null : dayText(end), (performance.now() - startedAt) / 1000)
+  }
+}
+
+type Run = ReturnType<typeof createRun>
+
+/** What one training run counts. */
+function createRun(
+  params: TrainRequest,
+  signal: AbortSignal,
+  progress: (done: number, total: number) => void,
+  metrics: ForecastMetrics,
+  now: number
+) {
+  const frequency = params.frequency ?? 'day'
+  const horizon = Math.ceil((params.horizonDays ?? HORIZON_DAYS[frequency]) / periodDays(frequency))
+  const failed: Failure[] = []
+  const models: Record<string, number> = {}
+  const sums = { errors: 0, baselineErrors: 0, volume: 0, mase: 0, maseCount: 0 }
+  let trained = 0
+  let skipped = 0
+  let done = 0
+  let total = 0
+  const step = (count = 1) => {
+    done += count
+    progress(done, total)
+  }
+  return {
+    frequency,
+    horizon,
+    signal,
+    failed,
+    trainedAt: new Date(now).toISOString(),
+    named: params.models === undefined ? {} : { models: params.models },
+    parameters: [ENGINE_VERSION, frequency, horizon, params.models ?? null],
+    expect(count: number) {
+      total = count
+      progress(0, total)
+    },
+    skip() {
+      skipped++
+      metrics.skipped(1)
+      step()
+    },
+    fail(failure: Failure) {
+      failed.push(failure)
+      metrics.failed(failure.reason === TIMED_OUT ? 'timeout' : 'failure')
+      step()
+    },
+    store(all: TrainingResult['trained']) {
+      for (const { model, accuracy, volume, baselineWape, durationSeconds } of all) {
+        models[model] = (models[model] ?? 0) + 1
+        metrics.trained(model, durationSeconds)
+        sums.volume += volume
+        sums.errors += (volume * (accuracy.wape ?? 0)) / 100
+        sums.baselineErrors += (volume * (baselineWape ?? 0)) / 100
+        if (accuracy.mase !== null) {
+          sums.mase += accuracy.mase
+          sums.maseCount++
+        }
+      }
+      trained += all.length
+      step(all.length)
+    },
+    report(dataTo: string | null, durationSeconds: number): TrainingReport {
+      const percent = (errors: number) => (sums.volume === 0 ? null : Math.round((errors / sums.volume) * 10_000) / 100)
+      return {
+        trained,
+        skipped,
+        failed,
+        models,
+        frequency,
+        horizonDays: horizon * periodDays(frequency),
+        dataTo,
+        durationSeconds: Math.round(durationSeconds * 1000) / 1000,
+        wape: percent(sums.errors),
+        baselineWape: percent(sums.baselineErrors),
+        mase: sums.maseCount === 0 ? null : Math.round((sums.mase / sums.maseCount) * 10_000) / 10_000
+      }
+    }
+  }
+}

@@ -1,0 +1,156 @@
+import { v7 as uuid } from 'uuid'
+import type { Accuracy, Artifact, Forecast, Frequency } from '../../schemas/forecasting.js'
+import { type ForecastOutput, forecast, LEVELS, type Accuracy as Measured, type ModelName } from './models/index.js'
+import { dayText, periodDays } from './series.js'
+
+export interface TrainingSeries {
+  itemCode: string
+  dataHash: string
+  start: number
+  values: Float64Array
+  missing: Uint8Array
+}
+export interface TrainingBatch {
+  series: TrainingSeries[]
+  frequency: Frequency
+  /** periods */
+  horizon: number
+  models?: readonly ModelName[]
+  trainedAt: string
+}
+/** A trained series, its texts ready to be stored: the event loop has nothing left to compute. */
+export interface Trained {
+  itemCode: string
+  id: string
+  model: ModelName
+  dataHash: string
+  answer: string
+  artifact: string
+  /** Per level, quantiles of the sum of the first k periods. */
+  distribution: string
+  dailyMean: number
+  accuracy: Measured
+  /** mean |actual| of the periods that accuracy was measured on */
+  volume: number
+  baselineWape: number | null
+  servesBaseline: boolean
+  durationSeconds: number
+}
+export interface Failure {
+  itemCode: string
+  reason: string
+}
+export interface TrainingResult {
+  trained: Trained[]
+  failed: Failure[]
+}
+
+const DECIMALS = 1_000_000
+const round = (value: number) => Math.round(value * DECIMALS) / DECIMALS
+const roundMeasure = (value: number | null | undefined) =>
+  value == null || !Number.isFinite(value) ? null : round(value)
+
+const toAccuracy = (measured: Measured): Accuracy => ({
+  mape: roundMeasure(measured.mape),
+  wape: roundMeasure(measured.wape),
+  mase: roundMeasure(measured.mase),
+  rmse: roundMeasure(measured.rmse),
+  mae: roundMeasure(measured.mae),
+  bias: roundMeasure(measured.bias),
+  coverage: roundMeasure(measured.coverage80),
+  coverage95: roundMeasure(measured.coverage95),
+  origins: measured.origins
+})
+
+function pointsOf(output: ForecastOutput, firstDay: number, step: number): Forecast['points'] {
+  const at = (level: number) => {
+    const index = LEVELS.findIndex((each) => Math.abs(each - level) < 1e-9)
+    const row = output.quantiles[index]
+    if (row === undefined) throw new RangeError(`no quantile ${level}`)
+    return row
+  }
+  const [lower95, lower80, upper80, upper95] = [at(0.025), at(0.1), at(0.9), at(0.975)]
+  return Array.from(output.mean, (mean, k) => ({
+    date: dayText(firstDay + k * step),
+    mean: round(mean),
+    lower80: round(lower80[k]!),
+    upper80: round(upper80[k]!),
+    lower95: round(lower95[k]!),
+    upper95: round(upper95[k]!)
+  }))
+}
+
+function trainOne(series: TrainingSeries, batch: TrainingBatch): Trained {
+  const startedAt = performance.now()
+  const { itemCode, start, values, missing } = series
+  const { frequency, horizon, models, trainedAt } = batch
+  const step = periodDays(frequency)
+  const output = forecast({
+    values,
+    missing,
+    frequency,
+    horizon,
+    startDate: dayText(start),
+    ...(models === undefined ? {} : { models })
+  })
+  if (!output.mean.every(Number.isFinite)) throw new RangeError('the forecast is not finite')
+  const id = uuid()
+  const { model: baselineModel, ...baseline } = output.baseline
+  const artifact: Artifact = {
+    itemCode,
+    model: output.model,
+    members: output.members.map(({ model, weight }) => ({ model, weight: round(weight) })),
+    trainedAt,
+    frequency,
+    accuracy: toAccuracy(output.accuracy),
+    baseline: { model: baselineModel, ...toAccuracy(baseline) },
+    servesBaseline: output.servesBaseline,
+    reason: output.reason,
+    demandClass: output.demandClass,
+    seasonalPeriods: output.seasonalPeriods,
+    dataFrom: dayText(start),
+    dataTo: dayText(start + values.length * step - 1),
+    observations: values.length,
+    censored: missing.reduce((sum, flag) => sum + flag, 0),
+    horizon
+  }
+  const { horizon: _, ...described } = artifact
+  const answer: Forecast = {
+    ...described,
+    modelId: id,
+    points: pointsOf(output, start + values.length * step, step)
+  }
+  const { wape, mae } = output.accuracy
+  const volume = wape === null || wape === 0 ? 0 : mae / (wape / 100)
+  return {
+    itemCode,
+    id,
+    model: output.model,
+    dataHash: series.dataHash,
+    answer: JSON.stringify(answer),
+    artifact: JSON.stringify(artifact),
+    distribution: JSON.stringify({
+      levels: Array.from(output.levels),
+      quantiles: output.cumulativeQuantiles.map((row) => Array.from(row, round))
+    }),
+    dailyMean: output.mean.reduce((sum, value) => sum + value, 0) / (horizon * step),
+    accuracy: output.accuracy,
+    volume,
+    baselineWape: baseline.wape,
+    servesBaseline: output.servesBaseline,
+    durationSeconds: (performance.now() - startedAt) / 1000
+  }
+}
+
+/** Trains a batch. What one series throws is its own failure, with its reason, and never its neighbours'. */
+export default function train(batch: TrainingBatch): TrainingResult {
+  const result: TrainingResult = { trained: [], failed: [] }
+  for (const series of batch.series) {
+    try {
+      result.trained.push(trainOne(series, batch))
+    } catch (error) {
+      result.failed.push({ itemCode: series.itemCode, reason: error instanceof Error ? error.message : String(error) })
+    }
+  }
+  return result
+}

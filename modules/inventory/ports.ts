@@ -1,0 +1,60 @@
+import type { Tenant } from '../../plugins/contracts.js'
+import { fromMicros } from '../../schemas/decimal.js'
+import { createLedgerQueries } from './ledger-queries.js'
+import type { InventoryTables } from './tables.js'
+
+/** What other domains read of inventory; a host hands these functions to them as options. */
+
+const tablesOf = (tenant: Tenant) => tenant.db.withTables<InventoryTables>()
+
+/** Active items in code order, a page at a time. */
+export function items(
+  tenant: Tenant,
+  { itemCodes, afterItemCode = '', limit }: { itemCodes?: readonly string[]; afterItemCode?: string; limit: number }
+): Promise<{ itemCode: string; name: string }[]> {
+  if (itemCodes?.length === 0) return Promise.resolve([])
+  let query = tablesOf(tenant)
+    .selectFrom('items')
+    .select(['code as itemCode', 'name'])
+    .where('archived_at', 'is', null)
+    .where('code', '>', afterItemCode)
+  if (itemCodes !== undefined) query = query.where('code', 'in', itemCodes)
+  return query.orderBy('code').limit(limit).execute()
+}
+
+/** Net movement per item and UTC day; see the ledger's queries. */
+export const dailyFlow = (tenant: Tenant, { itemCodes, fromDay, toDay }: { itemCodes: readonly string[]; fromDay?: string; toDay?: string }) =>
+  createLedgerQueries(tenant.db).dailyFlow(itemCodes, fromDay, toDay)
+
+/** What is available of each item that has stock or had some: on hand less reserved. */
+export async function availableStock(tenant: Tenant): Promise<{ itemCode: string; available: number }[]> {
+  const rows = await tablesOf(tenant)
+    .selectFrom('items as i')
+    .innerJoin('item_totals as t', 't.item_id', 'i.id')
+    .where('i.archived_at', 'is', null)
+    .where('t.on_hand', '>', 0)
+    .select(['i.code', 't.on_hand', 't.reserved'])
+    .execute()
+  return rows.map(({ code, on_hand, reserved }) => ({ itemCode: code, available: fromMicros(on_hand - reserved) }))
+}
+
+export interface InventoryHeadline {
+  items: number
+  stockValue: number
+  lowStock: number
+  outOfStock: number
+  movementsToday: number
+}
+
+/** For a dashboard. */
+export async function inventoryHeadline(tenant: Tenant): Promise<InventoryHeadline> {
+  const queries = createLedgerQueries(tenant.db)
+  const { items: byStatus, stockValue } = await queries.headline()
+  return {
+    items: byStatus.in + byStatus.low + byStatus.out + byStatus.over,
+    stockValue,
+    lowStock: byStatus.low,
+    outOfStock: byStatus.out,
+    movementsToday: await queries.recordedSince(new Date().setUTCHours(0, 0, 0, 0))
+  }
+}

@@ -1,0 +1,415 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Registry } from 'prom-client'
+import t from 'tap'
+import { Check } from 'typebox/value'
+import type { ConsumptionTables } from '../modules/forecasting/consumption-store.js'
+import { createDerivation } from '../modules/forecasting/derive.js'
+import { dailyDemand, forecastHeadline, leadTimeDemand, runOut } from '../modules/forecasting/index.js'
+import { createForecastMetrics } from '../modules/forecasting/metrics.js'
+import { MODEL_NAMES } from '../modules/forecasting/models/index.js'
+import { cover } from '../modules/forecasting/ports.js'
+import * as series from '../modules/forecasting/series.js'
+import { createTraining } from '../modules/forecasting/train.js'
+import train, { type TrainingBatch } from '../modules/forecasting/worker.js'
+import type { Compute } from '../plugins/contracts.js'
+import { FORECAST_MODELS, Forecast, ModelDetail } from '../schemas/forecasting.js'
+import { day, type Host, onBothDatabases, random, weeklyUse } from './ai-harness.js'
+
+const WAIT = { prefer: 'wait=60' }
+const idle = { signal: new AbortController().signal, advance: () => {} }
+
+t.test('series', async (t) => {
+  const active = (n: number, used: number, emptyAtEnd = false, censored = false) => ({
+    day: n,
+    used,
+    emptyAtEnd,
+    censored
+  })
+
+  t.test('days without movements are zero, and censored while the stock is nil', async (t) => {
+    const { start, values, missing } = series.daily(
+      [active(10, 3), active(12, 2, true), active(15, 1), active(17, 9)],
+      16
+    )
+    t.equal(start, 10)
+    t.same([...values], [3, 0, 2, 0, 0, 1, 0], 'ends at the day asked for')
+    t.same([...missing], [0, 0, 0, 1, 1, 0, 0])
+  })
+
+  t.test('an item that stays nil for long is given up, not short', async (t) => {
+    const { missing } = series.daily([active(0, 5, true)], 100)
+    t.equal(
+      missing.reduce((a, b) => a + b),
+      series.CENSORED_RUN_DAYS_MAX
+    )
+    t.equal(missing[series.CENSORED_RUN_DAYS_MAX], 1)
+    t.equal(missing[series.CENSORED_RUN_DAYS_MAX + 1], 0)
+  })
+
+  t.test('returns are taken off the days before, and the sum stays', async (t) => {
+    t.same([...series.carryReturnsBack(Float64Array.of(5, 4, 0, -6, 2))], [3, 0, 0, 0, 2])
+    t.same([...series.carryReturnsBack(Float64Array.of(1, -3, 2))], [0, 0, 2], 'what finds no use is dropped')
+  })
+
+  t.test('weeks are whole and start on Monday', async (t) => {
+    const wednesday = series.dayNumber('2026-01-07')
+    const days = { start: wednesday, values: new Float64Array(21).fill(1), missing: new Uint8Array(21) }
+    days.missing.fill(1, 5, 9)
+    const weeks = series.weekly(days)
+    t.equal(series.dayText(weeks.start), '2026-01-12')
+    t.same([...weeks.values], [7, 7], 'the days before the first Monday and after the last Sunday are left out')
+    t.same([...weeks.missing], [1, 0], 'most of the first week had no stock')
+    t.equal(series.dayText(series.mondayOnOrBefore(series.dayNumber('2025-12-31'))), '2025-12-29', 'across a year')
+    t.equal(series.mondayOnOrBefore(-3), -3, '1969-12-29 was a Monday')
+  })
+
+  t.test('a fingerprint names data and parameters', async (t) => {
+    const one = series.daily([active(10, 3)], 12)
+    const other = series.daily([active(10, 3)], 13)
+    t.equal(series.fingerprint(one, [1]), series.fingerprint(series.daily([active(10, 3)], 12), [1]))
+    t.not(series.fingerprint(one, [1]), series.fingerprint(other, [1]))
+    t.not(series.fingerprint(one, [1]), series.fingerprint(one, [2]))
+  })
+
+  t.test('cover follows the path of the forecast', async (t) => {
+    const point = (date: string, mean: number) => ({ date, mean, lower80: 0, upper80: 0, lower95: 0, upper95: 0 })
+    const points = [point('2026-03-02', 1), point('2026-03-03', 9), point('2026-03-04', 2)]
+    const first = series.dayNumber('2026-03-02')
+    t.equal(cover(points, 1, first, 10), 2, 'two days exactly')
+    t.equal(cover(points, 1, first, 5.5), 1.5)
+    t.equal(cover(points, 1, first, 0), 0)
+    t.equal(cover(points, 1, first, 16), 4, 'beyond the path at its mean of 4')
+    t.equal(cover(points, 1, first + 1, 9), 1, 'days that are over use nothing')
+    t.equal(cover([point('2026-03-02', 7)], 7, first + 5, 1), 1, 'two days of the week are left: two units')
+    t.equal(cover([point('2026-03-02', 0)], 1, first, 3), undefined)
+  })
+
+  t.same([...FORECAST_MODELS].sort(), [...MODEL_NAMES].sort(), 'the API names the models of the engine')
+})
+
+t.test('the worker keeps a bad series to itself', async (t) => {
+  const good = Float64Array.from({ length: 60 }, (_, i) => 10 + (i % 7))
+  const bad = good.map((value, i) => (i === 30 ? Number.NaN : value))
+  const of = (itemCode: string, values: Float64Array) => ({
+    itemCode,
+    dataHash: itemCode,
+    start: 20_000,
+    values,
+    missing: new Uint8Array(values.length)
+  })
+  const result = train({
+    series: [of('A', good), of('BAD', bad), of('C', good)],
+    frequency: 'day',
+    horizon: 14,
+    trainedAt: '2026-01-01T00:00:00.000Z'
+  })
+  t.same(
+    result.trained.map(({ itemCode }) => itemCode),
+    ['A', 'C']
+  )
+  t.same(
+    result.failed.map(({ itemCode }) => itemCode),
+    ['BAD']
+  )
+  t.match(result.failed[0]?.reason, /NaN/)
+})
+
+const everything = (host: Host) =>
+  host.tenant.db
+    .withTables<ConsumptionTables>()
+    .selectFrom('consumption_data')
+    .selectAll()
+    .orderBy('item_code')
+    .orderBy('day')
+    .execute()
+const staleCount = async (host: Host) =>
+  (await host.tenant.db.withTables<ConsumptionTables>().selectFrom('consumption_stale').selectAll().execute()).length
+
+onBothDatabases(t, 'derivation', async (t, host) => {
+  const { ledger, tenant, call, clock } = host
+  clock.now = Date.parse(day(12)) + 3_600_000
+  await ledger.post(tenant, [
+    { itemCode: 'A', day: day(0), received: 10 },
+    { itemCode: 'A', day: day(1), used: 4 },
+    { itemCode: 'A', day: day(3), used: 6 }, // nil from here
+    { itemCode: 'A', day: day(5), received: 5 },
+    { itemCode: 'A', day: day(6), used: 3 },
+    { itemCode: 'A', day: day(8), used: -1 }, // returned
+    { itemCode: 'A', day: day(9), used: 2.5 },
+    { itemCode: 'A', day: day(9), used: -2.5 }, // reversed: netted to its day
+    { itemCode: 'B', day: day(11), received: 5 },
+    { itemCode: 'B', day: day(11), used: 1 },
+    { itemCode: 'B', day: day(12), used: 1 } // today is not over
+  ])
+  const derived = await call('POST', '/api/ai/consumption/derive', {}, WAIT)
+  t.equal(derived.status, 200)
+  t.equal(derived.body.status, 'succeeded')
+  t.equal(derived.body.result.items, 2)
+  const { body } = await call('GET', '/api/ai/consumption/A')
+  t.same(
+    body.points.map((point: { quantity: number }) => point.quantity),
+    [0, 4, 0, 6, 0, 0, 3, 0, -1, 0, 0, 0],
+    'from the first movement to the last day on which anything was used'
+  )
+  t.same(
+    body.points.flatMap((point: { censored: boolean; date: string }) => (point.censored ? [point.date] : [])),
+    [day(4)],
+    'nil all day; on the day of the receipt there was stock'
+  )
+  t.equal(body.to, day(11))
+  const part = await call('GET', `/api/ai/consumption/A?from=${day(3)}&to=${day(4)}`)
+  t.equal(part.body.points.length, 2)
+  t.equal((await call('GET', '/api/ai/consumption/A?frequency=week')).body.points.length, 1)
+  const unknown = await call('GET', '/api/ai/consumption/NOPE')
+  t.equal(unknown.status, 404)
+  t.equal(unknown.body.code, 'FORECAST_ITEM_UNKNOWN')
+  const range = await call('GET', `/api/ai/consumption/A?from=${day(4)}&to=${day(3)}`)
+  t.equal(range.body.code, 'FORECAST_RANGE_INVALID')
+
+  await ledger.post(tenant, [{ itemCode: 'A', day: day(10), used: 2 }])
+  const job = await call('POST', '/api/ai/consumption/derive', { itemCodes: ['A'], from: day(10) }, WAIT)
+  t.equal(job.body.result.items, 1)
+  t.equal((await call('GET', '/api/ai/consumption/A')).body.points[10].quantity, 2, 'the cached answer was dropped')
+})
+
+onBothDatabases(t, 'what is derived step by step equals what is derived at once', async (t, host) => {
+  const { ledger, tenant } = host
+  const derivation = createDerivation(ledger, () => host.clock.now)
+  const next = random(7)
+  const codes = Array.from({ length: 30 }, (_, i) => `I${String(i).padStart(2, '0')}`)
+  for (let round = 0; round < 12; round++) {
+    const entries = Array.from({ length: 40 }, () => {
+      const itemCode = codes[Math.floor(next() * codes.length)] ?? ''
+      const at = Math.floor(next() * 60)
+      const amount = Math.ceil(next() * 5)
+      const kind = next()
+      return {
+        itemCode,
+        day: day(at),
+        ...(kind < 0.6 ? { used: amount } : kind < 0.7 ? { used: -1 } : { received: amount })
+      }
+    })
+    await ledger.post(tenant, entries)
+    t.equal(await derivation.catchUp(tenant, idle.signal), true)
+    await derivation.deriveStale(tenant, undefined, idle)
+    const stepwise = await everything(host)
+    await derivation.deriveAgain(tenant, {}, idle)
+    t.same(stepwise, await everything(host), `round ${round}`)
+    t.equal(await staleCount(host), 0)
+  }
+  const reads = ledger.reads
+  await derivation.deriveStale(tenant, undefined, idle)
+  t.equal(ledger.reads, reads, 'nothing changed, nothing is read')
+})
+
+onBothDatabases(t, 'training', async (t, host) => {
+  const { ledger, tenant, call, app } = host
+  await ledger.post(tenant, [
+    ...weeklyUse('A', 200, 20, 1),
+    ...weeklyUse('B', 200, 5, 2),
+    ...weeklyUse('C/é 1', 200, 1, 3),
+    { itemCode: 'IDLE', day: day(3), received: 7 }
+  ])
+  const first = await call('POST', '/api/ai/forecast/train', { all: true }, WAIT)
+  t.equal(first.status, 200)
+  const { result } = first.body
+  t.equal(result.trained, 3)
+  t.equal(result.skipped, 0)
+  t.same(result.failed, [])
+  t.equal(result.dataTo, day(199))
+  t.equal(
+    Object.values<number>(result.models).reduce((a, b) => a + b),
+    3
+  )
+  t.ok(result.wape > 0 && result.wape < 60, `WAPE ${result.wape} %`)
+  t.same(first.body.progress, { done: 3, total: 3 })
+
+  t.test('an answer of the contract', async (t) => {
+    const { status, body, headers } = await call('GET', '/api/ai/forecast/A')
+    t.equal(status, 200)
+    t.ok(Check(Forecast, body))
+    t.equal(body.points.length, 28)
+    t.equal(body.points[0].date, day(200), 'the first day after the data')
+    for (const point of body.points) {
+      t.ok(
+        0 <= point.lower95 &&
+          point.lower95 <= point.lower80 &&
+          point.lower80 <= point.upper80 &&
+          point.upper80 <= point.upper95,
+        'bounds in order'
+      )
+    }
+    t.ok(body.accuracy.wape > 0 && body.accuracy.coverage > 0.5)
+    t.equal(body.dataFrom, day(0))
+    t.equal(body.dataTo, day(199))
+    const again = await app.inject({ url: '/api/ai/forecast/A', headers: { 'if-none-match': String(headers.etag) } })
+    t.equal(again.statusCode, 304)
+    t.equal((await call('GET', `/api/ai/forecast/${encodeURIComponent('C/é 1')}`)).body.itemCode, 'C/é 1')
+  })
+
+  t.test('what is not there says why', async (t) => {
+    const unknown = await call('GET', '/api/ai/forecast/NOPE')
+    t.equal(unknown.status, 404)
+    t.equal(unknown.body.code, 'FORECAST_ITEM_UNKNOWN')
+    const untrained = await call('GET', '/api/ai/forecast/IDLE')
+    t.equal(untrained.status, 404)
+    t.equal(untrained.body.code, 'FORECAST_NOT_TRAINED')
+    t.equal((await call('GET', '/api/ai/forecast/A?frequency=week')).body.code, 'FORECAST_NOT_TRAINED')
+    const model = await call('GET', '/api/ai/models/00000000-0000-7000-8000-000000000000')
+    t.equal(model.body.code, 'FORECAST_MODEL_UNKNOWN')
+    const both = await call('POST', '/api/ai/forecast/train', { all: true, top: 3 })
+    t.equal(both.status, 400)
+    t.equal(both.body.code, 'FORECAST_SCOPE_AMBIGUOUS')
+    t.equal((await call('POST', '/api/ai/forecast/train', { models: ['magic'] })).status, 400)
+    t.equal((await call('GET', '/api/ai/models/list?cursor=eA')).status, 400)
+  })
+
+  t.test('p95 of a read is below 5 ms, also while training runs', async (t) => {
+    const measure = async () => {
+      const times: number[] = []
+      for (let i = 0; i < 200; i++) {
+        // A key of its own for each: past the cache, from the database.
+        await tenant.transact(async (tx) => tx.invalidate('forecasting'))
+        const startedAt = performance.now()
+        await app.inject(`/api/ai/forecast/${['A', 'B'][i % 2]}`)
+        times.push(performance.now() - startedAt)
+      }
+      return times.sort((a, b) => a - b)[189] ?? Number.POSITIVE_INFINITY
+    }
+    await measure()
+    const quiet = await measure()
+    t.ok(quiet < 5, `quiet: ${quiet.toFixed(2)} ms`)
+    const training = call('POST', '/api/ai/forecast/train', { horizonDays: 30 }, WAIT)
+    const busy = await measure()
+    await training
+    t.comment(`p95 quiet ${quiet.toFixed(2)} ms, while training ${busy.toFixed(2)} ms`)
+    t.ok(busy < 15, `while training: ${busy.toFixed(2)} ms (the threads share these cores)`)
+  })
+
+  t.test('what has not changed is not trained again; what has gets a new version', async (t) => {
+    const base = { horizonDays: 28 }
+    await call('POST', '/api/ai/forecast/train', base, WAIT)
+    const again = await call('POST', '/api/ai/forecast/train', base, WAIT)
+    t.equal(again.body.result.trained, 0)
+    t.equal(again.body.result.skipped, 3)
+    await ledger.post(tenant, [{ itemCode: 'B', day: day(150), used: 3 }])
+    const changed = await call('POST', '/api/ai/forecast/train', base, WAIT)
+    t.equal(changed.body.result.trained, 1, 'the change was noted by its event')
+    t.equal(changed.body.result.skipped, 2)
+    const { body } = await call('GET', '/api/ai/models/list?itemCode=B')
+    const [newest, before] = body.data
+    t.equal(newest.status, 'active')
+    t.equal(before.status, 'archived')
+    t.equal(newest.version, before.version + 1)
+    const detail = await call('GET', `/api/ai/models/${newest.id}`)
+    t.ok(Check(ModelDetail, detail.body))
+    const weight = detail.body.members.reduce((sum: number, member: { weight: number }) => sum + member.weight, 0)
+    t.ok(Math.abs(weight - 1) < 1e-3, 'weights sum to 1')
+    t.equal((await call('GET', '/api/ai/forecast/B')).body.modelId, newest.id)
+    for (let i = 0; i < 6; i++)
+      await call('POST', '/api/ai/forecast/train', { itemCodes: ['B'], horizonDays: 3 + i }, WAIT)
+    t.equal((await call('GET', '/api/ai/models/list?itemCode=B')).body.data.length, 5, 'old versions are removed')
+    const page = await call('GET', '/api/ai/models/list?itemCode=B&limit=3')
+    const rest = await call('GET', `/api/ai/models/list?itemCode=B&limit=3&cursor=${page.body.page.nextCursor}`)
+    t.equal(rest.body.data.length, 2)
+    t.equal(rest.body.page.nextCursor, null)
+    await call('POST', '/api/ai/forecast/train', base, WAIT)
+  })
+
+  t.test('named items, the most used, weeks, a named model', async (t) => {
+    const named = await call('POST', '/api/ai/forecast/train', { itemCodes: ['NOPE', 'IDLE', 'A'] }, WAIT)
+    t.same(named.body.result.failed, [
+      { itemCode: 'NOPE', reason: 'there is no such item' },
+      { itemCode: 'IDLE', reason: 'nothing of it was ever used' }
+    ])
+    t.equal(named.body.result.skipped, 1)
+    const top = await call(
+      'POST',
+      '/api/ai/forecast/train',
+      { top: 1, models: ['ses'], frequency: 'week', horizonDays: 28 },
+      WAIT
+    )
+    t.same(top.body.result.models, { ses: 1 })
+    t.equal(top.body.result.horizonDays, 28)
+    const { body } = await call('GET', '/api/ai/forecast/A?frequency=week')
+    t.equal(body.model, 'ses')
+    t.equal(body.points.length, 4)
+    t.equal(new Date(body.points[0].date).getUTCDay(), 1, 'weeks start on Monday')
+    t.ok(body.points[0].date <= day(200) && body.points[0].date > day(193), 'the first week that is not whole')
+    t.equal((await call('GET', '/api/ai/forecast/A')).body.frequency, 'day', 'daily is the default where there is one')
+  })
+
+  t.test('what other domains read', async (t) => {
+    const { body } = await call('GET', '/api/ai/forecast/A')
+    const mean = body.points.reduce((sum: number, point: { mean: number }) => sum + point.mean, 0) / body.points.length
+    const demand = await dailyDemand(tenant, ['A', 'IDLE'])
+    t.ok(Math.abs((demand.get('A') ?? 0) - mean) < 1e-4)
+    t.equal(demand.has('IDLE'), false)
+    const distribution = (await leadTimeDemand(tenant, ['A'])).get('A')
+    t.equal(distribution?.stepDays, 1)
+    const median = distribution?.quantiles[distribution.levels.indexOf(0.5)]
+    t.ok(median !== undefined && median.length === 28 && median[27]! > 10 * median[0]!, 'sums grow')
+    const stock = [
+      { itemCode: 'A', available: mean * 20 },
+      { itemCode: 'B', available: 0 },
+      { itemCode: 'IDLE', available: 1 }
+    ]
+    const [b, a, ...others] = await runOut(tenant, stock, 5, Date.parse(day(200)))
+    t.equal(others.length, 0, 'what is not used never runs out')
+    t.same(b, { itemCode: 'B', available: 0, daysOfCover: 0, date: day(200) })
+    t.ok(a !== undefined && a.itemCode === 'A' && Math.abs(a.daysOfCover - 20) < 3, `${a?.daysOfCover} days`)
+    const headline = await forecastHeadline(tenant)
+    t.equal(headline.series, 4)
+    t.same(headline, { ...(await call('GET', '/api/ai/accuracy')).body, lastTrainedAt: headline.lastTrainedAt })
+  })
+
+  t.test('figures for Prometheus', async (t) => {
+    const text = await app.getDecorator<Registry>('registry').metrics()
+    t.match(text, /forecast_runs_total\{model="ses",outcome="success"\} 1/)
+    t.match(text, /forecast_runs_total\{model="prophet",outcome="failure"\} 0/)
+    t.match(text, /forecast_series\{model="ses"\} 1/)
+    t.match(text, /forecast_wape_ratio\{model="\w+(-\w+)*"\} 0\.\d+/)
+    t.match(text, /forecast_last_success_timestamp_seconds \d+/)
+  })
+})
+
+onBothDatabases(t, 'a run outlives what goes wrong in it', async (t, host) => {
+  const { ledger, tenant } = host
+  const codes = Array.from({ length: 60 }, (_, i) => `I${String(i).padStart(2, '0')}`)
+  await ledger.post(
+    tenant,
+    codes.flatMap((code, i) => weeklyUse(code, 40, 4, i))
+  )
+  let batches = 0
+  const controller = new AbortController()
+  const compute = (poison: string, abortAt?: number): Compute => ({
+    run: async <Input, Output>(_file: URL, input: Input) => {
+      const batch = input as TrainingBatch
+      if (++batches === abortAt) controller.abort(new Error('cancelled'))
+      await sleep(1)
+      if (batch.series.some(({ itemCode }) => itemCode === poison)) throw new Error('the thread died')
+      return train(batch) as Output
+    }
+  })
+  const run = (using: Compute) =>
+    createTraining({
+      derivation: createDerivation(ledger, () => host.clock.now),
+      compute: using,
+      metrics: createForecastMetrics(new Registry()),
+      now: () => host.clock.now,
+      observe: async () => {}
+    })({ id: 'x', tenant, params: { models: ['naive'] }, signal: controller.signal, progress: () => {} })
+  const report = await run(compute('I07'))
+  t.equal(report.trained, 59)
+  t.same(report.failed, [{ itemCode: 'I07', reason: 'the thread died' }])
+  const rest = await run(compute('none'))
+  t.equal(rest.skipped, 59, 'what was done is not done again')
+  t.equal(rest.trained, 1)
+  await ledger.post(
+    tenant,
+    codes.map((itemCode) => ({ itemCode, day: day(39), used: 1 }))
+  )
+  batches = 0
+  await t.rejects(run(compute('none', 2)), { message: 'cancelled' })
+  t.equal(batches <= 4, true, 'a cancelled run stops')
+})
