@@ -41,6 +41,7 @@ export async function registerHttp(app: FastifyInstance, options: HttpOptions): 
   })
   await app.register(cors, {
     origin: [...options.corsOrigins],
+    methods: ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE'],
     credentials: false,
     exposedHeaders: ['etag', 'location', 'retry-after', 'x-request-id']
   })
