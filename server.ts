@@ -6,21 +6,20 @@ import { serverOptions } from './plugins/server-options.js'
 const DRAIN_MILLISECONDS = 10_000
 
 /** The whole service, not yet listening. */
-export async function build(config: Config): Promise<FastifyInstance> {
+export async function build(config: Config, mode: 'service' | 'worker' = 'service'): Promise<FastifyInstance> {
   const service = Fastify(
     serverOptions({
       logLevel: config.LOG_LEVEL,
       ...(config.TRUST_PROXY === undefined ? {} : { trustProxy: config.TRUST_PROXY })
     })
   )
-  await app(service, config)
+  await app(service, config, mode)
   return service
 }
 
 /** Listens, and closes gracefully on SIGTERM or SIGINT: what is under way is answered first. */
-export async function serve(config: Config): Promise<FastifyInstance> {
-  const service = await build(config)
-  await listen(service, config)
+export async function listen(service: FastifyInstance, config: Config): Promise<void> {
+  await open(service, config)
   let closing = false
   const close = (signal: string) => {
     if (closing) return
@@ -35,10 +34,13 @@ export async function serve(config: Config): Promise<FastifyInstance> {
   }
   process.on('SIGTERM', close)
   process.on('SIGINT', close)
-  return service
 }
 
-async function listen(service: FastifyInstance, { PORT: port, HOST: host }: Config): Promise<void> {
+export async function serve(config: Config): Promise<void> {
+  await listen(await build(config), config)
+}
+
+async function open(service: FastifyInstance, { PORT: port, HOST: host }: Config): Promise<void> {
   try {
     await service.listen({ port, host })
   } catch (error) {

@@ -93,18 +93,21 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
 }
 
 function parse(env: Record<string, string | undefined>): Environment {
-  const given: Record<string, string> = {}
-  for (const name of Object.keys(Environment.properties)) {
+  const given: Record<string, string | number> = {}
+  for (const [name, schema] of Object.entries(Environment.properties)) {
     const value = env[name]
-    if (value !== undefined && value !== '') given[name] = value
+    if (value === undefined || value === '') continue
+    const isInteger = 'type' in schema && schema.type === 'integer'
+    // Only whole numbers are read as such: 80.5 must be refused, not cut.
+    given[name] = isInteger && /^-?\d{1,15}$/.test(value) ? Number(value) : value
   }
-  const values = Value.Default(Environment, Value.Convert(Environment, given))
+  const values = Value.Default(Environment, given)
   if (Value.Check(Environment, values)) return values
   const [first] = Value.Errors(Environment, values)
   const name = first?.instancePath.split('/')[1] ?? ''
   const schema = Object.entries(Environment.properties).find(([key]) => key === name)?.[1]
   const allowed = schema !== undefined && 'description' in schema ? schema.description : 'another value'
-  const shown = SECRETS.has(name) ? 'a value that is refused (not shown)' : JSON.stringify(given[name])
+  const shown = SECRETS.has(name) ? 'a value that is refused (not shown)' : JSON.stringify(env[name])
   throw new ConfigError(`${name} is ${shown}; it may be ${allowed}`)
 }
 

@@ -1,4 +1,4 @@
-import type { TenantCache } from './cache.js'
+import type { Caches, TenantCache } from './cache.js'
 import type { MigrationSet, Tenant, Transaction } from './contracts.js'
 import type { DatabaseServer, TenantDatabase } from './dialects/dialect.js'
 import { TenantNotFound } from './errors.js'
@@ -8,7 +8,7 @@ import { migrate } from './migrate.js'
 export interface TenantsOptions {
   server: DatabaseServer
   tenancy: 'single' | 'multi'
-  cacheOf: (tenant: string, foreignVersion: () => number | undefined) => TenantCache
+  caches: Pick<Caches, 'forTenant' | 'remove'>
   events: EventService
 }
 
@@ -39,12 +39,16 @@ export class Tenants {
     return this.#options.server.tenants()
   }
 
+  /** Every tenant, opened. */
+  async all(): Promise<Tenant[]> {
+    const ids = this.#options.tenancy === 'single' ? [SINGLE_TENANT] : await this.list()
+    return Promise.all(ids.map((id) => this.get(id)))
+  }
+
   /** Opens and migrates every tenant, so that a failing migration stops the boot and not a request. */
   async ready(): Promise<void> {
     if (this.#options.tenancy === 'single') await this.#options.server.create(SINGLE_TENANT)
-    for (const id of await this.list()) {
-      if (this.#options.tenancy === 'multi' || id === SINGLE_TENANT) await this.get(id)
-    }
+    await this.all()
   }
 
   async create(id: string): Promise<Tenant> {
@@ -56,6 +60,7 @@ export class Tenants {
     if (!(await this.list()).includes(id)) throw new TenantNotFound({ tenant: id })
     this.#open.delete(id)
     this.#ready.delete(id)
+    this.#options.caches.remove(id)
     await this.#options.server.drop(id)
   }
 
@@ -91,11 +96,11 @@ export class Tenants {
   }
 
   async #openTenant(id: string): Promise<Open> {
-    const { server, cacheOf, events } = this.#options
+    const { server, caches, events } = this.#options
     if (!(await server.tenants()).includes(id)) throw new TenantNotFound({ tenant: id })
     const database = await server.open(id)
     await migrate(database.migrator.db, this.#sets, database.migrator)
-    const cache = cacheOf(id, database.foreignVersion)
+    const cache = caches.forTenant(id, database.foreignVersion)
     const tenant: Tenant = {
       id,
       dialect: database.dialect,

@@ -102,12 +102,14 @@ export async function openHost(t: Test, databaseUrl: string): Promise<Host> {
     const principal: Principal = { subject: 'tester', role, tenant: 'main' }
     request.setDecorator('principal', principal)
   }
+  const tenants = async () => [await app.getDecorator<Tenants>('tenants').get('main')]
   await app.register(core, { databaseUrl, workerThreads: 2 })
-  await app.register(forecasting, { prefix: '/api', authorize, consumption: ledger, now })
+  await app.register(forecasting, { prefix: '/api', authorize, consumption: ledger, now, tenants })
   await app.register(anomaly, {
     prefix: '/api',
     authorize,
     now,
+    tenants,
     series: (tenant, query) => consumptionSeries(tenant, query, clock.now)
   })
   await app.register(dashboard, {
@@ -120,7 +122,8 @@ export async function openHost(t: Test, databaseUrl: string): Promise<Host> {
   })
   await app.ready()
   t.teardown(() => app.close())
-  const tenant = await app.getDecorator<Tenants>('tenants').get('main')
+  const [tenant] = await tenants()
+  if (tenant === undefined) throw new Error('no tenant')
   return {
     app,
     tenant,

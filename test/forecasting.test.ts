@@ -261,6 +261,7 @@ onBothDatabases(t, 'training', async (t, host) => {
     t.equal(both.status, 400)
     t.equal(both.body.code, 'FORECAST_SCOPE_AMBIGUOUS')
     t.equal((await call('POST', '/api/ai/forecast/train', { models: ['magic'] })).status, 400)
+    t.equal((await call('POST', '/api/ai/consumption/derive')).status, 202, 'no body asks for everything')
     t.equal((await call('GET', '/api/ai/models/list?cursor=eA')).status, 400)
   })
 

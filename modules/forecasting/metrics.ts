@@ -18,6 +18,7 @@ function mean(rows: readonly Row[], measure: Measure): number | undefined {
 export function createForecastMetrics(registry: Registry) {
   const registers = [registry]
   const tenants = new Map<string, AccuracySummary>()
+  let newest = 0
   const runs = new Counter({
     name: 'forecast_runs_total',
     help: 'Series whose training ended, by the model that serves and outcome.',
@@ -119,7 +120,10 @@ export function createForecastMetrics(registry: Registry) {
     },
     failed: (outcome: 'failure' | 'timeout') => runs.inc({ model: 'none', outcome }),
     skipped: (count: number) => skipped.inc(count),
-    ended: (at: number) => lastSuccess.set(at / 1000),
+    ended(at: number) {
+      newest = Math.max(newest, at)
+      lastSuccess.set(newest / 1000)
+    },
     observe: (tenant: string, summary: AccuracySummary) => void tenants.set(tenant, summary)
   }
 }

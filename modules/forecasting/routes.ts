@@ -44,6 +44,11 @@ interface Context {
 const tenantOf = (request: FastifyRequest) => request.getDecorator<Tenant>('tenant')
 const storeOf = (tenant: Tenant) => createForecastStore(tenant.db.withTables<ForecastingTables>())
 
+/** No body asks for the defaults, as an empty one does. */
+const bodyOptional = async (request: FastifyRequest) => {
+  request.body ??= {}
+}
+
 const checkRange = ({ from, to }: { from?: string; to?: string }) => {
   if (from !== undefined && to !== undefined && from > to) throw new RangeInvalid({ from, to })
 }
@@ -61,6 +66,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers,
     '/consumption/derive',
     {
       config: access('manager'),
+      preValidation: bodyOptional,
       schema: {
         tags,
         summary: 'Reads consumption from the ledger again, as a job',
@@ -78,6 +84,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers,
     '/forecast/train',
     {
       config: access('manager'),
+      preValidation: bodyOptional,
       schema: {
         tags,
         summary: 'Trains forecasts in worker threads, as a job',

@@ -11,7 +11,6 @@ type AiModel = {
   version: number
   model: string
   status: 'active' | 'archived'
-  data_hash: string
   trained_at: number
   horizon: number
   artifact: string
@@ -28,6 +27,8 @@ type AiForecast = {
   item_code: string
   frequency: Frequency
   model_id: string
+  /** names the data and parameters it was trained on */
+  data_hash: string
   /** the whole answer of GET, ready to send */
   answer: string
   distribution: string
@@ -72,7 +73,6 @@ export function createForecastStore(db: Kysely<ForecastingTables>) {
         version,
         model: trained.model,
         status: 'active',
-        data_hash: trained.dataHash,
         trained_at: now,
         horizon,
         artifact: trained.artifact,
@@ -88,6 +88,7 @@ export function createForecastStore(db: Kysely<ForecastingTables>) {
       .execute()
     const forecast = {
       model_id: trained.id,
+      data_hash: trained.dataHash,
       answer: trained.answer,
       distribution: trained.distribution,
       daily_mean: trained.dailyMean
@@ -109,11 +110,10 @@ export function createForecastStore(db: Kysely<ForecastingTables>) {
     /** Data hashes of what serves now, per item. */
     async hashes(itemCodes: readonly string[], frequency: Frequency): Promise<Map<string, string>> {
       const rows = await db
-        .selectFrom('ai_models')
+        .selectFrom('ai_forecasts')
         .select(['item_code', 'data_hash'])
         .where('item_code', 'in', [...itemCodes])
         .where('frequency', '=', frequency)
-        .where('status', '=', 'active')
         .execute()
       return new Map(rows.map((row) => [row.item_code, row.data_hash]))
     },
@@ -121,21 +121,18 @@ export function createForecastStore(db: Kysely<ForecastingTables>) {
     /** A new version per item, whose forecast serves from now on; the version before is archived. */
     async save(all: readonly Trained[], frequency: Frequency, horizon: number, now: number): Promise<void> {
       const itemCodes = all.map(({ itemCode }) => itemCode)
-      const rows = await db
-        .selectFrom('ai_models')
-        .select(['item_code', (eb) => eb.fn.max('version').as('version')])
-        .where('item_code', 'in', itemCodes)
-        .where('frequency', '=', frequency)
-        .groupBy('item_code')
+      const serving = await db
+        .selectFrom('ai_forecasts as forecast')
+        .innerJoin('ai_models as model', 'model.id', 'forecast.model_id')
+        .select(['model.id', 'model.item_code', 'model.version'])
+        .where('forecast.item_code', 'in', itemCodes)
+        .where('forecast.frequency', '=', frequency)
         .execute()
-      const versions = new Map(rows.map((row) => [row.item_code, row.version]))
-      await db
-        .updateTable('ai_models')
-        .set({ status: 'archived' })
-        .where('item_code', 'in', itemCodes)
-        .where('frequency', '=', frequency)
-        .where('status', '=', 'active')
-        .execute()
+      const versions = new Map(serving.map((row) => [row.item_code, row.version]))
+      if (serving.length > 0) {
+        const ids = serving.map(({ id }) => id)
+        await db.updateTable('ai_models').set({ status: 'archived' }).where('id', 'in', ids).execute()
+      }
       for (const trained of all) {
         await saveModel(trained, frequency, horizon, now, (versions.get(trained.itemCode) ?? 0) + 1)
       }
