@@ -1,7 +1,9 @@
+import { Check } from 'typebox/value'
+import { TenantId } from '../schemas/common.js'
 import type { Caches, TenantCache } from './cache.js'
 import type { MigrationSet, Tenant, Transaction } from './contracts.js'
 import type { DatabaseServer, TenantDatabase } from './dialects/dialect.js'
-import { TenantNotFound } from './errors.js'
+import { TenantNameInvalid, TenantNotFound } from './errors.js'
 import { appendToOutbox, type CoreTables, type EventService } from './events.js'
 import { migrate } from './migrate.js'
 
@@ -35,13 +37,19 @@ export class Tenants {
     this.#sets.push(set)
   }
 
-  list(): Promise<string[]> {
-    return this.#options.server.tenants()
+  /** In `single` tenancy other databases on the same server are not ours, whatever a token says. */
+  async list(): Promise<string[]> {
+    return this.#options.tenancy === 'single' ? [SINGLE_TENANT] : this.#options.server.tenants()
   }
 
-  /** Every tenant, opened. */
+  /** Every tenant, opened. One that another process has dropped is let go: its tokens stop counting here too. */
   async all(): Promise<Tenant[]> {
-    const ids = this.#options.tenancy === 'single' ? [SINGLE_TENANT] : await this.list()
+    const ids = await this.list()
+    for (const [id, open] of this.#open) {
+      if (ids.includes(id)) continue
+      this.#forget(id)
+      await (await open).database.close()
+    }
     return Promise.all(ids.map((id) => this.get(id)))
   }
 
@@ -51,17 +59,23 @@ export class Tenants {
     await this.all()
   }
 
+  /** @throws TenantNameInvalid */
   async create(id: string): Promise<Tenant> {
+    if (!Check(TenantId, id)) throw new TenantNameInvalid({ tenant: id })
     await this.#options.server.create(id)
     return this.get(id)
   }
 
   async drop(id: string): Promise<void> {
     if (!(await this.list()).includes(id)) throw new TenantNotFound({ tenant: id })
+    this.#forget(id)
+    await this.#options.server.drop(id)
+  }
+
+  #forget(id: string): void {
     this.#open.delete(id)
     this.#ready.delete(id)
     this.#options.caches.remove(id)
-    await this.#options.server.drop(id)
   }
 
   /** @throws TenantNotFound */
@@ -97,7 +111,7 @@ export class Tenants {
 
   async #openTenant(id: string): Promise<Open> {
     const { server, caches, events } = this.#options
-    if (!(await server.tenants()).includes(id)) throw new TenantNotFound({ tenant: id })
+    if (!(await this.list()).includes(id)) throw new TenantNotFound({ tenant: id })
     const database = await server.open(id)
     await migrate(database.migrator.db, this.#sets, database.migrator)
     const cache = caches.forTenant(id, database.foreignVersion)
