@@ -104,7 +104,7 @@ export async function openHost(t: Test, databaseUrl: string): Promise<Host> {
   }
   const tenants = async () => [await app.getDecorator<Tenants>('tenants').get('main')]
   await app.register(core, { databaseUrl, workerThreads: 2 })
-  await app.register(forecasting, { prefix: '/api/ai', authorize, consumption: ledger, now, tenants })
+  await app.register(forecasting, { prefix: '/api', authorize, consumption: ledger, now, tenants })
   await app.register(anomaly, {
     prefix: '/api',
     authorize,
@@ -113,7 +113,7 @@ export async function openHost(t: Test, databaseUrl: string): Promise<Host> {
     series: (tenant, query) => consumptionSeries(tenant, query, clock.now)
   })
   await app.register(dashboard, {
-    prefix: '/api/dashboard',
+    prefix: '/api',
     authorize,
     inventory: async () => ({ ...inventory }),
     forecasts: forecastHeadline,
