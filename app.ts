@@ -40,11 +40,12 @@ export async function app(
   const { authorize } = service.getDecorator<Auth>('auth')
   const tenants = service.getDecorator<Tenants>('tenants')
   const options = { prefix: '/api', authorize }
+  const all = () => tenants.all()
 
   await service.register(identity, { ...options })
   await service.register(inventory, { ...options, dailyDemand, dataDir: config.DATA_DIR })
-  await service.register(forecasting, { ...options, consumption: { items, dailyFlow } })
-  await service.register(anomaly, { ...options, series: consumptionSeries })
+  await service.register(forecasting, { ...options, consumption: { items, dailyFlow }, tenants: all })
+  await service.register(anomaly, { ...options, series: consumptionSeries, tenants: all })
   await service.register(dashboard, {
     ...options,
     inventory: inventoryHeadline,

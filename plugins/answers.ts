@@ -191,6 +191,19 @@ async function keepAnswer(db: Keys, key: string, { status, headers, body }: Stor
     .execute()
 }
 
+/** A key counts for a week; a retry comes within minutes. */
+const KEY_LIFE_MILLISECONDS = 7 * 86_400_000
+
+export async function forgetOldKeys(tenant: Tenant): Promise<void> {
+  await tenant.transact(({ db }) =>
+    db
+      .withTables<IdempotencyTables>()
+      .deleteFrom('idempotency_keys')
+      .where('created_at', '<', Date.now() - KEY_LIFE_MILLISECONDS)
+      .execute()
+  )
+}
+
 function headersOf(reply: FastifyReply): Record<string, string> {
   const location = reply.getHeader('location')
   return typeof location === 'string' ? { location } : {}

@@ -5,8 +5,8 @@ import { join } from 'node:path'
 import type { FastifyInstance, FastifyRequest, onRequestHookHandler } from 'fastify'
 import fp from 'fastify-plugin'
 import { coreMigrations } from '../migrations/core.js'
-import { createAnswers } from './answers.js'
-import { type Auth, createAuth } from './auth.js'
+import { createAnswers, forgetOldKeys } from './answers.js'
+import { createAuth } from './auth.js'
 import { createCaches } from './cache.js'
 import { createCompute } from './compute.js'
 import type { JwtKey } from './config.js'
@@ -15,10 +15,12 @@ import { openDatabaseServer } from './database.js'
 import { TenantNotFound, Unauthenticated, useProblems } from './errors.js'
 import { createEvents } from './events.js'
 import { type HealthCheck, registerHealth } from './health.js'
-import { registerHttp, registerOpenApi } from './http.js'
+import { registerHttp } from './http.js'
 import { jobRoutes } from './job-routes.js'
 import { createJobs } from './jobs.js'
 import { createRegistry, databaseGauges, databaseMetrics, httpMetrics, metricsRoute } from './metrics.js'
+import { registerOpenApi } from './openapi.js'
+import { createPeriodic } from './periodic.js'
 import { openRedis } from './redis.js'
 import { SINGLE_TENANT, Tenants } from './tenants.js'
 import { createValidatorCompiler } from './validation.js'
@@ -70,6 +72,10 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   const tenants = new Tenants({ server, tenancy, caches, events })
   tenants.addMigrations({ module: 'core', migrations: coreMigrations })
   databaseGauges(registry, server, tenants)
+  const periodic = createPeriodic(() => tenants.all(), app.log)
+  // What a crash left in the outbox is delivered too.
+  periodic.every(10, 'outbox', async (tenant) => events.wake(tenant))
+  periodic.every(3_600, 'idempotency keys', forgetOldKeys)
   const compute = createCompute({ threads: options.workerThreads ?? 1 })
   const jobs = createJobs({
     tenants,
@@ -94,6 +100,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   app.decorate('registry', registry)
   app.decorate('caches', caches)
   app.decorate('events', events)
+  app.decorate('periodic', periodic)
   app.decorate('compute', compute)
   app.decorate('jobs', jobs)
   app.decorate('answers', answers)
@@ -119,11 +126,12 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   app.addHook('onReady', async () => {
     await tenants.ready()
     await jobs.ready()
-    events.sweep(async () => Promise.all((await tenants.list()).map((id) => tenants.get(id))))
+    periodic.start()
   })
   // Before requests are waited for: one of them may be waiting for a job.
   app.addHook('preClose', () => jobs.close())
   app.addHook('onClose', async () => {
+    await periodic.close()
     await events.close()
     await compute.close()
     await caches.close()
@@ -190,6 +198,6 @@ function packageVersion(): string {
 
 export type * from './contracts.js'
 export { access, Problem, problem } from './contracts.js'
-export type { Auth, Tenants }
+export type { Tenants }
 
 export default fp(core, { name: 'inventory-enterprise/core', fastify: '5.x' })

@@ -2,11 +2,8 @@ import compress from '@fastify/compress'
 import cors from '@fastify/cors'
 import helmet from '@fastify/helmet'
 import rateLimit from '@fastify/rate-limit'
-import swagger from '@fastify/swagger'
-import scalar from '@scalar/fastify-api-reference'
 import type { FastifyInstance } from 'fastify'
 import type { Redis } from 'ioredis'
-import { access } from './contracts.js'
 import { answerProblem, RouteNotFound, TooManyRequests } from './errors.js'
 
 export interface HttpOptions {
@@ -19,7 +16,7 @@ export interface HttpOptions {
 
 const YEAR_SECONDS = 31_536_000
 
-/** What the whole service wears: security headers, CORS, limits, compression, the OpenAPI document. A host brings its own. */
+/** What the whole service wears: security headers, CORS, limits, compression. A host brings its own. */
 export async function registerHttp(app: FastifyInstance, options: HttpOptions): Promise<void> {
   app.addHook('onRequest', (request, reply, done) => {
     reply.header('x-request-id', request.id)
@@ -72,39 +69,4 @@ export async function registerHttp(app: FastifyInstance, options: HttpOptions): 
       reply
     )
   )
-}
-
-/** Registered before the routes it describes. */
-export async function registerOpenApi(app: FastifyInstance, version: string): Promise<void> {
-  await app.register(swagger, {
-    openapi: {
-      openapi: '3.1.0',
-      info: {
-        title: 'Inventory Enterprise',
-        version,
-        description: 'Stock, forecasts, anomalies. Errors are RFC 9457 problem details; see docs/errors.md.',
-        license: { name: 'Apache-2.0', url: 'https://www.apache.org/licenses/LICENSE-2.0' }
-      },
-      servers: [{ url: '/' }],
-      components: { securitySchemes: { bearer: { type: 'http', scheme: 'bearer', bearerFormat: 'JWT' } } },
-      security: [{ bearer: [] }]
-    }
-  })
-  app.get('/openapi.json', { schema: { hide: true }, config: access('public') }, async (_request, reply) =>
-    reply.send(app.swagger())
-  )
-  await app.register(async (docs) => {
-    docs.addHook('onRequest', (_request, reply, done) => {
-      // The reference page is a bundled script that styles itself; it talks to this server only.
-      reply.header(
-        'content-security-policy',
-        "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; frame-ancestors 'none'"
-      )
-      done()
-    })
-    await docs.register(scalar, {
-      routePrefix: '/docs',
-      configuration: { url: '/openapi.json', withDefaultFonts: false, telemetry: false }
-    })
-  })
 }

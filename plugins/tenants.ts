@@ -39,12 +39,16 @@ export class Tenants {
     return this.#options.server.tenants()
   }
 
+  /** Every tenant, opened. */
+  async all(): Promise<Tenant[]> {
+    const ids = this.#options.tenancy === 'single' ? [SINGLE_TENANT] : await this.list()
+    return Promise.all(ids.map((id) => this.get(id)))
+  }
+
   /** Opens and migrates every tenant, so that a failing migration stops the boot and not a request. */
   async ready(): Promise<void> {
     if (this.#options.tenancy === 'single') await this.#options.server.create(SINGLE_TENANT)
-    for (const id of await this.list()) {
-      if (this.#options.tenancy === 'multi' || id === SINGLE_TENANT) await this.get(id)
-    }
+    await this.all()
   }
 
   async create(id: string): Promise<Tenant> {

@@ -42,6 +42,21 @@ export const Role = Type.Union([
 ])
 export type Role = Static<typeof Role>
 
+/** What an access token says. Times are seconds since 1970 (RFC 7519). */
+export const TokenClaims = Type.Object({
+  iss: Type.String(),
+  aud: Type.String(),
+  sub: Type.String({ minLength: 1, maxLength: 100 }),
+  role: Role,
+  tenant: TenantId,
+  jti: Type.String({ minLength: 16, maxLength: 64 }),
+  iat: Type.Integer(),
+  exp: Type.Integer(),
+  /** The subject's `tokens_valid_from` when the token was signed; a later one refuses it. */
+  epoch: Type.Optional(Type.Integer({ minimum: 0 }))
+})
+export type TokenClaims = Static<typeof TokenClaims>
+
 export const PageQuery = {
   limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 500, default: 50 })),
   cursor: Type.Optional(Type.String({ minLength: 1, maxLength: 500 }))
@@ -93,5 +108,9 @@ export const Job = Closed({
 })
 export type Job = Static<typeof Job>
 
+const problem = { content: { 'application/problem+json': { schema: Problem } } } as const
 /** Declares the error answers of a route once: every route may answer the core's problems. */
-export const problems = { '4xx': Problem, '5xx': Problem } as const
+export const problems = {
+  '4xx': { description: 'The request cannot be served as it is', ...problem },
+  '5xx': { description: 'The server cannot serve it now', ...problem }
+} as const

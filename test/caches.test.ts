@@ -610,7 +610,7 @@ t.test('GET /stats answers for the tenant of the caller, and needs its decorator
   }
   const enterModule: EnterModule = (module, options) => void module.addHook('onRequest', options.authorize)
   app.decorate('enterModule', enterModule).decorate('caches', caches).decorateRequest('tenant', null)
-  await app.register(cacheStats, { prefix: '/api/cache', authorize })
+  await app.register(cacheStats, { prefix: '/api', authorize })
   const answer = await app.inject('/api/cache/stats')
   t.equal(answer.statusCode, 200)
   t.equal(answer.headers['cache-control'], 'no-store')

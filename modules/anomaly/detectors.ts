@@ -63,7 +63,8 @@ const sigma: Judge = (history, value) => {
   if (unit === 0) return undefined
   return {
     detector: 'zscore',
-    expected: mean,
+    // Net returns can outweigh use.
+    expected: Math.max(0, mean),
     lower: Math.max(0, mean - SIGMAS * unit),
     upper: mean + SIGMAS * unit,
     score: Math.abs(value - mean) / unit

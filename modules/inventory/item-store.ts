@@ -130,6 +130,7 @@ export function createItemStore(root: Kysely<unknown>) {
     async records(codes: readonly string[]): Promise<Map<string, ItemRecord & { id: number }>> {
       if (codes.length === 0) return new Map()
       const found = await db.selectFrom('items').selectAll().where('code', 'in', codes).execute()
+      if (found.length === 0) return new Map()
       const barcodes = await db
         .selectFrom('item_barcodes')
         .selectAll()

@@ -2,6 +2,7 @@ import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
+import { Type } from 'typebox'
 import { v7 as uuidv7 } from 'uuid'
 import { access } from '../../plugins/contracts.js'
 import { Closed, Job, PageQuery, problems } from '../../schemas/common.js'
@@ -14,6 +15,8 @@ import { createImportStore, IMPORT_JOB, presentRun, rehearse, runImport, runUndo
 import { spoolUpload } from './spool.js'
 
 const tags = ['import and export']
+/** Text for the client, a stream for the handler. */
+const Streamed = Type.Unsafe<Readable>({ type: 'string' })
 const UPLOAD_TYPES = [
   'text/csv',
   'application/x-ndjson',
@@ -170,7 +173,14 @@ export const transferRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
         tags,
         summary: 'Export as CSV or NDJSON',
         params: schemas.ExportParams,
-        querystring: schemas.ExportQuery
+        querystring: schemas.ExportQuery,
+        response: {
+          200: {
+            description: 'The rows, as they are read',
+            content: { 'text/csv': { schema: Streamed }, 'application/x-ndjson': { schema: Streamed } }
+          },
+          ...problems
+        }
       }
     },
     async (request, reply) => {

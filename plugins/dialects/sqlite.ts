@@ -14,7 +14,7 @@ import {
 } from 'kysely'
 import { LRUCache } from 'lru-cache'
 import { DatabaseBusy } from '../errors.js'
-import type { DatabaseEvents, DatabaseServer, RawTransact, TenantDatabase } from './dialect.js'
+import { type DatabaseEvents, type DatabaseServer, PLUGINS, type RawTransact, type TenantDatabase } from './dialect.js'
 
 const BUSY_TIMEOUT_MS = 5_000
 const BUSY_RETRY_MS = 10
@@ -94,8 +94,8 @@ function openFile(path: string, events: DatabaseEvents, synchronous: Synchronous
   const reader = connect(path, synchronous)
   reader.pragma('query_only = ON')
   const log = observe(events)
-  const writerDb = new Kysely<unknown>({ dialect: new Dialect(writer), log })
-  const readerDb = new Kysely<unknown>({ dialect: new Dialect(reader), log })
+  const writerDb = new Kysely<unknown>({ dialect: new Dialect(writer), log, plugins: PLUGINS })
+  const readerDb = new Kysely<unknown>({ dialect: new Dialect(reader), log, plugins: PLUGINS })
   const exclusive = mutex()
   const dataVersion = writer.prepare('pragma data_version').pluck()
   return {
