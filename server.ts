@@ -19,7 +19,7 @@ export async function build(config: Config, mode: 'service' | 'worker' = 'servic
 
 /** Listens, and closes gracefully on SIGTERM or SIGINT: what is under way is answered first. */
 export async function listen(service: FastifyInstance, config: Config): Promise<void> {
-  await service.listen({ port: config.PORT, host: config.HOST })
+  await open(service, config)
   let closing = false
   const close = (signal: string) => {
     if (closing) return
@@ -38,6 +38,20 @@ export async function listen(service: FastifyInstance, config: Config): Promise<
 
 export async function serve(config: Config): Promise<void> {
   await listen(await build(config), config)
+}
+
+async function open(service: FastifyInstance, { PORT: port, HOST: host }: Config): Promise<void> {
+  try {
+    await service.listen({ port, host })
+  } catch (error) {
+    await service.close()
+    const code = error instanceof Error && 'code' in error ? error.code : undefined
+    if (code === 'EADDRINUSE' || code === 'EACCES')
+      throw new ConfigError(`PORT is ${port}, which cannot be opened (${code}); it may be another port`)
+    if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND' || code === 'EAI_AGAIN')
+      throw new ConfigError(`HOST is "${host}", which is not an address of this machine (${code}); it may be 127.0.0.1`)
+    throw error
+  }
 }
 
 /** Runs a command; a bad configuration ends it with one line and 2, anything else that fails with 1. */

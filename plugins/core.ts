@@ -11,7 +11,7 @@ import { createCaches } from './cache.js'
 import { createCompute } from './compute.js'
 import type { JwtKey } from './config.js'
 import type { EnterModule, ModuleOptions, Tenant } from './contracts.js'
-import { openDatabaseServer } from './database.js'
+import { openDatabaseServer, startFailure } from './database.js'
 import { TenantNotFound, Unauthenticated, useProblems } from './errors.js'
 import { createEvents } from './events.js'
 import { type HealthCheck, registerHealth } from './health.js'
@@ -124,7 +124,9 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   }
 
   app.addHook('onReady', async () => {
-    await tenants.ready()
+    await tenants.ready().catch((error) => {
+      throw startFailure(error)
+    })
     await jobs.ready()
     periodic.start()
   })

@@ -135,7 +135,7 @@ export function localeOf(request: FastifyRequest): Locale {
   let bestWeight = 0
   for (const part of header.split(',').slice(0, 20)) {
     const [tag = '', ...params] = part.trim().split(';')
-    const language = tag.slice(0, 2).toLowerCase()
+    const language = tag.split('-', 1)[0]?.toLowerCase()
     const quality = params.map((param) => /^\s*q=([\d.]+)$/.exec(param)?.[1]).find((q) => q !== undefined)
     const weight = quality === undefined ? 1 : Number(quality)
     if ((language === 'fr' || language === 'en') && weight > bestWeight) {

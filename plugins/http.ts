@@ -14,12 +14,11 @@ export interface HttpOptions {
   redis: Redis | null
 }
 
-const YEAR_SECONDS = 31_536_000
-
 /** What the whole service wears: security headers, CORS, limits, compression. A host brings its own. */
 export async function registerHttp(app: FastifyInstance, options: HttpOptions): Promise<void> {
   app.addHook('onRequest', (request, reply, done) => {
     reply.header('x-request-id', request.id)
+    reply.header('vary', 'accept-encoding')
     done()
   })
   await app.register(helmet, {
@@ -28,7 +27,7 @@ export async function registerHttp(app: FastifyInstance, options: HttpOptions): 
       useDefaults: false,
       directives: { 'default-src': ["'none'"], 'frame-ancestors': ["'none'"] }
     },
-    hsts: { maxAge: YEAR_SECONDS, includeSubDomains: true },
+    hsts: { maxAge: 31_536_000, includeSubDomains: true },
     referrerPolicy: { policy: 'no-referrer' },
     frameguard: { action: 'deny' },
     // Of use to pages only, and each header costs time on every answer.
@@ -41,11 +40,13 @@ export async function registerHttp(app: FastifyInstance, options: HttpOptions): 
   })
   await app.register(cors, {
     origin: [...options.corsOrigins],
+    methods: ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE'],
     credentials: false,
     exposedHeaders: ['etag', 'location', 'retry-after', 'x-request-id']
   })
   if (options.requestsPerMinute > 0) {
     await app.register(rateLimit, {
+      global: false,
       max: options.requestsPerMinute,
       timeWindow: '1 minute',
       allowList: (request) => request.url.startsWith('/health'),
@@ -53,6 +54,8 @@ export async function registerHttp(app: FastifyInstance, options: HttpOptions): 
       ...(options.redis === null ? {} : { redis: options.redis }),
       errorResponseBuilder: (_request, { ttl }) => new TooManyRequests({ retryAfterSeconds: Math.ceil(ttl / 1000) })
     })
+    // Of the whole app and not of each route: otherwise it would run after `authorize`, and never for what that refuses.
+    app.addHook('onRequest', app.rateLimit())
   }
   await app.register(compress, {
     global: true,
