@@ -66,7 +66,7 @@ function mixtureRows(mixture: CountMixture, horizon: number, factor: number, cum
 }
 
 /** How far a combination may move the mixture's means. */
-const FACTOR_LIMITS = process.env.FL?[1,1] as const : [0.5, 2] as const
+const FACTOR_LIMITS = process.env.FL ? ([1, 1] as const) : ([0.5, 2] as const)
 
 /** Intervals from the count mixture fitted at each origin, its means moved to the forecast given. */
 export function judgeByCounts(

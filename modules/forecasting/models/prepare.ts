@@ -1,6 +1,6 @@
 import { candidatePeriods, classifyDemand, fillMissing, firstActive, isSeasonal } from './series.js'
-import { ForecastInputError, MODEL_NAMES } from './types.js'
 import type { DemandClass, FitContext, ForecastInput, Reason } from './types.js'
+import { ForecastInputError, MODEL_NAMES } from './types.js'
 
 /** Older values are left out: enough for three of the longest seasons, and never fewer than 600. */
 const MIN_WINDOW = 600
