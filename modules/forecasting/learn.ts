@@ -81,13 +81,13 @@ export function createRealisation(
     return { fresh, corrected }
   }
 
-  /** Notes the first alarm since the last one, if there is any. */
+  /** Notes the first alarm since the last one, if there is any. What a person had said beforehand is no drift. */
   function drift(itemCode: string, history: readonly ItemOutcome[], after: string): boolean {
     const counted = history.filter(({ period, counts }) => counts && period > after)
-    const found = findDrift(counted.map((one) => ({ error: one.actual - one.modelMean, mae: one.mae, rmse: one.rmse })))
+    const found = findDrift(counted.map((one) => ({ error: one.actual - one.mean, mae: one.mae, rmse: one.rmse })))
     const recent = counted.slice(-BIAS_PERIODS)
     const side = biasAlarm(
-      Float64Array.from(recent, (one) => one.modelMean - one.actual),
+      Float64Array.from(recent, (one) => one.mean - one.actual),
       recent.reduce((sum, { actual }) => sum + Math.abs(actual), 0)
     )
     const alarm =
@@ -132,7 +132,8 @@ export function createRealisation(
         if (fresh.length === 0) continue
         if (drift(itemCode, [...before, ...fresh], drifted.get(itemCode) ?? '')) waiting.add(itemCode)
       }
-      if (outcomes.length >= OUTCOMES_PER_TRANSACTION) await flush()
+      // A drift is stored before the training that it causes, which then says that it was.
+      if (drifts.length > 0 || outcomes.length >= OUTCOMES_PER_TRANSACTION) await flush()
       return waiting
     },
 
