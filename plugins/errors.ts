@@ -75,6 +75,10 @@ export const TenantNotFound = problem<{ tenant: string }>('TENANT_NOT_FOUND', 40
   en: 'The tenant {tenant} does not exist.',
   fr: 'Le locataire {tenant} n’existe pas.'
 })
+export const TenantNameInvalid = problem<{ tenant: string }>('TENANT_NAME_INVALID', 400, {
+  en: 'A tenant’s name is 1–40 small letters, digits and hyphens, the first a letter; not {tenant}.',
+  fr: 'Le nom d’un locataire compte 1 à 40 minuscules, chiffres et tirets, d’abord une lettre ; pas {tenant}.'
+})
 export const JobNotFound = problem<{ id: string }>('JOB_NOT_FOUND', 404, {
   en: 'The job {id} does not exist.',
   fr: 'La tâche {id} n’existe pas.'
