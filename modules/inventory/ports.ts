@@ -23,8 +23,10 @@ export function items(
 }
 
 /** Net movement per item and UTC day; see the ledger's queries. */
-export const dailyFlow = (tenant: Tenant, { itemCodes, fromDay, toDay }: { itemCodes: readonly string[]; fromDay?: string; toDay?: string }) =>
-  createLedgerQueries(tenant.db).dailyFlow(itemCodes, fromDay, toDay)
+export const dailyFlow = (
+  tenant: Tenant,
+  { itemCodes, fromDay, toDay }: { itemCodes: readonly string[]; fromDay?: string; toDay?: string }
+) => createLedgerQueries(tenant.db).dailyFlow(itemCodes, fromDay, toDay)
 
 /** What is available of each item that has stock or had some: on hand less reserved. */
 export async function availableStock(tenant: Tenant): Promise<{ itemCode: string; available: number }[]> {
