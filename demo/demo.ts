@@ -158,9 +158,9 @@ class Demo {
     say()
     say('Runs out first:')
     for (const { itemCode, available, daysOfCover, date } of stats.runsOutFirst.slice(0, SHOWN)) {
-      say(
-        `  ${named(itemCode)} ${String(available).padStart(6)} left, ${daysOfCover.toFixed(1).padStart(5)} days, until ${date}`
-      )
+      const { model } = await this.call<{ model: string }>('GET', `/api/ai/forecast/${encodeURIComponent(itemCode)}`)
+      const days = daysOfCover.toFixed(1).padStart(5)
+      say(`  ${named(itemCode)} ${String(available).padStart(6)} left, ${days} days, until ${date} (${model})`)
     }
     say()
     say(`Moved unusually in the last 60 days: ${stats.anomalies.open} findings, the latest:`)

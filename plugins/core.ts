@@ -76,6 +76,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   // What a crash left in the outbox is delivered too.
   periodic.every(10, 'outbox', async (tenant) => events.wake(tenant))
   periodic.every(3_600, 'idempotency keys', forgetOldKeys)
+
   const compute = createCompute({ threads: options.workerThreads ?? 1 })
   const jobs = createJobs({
     tenants,

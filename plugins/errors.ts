@@ -31,10 +31,6 @@ export const RouteNotFound = problem<{ method: string; path: string }>('ROUTE_NO
   en: 'There is no route {method} {path}.',
   fr: 'La route {method} {path} n’existe pas.'
 })
-export const MethodNotAllowed = problem<{ method: string; allowed: string }>('METHOD_NOT_ALLOWED', 405, {
-  en: '{method} is not allowed here; allowed: {allowed}.',
-  fr: '{method} n’est pas permis ici ; permis : {allowed}.'
-})
 export const PreconditionFailed = problem<{ current: string }>('PRECONDITION_FAILED', 412, {
   en: 'The resource has changed since you read it; its ETag is now {current}.',
   fr: 'La ressource a changé depuis votre lecture ; son ETag est maintenant {current}.'
@@ -76,8 +72,8 @@ export const TenantNotFound = problem<{ tenant: string }>('TENANT_NOT_FOUND', 40
   fr: 'Le locataire {tenant} n’existe pas.'
 })
 export const TenantNameInvalid = problem<{ tenant: string }>('TENANT_NAME_INVALID', 400, {
-  en: 'A tenant’s name is 1–40 small letters, digits and hyphens, the first a letter; not {tenant}.',
-  fr: 'Le nom d’un locataire compte 1 à 40 minuscules, chiffres et tirets, d’abord une lettre ; pas {tenant}.'
+  en: '{tenant} cannot name a tenant: a lower-case letter, then at most 39 letters, digits and dashes.',
+  fr: '{tenant} ne peut nommer un locataire : une lettre minuscule, puis au plus 39 lettres, chiffres et tirets.'
 })
 export const JobNotFound = problem<{ id: string }>('JOB_NOT_FOUND', 404, {
   en: 'The job {id} does not exist.',
@@ -120,7 +116,6 @@ const TITLES: Record<number, Record<Locale, string>> = {
   401: { en: 'Not authenticated', fr: 'Non authentifié' },
   403: { en: 'Forbidden', fr: 'Accès refusé' },
   404: { en: 'Not found', fr: 'Introuvable' },
-  405: { en: 'Method not allowed', fr: 'Méthode non permise' },
   409: { en: 'Conflict', fr: 'Conflit' },
   412: { en: 'Precondition failed', fr: 'Précondition non remplie' },
   413: { en: 'Too large', fr: 'Trop volumineux' },

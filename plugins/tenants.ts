@@ -1,4 +1,4 @@
-import { Value } from 'typebox/value'
+import { Check } from 'typebox/value'
 import { TenantId } from '../schemas/common.js'
 import type { Caches, TenantCache } from './cache.js'
 import type { MigrationSet, Tenant, Transaction } from './contracts.js'
@@ -41,13 +41,15 @@ export class Tenants {
     this.#sets.push(set)
   }
 
-  list(): Promise<string[]> {
-    return this.#options.server.tenants()
+  /** In `single` tenancy other databases on the same server are not ours, whatever a token says. */
+  async list(): Promise<string[]> {
+    return this.#options.tenancy === 'single' ? [SINGLE_TENANT] : this.#options.server.tenants()
   }
 
-  /** Every tenant, opened. */
+  /** Every tenant, opened. One that another process has dropped is let go: its tokens stop counting here too. */
   async all(): Promise<Tenant[]> {
-    const ids = this.#options.tenancy === 'single' ? [SINGLE_TENANT] : await this.list()
+    const ids = await this.list()
+    await this.#forgetDropped(ids)
     return Promise.all(ids.map((id) => this.get(id)))
   }
 
@@ -57,19 +59,23 @@ export class Tenants {
     await this.all()
   }
 
-  /** @throws TENANT_NAME_INVALID: the name becomes a file's, or a schema's */
-  async create(name: string): Promise<Tenant> {
-    if (!Value.Check(TenantId, name)) throw new TenantNameInvalid({ tenant: String(name).slice(0, 100) })
-    await this.#options.server.create(name)
-    return this.get(name)
+  /** @throws TenantNameInvalid */
+  async create(id: string): Promise<Tenant> {
+    if (!Check(TenantId, id)) throw new TenantNameInvalid({ tenant: id })
+    await this.#options.server.create(id)
+    return this.get(id)
   }
 
   async drop(id: string): Promise<void> {
     if (!(await this.list()).includes(id)) throw new TenantNotFound({ tenant: id })
+    this.#forget(id)
+    await this.#options.server.drop(id)
+  }
+
+  #forget(id: string): void {
     this.#open.delete(id)
     this.#ready.delete(id)
     this.#options.caches.remove(id)
-    await this.#options.server.drop(id)
   }
 
   /** @throws TenantNotFound */
@@ -83,23 +89,22 @@ export class Tenants {
     if (this.#options.tenancy === 'multi' && now - this.#comparedAt > COMPARE_MILLISECONDS) {
       this.#comparedAt = now
       // When the database does not answer nothing is known to be gone, and requests find out for themselves.
-      this.#forgetDropped().catch(() => {})
+      this.list()
+        .then((existing) => this.#forgetDropped(existing))
+        .catch(() => {})
     }
     return this.#ready.get(id)
   }
 
   /** Another process may have dropped a tenant: what is written to its open file would be lost, though acknowledged. */
-  async #forgetDropped(): Promise<void> {
-    const existing = new Set(await this.list())
+  async #forgetDropped(existing: readonly string[]): Promise<void> {
     for (const [id, open] of this.#open) {
-      if (existing.has(id)) continue
-      // One that is being created may be younger than the list.
-      const { database } = await open.catch(() => ({ database: undefined }))
-      if (database === undefined || (await this.list()).includes(id)) continue
-      this.#open.delete(id)
-      this.#ready.delete(id)
-      this.#options.caches.remove(id)
-      await database.close()
+      if (existing.includes(id)) continue
+      const opened = await open.catch(() => undefined)
+      // One that has just been created is younger than the list.
+      if (opened === undefined || (await this.list()).includes(id)) continue
+      this.#forget(id)
+      await opened.database.close()
     }
   }
 
@@ -126,7 +131,7 @@ export class Tenants {
 
   async #openTenant(id: string): Promise<Open> {
     const { server, caches, events } = this.#options
-    if (!(await server.tenants()).includes(id)) throw new TenantNotFound({ tenant: id })
+    if (!(await this.list()).includes(id)) throw new TenantNotFound({ tenant: id })
     const database = await server.open(id)
     await migrate(database.migrator.db, this.#sets, database.migrator)
     const cache = caches.forTenant(id, database.foreignVersion)

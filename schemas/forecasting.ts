@@ -11,9 +11,15 @@ export const FORECAST_MODELS = [
   'theta',
   'dotm',
   'ar',
+  'ar-levels',
+  'ar-robust',
   'stl-damped',
   'stl-theta',
   'stl-ar',
+  'mapa-damped',
+  'mapa-theta',
+  'mapa-dotm',
+  'mapa-robust',
   'croston',
   'sba',
   'tsb',
@@ -26,6 +32,8 @@ export const FORECAST_MODELS = [
   'combination'
 ] as const
 export const ModelName = Type.Enum(FORECAST_MODELS)
+/** As the engine named it: an older version of a model may have served that is no longer offered. */
+const ServedModel = Type.String({ minLength: 1, maxLength: 40 })
 
 export const Frequency = Type.Union([Type.Literal('day'), Type.Literal('week')])
 export type Frequency = Static<typeof Frequency>
@@ -84,16 +92,16 @@ export const ForecastPoint = Closed({
 })
 export type ForecastPoint = Static<typeof ForecastPoint>
 
-const Member = Closed({ model: ModelName, weight: Type.Number() })
+const Member = Closed({ model: ServedModel, weight: Type.Number() })
 const described = {
   itemCode: Type.String(),
-  model: ModelName,
+  model: ServedModel,
   modelId: Uuid,
   members: Type.Array(Member),
   trainedAt: Instant,
   frequency: Frequency,
   accuracy: Accuracy,
-  baseline: Closed({ model: ModelName, ...accuracy }, 'What a forecast must beat to serve'),
+  baseline: Closed({ model: ServedModel, ...accuracy }, 'What a forecast must beat to serve'),
   servesBaseline: Type.Boolean({ description: 'Nothing beat the baseline out of sample, so the baseline serves' }),
   reason: Type.String(),
   demandClass: Type.String(),
@@ -123,7 +131,7 @@ export const ModelRow = Closed({
   itemCode: Type.String(),
   frequency: Frequency,
   version: Type.Integer(),
-  model: ModelName,
+  model: ServedModel,
   status: ModelStatus,
   trainedAt: Instant,
   wape: measure,
@@ -178,6 +186,6 @@ const summary = {
 }
 export const AccuracySummary = Closed({
   ...summary,
-  byModel: Type.Array(Closed({ model: ModelName, frequency: Frequency, ...summary }))
+  byModel: Type.Array(Closed({ model: ServedModel, frequency: Frequency, ...summary }))
 })
 export type AccuracySummary = Static<typeof AccuracySummary>

@@ -131,7 +131,13 @@ const countTail: Judge = (history, value) => {
     probability *= ((k + size) / (k + 1)) * ratio
   }
   if (upper < 0) return undefined
-  return { detector: 'count-tail', expected: mean, lower: 0, upper, score: -Math.log10(Math.max(atValue, 1e-15)) }
+  return {
+    detector: 'count-tail',
+    expected: Math.max(0, mean),
+    lower: 0,
+    upper,
+    score: -Math.log10(Math.max(atValue, 1e-15))
+  }
 }
 
 const THRESHOLDS: Record<Detector, { medium: number; high: number }> = {

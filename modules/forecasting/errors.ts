@@ -1,6 +1,6 @@
 import { problem } from '../../plugins/contracts.js'
 
-export const ItemUnknown = problem<{ itemCode: string }>('FORECAST_ITEM_UNKNOWN', 404, {
+export const ItemNotFound = problem<{ itemCode: string }>('FORECAST_ITEM_NOT_FOUND', 404, {
   en: 'There is no item {itemCode}.',
   fr: 'L’article {itemCode} n’existe pas.'
 })
@@ -8,7 +8,7 @@ export const NotTrained = problem<{ itemCode: string; frequency: string }>('FORE
   en: 'No forecast has been trained for item {itemCode} (frequency: {frequency}).',
   fr: 'Aucune prévision n’a été calculée pour l’article {itemCode} (fréquence : {frequency}).'
 })
-export const ModelUnknown = problem<{ modelId: string }>('FORECAST_MODEL_UNKNOWN', 404, {
+export const ModelNotFound = problem<{ modelId: string }>('FORECAST_MODEL_NOT_FOUND', 404, {
   en: 'There is no model {modelId}.',
   fr: 'Le modèle {modelId} n’existe pas.'
 })

@@ -26,7 +26,7 @@ import {
   TrainRequest
 } from '../../schemas/forecasting.js'
 import type { ConsumptionSource } from './derive.js'
-import { ItemUnknown, ModelUnknown, NotTrained, RangeInvalid, ScopeAmbiguous } from './errors.js'
+import { ItemNotFound, ModelNotFound, NotTrained, RangeInvalid, ScopeAmbiguous } from './errors.js'
 import { accuracySummary, seriesOf } from './ports.js'
 import { createForecastStore, type ForecastingTables } from './store.js'
 
@@ -59,7 +59,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers,
 
   const requireItem = async (tenant: Tenant, itemCode: string) => {
     const [item] = await consumption.items(tenant, { itemCodes: [itemCode], limit: 1 })
-    if (item === undefined) throw new ItemUnknown({ itemCode })
+    if (item === undefined) throw new ItemNotFound({ itemCode })
   }
 
   app.post(
@@ -202,7 +202,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers,
       const { modelId } = request.params
       return answers.read(request, reply, NAMESPACE, `model:${modelId}`, async () => {
         const row = await storeOf(tenantOf(request)).model(modelId)
-        if (row === undefined) throw new ModelUnknown({ modelId })
+        if (row === undefined) throw new ModelNotFound({ modelId })
         const artifact: Artifact = JSON.parse(row.artifact)
         return { id: row.id, version: row.version, status: row.status, ...artifact }
       })

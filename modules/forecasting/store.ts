@@ -1,6 +1,5 @@
 import { type Kysely, sql } from 'kysely'
 import type { Frequency, ModelRow } from '../../schemas/forecasting.js'
-import { FORECAST_MODELS } from '../../schemas/forecasting.js'
 import { type ConsumptionTables, chunks } from './consumption-store.js'
 import type { Trained } from './worker.js'
 
@@ -49,8 +48,6 @@ export interface ModelFilter {
   frequency?: Frequency
   status?: 'active' | 'archived'
 }
-
-const modelName = (name: string) => FORECAST_MODELS.find((each) => each === name) ?? 'combination'
 
 export function createForecastStore(db: Kysely<ForecastingTables>) {
   const matching = ({ itemCode, model, frequency, status }: ModelFilter) => {
@@ -159,7 +156,7 @@ export function createForecastStore(db: Kysely<ForecastingTables>) {
         itemCode: row.item_code,
         frequency: row.frequency,
         version: row.version,
-        model: modelName(row.model),
+        model: row.model,
         status: row.status,
         trainedAt: new Date(row.trained_at).toISOString(),
         wape: row.wape,

@@ -6,7 +6,7 @@ import { problems } from '../../schemas/common.js'
 import { fromMicros, toMicros } from '../../schemas/decimal.js'
 import * as schemas from '../../schemas/inventory.js'
 import { type Author, Book, DEFAULT_LOCATION } from './book.js'
-import { authorOf, type Context, tenantOf } from './context.js'
+import { authorOf, type Context, cacheKey, tenantOf } from './context.js'
 import { ReservationClosed, ReservationNotFound } from './errors.js'
 import { createLedgerStore } from './ledger-store.js'
 import { announce, draftOf, STOCK_CACHE } from './movements.js'
@@ -185,7 +185,10 @@ export const reservationRoutes: FastifyPluginAsyncTypebox<Context> = async (app,
         response: { 200: schemas.ReservationList, ...problems }
       }
     },
-    async (request) => createReservationStore(tenantOf(request).db).list(request.query)
+    async (request, reply) =>
+      answers.read(request, reply, STOCK_CACHE, cacheKey(request), () =>
+        createReservationStore(tenantOf(request).db).list(request.query)
+      )
   )
   app.get(
     '/:id',
@@ -193,8 +196,10 @@ export const reservationRoutes: FastifyPluginAsyncTypebox<Context> = async (app,
       config: access('viewer'),
       schema: { tags, summary: 'One reservation', params: schemas.MovementParams, response }
     },
-    async (request) =>
-      closed(await createReservationStore(tenantOf(request).db).find(request.params.id), request.params.id)
+    async (request, reply) =>
+      answers.read(request, reply, STOCK_CACHE, cacheKey(request), async () =>
+        closed(await createReservationStore(tenantOf(request).db).find(request.params.id), request.params.id)
+      )
   )
   app.post(
     '/',
