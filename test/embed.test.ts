@@ -1,4 +1,4 @@
-import { execFileSync, spawn } from 'node:child_process'
+import { execFileSync } from 'node:child_process'
 import { once } from 'node:events'
 import {
   existsSync,
@@ -14,6 +14,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
+import { spawnNode } from './service-process.js'
 import { freshDatabase } from './services.js'
 
 /** The package as a stranger's application gets it: packed, unpacked, type-checked, and each module run in a host of its own. */
@@ -173,7 +174,7 @@ await Promise.all([bare.close(), one.close(), two.close()])
 `,
   // What must not start, at compile time and at run time.
   refused: `
-import Fastify from 'fastify'
+import Fastify, { type FastifyInstance } from 'fastify'
 import core from 'inventory-enterprise/core'
 import inventory from 'inventory-enterprise/inventory'
 import forecasting from 'inventory-enterprise/forecasting'
@@ -184,7 +185,7 @@ import identity from 'inventory-enterprise/identity'
 const databaseUrl = 'sqlite::memory:'
 const authorize = async () => {}
 const said: Record<string, string> = {}
-async function attempt(name: string, start: (app: ReturnType<typeof Fastify>) => Promise<unknown>) {
+async function attempt(name: string, start: (app: FastifyInstance) => Promise<unknown>) {
   const app = Fastify()
   try {
     await start(app)
@@ -273,10 +274,7 @@ console.log(JSON.stringify({ applied, stats: stats.json(), detected: detected.js
 
 /** Runs a host to its end. It has to end by itself: nothing may stay open after close. */
 async function run(name: string, ...urls: string[]) {
-  const child = spawn(process.execPath, [join(folder, 'dist', `${name}.js`), ...urls], {
-    cwd: folder,
-    stdio: ['ignore', 'pipe', 'pipe']
-  })
+  const child = spawnNode([join(folder, 'dist', `${name}.js`), ...urls], { cwd: folder })
   let [output, noise] = ['', '']
   child.stdout.setEncoding('utf8').on('data', (text) => {
     output += text
@@ -323,10 +321,7 @@ t.test('hosts in TypeScript type-check against it', async (t) => {
   }
   writeFileSync(join(folder, 'tsconfig.json'), JSON.stringify({ compilerOptions, include: ['src'] }))
   const tsc = join(root, 'node_modules', 'typescript', 'bin', 'tsc')
-  const child = spawn(process.execPath, [tsc, '-p', 'tsconfig.json'], {
-    cwd: folder,
-    stdio: ['ignore', 'pipe', 'inherit']
-  })
+  const child = spawnNode([tsc, '-p', 'tsconfig.json'], { cwd: folder })
   let said = ''
   child.stdout.setEncoding('utf8').on('data', (text) => {
     said += text
