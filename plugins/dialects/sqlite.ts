@@ -72,11 +72,17 @@ function fileServer(path: string, multi: boolean, events: DatabaseEvents, synchr
     },
     drop: async (tenant) => {
       await open.get(tenant)?.close()
-      open.delete(tenant)
       for (const suffix of ['', '-wal', '-shm']) rmSync(fileOf(tenant) + suffix, { force: true })
     },
     open: async (tenant) => {
-      const opened = openFile(fileOf(tenant), events, synchronous)
+      const file = openFile(fileOf(tenant), events, synchronous)
+      const opened: TenantDatabase = {
+        ...file,
+        close: async () => {
+          if (open.get(tenant) === opened) open.delete(tenant)
+          await file.close()
+        }
+      }
       open.set(tenant, opened)
       return opened
     },
@@ -86,8 +92,7 @@ function fileServer(path: string, multi: boolean, events: DatabaseEvents, synchr
     },
     pool: () => ({ idle: open.size, active: 0, waiting: 0, max: open.size }),
     close: async () => {
-      for (const tenant of open.values()) await tenant.close()
-      open.clear()
+      for (const tenant of [...open.values()]) await tenant.close()
     }
   }
 }
