@@ -111,13 +111,13 @@ export function createItemStore(root: Kysely<unknown>) {
     /** A page in keyset order; one row more than asked says that there is another. */
     async list({ limit = 50, cursor, q, category, location, status, sort }: ItemQuery) {
       let query = rows()
-      if (q !== undefined) query = query.innerJoin(matches(root, fold(q)), 's.item_id', 'i.id')
+      const words = fold(q ?? '')
+      if (words !== '') query = query.innerJoin(matches(root, words), 's.item_id', 'i.id')
       if (category !== undefined) query = query.where('c.name', '=', category)
       if (status !== undefined) query = query.where('t.status', '=', status)
       if (location !== undefined) query = query.where('i.id', 'in', stockedAt(db, location))
       // What was searched comes in the index's own order unless another is asked for: sorting every match is the slow part.
-      const paged =
-        q !== undefined && sort === undefined ? byId(query, cursor) : bySort(query, sort ?? 'itemCode', cursor)
+      const paged = words !== '' && sort === undefined ? byId(query, cursor) : bySort(query, sort ?? 'itemCode', cursor)
       const found = await paged.query.limit(limit + 1).execute()
       return { rows: found, cursorOf: paged.cursorOf }
     },
