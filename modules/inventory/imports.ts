@@ -19,7 +19,7 @@ import {
   type MovementLine
 } from '../../schemas/inventory.js'
 import { type Author, Book, type Draft } from './book.js'
-import { insertRows } from './bulk.js'
+import { among, insertRows } from './bulk.js'
 import type { Context } from './context.js'
 import { ImportLost, ImportNotFound, ImportNotUndoable, ItemNotFound } from './errors.js'
 import { applyItemRows, type ItemChange, rehearseItemRows, undoItemChanges } from './import-items.js'
@@ -99,7 +99,7 @@ export function createImportStore(root: Kysely<unknown>) {
             .selectFrom('import_changes')
             .select('item_code')
             .where('import_id', '=', id)
-            .where('item_code', 'in', codes)
+            .where(among(root, 'item_code', codes))
             .execute()
         ).map((row) => row.item_code)
       )
@@ -127,7 +127,11 @@ export function createImportStore(root: Kysely<unknown>) {
       }))
     },
     dropChanges: (id: string, codes: readonly string[]) =>
-      db.deleteFrom('import_changes').where('import_id', '=', id).where('item_code', 'in', codes).execute()
+      db
+        .deleteFrom('import_changes')
+        .where('import_id', '=', id)
+        .where(among(root, 'item_code', codes))
+        .execute()
   }
 }
 

@@ -75,6 +75,7 @@ export const blankRecord = (code: string, unit: string, tracking: NewItem['track
 export async function createItem(tx: Transaction, body: NewItem): Promise<void> {
   const store = createItemStore(tx.db)
   const catalogue = createCatalogueStore(tx.db)
+  await store.lock([body.itemCode])
   const known = (await store.records([body.itemCode])).get(body.itemCode)
   if (known !== undefined && known.archivedAt === null) throw new ItemExists({ itemCode: body.itemCode })
   if (!(await catalogue.unitExists(body.unit))) throw new UnitNotFound({ unit: body.unit })

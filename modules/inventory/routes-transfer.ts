@@ -2,6 +2,7 @@ import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
+import { Type } from 'typebox'
 import { v7 as uuidv7 } from 'uuid'
 import { access } from '../../plugins/contracts.js'
 import { Closed, Job, PageQuery, problems } from '../../schemas/common.js'
@@ -23,6 +24,11 @@ const UPLOAD_TYPES = [
   'application/octet-stream',
   'text/plain'
 ]
+const Streamed = Type.Unsafe<Readable>({ type: 'string' })
+const EXPORTED = {
+  description: 'The file, streamed',
+  content: { 'text/csv': { schema: Streamed }, 'application/x-ndjson': { schema: Streamed } }
+}
 const UPLOAD_MAX_BYTES = 1024 ** 3
 
 export function defineImportJobs({ jobs, metrics }: Context): void {
@@ -170,7 +176,8 @@ export const transferRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
         tags,
         summary: 'Export as CSV or NDJSON',
         params: schemas.ExportParams,
-        querystring: schemas.ExportQuery
+        querystring: schemas.ExportQuery,
+        response: { 200: EXPORTED, ...problems }
       }
     },
     async (request, reply) => {
