@@ -38,6 +38,8 @@ export function postgresServer({ url, poolSize, events }: PostgresServerOptions)
   })
   // An idle connection that breaks (server restart) must not end the process; the next checkout makes a new one.
   pool.on('error', () => {})
+  // One that breaks between two statements of a transaction says so too; the statement that follows fails and tells the caller.
+  pool.on('connect', (client) => void client.on('error', () => {}))
   const root = new Kysely<unknown>({ dialect: new PostgresDialect({ pool }), log: observe(events), plugins: PLUGINS })
   return {
     dialect: 'postgres',
