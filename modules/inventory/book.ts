@@ -76,7 +76,7 @@ export class Book {
   /** Loads what these lines touch and is not loaded yet; all at once, since locks are taken in one order. */
   async load(lines: readonly MovementLine[]): Promise<void> {
     const places = new Set([DEFAULT_LOCATION, ...VIRTUAL_LOCATIONS])
-    const lots = new Set([DEFAULT_LOT])
+    const lots = new Set<string>()
     for (const { location, toLocation, lot } of lines) {
       if (location !== undefined) places.add(location)
       if (toLocation !== undefined) places.add(toLocation)
@@ -88,7 +88,16 @@ export class Book {
 
   async #loadPlaces(codes: ReadonlySet<string>, places: ReadonlySet<string>, lots: ReadonlySet<string>): Promise<void> {
     const newCodes = [...codes].filter((code) => !this.#items.has(code))
-    for (const item of await this.#store.items(newCodes, this.#lock)) this.#items.set(item.code, item)
+    for (const item of await this.#store.items(newCodes, this.#lock)) {
+      this.#items.set(item.code, item)
+      this.#lots.set(keyOf(item.id, DEFAULT_LOT), {
+        id: item.defaultLotId,
+        itemId: item.id,
+        code: DEFAULT_LOT,
+        expiresOn: null,
+        status: 'ok'
+      })
+    }
     const newPlaces = [...places].filter((code) => !this.#locations.has(code))
     for (const location of await this.#store.locations(newPlaces)) this.#locations.set(location.code, location)
 
@@ -106,7 +115,7 @@ export class Book {
     )
     const stored = await this.#store.accounts(
       missing.map(({ id }) => id),
-      locations.map(({ id }) => id)
+      locations
     )
     for (const account of stored) {
       if (!this.#loaded.has(keyOf(account.itemId, account.location.code))) this.#remember(account)

@@ -104,7 +104,6 @@ async function* readCsv(path: string, options: ReadOptions): AsyncGenerator<RawR
   const parser = createReadStream(path).pipe(
     parse({
       bom: true,
-      info: true,
       skip_empty_lines: true,
       max_record_size: RECORD_MAX_BYTES,
       relax_column_count: false
@@ -112,7 +111,7 @@ async function* readCsv(path: string, options: ReadOptions): AsyncGenerator<RawR
   )
   let columns: (string | undefined)[] | undefined
   let row = 0
-  for await (const { record } of parser as AsyncIterable<{ record: string[] }>) {
+  for await (const record of parser as AsyncIterable<string[]>) {
     row++
     if (columns === undefined) {
       columns = columnsOf(record, options)

@@ -1,5 +1,5 @@
 import { autoregression } from './ar.js'
-import { fitNaive, fitSeasonalNaive } from './baseline.js'
+import { fitMean, fitNaive, fitSeasonalNaive } from './baseline.js'
 import { fitNegativeBinomial } from './counts.js'
 import { fitHoltWinters } from './holt-winters.js'
 import { adjusted } from './seasons.js'
@@ -39,7 +39,20 @@ export const POOL: Partial<Record<ModelName, Fit>> = {
   tsb: fitTsb,
   adida: fitAdida,
   imapa: fitImapa,
-  'negative-binomial': fitNegativeBinomial
+  'negative-binomial': fitNegativeBinomial,
+  empirical: fitMean
+}
+
+/** Models that are fitted anew at every origin: they are judged from fewer origins. */
+export const SLOW_MODELS: readonly ModelName[] = ['arima', 'prophet']
+
+/**
+ * Loads the models named that live in WebAssembly; to be awaited before `forecast` is asked for one of them. The default
+ * pool needs nothing.
+ */
+export async function loadModels(names: readonly ModelName[]): Promise<void> {
+  if (names.includes('arima')) POOL.arima ??= (await import('./arima.js')).fitArima
+  if (names.includes('prophet')) POOL.prophet ??= (await import('./prophet.js')).fitProphet
 }
 
 /** Members of the default combination. */
