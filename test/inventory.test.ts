@@ -1,6 +1,6 @@
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
-import { voidExpired } from '../modules/inventory/index.js'
+import { voidExpired } from '../modules/inventory/reservations.js'
 import type { Tenants } from '../plugins/core.js'
 import { type Answer, buildApp, type Client, client, eachDialect } from './helper.js'
 

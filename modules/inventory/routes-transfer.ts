@@ -25,7 +25,6 @@ import {
 import { spoolUpload } from './spool.js'
 
 const tags = ['import and export']
-/** Text for the client, a stream for the handler. */
 const UPLOAD_TYPES = [
   'text/csv',
   'application/x-ndjson',
@@ -35,6 +34,7 @@ const UPLOAD_TYPES = [
   'application/octet-stream',
   'text/plain'
 ]
+/** Text for the client, a stream for the handler. */
 const Streamed = Type.Unsafe<Readable>({ type: 'string' })
 const EXPORTED = {
   description: 'The file, streamed',
