@@ -51,7 +51,7 @@ export const SLOW_MODELS: readonly ModelName[] = ['arima', 'prophet']
  * pool needs nothing.
  */
 export async function loadModels(names: readonly ModelName[]): Promise<void> {
-  if (names.includes('arima')) POOL.arima ??= (await import('./arima.js')).fitArima
+  if (names.includes('arima')) POOL.arima ??= await (await import('./arima.js')).loadArima()
   if (names.includes('prophet')) POOL.prophet ??= (await import('./prophet.js')).fitProphet
 }
 
