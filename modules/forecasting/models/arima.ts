@@ -45,9 +45,16 @@ function tryOrder(y: Float64Array, order: Order, horizon: number): { mean: numbe
   let model: InstanceType<Library> | undefined
   try {
     model = new library({ ...order, verbose: false })
-    model.train(Array.from(y.subarray(Math.max(0, y.length - WINDOW))))
+    const recent = Array.from(y.subarray(Math.max(0, y.length - WINDOW)))
+    const low = Math.min(...recent)
+    const high = Math.max(...recent)
+    // the library can explode by twenty orders of magnitude
+    const room = 3 * (high - low)
+    model.train(recent)
     const [mean, variances] = model.predict(horizon)
-    return mean.every(Number.isFinite) ? { mean, variance: variances[0] ?? Number.NaN } : undefined
+    return mean.every((value) => value >= low - room && value <= high + room)
+      ? { mean, variance: variances[0] ?? Number.NaN }
+      : undefined
   } catch {
     return undefined
   } finally {
