@@ -3,7 +3,7 @@ import { type Judged, judgeByCounts, judgeByErrors } from './judge.js'
 import { LEVELS } from './levels.js'
 import { DEFAULT_MEMBERS, POOL, SLOW_MODELS, SPARSE_MEMBERS } from './pool.js'
 import { check, type Prepared, prepare } from './prepare.js'
-import { isSane, planOrigins, type RollingPlan, roll } from './rolling.js'
+import { hold, planOrigins, type RollingPlan, roll } from './rolling.js'
 import { type ForecastInput, ForecastInputError, type ForecastOutput, type ModelName, type Reason } from './types.js'
 
 export { INTERVALS, LEVELS } from './levels.js'
@@ -22,18 +22,18 @@ interface Members {
   finals: Float64Array[]
 }
 
-/** Rolls the members asked for; those that do not apply or that explode are left out. */
+/** Rolls the members asked for; those that do not apply are left out, those that explode are held. */
 function rollMembers(names: readonly ModelName[], { y, context }: Prepared, plan: RollingPlan): Members {
   const members: Members = { names: [], rolled: [], finals: [] }
-  const low = y.reduce((a, b) => Math.min(a, b), 0)
-  const high = y.reduce((a, b) => Math.max(a, b), 0)
+  const low = y.reduce((a, b) => Math.min(a, b), y[0] ?? 0)
+  const high = y.reduce((a, b) => Math.max(a, b), y[0] ?? 0)
   for (const name of names) {
     const fit = POOL[name]
     const result = fit && roll(fit, y, plan, context)
     if (!result) continue
     const final = new Float64Array(context.horizon)
     result.final.forecast(y.slice(), final)
-    if (!isSane(final, low, high) || !isSane(result.forecasts, low, high)) continue
+    if (!hold(final, low, high) || !hold(result.forecasts, low, high)) continue
     members.names.push(name)
     members.rolled.push(result.forecasts)
     members.finals.push(final)
