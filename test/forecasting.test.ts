@@ -289,7 +289,11 @@ onBothDatabases(t, 'training', async (t, host) => {
     t.equal(await least(async () => {}), 0, 'from the cache, none')
     if (tenant.dialect === 'sqlite') {
       const forecasts = tenant.db.withTables<ForecastingTables>().selectFrom('ai_forecasts').select('answer')
-      const plan = await forecasts.where('item_code', '=', 'A').orderBy('frequency').limit(1).explain(undefined, sql`query plan`)
+      const plan = await forecasts
+        .where('item_code', '=', 'A')
+        .orderBy('frequency')
+        .limit(1)
+        .explain(undefined, sql`query plan`)
       t.match(
         JSON.stringify(plan),
         /USING INDEX sqlite_autoindex_ai_forecasts_1 \(item_code=\?\)/,
