@@ -20,6 +20,7 @@ import { type ConsumptionTables, createConsumptionStore } from './consumption-st
 import { BARRIER_TOPIC, type ConsumptionSource, createDerivation } from './derive.js'
 import { createForecastMetrics } from './metrics.js'
 import { forecastHeadline } from './ports.js'
+import { learningFigures } from './realised.js'
 import { DERIVE_JOB, routes, TRAIN_JOB } from './routes.js'
 import { createTraining } from './train.js'
 
@@ -46,6 +47,7 @@ async function forecasting(app: FastifyInstance, options: ForecastingOptions) {
   const observe = async (tenant: Tenant) => {
     const { lastTrainedAt, ...summary } = await forecastHeadline(tenant)
     metrics.observe(tenant.id, summary)
+    metrics.learnt(tenant.id, await learningFigures(tenant, new Date(now()).toISOString().slice(0, 10)))
     if (lastTrainedAt !== null) metrics.ended(Date.parse(lastTrainedAt))
   }
   if (tenants !== undefined) {

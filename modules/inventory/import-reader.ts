@@ -45,6 +45,8 @@ const REQUIRED = { items: ['itemCode'], movements: ['itemCode', 'quantity'] } as
   readonly string[]
 >
 
+/** Keeps a spreadsheet from running a text as a formula; exports write it. */
+const TEXT_MARK = /^'(?='*[=+\-@])/
 export const CELL_MAX_LENGTH = 1_000
 const RECORD_MAX_BYTES = 65_536
 
@@ -119,7 +121,7 @@ async function* readCsv(path: string, options: ReadOptions): AsyncGenerator<RawR
     }
     const fields = new Map<string, string>()
     for (const [index, field] of columns.entries()) {
-      const cell = record[index]?.trim() ?? ''
+      const cell = (record[index]?.trim() ?? '').replace(TEXT_MARK, '')
       if (field !== undefined && cell !== '') fields.set(field, cell)
     }
     yield { row, fields }
@@ -266,6 +268,8 @@ export function itemRow({ row, fields }: RawRow) {
 }
 export type ItemImportRow = ReturnType<typeof itemRow>
 
+/** Clocks differ a little between machines. */
+const FUTURE_TOLERANCE_MILLISECONDS = 5 * 60_000
 const DECIMAL = /^[+-]?(\d+(\.\d*)?|\.\d+)$/
 const INSTANT = /^(\d{4})-(\d\d)-(\d\d)(?:[ T](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?)?\s*(Z|[+-]\d\d:?\d\d)?$/
 const BARCODE = /^[A-Za-z0-9._-]{4,64}$/
@@ -354,6 +358,8 @@ function cellsOf(row: number, fields: ReadonlyMap<string, string>) {
           `${column} is ${JSON.stringify(value)}, not a time such as 2024-03-31T08:30:00Z or 2024-03-31 08:30`
         )
       }
+      if (at > Date.now() + FUTURE_TOLERANCE_MILLISECONDS)
+        throw new RowError(row, column, 'TIME', `${column} is ${value}, which is in the future`)
       return at
     },
     barcodes(column: string): string[] | undefined {

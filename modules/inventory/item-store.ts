@@ -3,7 +3,7 @@ import { isPostgres } from '../../migrations/columns.js'
 import { decodeCursor, encodeCursor } from '../../plugins/contracts.js'
 import { fromMicros, MICROS, proportionMicros } from '../../schemas/decimal.js'
 import type { Item, ItemQuery, ItemRow, StockStatus, Tracking } from '../../schemas/inventory.js'
-import { insertRows } from './bulk.js'
+import { among, insertRows } from './bulk.js'
 import { statusOf } from './posting.js'
 import { fold, likePattern, matchPhrase, searchText } from './search-text.js'
 import { DEFAULT_LOT, INTERNAL_KINDS, type InventoryTables } from './tables.js'
@@ -111,13 +111,18 @@ export function createItemStore(root: Kysely<unknown>) {
     /** A page in keyset order; one row more than asked says that there is another. */
     async list({ limit = 50, cursor, q, category, location, status, sort }: ItemQuery) {
       let query = rows()
-      if (q !== undefined) query = query.innerJoin(matches(root, fold(q)), 's.item_id', 'i.id')
+      const words = fold(q ?? '')
+      if (words !== '') {
+        query = query.innerJoin(matches(root, words), (join) =>
+          // The plus keeps SQLite from asking the text index anew for every item of a filter or an order.
+          postgres ? join.onRef('s.item_id', '=', 'i.id') : join.on(sql<boolean>`i.id = +s.item_id`)
+        )
+      }
       if (category !== undefined) query = query.where('c.name', '=', category)
       if (status !== undefined) query = query.where('t.status', '=', status)
       if (location !== undefined) query = query.where('i.id', 'in', stockedAt(db, location))
       // What was searched comes in the index's own order unless another is asked for: sorting every match is the slow part.
-      const paged =
-        q !== undefined && sort === undefined ? byId(query, cursor) : bySort(query, sort ?? 'itemCode', cursor)
+      const paged = words !== '' && sort === undefined ? byId(query, cursor) : bySort(query, sort ?? 'itemCode', cursor)
       const found = await paged.query.limit(limit + 1).execute()
       return { rows: found, cursorOf: paged.cursorOf }
     },
@@ -126,18 +131,37 @@ export function createItemStore(root: Kysely<unknown>) {
       return codes.length === 0 ? [] : rows().where('i.code', 'in', codes).execute()
     },
 
+    /** Keeps others from changing these items, or their stock, until the transaction ends. On SQLite writers take turns anyway. */
+    async lock(codes: readonly string[]): Promise<void> {
+      if (!postgres || codes.length === 0) return
+      await db
+        .selectFrom('item_totals as t')
+        .innerJoin('items as i', 'i.id', 't.item_id')
+        .where(among(root, 'i.code', codes))
+        .select('t.item_id')
+        .orderBy('t.item_id')
+        .forUpdate('t')
+        .execute()
+    },
+
     /** With archived items, since their codes stay taken. */
     async records(codes: readonly string[]): Promise<Map<string, ItemRecord & { id: number }>> {
       if (codes.length === 0) return new Map()
-      const found = await db.selectFrom('items').selectAll().where('code', 'in', codes).execute()
+      const found = await db
+        .selectFrom('items')
+        .selectAll()
+        .where(among(root, 'code', codes))
+        .execute()
       if (found.length === 0) return new Map()
       const barcodes = await db
         .selectFrom('item_barcodes')
         .selectAll()
         .where(
-          'item_id',
-          'in',
-          found.map(({ id }) => id)
+          among(
+            root,
+            'item_id',
+            found.map(({ id }) => id)
+          )
         )
         .execute()
       const ofItem = new Map<number, string[]>()
@@ -173,7 +197,7 @@ export function createItemStore(root: Kysely<unknown>) {
         : db
             .selectFrom('item_barcodes as b')
             .innerJoin('items as i', 'i.id', 'b.item_id')
-            .where('b.barcode', 'in', barcodes)
+            .where(among(root, 'b.barcode', barcodes))
             .select(['b.barcode', 'i.code as itemCode'])
             .execute(),
 
@@ -203,7 +227,11 @@ export function createItemStore(root: Kysely<unknown>) {
     async update(items: readonly (ItemRecord & { id: number })[]): Promise<void> {
       const ids = items.map(({ id }) => id)
       if (ids.length === 0) return
-      let locked = db.selectFrom('item_totals').selectAll().where('item_id', 'in', ids).orderBy('item_id')
+      let locked = db
+        .selectFrom('item_totals')
+        .selectAll()
+        .where(among(root, 'item_id', ids))
+        .orderBy('item_id')
       if (postgres) locked = locked.forUpdate()
       const totals = new Map((await locked.execute()).map((row) => [row.item_id, row]))
       await insertRows(root, {
@@ -221,7 +249,10 @@ export function createItemStore(root: Kysely<unknown>) {
         }),
         upsertOn: 'item_id'
       })
-      await db.deleteFrom('item_barcodes').where('item_id', 'in', ids).execute()
+      await db
+        .deleteFrom('item_barcodes')
+        .where(among(root, 'item_id', ids))
+        .execute()
       await this.saveBarcodes(items)
       await saveSearch(root, items)
     },
@@ -244,12 +275,21 @@ export function createItemStore(root: Kysely<unknown>) {
 
     async remove(ids: readonly number[]): Promise<void> {
       if (ids.length === 0) return
-      if (postgres) await db.deleteFrom('item_search').where('item_id', 'in', ids).execute()
-      else await db.deleteFrom('item_search').where('rowid', 'in', ids).execute()
+      const key = postgres ? 'item_id' : 'rowid'
+      await db
+        .deleteFrom('item_search')
+        .where(among(root, key, ids))
+        .execute()
       for (const table of ['item_barcodes', 'item_units', 'lots', 'item_totals'] as const) {
-        await db.deleteFrom(table).where('item_id', 'in', ids).execute()
+        await db
+          .deleteFrom(table)
+          .where(among(root, 'item_id', ids))
+          .execute()
       }
-      await db.deleteFrom('items').where('id', 'in', ids).execute()
+      await db
+        .deleteFrom('items')
+        .where(among(root, 'id', ids))
+        .execute()
     },
 
     async setUnit(itemId: number, unit: string, numerator: number, denominator: number): Promise<void> {
