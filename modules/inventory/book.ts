@@ -151,15 +151,7 @@ export class Book {
 
   /** Posts one transaction into memory. @throws a coded problem that names the line */
   post(draft: Draft, author: Author): { head: TransactionHead; moves: Move[] } {
-    const moves: Move[] = []
-    try {
-      for (const [index, line] of draft.lines.entries())
-        moves.push(...apply(this.#transfer(draft.type, line, index + 1)))
-    } catch (error) {
-      // A rehearsal goes on after it, and nothing of a refused transaction may count.
-      for (const move of moves.reverse()) takeBack(move)
-      throw error
-    }
+    const moves = draft.lines.flatMap((line, index) => apply(this.#transfer(draft.type, line, index + 1)))
     return this.#record(draft, author, null, moves)
   }
 
