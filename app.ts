@@ -1,16 +1,26 @@
 import type { FastifyInstance } from 'fastify'
-import cacheStats from './modules/cache-stats/index.js'
-import identity from './modules/identity/index.js'
 import anomaly, { anomalyHeadline } from './modules/anomaly/index.js'
+import cacheStats from './modules/cache-stats/index.js'
 import dashboard from './modules/dashboard/index.js'
 import forecasting, { consumptionSeries, dailyDemand, forecastHeadline, runOut } from './modules/forecasting/index.js'
-import inventory, { availableStock, dailyFlow, inventoryHeadline, items, stockGauges } from './modules/inventory/index.js'
+import identity from './modules/identity/index.js'
+import inventory, {
+  availableStock,
+  dailyFlow,
+  inventoryHeadline,
+  items,
+  stockGauges
+} from './modules/inventory/index.js'
 import type { Config } from './plugins/config.js'
 import type { Auth, Tenants } from './plugins/core.js'
 import core from './plugins/core.js'
 
 /** The map: the core, then each module in dependency order, and the ports between them. */
-export async function app(service: FastifyInstance, config: Config): Promise<void> {
+export async function app(
+  service: FastifyInstance,
+  config: Config,
+  mode: 'service' | 'worker' = 'service'
+): Promise<void> {
   await service.register(core, {
     databaseUrl: config.DATABASE_URL,
     tenancy: config.TENANCY === 'multi' ? 'multi' : 'single',
@@ -20,6 +30,7 @@ export async function app(service: FastifyInstance, config: Config): Promise<voi
     jwtKeys: config.jwtKeys,
     workerThreads: config.WORKER_THREADS,
     dataDir: config.DATA_DIR,
+    mode,
     service: {
       ...(config.METRICS_TOKEN === undefined ? {} : { metricsToken: config.METRICS_TOKEN }),
       corsOrigins: config.CORS_ORIGINS?.split(',') ?? [],
@@ -29,11 +40,12 @@ export async function app(service: FastifyInstance, config: Config): Promise<voi
   const { authorize } = service.getDecorator<Auth>('auth')
   const tenants = service.getDecorator<Tenants>('tenants')
   const options = { prefix: '/api', authorize }
+  const all = () => tenants.all()
 
   await service.register(identity, { ...options })
   await service.register(inventory, { ...options, dailyDemand, dataDir: config.DATA_DIR })
-  await service.register(forecasting, { ...options, consumption: { items, dailyFlow } })
-  await service.register(anomaly, { ...options, series: consumptionSeries })
+  await service.register(forecasting, { ...options, consumption: { items, dailyFlow }, tenants: all })
+  await service.register(anomaly, { ...options, series: consumptionSeries, tenants: all })
   await service.register(dashboard, {
     ...options,
     inventory: inventoryHeadline,

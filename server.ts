@@ -6,36 +6,53 @@ import { serverOptions } from './plugins/server-options.js'
 const DRAIN_MILLISECONDS = 10_000
 
 /** The whole service, not yet listening. */
-export async function build(config: Config): Promise<FastifyInstance> {
+export async function build(config: Config, mode: 'service' | 'worker' = 'service'): Promise<FastifyInstance> {
   const service = Fastify(
     serverOptions({
       logLevel: config.LOG_LEVEL,
       ...(config.TRUST_PROXY === undefined ? {} : { trustProxy: config.TRUST_PROXY })
     })
   )
-  await app(service, config)
+  await app(service, config, mode)
   return service
 }
 
 /** Listens, and closes gracefully on SIGTERM or SIGINT: what is under way is answered first. */
-export async function serve(config: Config): Promise<FastifyInstance> {
-  const service = await build(config)
-  await service.listen({ port: config.PORT, host: config.HOST })
+export async function listen(service: FastifyInstance, config: Config): Promise<void> {
+  await open(service, config)
   let closing = false
+  const failed = (error: unknown) => {
+    service.log.error({ err: error }, 'closing failed')
+    process.exit(1)
+  }
   const close = (signal: string) => {
     if (closing) return
     closing = true
     service.log.info({ signal }, 'closing')
     // What does not end in time is ended: the ledger is safe, since nothing was acknowledged.
-    setTimeout(() => process.exit(1), DRAIN_MILLISECONDS).unref()
-    service.close().then(
-      () => process.exit(0),
-      () => process.exit(1)
-    )
+    setTimeout(() => failed(new Error('not closed in time')), DRAIN_MILLISECONDS).unref()
+    service.close().then(() => process.exit(0), failed)
   }
   process.on('SIGTERM', close)
   process.on('SIGINT', close)
-  return service
+}
+
+export async function serve(config: Config): Promise<void> {
+  await listen(await build(config), config)
+}
+
+async function open(service: FastifyInstance, { PORT: port, HOST: host }: Config): Promise<void> {
+  try {
+    await service.listen({ port, host })
+  } catch (error) {
+    await service.close()
+    const code = error instanceof Error && 'code' in error ? error.code : undefined
+    if (code === 'EADDRINUSE' || code === 'EACCES')
+      throw new ConfigError(`PORT is ${port}, which cannot be opened (${code}); it may be another port`)
+    if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND' || code === 'EAI_AGAIN')
+      throw new ConfigError(`HOST is "${host}", which is not an address of this machine (${code}); it may be 127.0.0.1`)
+    throw error
+  }
 }
 
 /** Runs a command; a bad configuration ends it with one line and 2, anything else that fails with 1. */

@@ -43,10 +43,17 @@ function encodingFor(request: FastifyRequest): 'br' | 'gzip' | undefined {
 const names = (header: string | undefined, etag: string) =>
   header !== undefined && (header === '*' || header.split(',').some((each) => each.trim().replace(/^W\//, '') === etag))
 
+/** Adds to what other plugins have set, such as CORS its `Origin`. */
+function vary(reply: FastifyReply, fields: readonly string[]): void {
+  const set = String(reply.getHeader('vary') ?? '')
+  const missing = fields.filter((field) => !set.toLowerCase().includes(field))
+  reply.header('vary', set === '' ? missing.join(', ') : [set, ...missing].join(', '))
+}
+
 function sendText(request: FastifyRequest, reply: FastifyReply, text: CachedText): FastifyReply {
   reply.header('etag', text.etag)
   reply.header('cache-control', 'private, no-cache')
-  reply.header('vary', 'accept-encoding, authorization')
+  vary(reply, ['accept-encoding', 'authorization'])
   if (names(request.headers['if-none-match'], text.etag)) return reply.code(304).send()
   reply.header('content-type', JSON_TYPE)
   const encoding = text.body.length < COMPRESS_MIN_BYTES ? undefined : encodingFor(request)
@@ -189,6 +196,19 @@ async function keepAnswer(db: Keys, key: string, { status, headers, body }: Stor
     .set({ status, headers: JSON.stringify(headers), body })
     .where('key', '=', key)
     .execute()
+}
+
+/** A key counts for a week; a retry comes within minutes. */
+const KEY_LIFE_MILLISECONDS = 7 * 86_400_000
+
+export async function forgetOldKeys(tenant: Tenant): Promise<void> {
+  await tenant.transact(({ db }) =>
+    db
+      .withTables<IdempotencyTables>()
+      .deleteFrom('idempotency_keys')
+      .where('created_at', '<', Date.now() - KEY_LIFE_MILLISECONDS)
+      .execute()
+  )
 }
 
 function headersOf(reply: FastifyReply): Record<string, string> {

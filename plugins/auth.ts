@@ -5,8 +5,8 @@ import { LRUCache } from 'lru-cache'
 import { Counter, type Registry } from 'prom-client'
 import { type Static, Type } from 'typebox'
 import { Compile } from 'typebox/compile'
-import { Role, TenantId } from '../schemas/common.js'
-import type { Principal, Tenant } from './contracts.js'
+import { type Role, TokenClaims } from '../schemas/common.js'
+import type { Auth, Principal, RevocationCheck, Tenant, Tokens } from './contracts.js'
 import { Forbidden, RouteClosed, Unauthenticated } from './errors.js'
 
 /** The one algorithm: a token never chooses how it is checked (RFC 8725, 3.1). */
@@ -34,21 +34,6 @@ const REJECTIONS = [
 ] as const
 type Rejection = (typeof REJECTIONS)[number]
 
-/** What an access token says. Times are seconds since 1970 (RFC 7519). */
-const TokenClaims = Type.Object({
-  iss: Type.String(),
-  aud: Type.String(),
-  sub: Type.String({ minLength: 1, maxLength: 100 }),
-  role: Role,
-  tenant: TenantId,
-  jti: Type.String({ minLength: 16, maxLength: 64 }),
-  iat: Type.Integer(),
-  exp: Type.Integer(),
-  /** The subject's `tokens_valid_from` when the token was signed; a later one refuses it. */
-  epoch: Type.Optional(Type.Integer({ minimum: 0 }))
-})
-export type TokenClaims = Static<typeof TokenClaims>
-
 const tokenClaims = Compile(TokenClaims)
 
 // No key is ever taken from the token itself (jwk, jku, x5u, x5c), so a header that offers one is not ours.
@@ -61,33 +46,6 @@ const Decoded = Type.Object({
 })
 
 const tokenParts = Compile(Decoded)
-
-/** Answers at once from what this process knows, or a promise when it must ask the database first. */
-export type RevocationCheck = (claims: TokenClaims, tenant: Tenant) => boolean | Promise<boolean>
-
-export interface TokenSubject {
-  readonly subject: string
-  readonly role: Role
-  readonly tenant: string
-  readonly epoch?: number
-}
-
-export interface Tokens {
-  sign(subject: TokenSubject, ttlSeconds: number): string
-  /** Everything but revocation. @throws Unauthenticated */
-  verify(token: string): TokenClaims
-}
-
-export interface Auth extends Tokens {
-  /** Finds the role that the route declares, who asks, and for which tenant. A route that declares none is closed. */
-  readonly authorize: onRequestHookHandler
-  /** What the request's bearer token says. @throws Unauthenticated */
-  claims(request: FastifyRequest): TokenClaims
-  /** Gives a public route, such as the login, its tenant. Rejects or throws when there is no such tenant. */
-  enterTenant(request: FastifyRequest, tenantId: string): Tenant | Promise<Tenant>
-  /** Whoever issues tokens also says which of them no longer count; asked at every request. */
-  refuseWhen(check: RevocationCheck): void
-}
 
 export interface TokenOptions {
   /** The first signs, all verify: a new key is put in front, the old one leaves when its tokens have expired. */

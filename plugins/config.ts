@@ -1,10 +1,12 @@
 import { randomBytes } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { isIP } from 'node:net'
 import { join, resolve } from 'node:path'
 import { type Static, Type } from 'typebox'
 import { Value } from 'typebox/value'
 
 const JWT_SECRET_RULE = 'a random secret of at least 32 characters'
+const PROXY_RULE = 'addresses or ranges of the proxies whose X-Forwarded-* headers are believed, joined by commas'
 const Url = (protocols: string, description: string) => Type.String({ pattern: `^(${protocols}):`, description })
 
 /** Every variable the program reads. `.env.example` lists the same; a test holds the two together. */
@@ -42,7 +44,7 @@ export const Environment = Type.Object({
   TRUST_PROXY: Type.Optional(
     Type.String({
       minLength: 1,
-      description: 'addresses or ranges of the proxies whose X-Forwarded-* headers are believed, joined by commas'
+      description: PROXY_RULE
     })
   ),
   CACHE: Type.String({ pattern: '^(on|off)$', default: 'on', description: 'on or off' }),
@@ -78,6 +80,7 @@ const SECRETS = new Set(['JWT_SECRET', 'JWT_KEYS', 'METRICS_TOKEN', 'DATABASE_UR
 export function loadConfig(env: Record<string, string | undefined>): Config {
   const environment = parse(env)
   const dataDir = resolve(environment.DATA_DIR)
+  checkProxies(environment.TRUST_PROXY)
   const databaseUrl = environment.DATABASE_URL ?? `sqlite:${join(dataDir, 'inventory.sqlite')}`
   try {
     mkdirSync(dataDir, { recursive: true, mode: 0o700 })
@@ -90,19 +93,34 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
 }
 
 function parse(env: Record<string, string | undefined>): Environment {
-  const given: Record<string, string> = {}
-  for (const name of Object.keys(Environment.properties)) {
+  const given: Record<string, string | number> = {}
+  for (const [name, schema] of Object.entries(Environment.properties)) {
     const value = env[name]
-    if (value !== undefined && value !== '') given[name] = value
+    if (value === undefined || value === '') continue
+    const isInteger = 'type' in schema && schema.type === 'integer'
+    // Only whole numbers are read as such: 80.5 must be refused, not cut.
+    given[name] = isInteger && /^-?\d{1,15}$/.test(value) ? Number(value) : value
   }
-  const values = Value.Default(Environment, Value.Convert(Environment, given))
+  const values = Value.Default(Environment, given)
   if (Value.Check(Environment, values)) return values
   const [first] = Value.Errors(Environment, values)
   const name = first?.instancePath.split('/')[1] ?? ''
   const schema = Object.entries(Environment.properties).find(([key]) => key === name)?.[1]
   const allowed = schema !== undefined && 'description' in schema ? schema.description : 'another value'
-  const shown = SECRETS.has(name) ? 'a value that is refused (not shown)' : JSON.stringify(given[name])
+  const shown = SECRETS.has(name) ? 'a value that is refused (not shown)' : JSON.stringify(env[name])
   throw new ConfigError(`${name} is ${shown}; it may be ${allowed}`)
+}
+
+function checkProxies(proxies: string | undefined): void {
+  const named = ['loopback', 'linklocal', 'uniquelocal']
+  const refused = proxies?.split(',').find((each) => {
+    const [address = '', bits, ...rest] = each.trim().split('/')
+    const version = isIP(address)
+    const fits = bits === undefined || (/^\d{1,3}$/.test(bits) && Number(bits) <= (version === 4 ? 32 : 128))
+    return !named.includes(each.trim()) && (version === 0 || !fits || rest.length > 0)
+  })
+  if (refused === undefined) return
+  throw new ConfigError(`TRUST_PROXY is ${JSON.stringify(proxies)}; it may be ${PROXY_RULE}`)
 }
 
 const WEAK = /^(.)\1+$|secret|password|changeme|example|0123456789|123456789|abcdefgh/i

@@ -1,8 +1,9 @@
 import type { FastifyContextConfig, FastifyInstance, FastifyReply, FastifyRequest, onRequestHookHandler } from 'fastify'
 import type { Kysely, Migration } from 'kysely'
-import type { Job, Role } from '../schemas/common.js'
+import type { Job, Role, TokenClaims } from '../schemas/common.js'
 
-export type { Auth, RevocationCheck, TokenClaims, Tokens } from './auth.js'
+export type { TokenClaims } from '../schemas/common.js'
+
 export { decodeCursor, encodeCursor, pageOf } from './cursor.js'
 export { PayloadTooLarge } from './limits.js'
 export { Problem, type ProblemParams, problem } from './problem.js'
@@ -65,6 +66,33 @@ export interface RouteAccess {
   readonly role: Role | 'public'
 }
 export const access = (role: RouteAccess['role']): RouteAccess & FastifyContextConfig => ({ role })
+
+/** Answers at once from what this process knows, or a promise when it must ask the database first. */
+export type RevocationCheck = (claims: TokenClaims, tenant: Tenant) => boolean | Promise<boolean>
+
+export interface TokenSubject {
+  readonly subject: string
+  readonly role: Role
+  readonly tenant: string
+  readonly epoch?: number
+}
+
+export interface Tokens {
+  sign(subject: TokenSubject, ttlSeconds: number): string
+  /** Everything but revocation. @throws Unauthenticated */
+  verify(token: string): TokenClaims
+}
+
+export interface Auth extends Tokens {
+  /** Finds the role that the route declares, who asks, and for which tenant. A route that declares none is closed. */
+  readonly authorize: onRequestHookHandler
+  /** What the request's bearer token says. @throws Unauthenticated */
+  claims(request: FastifyRequest): TokenClaims
+  /** Gives a public route, such as the login, its tenant. Rejects or throws when there is no such tenant. */
+  enterTenant(request: FastifyRequest, tenantId: string): Tenant | Promise<Tenant>
+  /** Whoever issues tokens also says which of them no longer count; asked at every request. */
+  refuseWhen(check: RevocationCheck): void
+}
 
 export interface ModuleOptions {
   prefix?: string
@@ -147,6 +175,11 @@ export interface EventHandler {
 export interface Events {
   /** At-least-once: a handler must be safe to repeat. */
   subscribe(handler: EventHandler): void
+}
+
+/** Small upkeep of every tenant's data, on every node; harmless when two nodes do it at once. */
+export interface Periodic {
+  every(seconds: number, name: string, work: (tenant: Tenant) => Promise<void>): void
 }
 
 /** Tells the core which tables a module owns; they are migrated in every tenant's database before the app is ready. */

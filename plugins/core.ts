@@ -5,20 +5,22 @@ import { join } from 'node:path'
 import type { FastifyInstance, FastifyRequest, onRequestHookHandler } from 'fastify'
 import fp from 'fastify-plugin'
 import { coreMigrations } from '../migrations/core.js'
-import { createAnswers } from './answers.js'
-import { type Auth, createAuth } from './auth.js'
+import { createAnswers, forgetOldKeys } from './answers.js'
+import { createAuth } from './auth.js'
 import { createCaches } from './cache.js'
 import { createCompute } from './compute.js'
 import type { JwtKey } from './config.js'
 import type { EnterModule, ModuleOptions, Tenant } from './contracts.js'
-import { openDatabaseServer } from './database.js'
+import { openDatabaseServer, startFailure } from './database.js'
 import { TenantNotFound, Unauthenticated, useProblems } from './errors.js'
 import { createEvents } from './events.js'
 import { type HealthCheck, registerHealth } from './health.js'
-import { registerHttp, registerOpenApi } from './http.js'
+import { registerHttp } from './http.js'
 import { jobRoutes } from './job-routes.js'
 import { createJobs } from './jobs.js'
 import { createRegistry, databaseGauges, databaseMetrics, httpMetrics, metricsRoute } from './metrics.js'
+import { registerOpenApi } from './openapi.js'
+import { createPeriodic } from './periodic.js'
 import { openRedis } from './redis.js'
 import { SINGLE_TENANT, Tenants } from './tenants.js'
 import { createValidatorCompiler } from './validation.js'
@@ -43,6 +45,9 @@ export interface CoreOptions {
 
 export const VERSION = packageVersion()
 
+/** Known beforehand, so that their metrics start at 0. */
+const CACHE_NAMESPACES = ['inventory', 'forecasting', 'anomaly', 'dashboard', 'identity']
+
 /** Provides what the domains rely on (`plugins/contracts.ts`): one call, and each domain can be registered beside it. */
 async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   const { tenancy = 'single', service } = options
@@ -54,23 +59,29 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     { databaseUrl: options.databaseUrl, tenancy, poolSize: options.poolSize ?? 10 },
     databaseMetrics(registry, dialect)
   )
-  const redis = options.redisUrl === undefined ? null : openRedis({ url: options.redisUrl, log: app.log })
+  const deployment = deploymentOf(options.databaseUrl)
+  const redis =
+    options.redisUrl === undefined ? null : openRedis({ url: options.redisUrl, log: app.log, prefix: `${deployment}:` })
   const caches = createCaches({
     redis,
     enabled: options.cache ?? true,
     registry,
-    // Where other processes may write unseen, an answer is at most this old when Redis cannot say so.
-    ...(server.dialect === 'postgres' ? { localTtlMilliseconds: 1_000 } : {})
+    namespaces: CACHE_NAMESPACES
   })
   const events = createEvents({ log: app.log, registry })
-  const tenants = new Tenants({ server, tenancy, cacheOf: caches.forTenant, events })
+  const tenants = new Tenants({ server, tenancy, caches, events })
   tenants.addMigrations({ module: 'core', migrations: coreMigrations })
   databaseGauges(registry, server, tenants)
+  const periodic = createPeriodic(() => tenants.all(), app.log)
+  // What a crash left in the outbox is delivered too.
+  periodic.every(10, 'outbox', async (tenant) => events.wake(tenant))
+  periodic.every(3_600, 'idempotency keys', forgetOldKeys)
+
   const compute = createCompute({ threads: options.workerThreads ?? 1 })
   const jobs = createJobs({
     tenants,
     redisUrl: options.redisUrl,
-    queueName: queueNameOf(options.databaseUrl),
+    queueName: `${deployment}-jobs`,
     registry,
     log: app.log,
     mode: options.mode ?? 'service',
@@ -90,6 +101,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   app.decorate('registry', registry)
   app.decorate('caches', caches)
   app.decorate('events', events)
+  app.decorate('periodic', periodic)
   app.decorate('compute', compute)
   app.decorate('jobs', jobs)
   app.decorate('answers', answers)
@@ -113,13 +125,16 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   }
 
   app.addHook('onReady', async () => {
-    await tenants.ready()
+    await tenants.ready().catch((error) => {
+      throw startFailure(error)
+    })
     await jobs.ready()
-    events.sweep(async () => Promise.all((await tenants.list()).map((id) => tenants.get(id))))
+    periodic.start()
   })
   // Before requests are waited for: one of them may be waiting for a job.
   app.addHook('preClose', () => jobs.close())
   app.addHook('onClose', async () => {
+    await periodic.close()
     await events.close()
     await compute.close()
     await caches.close()
@@ -161,12 +176,11 @@ function nodeIdentity(dataDir: string | undefined): string {
   return readFileSync(path, 'utf8')
 }
 
-/** One queue for each database: the processes of one deployment share it, those of another do not. The URL may hold a password. */
-const queueNameOf = (databaseUrl: string) =>
-  `inventory-${createHash('sha256')
-    .update(/^sqlite:/.test(databaseUrl) ? hostname() + databaseUrl : databaseUrl)
-    .digest('hex')
-    .slice(0, 16)}`
+/** Names what is shared on Redis: the processes of one database share it, those of another do not. The URL may hold a password. */
+const deploymentOf = (databaseUrl: string) => {
+  const identity = databaseUrl.startsWith('sqlite:') ? `${hostname()} ${databaseUrl}` : databaseUrl
+  return `inventory-${createHash('sha256').update(identity).digest('hex').slice(0, 16)}`
+}
 
 function scrapeAllowed(token: string | undefined): (request: FastifyRequest) => boolean {
   if (token === undefined) return () => true
@@ -187,6 +201,6 @@ function packageVersion(): string {
 
 export type * from './contracts.js'
 export { access, Problem, problem } from './contracts.js'
-export type { Auth, Tenants }
+export type { Tenants }
 
 export default fp(core, { name: 'inventory-enterprise/core', fastify: '5.x' })

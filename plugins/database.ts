@@ -20,3 +20,16 @@ export function openDatabaseServer(options: DatabaseOptions, events: DatabaseEve
     'DATABASE_URL is a value that is refused (not shown); it may be sqlite:<path> or postgres://user@host:port/database'
   )
 }
+
+/** Codes of Node, SQLite and PostgreSQL for a database that is not there or does not let us in. */
+const UNUSABLE =
+  /^(ECONN\w+|ENOTFOUND|ETIMEDOUT|EAI_AGAIN|28\w{3}|3D000|42501|57P03|SQLITE_(CANTOPEN|NOTADB|READONLY)\w*)$/
+
+/** What the operator is told when the service cannot start on its database: one line, without the URL. */
+export function startFailure(error: unknown): unknown {
+  const code = error instanceof Error && 'code' in error ? String(error.code) : ''
+  if (!UNUSABLE.test(code)) return error
+  return new ConfigError(
+    `DATABASE_URL is a value (not shown) whose database cannot be used (${code}); it may be sqlite:<path> or postgres://user@host:port/database of one that can`
+  )
+}

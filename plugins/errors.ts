@@ -31,10 +31,6 @@ export const RouteNotFound = problem<{ method: string; path: string }>('ROUTE_NO
   en: 'There is no route {method} {path}.',
   fr: 'La route {method} {path} n’existe pas.'
 })
-export const MethodNotAllowed = problem<{ method: string; allowed: string }>('METHOD_NOT_ALLOWED', 405, {
-  en: '{method} is not allowed here; allowed: {allowed}.',
-  fr: '{method} n’est pas permis ici ; permis : {allowed}.'
-})
 export const PreconditionFailed = problem<{ current: string }>('PRECONDITION_FAILED', 412, {
   en: 'The resource has changed since you read it; its ETag is now {current}.',
   fr: 'La ressource a changé depuis votre lecture ; son ETag est maintenant {current}.'
@@ -74,6 +70,10 @@ export const DatabaseUnavailable = problem<{ retryAfterSeconds: number }>('DATAB
 export const TenantNotFound = problem<{ tenant: string }>('TENANT_NOT_FOUND', 404, {
   en: 'The tenant {tenant} does not exist.',
   fr: 'Le locataire {tenant} n’existe pas.'
+})
+export const TenantNameInvalid = problem<{ tenant: string }>('TENANT_NAME_INVALID', 400, {
+  en: '{tenant} cannot name a tenant: a lower-case letter, then at most 39 letters, digits and dashes.',
+  fr: '{tenant} ne peut nommer un locataire : une lettre minuscule, puis au plus 39 lettres, chiffres et tirets.'
 })
 export const JobNotFound = problem<{ id: string }>('JOB_NOT_FOUND', 404, {
   en: 'The job {id} does not exist.',
@@ -116,7 +116,6 @@ const TITLES: Record<number, Record<Locale, string>> = {
   401: { en: 'Not authenticated', fr: 'Non authentifié' },
   403: { en: 'Forbidden', fr: 'Accès refusé' },
   404: { en: 'Not found', fr: 'Introuvable' },
-  405: { en: 'Method not allowed', fr: 'Méthode non permise' },
   409: { en: 'Conflict', fr: 'Conflit' },
   412: { en: 'Precondition failed', fr: 'Précondition non remplie' },
   413: { en: 'Too large', fr: 'Trop volumineux' },
@@ -135,7 +134,7 @@ export function localeOf(request: FastifyRequest): Locale {
   let bestWeight = 0
   for (const part of header.split(',').slice(0, 20)) {
     const [tag = '', ...params] = part.trim().split(';')
-    const language = tag.slice(0, 2).toLowerCase()
+    const language = tag.split('-', 1)[0]?.toLowerCase()
     const quality = params.map((param) => /^\s*q=([\d.]+)$/.exec(param)?.[1]).find((q) => q !== undefined)
     const weight = quality === undefined ? 1 : Number(quality)
     if ((language === 'fr' || language === 'en') && weight > bestWeight) {

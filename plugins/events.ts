@@ -22,7 +22,6 @@ const CLAIM_MILLISECONDS = 60_000
 /** After this many failures an event stays in the outbox, out of the way, for a person to look at. */
 const ATTEMPTS_MAX = 10
 const NEVER = Number.MAX_SAFE_INTEGER
-const SWEEP_MILLISECONDS = 10_000
 
 export async function appendToOutbox(db: Kysely<CoreTables>, topic: string, payload: unknown): Promise<void> {
   await db
@@ -34,8 +33,6 @@ export async function appendToOutbox(db: Kysely<CoreTables>, topic: string, payl
 export interface EventService extends Events {
   /** Delivers what the tenant's outbox holds, soon and in the background. */
   wake(tenant: Tenant): void
-  /** Looks at every tenant's outbox from time to time: what a crash left behind is delivered too. */
-  sweep(tenants: () => Promise<Tenant[]>): void
   /** Resolves when nothing is being delivered. */
   idle(): Promise<void>
   close(): Promise<void>
@@ -47,7 +44,6 @@ export function createEvents({ log, registry }: { log: FastifyBaseLogger; regist
   const delivering = new Map<string, Promise<void>>()
   const wanted = new Set<string>()
   let closed = false
-  let timer: NodeJS.Timeout | undefined
   const delivered = new Counter({
     name: 'event_deliveries_total',
     help: 'Outbox events handed to subscribers, by outcome.',
@@ -96,22 +92,11 @@ export function createEvents({ log, registry }: { log: FastifyBaseLogger; regist
   return {
     subscribe: (handler) => void handlers.push(handler),
     wake,
-    sweep: (tenants) => {
-      const look = async () => {
-        for (const tenant of await tenants()) wake(tenant)
-      }
-      timer = setInterval(
-        () => look().catch((error) => log.warn({ err: error }, 'outbox sweep failed')),
-        SWEEP_MILLISECONDS
-      )
-      timer.unref()
-    },
     idle: async () => {
       while (delivering.size > 0) await Promise.all(delivering.values())
     },
     close: async () => {
       closed = true
-      clearInterval(timer)
       await Promise.all(delivering.values())
     }
   }

@@ -1,6 +1,6 @@
 import type { FastifyInstance } from 'fastify'
 import { type Static, Type } from 'typebox'
-import { Closed } from '../schemas/common.js'
+import { Closed, problems } from '../schemas/common.js'
 import { access } from './contracts.js'
 
 const CheckStatus = Type.Union([Type.Literal('ok'), Type.Literal('degraded'), Type.Literal('down')])
@@ -44,7 +44,7 @@ export function registerHealth(app: FastifyInstance, version: string, checks: re
     const status = draining || states.includes('down') ? 'down' : states.includes('degraded') ? 'degraded' : 'ok'
     return { status, version, uptimeSeconds: (performance.now() - startedAt) / 1000, checks: results }
   }
-  const response = { 200: Health, 503: Health }
+  const response = { 200: Health, 503: Health, '4xx': problems['4xx'] }
   const config = access('public')
   const described = (summary: string) => ({ summary, tags: ['health'], security: [], response })
 
@@ -76,7 +76,12 @@ export function registerHealth(app: FastifyInstance, version: string, checks: re
     {
       config,
       logLevel: 'warn',
-      schema: { summary: 'Whether the process answers', tags: ['health'], security: [], response: { 200: live } }
+      schema: {
+        summary: 'Whether the process answers',
+        tags: ['health'],
+        security: [],
+        response: { 200: live, ...problems }
+      }
     },
     async (_request, reply) => reply.header('cache-control', 'no-store').send({ status: 'ok' as const })
   )

@@ -2,11 +2,8 @@ import compress from '@fastify/compress'
 import cors from '@fastify/cors'
 import helmet from '@fastify/helmet'
 import rateLimit from '@fastify/rate-limit'
-import swagger from '@fastify/swagger'
-import scalar from '@scalar/fastify-api-reference'
-import type { FastifyInstance } from 'fastify'
+import Fastify, { type FastifyInstance } from 'fastify'
 import type { Redis } from 'ioredis'
-import { access } from './contracts.js'
 import { answerProblem, RouteNotFound, TooManyRequests } from './errors.js'
 
 export interface HttpOptions {
@@ -17,38 +14,24 @@ export interface HttpOptions {
   redis: Redis | null
 }
 
-const YEAR_SECONDS = 31_536_000
-
-/** What the whole service wears: security headers, CORS, limits, compression, the OpenAPI document. A host brings its own. */
+/** What the whole service wears: security headers, CORS, limits, compression. A host brings its own. */
 export async function registerHttp(app: FastifyInstance, options: HttpOptions): Promise<void> {
+  const security = await securityHeaders()
   app.addHook('onRequest', (request, reply, done) => {
-    reply.header('x-request-id', request.id)
+    reply.headers(security).header('x-request-id', request.id).header('vary', 'accept-encoding')
     done()
   })
-  await app.register(helmet, {
-    // The API answers data, so the policy allows nothing; the reference page brings its own.
-    contentSecurityPolicy: {
-      useDefaults: false,
-      directives: { 'default-src': ["'none'"], 'frame-ancestors': ["'none'"] }
-    },
-    hsts: { maxAge: YEAR_SECONDS, includeSubDomains: true },
-    referrerPolicy: { policy: 'no-referrer' },
-    frameguard: { action: 'deny' },
-    // Of use to pages only, and each header costs time on every answer.
-    crossOriginOpenerPolicy: false,
-    originAgentCluster: false,
-    dnsPrefetchControl: false,
-    ieNoOpen: false,
-    permittedCrossDomainPolicies: false,
-    xssFilter: false
-  })
-  await app.register(cors, {
-    origin: [...options.corsOrigins],
-    credentials: false,
-    exposedHeaders: ['etag', 'location', 'retry-after', 'x-request-id']
-  })
+  if (options.corsOrigins.length > 0) {
+    await app.register(cors, {
+      origin: [...options.corsOrigins],
+      methods: ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE'],
+      credentials: false,
+      exposedHeaders: ['etag', 'location', 'retry-after', 'x-request-id']
+    })
+  }
   if (options.requestsPerMinute > 0) {
     await app.register(rateLimit, {
+      global: false,
       max: options.requestsPerMinute,
       timeWindow: '1 minute',
       allowList: (request) => request.url.startsWith('/health'),
@@ -56,6 +39,8 @@ export async function registerHttp(app: FastifyInstance, options: HttpOptions): 
       ...(options.redis === null ? {} : { redis: options.redis }),
       errorResponseBuilder: (_request, { ttl }) => new TooManyRequests({ retryAfterSeconds: Math.ceil(ttl / 1000) })
     })
+    // Of the whole app and not of each route: otherwise it would run after `authorize`, and never for what that refuses.
+    app.addHook('onRequest', app.rateLimit())
   }
   await app.register(compress, {
     global: true,
@@ -74,37 +59,31 @@ export async function registerHttp(app: FastifyInstance, options: HttpOptions): 
   )
 }
 
-/** Registered before the routes it describes. */
-export async function registerOpenApi(app: FastifyInstance, version: string): Promise<void> {
-  await app.register(swagger, {
-    openapi: {
-      openapi: '3.1.0',
-      info: {
-        title: 'Inventory Enterprise',
-        version,
-        description: 'Stock, forecasts, anomalies. Errors are RFC 9457 problem details; see docs/errors.md.',
-        license: { name: 'Apache-2.0', url: 'https://www.apache.org/licenses/LICENSE-2.0' }
-      },
-      servers: [{ url: '/' }],
-      components: { securitySchemes: { bearer: { type: 'http', scheme: 'bearer', bearerFormat: 'JWT' } } },
-      security: [{ bearer: [] }]
-    }
+/** What helmet answers with, asked once: its plugin builds all of its middleware anew for every request. */
+async function securityHeaders(): Promise<Record<string, string>> {
+  const probe = Fastify()
+  await probe.register(helmet, {
+    // The API answers data, so the policy allows nothing; the reference page brings its own.
+    contentSecurityPolicy: {
+      useDefaults: false,
+      directives: { 'default-src': ["'none'"], 'frame-ancestors': ["'none'"] }
+    },
+    hsts: { maxAge: 31_536_000, includeSubDomains: true },
+    referrerPolicy: { policy: 'no-referrer' },
+    frameguard: { action: 'deny' },
+    // Of use to pages only, and each header costs time on every answer.
+    crossOriginOpenerPolicy: false,
+    originAgentCluster: false,
+    dnsPrefetchControl: false,
+    ieNoOpen: false,
+    permittedCrossDomainPolicies: false,
+    xssFilter: false
   })
-  app.get('/openapi.json', { schema: { hide: true }, config: access('public') }, async (_request, reply) =>
-    reply.send(app.swagger())
+  probe.get('/', (_request, reply) => reply.send())
+  const { headers } = await probe.inject('/')
+  await probe.close()
+  const own = new Set(['connection', 'content-length', 'date'])
+  return Object.fromEntries(
+    Object.entries(headers).flatMap(([name, value]) => (own.has(name) ? [] : [[name, String(value)]]))
   )
-  await app.register(async (docs) => {
-    docs.addHook('onRequest', (_request, reply, done) => {
-      // The reference page is a bundled script that styles itself; it talks to this server only.
-      reply.header(
-        'content-security-policy',
-        "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; frame-ancestors 'none'"
-      )
-      done()
-    })
-    await docs.register(scalar, {
-      routePrefix: '/docs',
-      configuration: { url: '/openapi.json', withDefaultFonts: false, telemetry: false }
-    })
-  })
 }

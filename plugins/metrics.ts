@@ -1,6 +1,7 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import fastifyMetrics from 'fastify-metrics'
 import { Counter, collectDefaultMetrics, Gauge, Histogram, type OpenMetricsContentType, Registry } from 'prom-client'
+import { problems } from '../schemas/common.js'
 import { access } from './contracts.js'
 import type { DatabaseEvents, DatabaseServer } from './dialects/dialect.js'
 import type { Tenants } from './tenants.js'
@@ -197,16 +198,21 @@ export function metricsRoute(
   allowed: (request: FastifyRequest) => boolean,
   refuse: () => Error
 ): void {
-  app.get(
-    '/metrics',
-    { schema: { hide: true }, config: access('public'), logLevel: 'warn' },
-    async (request, reply: FastifyReply) => {
-      if (!allowed(request)) throw refuse()
-      const format =
-        request.headers.accept?.includes('application/openmetrics-text') === true ? openMetrics(registry) : registry
-      return reply.type(format.contentType).send(await format.metrics())
+  const text = { schema: { type: 'string' } }
+  const schema = {
+    summary: 'Metrics for Prometheus; behind a token of its own where METRICS_TOKEN is set',
+    tags: ['metrics'],
+    response: {
+      200: { description: 'Metrics', content: { 'text/plain': text, 'application/openmetrics-text': text } },
+      ...problems
     }
-  )
+  }
+  app.get('/metrics', { schema, config: access('public'), logLevel: 'warn' }, async (request, reply: FastifyReply) => {
+    if (!allowed(request)) throw refuse()
+    const format =
+      request.headers.accept?.includes('application/openmetrics-text') === true ? openMetrics(registry) : registry
+    return reply.type(format.contentType).send(await format.metrics())
+  })
 }
 
 /** The same metrics under the other format: in prom-client the format belongs to the registry, not to the call. */

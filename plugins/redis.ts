@@ -7,8 +7,8 @@ const COMMAND_TIMEOUT_MS = 200
 const CONNECT_TIMEOUT_MS = 2_000
 const RECONNECT_MAX_MS = 500
 const PROBE_INTERVAL_MS = 250
-/** A connection that stayed silent this long may be half open (the host has vanished), so it is made anew. */
-const SILENT_MAX_MS = 2_000
+/** So a frozen Redis is noticed though nobody calls, for the sake of those who use the client directly. */
+const HEARTBEAT_INTERVAL_MS = 1_000
 const LOG_INTERVAL_MS = 60_000
 
 export type RedisState = 'absent' | 'up' | 'down'
@@ -82,8 +82,9 @@ class Link implements RedisLink {
   readonly #readyHandlers: (() => void)[] = []
   readonly #subscriptions = new Map<string, Subscription>()
   #subscriber: Redis | undefined
-  #trippedAt: number | undefined
+  #tripped = false
   #probe: NodeJS.Timeout | undefined
+  #heartbeat: NodeJS.Timeout | undefined
   #announced: RedisState | undefined
   #errorLoggedAt = Number.NEGATIVE_INFINITY
   #closed = false
@@ -98,6 +99,10 @@ class Link implements RedisLink {
     this.client?.on('close', this.#onClose)
     this.client?.on('ready', this.#onReady)
     if (this.client?.status === 'ready') queueMicrotask(this.#onReady)
+    if (this.client === null) return
+    this.#heartbeat = setInterval(() => {
+      if (this.unavailable() === undefined) void this.call((each) => each.ping())
+    }, HEARTBEAT_INTERVAL_MS).unref()
   }
 
   state(): RedisState {
@@ -107,7 +112,7 @@ class Link implements RedisLink {
 
   unavailable(): Fallback | undefined {
     if (this.client?.status !== 'ready' || this.#closed) return 'connection'
-    return this.#trippedAt === undefined ? undefined : 'breaker_open'
+    return this.#tripped ? 'breaker_open' : undefined
   }
 
   async call<T>(run: (client: Redis) => Promise<T>, onFallback?: (reason: Fallback) => void): Promise<T | undefined> {
@@ -151,6 +156,7 @@ class Link implements RedisLink {
     if (this.#closed) return
     this.#closed = true
     clearTimeout(this.#probe)
+    clearInterval(this.#heartbeat)
     this.#subscriber?.disconnect()
     this.client?.off('close', this.#onClose)
     this.client?.off('ready', this.#onReady)
@@ -163,7 +169,7 @@ class Link implements RedisLink {
   }
 
   readonly #onReady = () => {
-    this.#trippedAt = undefined
+    this.#tripped = false
     clearTimeout(this.#probe)
     this.#announce('up')
     for (const run of this.#readyHandlers) run()
@@ -187,11 +193,16 @@ class Link implements RedisLink {
     this.#log.warn({ err: error }, 'redis refused a command')
   }
 
+  /** From now on nobody waits: until a new connection is ready or, on a host's client, a probe is answered. */
   #trip(): void {
-    if (this.#trippedAt !== undefined || this.#closed) return
-    this.#trippedAt = performance.now()
+    if (this.#tripped || this.#closed) return
+    this.#tripped = true
     this.#announce('down', `no answer within ${CALL_TIMEOUT_MS} ms`)
-    this.#probeLater()
+    if (this.#owned) {
+      // An orderly end would wait for the other side, and what is under way with it.
+      this.#subscriber?.stream?.destroy()
+      this.client?.stream?.destroy()
+    } else this.#probeLater()
   }
 
   #probeLater(): void {
@@ -207,12 +218,9 @@ class Link implements RedisLink {
       () => true,
       () => false
     )
-    if (this.#closed || this.#trippedAt === undefined) return
-    if (answered) return this.#onReady()
-    if (this.#owned && performance.now() - this.#trippedAt > SILENT_MAX_MS) {
-      this.#subscriber?.disconnect(true)
-      client.disconnect(true)
-    } else this.#probeLater()
+    if (this.#closed || !this.#tripped) return
+    if (answered) this.#onReady()
+    else this.#probeLater()
   }
 
   #openSubscriber(client: Redis): Redis {

@@ -1,11 +1,20 @@
 import { randomUUID } from 'node:crypto'
 import type { IncomingMessage } from 'node:http'
 import type { Socket } from 'node:net'
-import type { FastifyReply, FastifyRequest, FastifyServerOptions } from 'fastify'
+import { type FastifyReply, type FastifyRequest, type FastifyServerOptions, LogController } from 'fastify'
 import { answerProblem } from './errors.js'
 
 const REQUEST_ID = /^[\w.:-]{1,128}$/
 const BODY_LIMIT_BYTES = 1024 * 1024
+
+/** What hooks put on every other answer, for a request that reaches none: a URL or a message that cannot be read. */
+const BARE_HEADERS = {
+  'content-security-policy': "default-src 'none';frame-ancestors 'none'",
+  'referrer-policy': 'no-referrer',
+  'strict-transport-security': 'max-age=31536000; includeSubDomains',
+  'x-content-type-options': 'nosniff',
+  'x-frame-options': 'DENY'
+}
 
 interface ServerSettings {
   logLevel: string
@@ -23,20 +32,24 @@ export function serverOptions({ logLevel, trustProxy }: ServerSettings) {
       const given = raw.headers['x-request-id']
       return typeof given === 'string' && REQUEST_ID.test(given) ? given : randomUUID()
     },
-    disableRequestLogging: true,
+    // A line for each request costs more than a cached answer; counts and times are metrics, failures are logged.
+    logController: new LogController({ disableRequestLogging: true }),
     forceCloseConnections: 'idle' as const,
-    return503OnClosing: true,
+    // What still arrives on an open connection is served, and the connection closed: nobody needs to see that we stop.
+    return503OnClosing: false,
     logger: {
       level: logLevel,
       redact: ['req.headers.authorization', 'req.headers.cookie', 'headers.authorization', 'headers.cookie']
     },
     frameworkErrors: (error: Error, request: FastifyRequest, reply: FastifyReply) => {
+      void reply.headers(BARE_HEADERS).header('x-request-id', request.id)
       void answerProblem(error, request, reply)
     },
     clientErrorHandler(error: Error & { code?: string }, socket: Socket) {
       if (error.code === 'ECONNRESET' || !socket.writable) return
       const status = error.code === 'HPE_HEADER_OVERFLOW' ? '431 Request Header Fields Too Large' : '400 Bad Request'
       const code = Number(status.slice(0, 3))
+      const requestId = randomUUID()
       const body = JSON.stringify({
         type: 'urn:problem:inventory:REQUEST_MALFORMED',
         title: 'Bad request',
@@ -44,11 +57,17 @@ export function serverOptions({ logLevel, trustProxy }: ServerSettings) {
         detail: 'The request is not valid HTTP.',
         instance: '',
         code: 'REQUEST_MALFORMED',
-        requestId: randomUUID()
+        requestId
       })
-      socket.end(
-        `HTTP/1.1 ${status}\r\nContent-Type: application/problem+json; charset=utf-8\r\nContent-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`
-      )
+      const headers = {
+        ...BARE_HEADERS,
+        'x-request-id': requestId,
+        'content-type': 'application/problem+json; charset=utf-8',
+        'content-length': Buffer.byteLength(body),
+        connection: 'close'
+      }
+      const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`)
+      socket.end(`HTTP/1.1 ${status}\r\n${lines.join('')}\r\n${body}`)
     }
   } satisfies FastifyServerOptions
 }

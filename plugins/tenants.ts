@@ -1,19 +1,24 @@
-import type { TenantCache } from './cache.js'
+import { Value } from 'typebox/value'
+import { TenantId } from '../schemas/common.js'
+import type { Caches, TenantCache } from './cache.js'
 import type { MigrationSet, Tenant, Transaction } from './contracts.js'
 import type { DatabaseServer, TenantDatabase } from './dialects/dialect.js'
-import { TenantNotFound } from './errors.js'
+import { TenantNameInvalid, TenantNotFound } from './errors.js'
 import { appendToOutbox, type CoreTables, type EventService } from './events.js'
 import { migrate } from './migrate.js'
 
 export interface TenantsOptions {
   server: DatabaseServer
   tenancy: 'single' | 'multi'
-  cacheOf: (tenant: string, foreignVersion: () => number | undefined) => TenantCache
+  caches: Pick<Caches, 'forTenant' | 'remove'>
   events: EventService
 }
 
 /** In `single` tenancy there is this one; its database is made at the first start. */
 export const SINGLE_TENANT = 'main'
+
+/** How long a tenant that another process has dropped may still be served here. */
+const COMPARE_MILLISECONDS = 500
 
 interface Open {
   readonly tenant: Tenant
@@ -26,6 +31,7 @@ export class Tenants {
   readonly #open = new Map<string, Promise<Open>>()
   readonly #ready = new Map<string, Tenant>()
   readonly #sets: MigrationSet[] = []
+  #comparedAt = 0
 
   constructor(options: TenantsOptions) {
     this.#options = options
@@ -35,28 +41,39 @@ export class Tenants {
     this.#sets.push(set)
   }
 
-  list(): Promise<string[]> {
-    return this.#options.server.tenants()
+  /** In `single` tenancy other databases on the same server are not ours, whatever a token says. */
+  async list(): Promise<string[]> {
+    return this.#options.tenancy === 'single' ? [SINGLE_TENANT] : this.#options.server.tenants()
+  }
+
+  /** Every tenant, opened. */
+  async all(): Promise<Tenant[]> {
+    return Promise.all((await this.list()).map((id) => this.get(id)))
   }
 
   /** Opens and migrates every tenant, so that a failing migration stops the boot and not a request. */
   async ready(): Promise<void> {
     if (this.#options.tenancy === 'single') await this.#options.server.create(SINGLE_TENANT)
-    for (const id of await this.list()) {
-      if (this.#options.tenancy === 'multi' || id === SINGLE_TENANT) await this.get(id)
-    }
+    await this.all()
   }
 
-  async create(id: string): Promise<Tenant> {
-    await this.#options.server.create(id)
-    return this.get(id)
+  /** @throws TENANT_NAME_INVALID: the name becomes a file's, or a schema's */
+  async create(name: string): Promise<Tenant> {
+    if (!Value.Check(TenantId, name)) throw new TenantNameInvalid({ tenant: String(name).slice(0, 100) })
+    await this.#options.server.create(name)
+    return this.get(name)
   }
 
   async drop(id: string): Promise<void> {
     if (!(await this.list()).includes(id)) throw new TenantNotFound({ tenant: id })
+    this.#forget(id)
+    await this.#options.server.drop(id)
+  }
+
+  #forget(id: string): void {
     this.#open.delete(id)
     this.#ready.delete(id)
-    await this.#options.server.drop(id)
+    this.#options.caches.remove(id)
   }
 
   /** @throws TenantNotFound */
@@ -66,7 +83,26 @@ export class Tenants {
 
   /** The tenant when it is open already: what a request needs on its fast path. */
   opened(id: string): Tenant | undefined {
+    const now = performance.now()
+    if (this.#options.tenancy === 'multi' && now - this.#comparedAt > COMPARE_MILLISECONDS) {
+      this.#comparedAt = now
+      // When the database does not answer nothing is known to be gone, and requests find out for themselves.
+      this.#forgetDropped().catch(() => {})
+    }
     return this.#ready.get(id)
+  }
+
+  /** Another process may have dropped a tenant: what is written to its open file would be lost, though acknowledged. */
+  async #forgetDropped(): Promise<void> {
+    const existing = new Set(await this.list())
+    for (const [id, open] of this.#open) {
+      if (existing.has(id)) continue
+      // One that is being created may be younger than the list.
+      const { database } = await open.catch(() => ({ database: undefined }))
+      if (database === undefined || (await this.list()).includes(id)) continue
+      this.#forget(id)
+      await database.close()
+    }
   }
 
   async sizes(): Promise<{ database: number; writeAheadLog: number }> {
@@ -91,11 +127,11 @@ export class Tenants {
   }
 
   async #openTenant(id: string): Promise<Open> {
-    const { server, cacheOf, events } = this.#options
-    if (!(await server.tenants()).includes(id)) throw new TenantNotFound({ tenant: id })
+    const { server, caches, events } = this.#options
+    if (!(await this.list()).includes(id)) throw new TenantNotFound({ tenant: id })
     const database = await server.open(id)
     await migrate(database.migrator.db, this.#sets, database.migrator)
-    const cache = cacheOf(id, database.foreignVersion)
+    const cache = caches.forTenant(id, database.foreignVersion)
     const tenant: Tenant = {
       id,
       dialect: database.dialect,

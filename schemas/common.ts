@@ -47,6 +47,21 @@ export const Role = Type.Union([
 ])
 export type Role = Static<typeof Role>
 
+/** What an access token says. Times are seconds since 1970 (RFC 7519). */
+export const TokenClaims = Type.Object({
+  iss: Type.String(),
+  aud: Type.String(),
+  sub: Type.String({ minLength: 1, maxLength: 100 }),
+  role: Role,
+  tenant: TenantId,
+  jti: Type.String({ minLength: 16, maxLength: 64 }),
+  iat: Type.Integer(),
+  exp: Type.Integer(),
+  /** The subject's `tokens_valid_from` when the token was signed; a later one refuses it. */
+  epoch: Type.Optional(Type.Integer({ minimum: 0 }))
+})
+export type TokenClaims = Static<typeof TokenClaims>
+
 export const PageQuery = {
   limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 500, default: 50 })),
   cursor: Type.Optional(Type.String({ minLength: 1, maxLength: 500 }))

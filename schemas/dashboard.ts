@@ -45,6 +45,7 @@ export type AnomaliesHeadline = Static<typeof AnomaliesHeadline>
 
 export const RunsOut = Closed({
   itemCode: Type.String(),
+  name: Type.Optional(Type.String()),
   available: Type.Number(),
   daysOfCover: Type.Number(),
   date: Type.String({ format: 'date', description: 'First day that the stock does not cover' })

@@ -80,7 +80,7 @@ export interface Host {
   inventory: InventoryHeadline
   stock: { itemCode: string; available: number }[]
   call(
-    method: 'GET' | 'POST',
+    method: 'GET' | 'POST' | 'DELETE',
     url: string,
     body?: object,
     headers?: Record<string, string>
@@ -102,16 +102,18 @@ export async function openHost(t: Test, databaseUrl: string): Promise<Host> {
     const principal: Principal = { subject: 'tester', role, tenant: 'main' }
     request.setDecorator('principal', principal)
   }
+  const tenants = async () => [await app.getDecorator<Tenants>('tenants').get('main')]
   await app.register(core, { databaseUrl, workerThreads: 2 })
-  await app.register(forecasting, { prefix: '/api/ai', authorize, consumption: ledger, now })
+  await app.register(forecasting, { prefix: '/api', authorize, consumption: ledger, now, tenants })
   await app.register(anomaly, {
     prefix: '/api',
     authorize,
     now,
+    tenants,
     series: (tenant, query) => consumptionSeries(tenant, query, clock.now)
   })
   await app.register(dashboard, {
-    prefix: '/api/dashboard',
+    prefix: '/api',
     authorize,
     inventory: async () => ({ ...inventory }),
     forecasts: forecastHeadline,
@@ -120,7 +122,8 @@ export async function openHost(t: Test, databaseUrl: string): Promise<Host> {
   })
   await app.ready()
   t.teardown(() => app.close())
-  const tenant = await app.getDecorator<Tenants>('tenants').get('main')
+  const [tenant] = await tenants()
+  if (tenant === undefined) throw new Error('no tenant')
   return {
     app,
     tenant,

@@ -119,6 +119,10 @@ t.test('detectors', async (t) => {
     t.same(detect(values, nowhere(values).fill(1, 50, 60)), [], 'days without stock are no drop')
     t.equal(detect(values, nowhere(values))[0]?.kind, 'drop', 'with stock they are')
     t.equal(detect(values, nowhere(values), 'auto', 60).length, 0, 'from a day on')
+    const ending = Float64Array.from({ length: 300 }, (_, i) => (i < 200 ? 3 + (i % 5) : 0))
+    for (const { expected, lower, upper, score } of detect(ending, nowhere(ending))) {
+      t.ok([expected, lower, upper, score].every(Number.isFinite), 'a demand that ends leaves finite figures')
+    }
     const large = Float64Array.from({ length: 120 }, (_, i) => (i % 3 === 0 ? 900_000 : 0))
     t.ok(
       detect(large, nowhere(large)).every(({ score }) => Number.isFinite(score)),

@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import { sql } from 'kysely'
 import { Registry } from 'prom-client'
 import t from 'tap'
 import { Check } from 'typebox/value'
@@ -9,6 +10,7 @@ import { createForecastMetrics } from '../modules/forecasting/metrics.js'
 import { MODEL_NAMES } from '../modules/forecasting/models/index.js'
 import { cover } from '../modules/forecasting/ports.js'
 import * as series from '../modules/forecasting/series.js'
+import type { ForecastingTables } from '../modules/forecasting/store.js'
 import { createTraining } from '../modules/forecasting/train.js'
 import train, { type TrainingBatch } from '../modules/forecasting/worker.js'
 import type { Compute } from '../plugins/contracts.js'
@@ -162,7 +164,7 @@ onBothDatabases(t, 'derivation', async (t, host) => {
   t.equal((await call('GET', '/api/ai/consumption/A?frequency=week')).body.points.length, 1)
   const unknown = await call('GET', '/api/ai/consumption/NOPE')
   t.equal(unknown.status, 404)
-  t.equal(unknown.body.code, 'FORECAST_ITEM_UNKNOWN')
+  t.equal(unknown.body.code, 'FORECAST_ITEM_NOT_FOUND')
   const range = await call('GET', `/api/ai/consumption/A?from=${day(4)}&to=${day(3)}`)
   t.equal(range.body.code, 'FORECAST_RANGE_INVALID')
 
@@ -250,40 +252,73 @@ onBothDatabases(t, 'training', async (t, host) => {
   t.test('what is not there says why', async (t) => {
     const unknown = await call('GET', '/api/ai/forecast/NOPE')
     t.equal(unknown.status, 404)
-    t.equal(unknown.body.code, 'FORECAST_ITEM_UNKNOWN')
+    t.equal(unknown.body.code, 'FORECAST_ITEM_NOT_FOUND')
     const untrained = await call('GET', '/api/ai/forecast/IDLE')
     t.equal(untrained.status, 404)
     t.equal(untrained.body.code, 'FORECAST_NOT_TRAINED')
     t.equal((await call('GET', '/api/ai/forecast/A?frequency=week')).body.code, 'FORECAST_NOT_TRAINED')
     const model = await call('GET', '/api/ai/models/00000000-0000-7000-8000-000000000000')
-    t.equal(model.body.code, 'FORECAST_MODEL_UNKNOWN')
+    t.equal(model.body.code, 'FORECAST_MODEL_NOT_FOUND')
     const both = await call('POST', '/api/ai/forecast/train', { all: true, top: 3 })
     t.equal(both.status, 400)
     t.equal(both.body.code, 'FORECAST_SCOPE_AMBIGUOUS')
     t.equal((await call('POST', '/api/ai/forecast/train', { models: ['magic'] })).status, 400)
+    t.equal((await call('POST', '/api/ai/consumption/derive')).status, 202, 'no body asks for everything')
     t.equal((await call('GET', '/api/ai/models/list?cursor=eA')).status, 400)
   })
 
-  t.test('p95 of a read is below 5 ms, also while training runs', async (t) => {
-    const measure = async () => {
-      const times: number[] = []
-      for (let i = 0; i < 200; i++) {
-        // A key of its own for each: past the cache, from the database.
-        await tenant.transact(async (tx) => tx.invalidate('forecasting'))
-        const startedAt = performance.now()
-        await app.inject(`/api/ai/forecast/${['A', 'B'][i % 2]}`)
-        times.push(performance.now() - startedAt)
-      }
-      return times.sort((a, b) => a - b)[189] ?? Number.POSITIVE_INFINITY
+  t.test('a read is one look-up by key, also while training runs', async (t) => {
+    const registry = app.getDecorator<Registry>('registry')
+    const selects = async () => {
+      const text = await registry.getSingleMetricAsString('db_query_duration_seconds')
+      return Number(/_count\{[^}]*operation="select"[^}]*\} (\d+)/.exec(text)?.[1] ?? Number.NaN)
     }
-    await measure()
-    const quiet = await measure()
-    t.ok(quiet < 5, `quiet: ${quiet.toFixed(2)} ms`)
+    const drop = () => tenant.transact(async (tx) => tx.invalidate('forecasting'))
+    // The least of several: upkeep may ask the database something at the same time.
+    const least = async (prepare: () => Promise<void>) => {
+      const counts: number[] = []
+      for (let i = 0; i < 5; i++) {
+        await prepare()
+        const before = await selects()
+        await app.inject('/api/ai/forecast/A')
+        counts.push((await selects()) - before)
+      }
+      return Math.min(...counts)
+    }
+    t.equal(await least(drop), 1, 'past the cache, one statement')
+    t.equal(await least(async () => {}), 0, 'from the cache, none')
+    if (tenant.dialect === 'sqlite') {
+      const forecasts = tenant.db.withTables<ForecastingTables>().selectFrom('ai_forecasts').select('answer')
+      const plan = await forecasts
+        .where('item_code', '=', 'A')
+        .orderBy('frequency')
+        .limit(1)
+        .explain(undefined, sql`query plan`)
+      t.match(
+        JSON.stringify(plan),
+        /USING INDEX sqlite_autoindex_ai_forecasts_1 \(item_code=\?\)/,
+        'by its primary key'
+      )
+    }
+
+    // Both requests of a pair meet the same machine, so their ratio says what the machine's speed does not.
+    const { modelId } = (await call('GET', '/api/ai/forecast/A')).body
+    const timed = async (url: string) => {
+      await drop()
+      const startedAt = performance.now()
+      await app.inject(url)
+      return performance.now() - startedAt
+    }
+    const median = (values: number[]) => values.sort((a, b) => a - b)[values.length >> 1] ?? Number.NaN
     const training = call('POST', '/api/ai/forecast/train', { horizonDays: 30 }, WAIT)
-    const busy = await measure()
+    const [reads, references]: [number[], number[]] = [[], []]
+    for (let i = 0; i < 60; i++) {
+      references.push(await timed(`/api/ai/models/${modelId}`))
+      reads.push(await timed('/api/ai/forecast/A'))
+    }
     await training
-    t.comment(`p95 quiet ${quiet.toFixed(2)} ms, while training ${busy.toFixed(2)} ms`)
-    t.ok(busy < 15, `while training: ${busy.toFixed(2)} ms (the threads share these cores)`)
+    const ratio = median(reads) / median(references)
+    t.ok(ratio < 3, `${ratio.toFixed(2)} times a look-up of one row while training`)
   })
 
   t.test('what has not changed is not trained again; what has gets a new version', async (t) => {
@@ -360,7 +395,8 @@ onBothDatabases(t, 'training', async (t, host) => {
     t.ok(a !== undefined && a.itemCode === 'A' && Math.abs(a.daysOfCover - 20) < 3, `${a?.daysOfCover} days`)
     const headline = await forecastHeadline(tenant)
     t.equal(headline.series, 4)
-    t.same(headline, { ...(await call('GET', '/api/ai/accuracy')).body, lastTrainedAt: headline.lastTrainedAt })
+    const { realised: _, ...summary } = (await call('GET', '/api/ai/accuracy')).body
+    t.same(headline, { ...summary, lastTrainedAt: headline.lastTrainedAt })
   })
 
   t.test('figures for Prometheus', async (t) => {

@@ -63,7 +63,8 @@ const sigma: Judge = (history, value) => {
   if (unit === 0) return undefined
   return {
     detector: 'zscore',
-    expected: mean,
+    // Net returns can outweigh use.
+    expected: Math.max(0, mean),
     lower: Math.max(0, mean - SIGMAS * unit),
     upper: mean + SIGMAS * unit,
     score: Math.abs(value - mean) / unit
@@ -91,14 +92,15 @@ const seasonal =
     const centre = level + effect(0)
     // Seven effects were estimated from the same days, and the one used here is not exact either.
     const scatter = deviation * Math.sqrt((n / (n - 7)) * (1 + 1 / seen[0]!))
-    const expected = Math.expm1(centre)
+    // Effects of quiet weekdays can take the centre below log 1, where there is no use to take away any more.
+    const expected = Math.max(0, Math.expm1(centre))
     // Counts scatter at least as Poisson's law does, on quiet weekdays too.
     const poisson = counts ? Math.sqrt(expected) / (1 + expected) : 0
     const unit = Math.max(scatter, poisson, LOG_SIGMA_FLOOR)
     const back = (log: number) => Math.max(0, Math.expm1(log))
     return {
       detector: 'seasonal',
-      expected: Math.max(0, expected),
+      expected,
       lower: back(centre - SIGMAS * unit),
       upper: back(centre + SIGMAS * unit),
       score: Math.abs(Math.log1p(Math.max(0, value)) - centre) / unit
@@ -129,7 +131,13 @@ const countTail: Judge = (history, value) => {
     probability *= ((k + size) / (k + 1)) * ratio
   }
   if (upper < 0) return undefined
-  return { detector: 'count-tail', expected: mean, lower: 0, upper, score: -Math.log10(Math.max(atValue, 1e-15)) }
+  return {
+    detector: 'count-tail',
+    expected: Math.max(0, mean),
+    lower: 0,
+    upper,
+    score: -Math.log10(Math.max(atValue, 1e-15))
+  }
 }
 
 const THRESHOLDS: Record<Detector, { medium: number; high: number }> = {

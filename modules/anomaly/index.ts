@@ -2,7 +2,8 @@ import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import type { Registry } from 'prom-client'
 import { anomalyMigrations } from '../../migrations/anomaly.js'
-import type { Answers, EnterModule, Migrations, ModuleOptions } from '../../plugins/contracts.js'
+import type { Answers, EnterModule, Migrations, ModuleOptions, Tenant } from '../../plugins/contracts.js'
+import { openCounts } from './headline.js'
 import { createAnomalyMetrics } from './metrics.js'
 import { routes } from './routes.js'
 import type { SeriesSource } from './scan.js'
@@ -12,13 +13,20 @@ export interface AnomalyOptions extends ModuleOptions {
   series?: SeriesSource
   /** The clock, milliseconds since 1970. */
   now?: () => number
+  /** Whose figures the metrics show from the start; without it, each tenant's once something of it was found or handled. */
+  tenants?: () => Promise<readonly Tenant[]>
 }
 
 async function anomaly(app: FastifyInstance, options: AnomalyOptions) {
   app.getDecorator<EnterModule>('enterModule')(app, options)
   app.getDecorator<Migrations>('migrations').add({ module: 'anomaly', migrations: anomalyMigrations })
   const metrics = createAnomalyMetrics(app.getDecorator<Registry>('registry'))
-  const { series = async () => [], now = Date.now } = options
+  const { series = async () => [], now = Date.now, tenants } = options
+  if (tenants !== undefined) {
+    app.addHook('onReady', async () => {
+      for (const tenant of await tenants()) metrics.observe(tenant.id, await openCounts(tenant))
+    })
+  }
   await app.register(routes, { answers: app.getDecorator<Answers>('answers'), series, metrics, now })
 }
 

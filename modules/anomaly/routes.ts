@@ -25,10 +25,11 @@ import { localeOf } from './explain.js'
 import { openCounts } from './headline.js'
 import type { AnomalyMetrics } from './metrics.js'
 import { type SeriesSource, scan } from './scan.js'
-import { type AnomalyTables, createAnomalyStore, type Handling, toAnomaly } from './store.js'
+import { type AnomalyTables, createAnomalyStore, type Handling, type ItemFinding, toAnomaly } from './store.js'
 
 const NAMESPACE = 'anomaly'
 const ANSWERED_DEFAULT = 1000
+const FINDINGS_PER_TRANSACTION = 1000
 const GRAVITY = { high: 2, medium: 1, low: 0 } as const
 
 interface Context {
@@ -42,6 +43,11 @@ const tenantOf = (request: FastifyRequest) => request.getDecorator<Tenant>('tena
 const subjectOf = (request: FastifyRequest) => request.getDecorator<Principal | null>('principal')?.subject ?? null
 const languageOf = (request: FastifyRequest) => localeOf(request.headers['accept-language'])
 
+/** No body asks for the defaults, as an empty one does. */
+const bodyOptional = async (request: FastifyRequest) => {
+  request.body ??= {}
+}
+
 const checkRange = ({ from, to }: { from?: string; to?: string }) => {
   if (from !== undefined && to !== undefined && from > to) throw new AnomalyRangeInvalid({ from, to })
 }
@@ -49,12 +55,30 @@ const checkRange = ({ from, to }: { from?: string; to?: string }) => {
 export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers, series, metrics, now }) => {
   const tags = ['anomaly']
 
+  /** In short transactions, so that others get theirs: a finding is stored once, however often it is found. */
+  async function keep(tenant: Tenant, findings: readonly ItemFinding[]): Promise<number> {
+    let stored = 0
+    for (let start = 0; start < findings.length; start += FINDINGS_PER_TRANSACTION) {
+      const part = findings.slice(start, start + FINDINGS_PER_TRANSACTION)
+      stored += await tenant.transact(async (tx) => {
+        const added = await createAnomalyStore(tx.db.withTables<AnomalyTables>()).add(part, now())
+        tx.invalidate(NAMESPACE)
+        tx.afterCommit(() => {
+          for (const { detector, severity } of added) metrics.detected(detector, severity)
+        })
+        return added.length
+      })
+    }
+    return stored
+  }
+
   const observe = async (tenant: Tenant) => metrics.observe(tenant.id, await openCounts(tenant))
 
   app.post(
     '/ai/consumption/detect-anomalies',
     {
       config: access('manager'),
+      preValidation: bodyOptional,
       schema: {
         tags,
         summary: 'Looks for unusual use and stores what it finds, once',
@@ -75,15 +99,11 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers,
             GRAVITY[b.severity] - GRAVITY[a.severity] || (a.day < b.day ? 1 : a.day > b.day ? -1 : b.score - a.score)
         )
         .slice(0, limit)
+      const stored = await keep(tenant, findings)
       await answers.write(request, reply, 200, async (tx) => {
         const store = createAnomalyStore(tx.db.withTables<AnomalyTables>())
-        const added = await store.add(findings, now())
-        tx.invalidate(NAMESPACE)
-        tx.afterCommit(() => {
-          for (const { detector, severity } of added) metrics.detected(detector, severity)
-        })
         const data = (await store.of(answered)).map((row) => toAnomaly(row, languageOf(request)))
-        return { data, found: findings.length, stored: added.length, items }
+        return { data, found: findings.length, stored, items }
       })
       await observe(tenant)
     }
@@ -145,6 +165,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers,
     '/anomalies/:id/acknowledge',
     {
       config: access('staff'),
+      preValidation: bodyOptional,
       schema: {
         tags,
         summary: 'Somebody looks into it',

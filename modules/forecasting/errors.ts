@@ -1,6 +1,6 @@
 import { problem } from '../../plugins/contracts.js'
 
-export const ItemUnknown = problem<{ itemCode: string }>('FORECAST_ITEM_UNKNOWN', 404, {
+export const ItemNotFound = problem<{ itemCode: string }>('FORECAST_ITEM_NOT_FOUND', 404, {
   en: 'There is no item {itemCode}.',
   fr: 'L’article {itemCode} n’existe pas.'
 })
@@ -8,7 +8,7 @@ export const NotTrained = problem<{ itemCode: string; frequency: string }>('FORE
   en: 'No forecast has been trained for item {itemCode} (frequency: {frequency}).',
   fr: 'Aucune prévision n’a été calculée pour l’article {itemCode} (fréquence : {frequency}).'
 })
-export const ModelUnknown = problem<{ modelId: string }>('FORECAST_MODEL_UNKNOWN', 404, {
+export const ModelNotFound = problem<{ modelId: string }>('FORECAST_MODEL_NOT_FOUND', 404, {
   en: 'There is no model {modelId}.',
   fr: 'Le modèle {modelId} n’existe pas.'
 })
@@ -19,4 +19,20 @@ export const ScopeAmbiguous = problem<{ given: readonly string[] }>('FORECAST_SC
 export const RangeInvalid = problem<{ from: string; to: string }>('FORECAST_RANGE_INVALID', 400, {
   en: 'The range from {from} to {to} ends before it starts.',
   fr: 'La période du {from} au {to} se termine avant son début.'
+})
+export const OverrideNotFound = problem<{ overrideId: string }>('FORECAST_OVERRIDE_NOT_FOUND', 404, {
+  en: 'There is no override {overrideId} of this item.',
+  fr: 'La correction {overrideId} de cet article n’existe pas.'
+})
+export const OverrideFigure = problem<{ given: readonly string[] }>('FORECAST_OVERRIDE_FIGURE', 422, {
+  en: 'Give one of "quantityPerDay" and "factor".',
+  fr: 'Donnez « quantityPerDay » ou « factor », et un seul des deux.'
+})
+export const OverrideOver = problem<{ overrideId: string; expiresOn: string }>('FORECAST_OVERRIDE_OVER', 409, {
+  en: 'The override {overrideId} ended on {expiresOn}.',
+  fr: 'La correction {overrideId} a pris fin le {expiresOn}.'
+})
+export const FeedbackRule = problem('FORECAST_FEEDBACK_RULE', 422, {
+  en: 'Only what was used ("actual") can be exceptional, not a forecast.',
+  fr: 'Seule une consommation (« actual ») peut être exceptionnelle, pas une prévision.'
 })

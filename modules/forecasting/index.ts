@@ -19,7 +19,8 @@ import { StockMoved } from '../../schemas/inventory.js'
 import { type ConsumptionTables, createConsumptionStore } from './consumption-store.js'
 import { BARRIER_TOPIC, type ConsumptionSource, createDerivation } from './derive.js'
 import { createForecastMetrics } from './metrics.js'
-import { accuracySummary } from './ports.js'
+import { forecastHeadline } from './ports.js'
+import { learningFigures } from './realised.js'
 import { DERIVE_JOB, routes, TRAIN_JOB } from './routes.js'
 import { createTraining } from './train.js'
 
@@ -28,6 +29,8 @@ export interface ForecastingOptions extends ModuleOptions {
   consumption?: ConsumptionSource
   /** The clock, milliseconds since 1970. */
   now?: () => number
+  /** Whose figures the metrics show from the start; without it, each tenant's once it has trained. */
+  tenants?: () => Promise<readonly Tenant[]>
 }
 
 const NOTHING_MOVES: ConsumptionSource = { items: async () => [], dailyFlow: async () => [] }
@@ -37,11 +40,21 @@ const Barrier = Type.Object({ id: Type.String() })
 async function forecasting(app: FastifyInstance, options: ForecastingOptions) {
   app.getDecorator<EnterModule>('enterModule')(app, options)
   app.getDecorator<Migrations>('migrations').add({ module: 'forecasting', migrations: forecastingMigrations })
-  const { consumption = NOTHING_MOVES, now = Date.now } = options
+  const { consumption = NOTHING_MOVES, now = Date.now, tenants } = options
   const metrics = createForecastMetrics(app.getDecorator<Registry>('registry'))
   const jobs = app.getDecorator<Jobs>('jobs')
   const derivation = createDerivation(consumption, now)
-  const observe = async (tenant: Tenant) => metrics.observe(tenant.id, await accuracySummary(tenant))
+  const observe = async (tenant: Tenant) => {
+    const { lastTrainedAt, ...summary } = await forecastHeadline(tenant)
+    metrics.observe(tenant.id, summary)
+    metrics.learnt(tenant.id, await learningFigures(tenant, new Date(now()).toISOString().slice(0, 10)))
+    if (lastTrainedAt !== null) metrics.ended(Date.parse(lastTrainedAt))
+  }
+  if (tenants !== undefined) {
+    app.addHook('onReady', async () => {
+      for (const tenant of await tenants()) await observe(tenant)
+    })
+  }
   subscribe(app.getDecorator<Events>('events'))
 
   jobs.define<TrainRequest>({

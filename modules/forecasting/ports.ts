@@ -1,6 +1,5 @@
 import type { Tenant } from '../../plugins/contracts.js'
 import type { AccuracySummary, Forecast, Series, SeriesQuery } from '../../schemas/forecasting.js'
-import { FORECAST_MODELS } from '../../schemas/forecasting.js'
 import { createConsumptionStore } from './consumption-store.js'
 import { daily, dayNumber, dayText, MILLISECONDS_PER_DAY, periodDays, weekly } from './series.js'
 import { createForecastStore, type ForecastingTables } from './store.js'
@@ -165,7 +164,7 @@ export async function accuracySummary(tenant: Tenant): Promise<AccuracySummary> 
   return {
     ...summarize(rows),
     byModel: rows.map((row) => ({
-      model: FORECAST_MODELS.find((name) => name === row.model) ?? 'combination',
+      model: row.model,
       frequency: row.frequency,
       ...summarize([row])
     }))

@@ -86,10 +86,22 @@ export function weekly({ start, values, missing }: DemandSeries): DemandSeries {
   return { start: first, values: sums, missing: gaps }
 }
 
-/** What a model learns from: returns netted, whole periods. */
-export function demand(days: readonly ActiveDay[], end: number, frequency: Frequency): DemandSeries {
+/**
+ * What a model learns from: returns netted, whole periods.
+ * @param exceptional days that people said are not representative: they count as unknown
+ */
+export function demand(
+  days: readonly ActiveDay[],
+  end: number,
+  frequency: Frequency,
+  exceptional: Iterable<string> = []
+): DemandSeries {
   const series = daily(days, end)
   carryReturnsBack(series.values)
+  for (const day of exceptional) {
+    const at = dayNumber(day) - series.start
+    if (at >= 0 && at < series.missing.length) series.missing[at] = 1
+  }
   return frequency === 'week' ? weekly(series) : series
 }
 

@@ -1,7 +1,9 @@
 import { type Kysely, sql } from 'kysely'
 import type { Frequency, ModelRow } from '../../schemas/forecasting.js'
-import { FORECAST_MODELS } from '../../schemas/forecasting.js'
 import { type ConsumptionTables, chunks } from './consumption-store.js'
+import type { LearningTables } from './learning-store.js'
+import type { Override } from './outcomes.js'
+import { overrideForecast } from './overrides.js'
 import type { Trained } from './worker.js'
 
 type AiModel = {
@@ -11,7 +13,6 @@ type AiModel = {
   version: number
   model: string
   status: 'active' | 'archived'
-  data_hash: string
   trained_at: number
   horizon: number
   artifact: string
@@ -28,14 +29,36 @@ type AiForecast = {
   item_code: string
   frequency: Frequency
   model_id: string
+  /** names the data and parameters it was trained on */
+  data_hash: string
   /** the whole answer of GET, ready to send */
   answer: string
   distribution: string
   daily_mean: number
+  /** the model's own, where a person's override is served instead */
+  model_answer: string | null
+  model_distribution: string | null
+  /** what was asked for when it was trained, so that the nightly training asks for the same */
+  parameters: string | null
 }
-export type ForecastingTables = ConsumptionTables & {
-  ai_models: AiModel
-  ai_forecasts: AiForecast
+export type ForecastingTables = ConsumptionTables &
+  LearningTables & {
+    ai_models: AiModel
+    ai_forecasts: AiForecast
+  }
+
+/** How a series was asked to be trained. */
+export interface TrainingParameters {
+  models?: readonly string[]
+  horizonDays?: number
+}
+export interface SaveOptions {
+  frequency: Frequency
+  /** periods */
+  horizon: number
+  now: number
+  parameters: TrainingParameters
+  overrides: ReadonlyMap<string, readonly Override[]>
 }
 
 /** Older versions of a series' model than this many are removed. */
@@ -49,8 +72,6 @@ export interface ModelFilter {
   status?: 'active' | 'archived'
 }
 
-const modelName = (name: string) => FORECAST_MODELS.find((each) => each === name) ?? 'combination'
-
 export function createForecastStore(db: Kysely<ForecastingTables>) {
   const matching = ({ itemCode, model, frequency, status }: ModelFilter) => {
     let query = db.selectFrom('ai_models')
@@ -61,8 +82,29 @@ export function createForecastStore(db: Kysely<ForecastingTables>) {
     return query
   }
 
-  const saveModel = async (trained: Trained, frequency: Frequency, horizon: number, now: number, version: number) => {
+  const saveForecast = async (trained: Trained, { frequency, parameters, overrides }: SaveOptions) => {
+    const { itemCode, answer, distribution, dailyMean: daily_mean, firstDay: first_day, served: path } = trained
+    const forecast = {
+      model_id: trained.id,
+      data_hash: trained.dataHash,
+      parameters: JSON.stringify(parameters),
+      ...overrideForecast({ answer, distribution, daily_mean }, overrides.get(itemCode) ?? [])
+    }
+    await db
+      .insertInto('ai_forecasts')
+      .values({ item_code: itemCode, frequency, ...forecast })
+      .onConflict((conflict) => conflict.columns(['item_code', 'frequency']).doUpdateSet(forecast))
+      .execute()
+    await db
+      .insertInto('forecast_served')
+      .values({ item_code: itemCode, frequency, first_day, path })
+      .onConflict((conflict) => conflict.columns(['item_code', 'frequency', 'first_day']).doUpdateSet({ path }))
+      .execute()
+  }
+
+  const saveModel = async (trained: Trained, options: SaveOptions, version: number) => {
     const { accuracy } = trained
+    const { frequency, horizon, now } = options
     await db
       .insertInto('ai_models')
       .values({
@@ -72,7 +114,6 @@ export function createForecastStore(db: Kysely<ForecastingTables>) {
         version,
         model: trained.model,
         status: 'active',
-        data_hash: trained.dataHash,
         trained_at: now,
         horizon,
         artifact: trained.artifact,
@@ -86,17 +127,7 @@ export function createForecastStore(db: Kysely<ForecastingTables>) {
         serves_baseline: trained.servesBaseline ? 1 : 0
       })
       .execute()
-    const forecast = {
-      model_id: trained.id,
-      answer: trained.answer,
-      distribution: trained.distribution,
-      daily_mean: trained.dailyMean
-    }
-    await db
-      .insertInto('ai_forecasts')
-      .values({ item_code: trained.itemCode, frequency, ...forecast })
-      .onConflict((conflict) => conflict.columns(['item_code', 'frequency']).doUpdateSet(forecast))
-      .execute()
+    await saveForecast(trained, options)
     await db
       .deleteFrom('ai_models')
       .where('item_code', '=', trained.itemCode)
@@ -109,35 +140,32 @@ export function createForecastStore(db: Kysely<ForecastingTables>) {
     /** Data hashes of what serves now, per item. */
     async hashes(itemCodes: readonly string[], frequency: Frequency): Promise<Map<string, string>> {
       const rows = await db
-        .selectFrom('ai_models')
+        .selectFrom('ai_forecasts')
         .select(['item_code', 'data_hash'])
         .where('item_code', 'in', [...itemCodes])
         .where('frequency', '=', frequency)
-        .where('status', '=', 'active')
         .execute()
       return new Map(rows.map((row) => [row.item_code, row.data_hash]))
     },
 
     /** A new version per item, whose forecast serves from now on; the version before is archived. */
-    async save(all: readonly Trained[], frequency: Frequency, horizon: number, now: number): Promise<void> {
+    async save(all: readonly Trained[], options: SaveOptions): Promise<void> {
+      const { frequency } = options
       const itemCodes = all.map(({ itemCode }) => itemCode)
-      const rows = await db
-        .selectFrom('ai_models')
-        .select(['item_code', (eb) => eb.fn.max('version').as('version')])
-        .where('item_code', 'in', itemCodes)
-        .where('frequency', '=', frequency)
-        .groupBy('item_code')
+      const serving = await db
+        .selectFrom('ai_forecasts as forecast')
+        .innerJoin('ai_models as model', 'model.id', 'forecast.model_id')
+        .select(['model.id', 'model.item_code', 'model.version'])
+        .where('forecast.item_code', 'in', itemCodes)
+        .where('forecast.frequency', '=', frequency)
         .execute()
-      const versions = new Map(rows.map((row) => [row.item_code, row.version]))
-      await db
-        .updateTable('ai_models')
-        .set({ status: 'archived' })
-        .where('item_code', 'in', itemCodes)
-        .where('frequency', '=', frequency)
-        .where('status', '=', 'active')
-        .execute()
+      const versions = new Map(serving.map((row) => [row.item_code, row.version]))
+      if (serving.length > 0) {
+        const ids = serving.map(({ id }) => id)
+        await db.updateTable('ai_models').set({ status: 'archived' }).where('id', 'in', ids).execute()
+      }
       for (const trained of all) {
-        await saveModel(trained, frequency, horizon, now, (versions.get(trained.itemCode) ?? 0) + 1)
+        await saveModel(trained, options, (versions.get(trained.itemCode) ?? 0) + 1)
       }
     },
 
@@ -146,6 +174,30 @@ export function createForecastStore(db: Kysely<ForecastingTables>) {
       let query = db.selectFrom('ai_forecasts').select('answer').where('item_code', '=', itemCode)
       if (frequency !== undefined) query = query.where('frequency', '=', frequency)
       return query.orderBy('frequency').limit(1).executeTakeFirst()
+    },
+
+    /** The stored forecast of one series, the model's own beside what is served. */
+    forecast: (itemCode: string, frequency: Frequency) =>
+      db
+        .selectFrom('ai_forecasts')
+        .selectAll()
+        .where('item_code', '=', itemCode)
+        .where('frequency', '=', frequency)
+        .executeTakeFirst(),
+
+    /** Serves the model's forecast with these overrides, from now on. */
+    async serve(row: AiForecast, overrides: readonly Override[]): Promise<void> {
+      const model = {
+        answer: row.model_answer ?? row.answer,
+        distribution: row.model_distribution ?? row.distribution,
+        daily_mean: row.daily_mean
+      }
+      await db
+        .updateTable('ai_forecasts')
+        .set(overrideForecast(model, overrides))
+        .where('item_code', '=', row.item_code)
+        .where('frequency', '=', row.frequency)
+        .execute()
     },
 
     /** Models, newest first: their ids are ordered by time. */
@@ -162,7 +214,7 @@ export function createForecastStore(db: Kysely<ForecastingTables>) {
         itemCode: row.item_code,
         frequency: row.frequency,
         version: row.version,
-        model: modelName(row.model),
+        model: row.model,
         status: row.status,
         trainedAt: new Date(row.trained_at).toISOString(),
         wape: row.wape,

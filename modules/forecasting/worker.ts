@@ -1,6 +1,11 @@
+import { readlinkSync } from 'node:fs'
+import { setPriority } from 'node:os'
+import { isMainThread } from 'node:worker_threads'
 import { v7 as uuid } from 'uuid'
 import type { Accuracy, Artifact, Forecast, Frequency } from '../../schemas/forecasting.js'
+import { naiveScale } from './models/accuracy.js'
 import { type ForecastOutput, forecast, LEVELS, type Accuracy as Measured, type ModelName } from './models/index.js'
+import { naivePath, type Served } from './outcomes.js'
 import { dayText, periodDays } from './series.js'
 
 export interface TrainingSeries {
@@ -29,6 +34,10 @@ export interface Trained {
   /** Per level, quantiles of the sum of the first k periods. */
   distribution: string
   dailyMean: number
+  /** first period of the forecast */
+  firstDay: string
+  /** what is kept to be measured against what happens: the forecast and the naive one beside it */
+  served: string
   accuracy: Measured
   /** mean |actual| of the periods that accuracy was measured on */
   volume: number
@@ -46,6 +55,19 @@ export interface TrainingResult {
 }
 
 const DECIMALS = 1_000_000
+const NICENESS = 15
+
+/** Requests go first: where the system knows priorities of threads (Linux), this one takes what others leave. */
+function yieldToRequests(): void {
+  if (isMainThread || process.platform !== 'linux') return
+  try {
+    setPriority(Number(readlinkSync('/proc/thread-self').split('/').at(-1)), NICENESS)
+  } catch {
+    // Without /proc, or where it is not allowed, training only takes a larger share.
+  }
+}
+yieldToRequests()
+
 const round = (value: number) => Math.round(value * DECIMALS) / DECIMALS
 const roundMeasure = (value: number | null | undefined) =>
   value == null || !Number.isFinite(value) ? null : round(value)
@@ -78,6 +100,24 @@ function pointsOf(output: ForecastOutput, firstDay: number, step: number): Forec
     lower95: round(lower95[k]!),
     upper95: round(upper95[k]!)
   }))
+}
+
+function servedPath(output: ForecastOutput, points: Forecast['points'], { values, missing }: TrainingSeries): string {
+  const period = output.seasonalPeriods[0] ?? 1
+  const observed = missing.map((flag) => 1 - flag)
+  const path: Omit<Served, 'firstDay'> = {
+    model: output.model,
+    mae: round(output.accuracy.mae),
+    rmse: round(output.accuracy.rmse),
+    scale: round(naiveScale(values, observed, period)),
+    mean: points.map(({ mean }) => mean),
+    lower80: points.map(({ lower80 }) => lower80),
+    upper80: points.map(({ upper80 }) => upper80),
+    lower95: points.map(({ lower95 }) => lower95),
+    upper95: points.map(({ upper95 }) => upper95),
+    baseline: naivePath(values, missing, period, points.length).map(round)
+  }
+  return JSON.stringify(path)
 }
 
 function trainOne(series: TrainingSeries, batch: TrainingBatch): Trained {
@@ -115,11 +155,8 @@ function trainOne(series: TrainingSeries, batch: TrainingBatch): Trained {
     horizon
   }
   const { horizon: _, ...described } = artifact
-  const answer: Forecast = {
-    ...described,
-    modelId: id,
-    points: pointsOf(output, start + values.length * step, step)
-  }
+  const firstDay = start + values.length * step
+  const answer: Forecast = { ...described, modelId: id, points: pointsOf(output, firstDay, step) }
   const { wape, mae } = output.accuracy
   const volume = wape === null || wape === 0 ? 0 : mae / (wape / 100)
   return {
@@ -134,6 +171,8 @@ function trainOne(series: TrainingSeries, batch: TrainingBatch): Trained {
       quantiles: output.cumulativeQuantiles.map((row) => Array.from(row, round))
     }),
     dailyMean: output.mean.reduce((sum, value) => sum + value, 0) / (horizon * step),
+    firstDay: dayText(firstDay),
+    served: servedPath(output, answer.points, series),
     accuracy: output.accuracy,
     volume,
     baselineWape: baseline.wape,

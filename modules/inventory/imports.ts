@@ -37,6 +37,8 @@ import { announce, STOCK_CACHE } from './movements.js'
 import type { InventoryTables } from './tables.js'
 
 export const IMPORT_JOB = 'inventory.import'
+/** Cached answers that show imports. */
+export const IMPORT_CACHE = 'imports'
 export const UNDO_JOB = 'inventory.import-undo'
 /** Lines posted by one transaction: few enough that others are not kept waiting, enough to pay for its commit. */
 const CHUNK_LINES = 1_000
@@ -326,12 +328,12 @@ export async function runImport(
   } catch (error) {
     // Stopped: the next start goes on. Refused by a rule that the rehearsal could not foresee: nothing of the file stays.
     if (job.signal.aborted || !(error instanceof Problem)) throw error
-    await tenant.transact(({ db }) => createImportStore(db).setStatus(row.id, ['running'], 'undoing'))
+    await tenant.transact((tx) => moveTo(tx, row.id, ['running'], 'undoing'))
     await undo(context, job, row.id, row.kind)
     await rm(path, { force: true })
     throw error
   }
-  await tenant.transact(async (tx) => createImportStore(tx.db).setStatus(row.id, ['running'], 'succeeded'))
+  await tenant.transact((tx) => moveTo(tx, row.id, ['running'], 'succeeded'))
   await rm(path, { force: true })
   report.accepted = report.rows
   return report
@@ -404,7 +406,15 @@ async function postItems(
   }
 }
 
+type Status = ImportRun['status']
+/** @returns whether it was in one of the states it may come from */
+export function moveTo(tx: Transaction, id: string, from: readonly Status[], to: Status): Promise<boolean> {
+  tx.invalidate(IMPORT_CACHE)
+  return createImportStore(tx.db).setStatus(id, from, to)
+}
+
 async function advance(tx: Transaction, id: string, rows: number): Promise<void> {
+  tx.invalidate(IMPORT_CACHE)
   if (!(await createImportStore(tx.db).advance(id, rows))) throw new ImportNotUndoable({ id, status: 'stopped' })
 }
 
@@ -459,7 +469,7 @@ async function undo(
     done += count
     if (done % PROGRESS_EVERY_ROWS < count) job.progress(done, done)
   }
-  await tenant.transact((tx) => createImportStore(tx.db).setStatus(importId, ['undoing'], 'undone'))
+  await tenant.transact((tx) => moveTo(tx, importId, ['undoing'], 'undone'))
 }
 
 async function undoItems(tx: Transaction, importId: string): Promise<number> {

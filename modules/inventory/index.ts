@@ -4,14 +4,16 @@ import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import type { Registry } from 'prom-client'
 import { inventoryMigrations } from '../../migrations/inventory.js'
-import type { Answers, EnterModule, Jobs, Migrations, ModuleOptions } from '../../plugins/contracts.js'
+import type { Answers, EnterModule, Jobs, Migrations, ModuleOptions, Periodic } from '../../plugins/contracts.js'
 import type { Context, ItemFigures } from './context.js'
 import { createInventoryMetrics } from './metrics.js'
-import { reservationRoutes } from './reservations.js'
+import { reservationRoutes, voidExpired } from './reservations.js'
 import { catalogueRoutes, locationRoutes } from './routes-catalogue.js'
 import { itemRoutes } from './routes-items.js'
 import { ledgerRoutes, movementRoutes } from './routes-movements.js'
 import { defineImportJobs, transferRoutes } from './routes-transfer.js'
+
+const RESERVATION_SWEEP_SECONDS = 30
 
 export interface InventoryOptions extends ModuleOptions {
   /** Quantity on order of each item, in its base unit; nothing is on order without it. */
@@ -36,6 +38,7 @@ async function inventory(app: FastifyInstance, options: InventoryOptions): Promi
     spoolDir: join(options.dataDir ?? tmpdir(), 'imports')
   }
   defineImportJobs(context)
+  app.getDecorator<Periodic>('periodic').every(RESERVATION_SWEEP_SECONDS, 'reservation expiry', voidExpired)
   const at = (prefix: string) => ({ prefix, ...context })
   await app.register(catalogueRoutes, at('/inventory'))
   await app.register(itemRoutes, at('/inventory'))
@@ -50,15 +53,14 @@ export { inventoryMigrations as migrations } from '../../migrations/inventory.js
 export type { ItemFigures } from './context.js'
 export { stockGauges } from './metrics.js'
 export { postMovement } from './movements.js'
-export { availableStock, dailyFlow, inventoryHeadline, items } from './ports.js'
-export { voidExpired } from './reservations.js'
+export { availableStock, dailyFlow, inventoryHeadline, items, verifyLedger } from './ports.js'
 
 export default fp(inventory, {
   name: 'inventory-enterprise/inventory',
   fastify: '5.x',
   encapsulate: true,
   decorators: {
-    fastify: ['enterModule', 'answers', 'registry', 'migrations', 'jobs'],
+    fastify: ['enterModule', 'answers', 'registry', 'migrations', 'jobs', 'periodic'],
     request: ['tenant', 'principal']
   }
 })

@@ -76,9 +76,16 @@ export function createInventoryMetrics(registry: Registry) {
 export function stockGauges(registry: Registry, tenants: () => Promise<Tenant[]>): void {
   const registers = [registry]
   const KEEP_MILLISECONDS = 15_000
-  let kept: { at: number; figures: Promise<{ items: Record<string, number>; stockValue: number }> } | undefined
+  let kept: { at: number; figures: Promise<Awaited<ReturnType<typeof sum>> | undefined> } | undefined
   const figures = () => {
-    if (kept === undefined || Date.now() - kept.at > KEEP_MILLISECONDS) kept = { at: Date.now(), figures: sum(tenants) }
+    if (kept === undefined || Date.now() - kept.at > KEEP_MILLISECONDS) {
+      // Without the database the other metrics are wanted most: these two are left out then.
+      const asked = sum(tenants).catch(() => {
+        kept = undefined
+        return undefined
+      })
+      kept = { at: Date.now(), figures: asked }
+    }
     return kept.figures
   }
   new Gauge({
@@ -87,8 +94,9 @@ export function stockGauges(registry: Registry, tenants: () => Promise<Tenant[]>
     labelNames: ['status'],
     registers,
     async collect() {
-      const { items } = await figures()
-      for (const [status, count] of Object.entries(items)) this.set({ status }, count)
+      const found = await figures()
+      this.reset()
+      for (const [status, count] of Object.entries(found?.items ?? {})) this.set({ status }, count)
     }
   })
   new Gauge({
@@ -96,7 +104,9 @@ export function stockGauges(registry: Registry, tenants: () => Promise<Tenant[]>
     help: 'Value of stock at moving average cost, in major currency units.',
     registers,
     async collect() {
-      this.set((await figures()).stockValue)
+      const found = await figures()
+      this.remove()
+      if (found !== undefined) this.set(found.stockValue)
     }
   })
 }

@@ -60,3 +60,6 @@ export async function inventoryHeadline(tenant: Tenant): Promise<InventoryHeadli
     movementsToday: await queries.recordedSince(new Date().setUTCHours(0, 0, 0, 0))
   }
 }
+
+/** Recomputes every balance from the moves. */
+export const verifyLedger = (tenant: Tenant) => createLedgerQueries(tenant.db).verify()

@@ -1,12 +1,12 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { Kysely } from 'kysely'
 import { v7 as uuidv7 } from 'uuid'
-import { access, decodeCursor, encodeCursor, pageOf, type Transaction } from '../../plugins/contracts.js'
+import { access, decodeCursor, encodeCursor, pageOf, type Tenant, type Transaction } from '../../plugins/contracts.js'
 import { problems } from '../../schemas/common.js'
 import { fromMicros, toMicros } from '../../schemas/decimal.js'
 import * as schemas from '../../schemas/inventory.js'
 import { type Author, Book, DEFAULT_LOCATION } from './book.js'
-import { authorOf, type Context, tenantOf } from './context.js'
+import { authorOf, type Context, cacheKey, tenantOf } from './context.js'
 import { ReservationClosed, ReservationNotFound } from './errors.js'
 import { createLedgerStore } from './ledger-store.js'
 import { announce, draftOf, STOCK_CACHE } from './movements.js'
@@ -160,18 +160,15 @@ function closed(row: Row | undefined, id: string): schemas.Reservation {
   return present(row)
 }
 
-/** Voids what has run out; called from time to time. @returns how many */
-export async function voidExpired(
-  transact: <R>(work: (tx: Transaction) => Promise<R>) => Promise<R>,
-  db: Kysely<unknown>
-): Promise<number> {
-  const rows = await createReservationStore(db).expired(Date.now(), 100)
-  for (const { id } of rows) {
-    await transact((tx) => close(tx, id, 'voided', { actor: 'expiry', requestId: 'expiry' })).catch((error) => {
-      if (!(error instanceof ReservationClosed)) throw error
-    })
+/** Voids what has run out. Another node, or its owner, may come first. */
+export async function voidExpired(tenant: Tenant): Promise<void> {
+  for (const { id } of await createReservationStore(tenant.db).expired(Date.now(), 100)) {
+    await tenant
+      .transact((tx) => close(tx, id, 'voided', { actor: 'expiry', requestId: 'expiry' }))
+      .catch((error) => {
+        if (!(error instanceof ReservationClosed)) throw error
+      })
   }
-  return rows.length
 }
 
 export const reservationRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { answers }) => {
@@ -188,7 +185,10 @@ export const reservationRoutes: FastifyPluginAsyncTypebox<Context> = async (app,
         response: { 200: schemas.ReservationList, ...problems }
       }
     },
-    async (request) => createReservationStore(tenantOf(request).db).list(request.query)
+    async (request, reply) =>
+      answers.read(request, reply, STOCK_CACHE, cacheKey(request), () =>
+        createReservationStore(tenantOf(request).db).list(request.query)
+      )
   )
   app.get(
     '/:id',
@@ -196,8 +196,10 @@ export const reservationRoutes: FastifyPluginAsyncTypebox<Context> = async (app,
       config: access('viewer'),
       schema: { tags, summary: 'One reservation', params: schemas.MovementParams, response }
     },
-    async (request) =>
-      closed(await createReservationStore(tenantOf(request).db).find(request.params.id), request.params.id)
+    async (request, reply) =>
+      answers.read(request, reply, STOCK_CACHE, cacheKey(request), async () =>
+        closed(await createReservationStore(tenantOf(request).db).find(request.params.id), request.params.id)
+      )
   )
   app.post(
     '/',

@@ -11,7 +11,17 @@ import { authorOf, type Context, seesCost, tenantOf } from './context.js'
 import { ImportNotFound, ImportNotUndoable, ImportRefused, ImportUnreadable } from './errors.js'
 import { exportCsv, exportNdjson } from './exports.js'
 import { parseMap, type ReadOptions } from './import-reader.js'
-import { createImportStore, IMPORT_JOB, presentRun, rehearse, runImport, runUndo, UNDO_JOB } from './imports.js'
+import {
+  createImportStore,
+  IMPORT_CACHE,
+  IMPORT_JOB,
+  moveTo,
+  presentRun,
+  rehearse,
+  runImport,
+  runUndo,
+  UNDO_JOB
+} from './imports.js'
 import { spoolUpload } from './spool.js'
 
 const tags = ['import and export']
@@ -24,6 +34,7 @@ const UPLOAD_TYPES = [
   'application/octet-stream',
   'text/plain'
 ]
+/** Text for the client, a stream for the handler. */
 const Streamed = Type.Unsafe<Readable>({ type: 'string' })
 const EXPORTED = {
   description: 'The file, streamed',
@@ -83,8 +94,9 @@ export const transferRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
               })
             }
             const { actor, requestId } = authorOf(request)
-            await tenant.transact(({ db }) =>
-              createImportStore(db).insert({
+            await tenant.transact(async (tx) => {
+              tx.invalidate(IMPORT_CACHE)
+              await createImportStore(tx.db).insert({
                 id: importId,
                 kind,
                 status: 'running',
@@ -97,7 +109,7 @@ export const transferRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
                 created_at: Date.now(),
                 finished_at: null
               })
-            )
+            })
             kept = true
             return jobs.start(tenant, IMPORT_JOB, { importId })
           }
@@ -122,7 +134,10 @@ export const transferRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
         response: { 200: schemas.ImportRunList, ...problems }
       }
     },
-    async (request) => createImportStore(tenantOf(request).db).list(request.query)
+    async (request, reply) =>
+      answers.read(request, reply, IMPORT_CACHE, request.url, () =>
+        createImportStore(tenantOf(request).db).list(request.query)
+      )
   )
   app.get(
     '/imports/:id',
@@ -135,11 +150,12 @@ export const transferRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
         response: { 200: schemas.ImportRun, ...problems }
       }
     },
-    async (request) => {
-      const row = await createImportStore(tenantOf(request).db).find(request.params.id)
-      if (row === undefined) throw new ImportNotFound({ id: request.params.id })
-      return presentRun(row)
-    }
+    async (request, reply) =>
+      answers.read(request, reply, IMPORT_CACHE, request.url, async () => {
+        const row = await createImportStore(tenantOf(request).db).find(request.params.id)
+        if (row === undefined) throw new ImportNotFound({ id: request.params.id })
+        return presentRun(row)
+      })
   )
   app.post(
     '/imports/:id/undo',
@@ -156,11 +172,10 @@ export const transferRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
       const { id } = request.params
       const tenant = tenantOf(request)
       return answers.job(request, reply, async () => {
-        await tenant.transact(async ({ db }) => {
-          const store = createImportStore(db)
-          const row = await store.find(id)
+        await tenant.transact(async (tx) => {
+          const row = await createImportStore(tx.db).find(id)
           if (row === undefined) throw new ImportNotFound({ id })
-          if (!(await store.setStatus(id, ['running', 'succeeded', 'failed'], 'undoing')))
+          if (!(await moveTo(tx, id, ['running', 'succeeded', 'failed'], 'undoing')))
             throw new ImportNotUndoable({ id, status: row.status })
         })
         return jobs.start(tenant, UNDO_JOB, { importId: id })

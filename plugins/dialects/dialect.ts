@@ -1,4 +1,4 @@
-import type { Kysely } from 'kysely'
+import { HandleEmptyInListsPlugin, type Kysely, replaceWithNoncontingentExpression } from 'kysely'
 import type { Dialect } from '../contracts.js'
 
 /** What a transaction needs from the core while it runs; the tenant layer turns it into outbox rows and invalidations. */
@@ -35,3 +35,6 @@ export interface DatabaseEvents {
   query(operation: string, seconds: number, error?: unknown): void
   transaction(outcome: 'commit' | 'rollback' | 'retry', seconds: number): void
 }
+
+/** `x in ()` is an error on PostgreSQL and nothing on SQLite; an empty list holds nothing, on both. */
+export const PLUGINS = [new HandleEmptyInListsPlugin({ strategy: replaceWithNoncontingentExpression })]

@@ -9,7 +9,7 @@ import {
   TableNode
 } from 'kysely'
 import pg from 'pg'
-import type { DatabaseEvents, DatabaseServer, RawTransact, TenantDatabase } from './dialect.js'
+import { type DatabaseEvents, type DatabaseServer, PLUGINS, type RawTransact, type TenantDatabase } from './dialect.js'
 import { observe } from './sqlite.js'
 
 const RETRIES_MAX = 5
@@ -38,7 +38,9 @@ export function postgresServer({ url, poolSize, events }: PostgresServerOptions)
   })
   // An idle connection that breaks (server restart) must not end the process; the next checkout makes a new one.
   pool.on('error', () => {})
-  const root = new Kysely<unknown>({ dialect: new PostgresDialect({ pool }), log: observe(events) })
+  // One that breaks between two statements of a transaction says so too; the statement that follows fails and tells the caller.
+  pool.on('connect', (client) => void client.on('error', () => {}))
+  const root = new Kysely<unknown>({ dialect: new PostgresDialect({ pool }), log: observe(events), plugins: PLUGINS })
   return {
     dialect: 'postgres',
     tenants: async () => {

@@ -14,7 +14,7 @@ import {
 } from 'kysely'
 import { LRUCache } from 'lru-cache'
 import { DatabaseBusy } from '../errors.js'
-import type { DatabaseEvents, DatabaseServer, RawTransact, TenantDatabase } from './dialect.js'
+import { type DatabaseEvents, type DatabaseServer, PLUGINS, type RawTransact, type TenantDatabase } from './dialect.js'
 
 const BUSY_TIMEOUT_MS = 5_000
 const BUSY_RETRY_MS = 10
@@ -72,11 +72,17 @@ function fileServer(path: string, multi: boolean, events: DatabaseEvents, synchr
     },
     drop: async (tenant) => {
       await open.get(tenant)?.close()
-      open.delete(tenant)
       for (const suffix of ['', '-wal', '-shm']) rmSync(fileOf(tenant) + suffix, { force: true })
     },
     open: async (tenant) => {
-      const opened = openFile(fileOf(tenant), events, synchronous)
+      const file = openFile(fileOf(tenant), events, synchronous)
+      const opened: TenantDatabase = {
+        ...file,
+        close: async () => {
+          if (open.get(tenant) === opened) open.delete(tenant)
+          await file.close()
+        }
+      }
       open.set(tenant, opened)
       return opened
     },
@@ -86,8 +92,7 @@ function fileServer(path: string, multi: boolean, events: DatabaseEvents, synchr
     },
     pool: () => ({ idle: open.size, active: 0, waiting: 0, max: open.size }),
     close: async () => {
-      for (const tenant of open.values()) await tenant.close()
-      open.clear()
+      for (const tenant of [...open.values()]) await tenant.close()
     }
   }
 }
@@ -98,15 +103,16 @@ function openFile(path: string, events: DatabaseEvents, synchronous: Synchronous
   const reader = connect(path, synchronous)
   reader.pragma('query_only = ON')
   const log = observe(events)
-  const writerDb = new Kysely<unknown>({ dialect: new Dialect(writer), log })
-  const readerDb = new Kysely<unknown>({ dialect: new Dialect(reader), log })
+  const writerDb = new Kysely<unknown>({ dialect: new Dialect(writer), log, plugins: PLUGINS })
+  const readerDb = new Kysely<unknown>({ dialect: new Dialect(reader), log, plugins: PLUGINS })
   const exclusive = mutex()
+  const dataVersion = writer.prepare('pragma data_version').pluck()
   return {
     dialect: 'sqlite',
     db: readerDb,
     transact: groupCommit(writer, writerDb, exclusive, events),
     migrator: { db: writerDb },
-    foreignVersion: () => Number(writer.pragma('data_version', { simple: true })),
+    foreignVersion: () => Number(dataVersion.get()),
     sizeBytes: async () => ({ database: sizeOf(path), writeAheadLog: sizeOf(`${path}-wal`) }),
     close: () =>
       exclusive(async () => {

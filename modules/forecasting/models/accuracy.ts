@@ -1,5 +1,4 @@
-import type { Distribution } from './intervals.js'
-import { LEVELS, spread } from './intervals.js'
+import { INTERVALS, LEVELS } from './levels.js'
 import type { RollingPlan } from './rolling.js'
 import type { Accuracy } from './types.js'
 
@@ -15,61 +14,68 @@ export function naiveScale(y: Float64Array, observed: Uint8Array, period: number
   return count > 0 ? sum / count : 0
 }
 
-/** Accuracy of rolled forecasts over every known target. */
+/** Mean pinball loss of one actual over all levels. Source: Koenker & Bassett (1978). */
+function pinballLoss(actual: number, quantiles: readonly Float64Array[], k: number): number {
+  let loss = 0
+  for (let l = 0; l < LEVELS.length; l++) {
+    const gap = actual - quantiles[l]![k]!
+    loss += gap >= 0 ? LEVELS[l]! * gap : (LEVELS[l]! - 1) * gap
+  }
+  return loss / LEVELS.length
+}
+
+const isInside = (actual: number, quantiles: readonly Float64Array[], k: number, ends: readonly [number, number]) =>
+  actual >= quantiles[ends[0]]![k]! && actual <= quantiles[ends[1]]![k]! ? 1 : 0
+
+/**
+ * Accuracy of rolled forecasts over every known target.
+ * @param scale in-sample seasonal naive error, for MASE
+ * @param quantilesAt the quantiles forecast at an origin, learnt without that origin's targets
+ */
 export function measure(
   rolled: Float64Array,
   y: Float64Array,
   observed: Uint8Array,
   plan: RollingPlan,
   scale: number,
-  distribution: Distribution,
-  floor: number
+  quantilesAt: (origin: number) => readonly Float64Array[]
 ): Accuracy {
   const { origins, horizon } = plan
-  let count = 0
-  let absolute = 0
-  let squares = 0
-  let signed = 0
-  let actuals = 0
-  let percent = 0
-  let percentCount = 0
+  const sums = { count: 0, absolute: 0, squares: 0, signed: 0, actuals: 0, percent: 0, percents: 0 }
   let inside80 = 0
   let inside95 = 0
   let pinball = 0
   for (let o = 0; o < origins.length; o++) {
-    const steps = Math.min(horizon, y.length - origins[o]!)
-    const quantiles = spread(rolled.subarray(o * horizon, (o + 1) * horizon), distribution, floor)
-    for (let k = 0; k < steps; k++) {
+    const quantiles = quantilesAt(o)
+    for (let k = 0; k < horizon && origins[o]! + k < y.length; k++) {
       if (observed[origins[o]! + k] !== 1) continue
       const actual = y[origins[o]! + k]!
       const error = rolled[o * horizon + k]! - actual
-      count++
-      absolute += Math.abs(error)
-      squares += error * error
-      signed += error
-      actuals += Math.abs(actual)
+      sums.count++
+      sums.absolute += Math.abs(error)
+      sums.squares += error * error
+      sums.signed += error
+      sums.actuals += Math.abs(actual)
       if (actual !== 0) {
-        percent += Math.abs(error / actual)
-        percentCount++
+        sums.percent += Math.abs(error / actual)
+        sums.percents++
       }
-      for (let l = 0; l < LEVELS.length; l++) {
-        const gap = actual - quantiles[l]![k]!
-        pinball += gap >= 0 ? LEVELS[l]! * gap : (LEVELS[l]! - 1) * gap
-      }
-      if (actual >= quantiles[3]![k]! && actual <= quantiles[19]![k]!) inside80++
-      if (actual >= quantiles[1]![k]! && actual <= quantiles[21]![k]!) inside95++
+      pinball += pinballLoss(actual, quantiles, k)
+      inside80 += isInside(actual, quantiles, k, INTERVALS[80])
+      inside95 += isInside(actual, quantiles, k, INTERVALS[95])
     }
   }
+  const { count, absolute, actuals } = sums
   return {
-    mape: percentCount > 0 ? (100 * percent) / percentCount : null,
+    mape: sums.percents > 0 ? (100 * sums.percent) / sums.percents : null,
     wape: actuals > 0 ? (100 * absolute) / actuals : null,
     mase: count > 0 && scale > 0 ? absolute / count / scale : null,
-    rmse: count > 0 ? Math.sqrt(squares / count) : 0,
+    rmse: count > 0 ? Math.sqrt(sums.squares / count) : 0,
     mae: count > 0 ? absolute / count : 0,
-    bias: actuals > 0 ? (100 * signed) / actuals : null,
+    bias: actuals > 0 ? (100 * sums.signed) / actuals : null,
     coverage80: count > 0 ? inside80 / count : null,
     coverage95: count > 0 ? inside95 / count : null,
-    pinball: count > 0 ? pinball / (count * LEVELS.length) : null,
+    pinball: count > 0 ? pinball / count : null,
     origins: origins.length
   }
 }

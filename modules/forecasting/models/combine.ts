@@ -1,82 +1,127 @@
 import type { RollingPlan } from './rolling.js'
 
-const POWER = 2
+const POWER = 4
+/** Errors that equal weights count for, while few have been seen. */
+const PRIOR = 2
+/** Share of the weighted median in the point forecast; the rest is the weighted mean. */
+const MEDIAN_SHARE = 0.5
 
-/** Sum of |error| per member over targets that lie before position `before`, and how many there were. */
-function errorsBefore(
+/**
+ * Loss per member over the known targets outside `[from, from + horizon)`, and how many there were.
+ * @param squared squared errors instead of absolute ones
+ */
+function lossesOutside(
   members: readonly Float64Array[],
   y: Float64Array,
   observed: Uint8Array,
   plan: RollingPlan,
-  before: number,
-  sums: Float64Array
+  from: number,
+  squared: boolean,
+  losses: Float64Array
 ): number {
   const { origins, horizon } = plan
-  sums.fill(0)
+  losses.fill(0)
   let count = 0
   for (let o = 0; o < origins.length; o++) {
-    const start = origins[o]!
-    const steps = Math.min(horizon, before - start)
-    for (let k = 0; k < steps; k++) {
-      if (observed[start + k] !== 1) continue
-      const actual = y[start + k]!
-      for (let m = 0; m < members.length; m++) sums[m]! += Math.abs(members[m]![o * horizon + k]! - actual)
+    const end = Math.min(y.length, origins[o]! + horizon)
+    for (let t = origins[o]!; t < end; t++) {
+      if (observed[t] !== 1 || (t >= from && t < from + horizon)) continue
+      const actual = y[t]!
+      const at = o * horizon + t - origins[o]!
+      for (let m = 0; m < members.length; m++) {
+        const error = members[m]![at]! - actual
+        losses[m]! += squared ? error * error : Math.abs(error)
+      }
       count++
     }
   }
+  if (squared) for (let m = 0; m < losses.length; m++) losses[m] = Math.sqrt(losses[m]!)
   return count
 }
 
 /**
- * Weights that sum to 1: error to the power −2, drawn towards equal weights while few errors have been seen.
- * Source: Bates & Granger (1969); shrinkage after Stock & Watson (2004).
+ * Weights that sum to 1: error to the power −4, drawn towards equal weights while few errors have been seen. Errors on
+ * targets in the horizon after `from` do not count. Source: Bates & Granger (1969); Stock & Watson (2004).
  */
 export function weigh(
   members: readonly Float64Array[],
   y: Float64Array,
   observed: Uint8Array,
   plan: RollingPlan,
-  before: number,
+  from: number,
+  squared: boolean,
   weights: Float64Array
 ): void {
-  const count = errorsBefore(members, y, observed, plan, before, weights)
+  const count = lossesOutside(members, y, observed, plan, from, squared, weights)
   const equal = 1 / members.length
   if (count === 0) {
     weights.fill(equal)
     return
   }
   let best = Number.POSITIVE_INFINITY
-  for (const sum of weights) best = Math.min(best, sum)
+  for (const loss of weights) best = Math.min(best, loss)
   let total = 0
   for (let m = 0; m < weights.length; m++) {
-    const ratio = (weights[m]! + 1e-12) / (best + 1e-12)
-    weights[m] = ratio ** -POWER
+    weights[m] = best > 0 ? (best / weights[m]!) ** POWER : weights[m] === 0 ? 1 : 0
     total += weights[m]!
   }
-  const trust = count / (count + plan.horizon)
+  const trust = count / (count + PRIOR)
   for (let m = 0; m < weights.length; m++) weights[m] = (trust * weights[m]!) / total + (1 - trust) * equal
 }
 
+/** Weighted mean and weighted median of the members' forecasts, half and half: neither one wild member nor noise in the
+ * weights decides alone. `values` and `order` are work space, one slot per member. */
+export function blend(weights: Float64Array, values: Float64Array, order: Int32Array): number {
+  let average = 0
+  for (let m = 0; m < values.length; m++) {
+    average += weights[m]! * values[m]!
+    let at = m
+    while (at > 0 && values[order[at - 1]!]! > values[m]!) {
+      order[at] = order[at - 1]!
+      at--
+    }
+    order[at] = m
+  }
+  let mass = 0
+  for (let i = 0; i < order.length; i++) {
+    mass += weights[order[i]!]!
+    if (mass >= 0.5 - 1e-12) return (1 - MEDIAN_SHARE) * average + MEDIAN_SHARE * values[order[i]!]!
+  }
+  return average
+}
+
+/** Members' forecasts blended step by step: `members[m][offset + k]`. */
+export function blendSteps(
+  members: readonly Float64Array[],
+  offset: number,
+  weights: Float64Array,
+  out: Float64Array
+): void {
+  const values = new Float64Array(members.length)
+  const order = new Int32Array(members.length)
+  for (let k = 0; k < out.length; k++) {
+    for (let m = 0; m < values.length; m++) values[m] = members[m]![offset + k]!
+    out[k] = blend(weights, values, order)
+  }
+}
+
 /**
- * What the combination would have forecast at each origin, weighted only by errors known at that origin, so that its
- * accuracy is out of sample in the weights too.
+ * What the combination would have forecast at each origin, its weights blind to the targets being forecast, so that its
+ * accuracy is out of sample in the weights too (leave-one-window-out).
  */
 export function combineRolled(
   members: readonly Float64Array[],
   y: Float64Array,
   observed: Uint8Array,
-  plan: RollingPlan
+  plan: RollingPlan,
+  squared: boolean
 ): Float64Array {
   const { origins, horizon } = plan
   const combined = new Float64Array(origins.length * horizon)
   const weights = new Float64Array(members.length)
   for (let o = 0; o < origins.length; o++) {
-    weigh(members, y, observed, plan, origins[o]!, weights)
-    for (let m = 0; m < members.length; m++) {
-      const member = members[m]!
-      const weight = weights[m]!
-      for (let k = 0; k < horizon; k++) combined[o * horizon + k]! += weight * member[o * horizon + k]!
-    }
+    weigh(members, y, observed, plan, origins[o]!, squared, weights)
+    blendSteps(members, o * horizon, weights, combined.subarray(o * horizon, (o + 1) * horizon))
   }
   return combined
 }

@@ -1,177 +1,193 @@
-import { measure, naiveScale } from './accuracy.js'
-import { combineRolled, weigh } from './combine.js'
-import { LEVELS, learnErrors, spread } from './intervals.js'
-import { DEFAULT_MEMBERS, POOL } from './pool.js'
-import type { Rolled, RollingPlan } from './rolling.js'
-import { isSane, planOrigins, roll } from './rolling.js'
-import { candidatePeriods, classifyDemand, fillMissing, firstActive, isSeasonal } from './series.js'
-import type { Accuracy, FitContext, ForecastInput, ForecastOutput, ModelName, Reason } from './types.js'
-import { ForecastInputError, MODEL_NAMES } from './types.js'
+import { blendSteps, combineRolled, weigh } from './combine.js'
+import { type Judged, judgeByCounts, judgeByErrors } from './judge.js'
+import { LEVELS } from './levels.js'
+import { DEFAULT_MEMBERS, POOL, SLOW_MODELS, SPARSE_MEMBERS } from './pool.js'
+import { check, type Prepared, prepare } from './prepare.js'
+import { hold, planOrigins, type RollingPlan, roll } from './rolling.js'
+import { type ForecastInput, ForecastInputError, type ForecastOutput, type ModelName, type Reason } from './types.js'
 
-export { LEVELS } from './intervals.js'
+export { INTERVALS, LEVELS } from './levels.js'
+export { DEFAULT_MEMBERS, loadModels, SPARSE_MEMBERS } from './pool.js'
 export * from './types.js'
 
-const MAX_ORIGINS = 24
+const MAX_ORIGINS = 36
 const REFITS = 3
+const SLOW_ORIGINS = 6
+/** Relative error from which the bias correction works in full. */
+const FULL_NOISE = 0.5
 
-interface Prepared {
-  y: Float64Array
-  /** 1 where the value was really observed */
-  observed: Uint8Array
-  context: FitContext
-  reason: Reason | undefined
+interface Members {
+  names: ModelName[]
+  rolled: Float64Array[]
+  finals: Float64Array[]
 }
 
-function check(input: ForecastInput): void {
-  const { values, missing, horizon, frequency, models } = input
-  if (!Number.isInteger(horizon) || horizon < 1) {
-    throw new ForecastInputError('FORECAST_HORIZON_INVALID', `horizon is ${horizon}; it must be a whole number ≥ 1`)
-  }
-  if (typeof frequency === 'number' && !(Number.isFinite(frequency) && frequency >= 1)) {
-    throw new ForecastInputError('FORECAST_FREQUENCY_INVALID', `frequency is ${frequency}; a period must be ≥ 1`)
-  }
-  if (missing && missing.length !== values.length) {
-    throw new ForecastInputError('FORECAST_MISSING_LENGTH', `missing holds ${missing.length} of ${values.length} flags`)
-  }
-  for (let i = 0; i < values.length; i++) {
-    if (missing?.[i] !== 1 && !Number.isFinite(values[i]!)) {
-      throw new ForecastInputError('FORECAST_VALUE_NOT_FINITE', `value ${i} is ${values[i]}`)
-    }
-  }
-  for (const model of models ?? []) {
-    if (!MODEL_NAMES.includes(model)) throw new ForecastInputError('FORECAST_MODEL_UNKNOWN', `no model named ${model}`)
-  }
-}
-
-function prepare(input: ForecastInput): Prepared {
-  const { values, horizon, frequency } = input
-  const missing = input.missing ?? new Uint8Array(values.length)
-  const candidates = candidatePeriods(frequency)
-  const filled = missing.includes(1) ? fillMissing(values, missing, candidates[0] ?? 1) : values.slice()
-  const first = firstActive(filled, Math.max(12, 2 * horizon))
-  const y = filled.slice(first)
-  const observed = Uint8Array.from(missing.subarray(first), (flag) => (flag === 1 ? 0 : 1))
-  const periods = candidates.filter((period) => isSeasonal(y, period))
-  const context: FitContext = {
-    periods,
-    horizon,
-    positive: y.every((value) => value > 0),
-    offset: first,
-    startDate: input.startDate,
-    frequency
-  }
-  return { y, observed, context, reason: triviality(y, observed) }
-}
-
-function triviality(y: Float64Array, observed: Uint8Array): Reason | undefined {
-  if (!observed.includes(1)) return 'all-missing'
-  if (y.every((value) => value === 0)) return 'all-zero'
-  if (y.every((value) => value === y[0])) return 'constant'
-  return y.length < 4 ? 'too-short' : undefined
-}
-
-function clamp(values: Float64Array, floor: number): Float64Array {
-  for (let i = 0; i < values.length; i++) values[i] = Math.max(values[i]!, floor)
-  return values
-}
-
-/** Rolls the members asked for; those that do not apply or that explode are left out. */
-function rollMembers(
-  names: readonly ModelName[],
-  prepared: Prepared,
-  plan: RollingPlan
-): { names: ModelName[]; rolled: Rolled[]; finals: Float64Array[] } {
-  const { y, context } = prepared
-  const kept: ModelName[] = []
-  const rolled: Rolled[] = []
-  const finals: Float64Array[] = []
-  const low = y.reduce((a, b) => Math.min(a, b), 0)
-  const high = y.reduce((a, b) => Math.max(a, b), 0)
+/** Rolls the members asked for; those that do not apply are left out, those that explode are held. */
+function rollMembers(names: readonly ModelName[], { y, context }: Prepared, plan: RollingPlan): Members {
+  const members: Members = { names: [], rolled: [], finals: [] }
+  const low = y.reduce((a, b) => Math.min(a, b), y[0] ?? 0)
+  const high = y.reduce((a, b) => Math.max(a, b), y[0] ?? 0)
   for (const name of names) {
     const fit = POOL[name]
     const result = fit && roll(fit, y, plan, context)
     if (!result) continue
     const final = new Float64Array(context.horizon)
     result.final.forecast(y.slice(), final)
-    if (!isSane(final, low, high) || !isSane(result.forecasts, low, high)) continue
-    kept.push(name)
-    rolled.push(result)
-    finals.push(final)
+    if (!hold(final, low, high) || !hold(result.forecasts, low, high)) continue
+    members.names.push(name)
+    members.rolled.push(result.forecasts)
+    members.finals.push(final)
   }
-  return { names: kept, rolled, finals }
+  return members
 }
 
-/** Point forecast, intervals and accuracy of one candidate to serve. */
+function requireLoaded(names: readonly ModelName[]): void {
+  for (const name of names) {
+    if (POOL[name]) continue
+    throw new ForecastInputError(
+      'FORECAST_MODEL_NOT_LOADED',
+      `${name} must be loaded first: await loadModels(['${name}'])`
+    )
+  }
+}
+
+/**
+ * Factor that takes half of the bias seen out of sample off noisy demand, whose median and logarithm lie below its mean.
+ * That gap grows fast with the relative error: precise forecasts are left alone. Source: Duan (1983), smearing.
+ */
+function biasFactor(rolled: Float64Array, { y, observed }: Prepared, plan: RollingPlan): number {
+  const { origins, horizon } = plan
+  let forecasts = 0
+  let actuals = 0
+  let errors = 0
+  for (let o = 0; o < origins.length; o++) {
+    for (let k = 0; k < horizon && origins[o]! + k < y.length; k++) {
+      if (observed[origins[o]! + k] !== 1) continue
+      const point = Math.max(0, rolled[o * horizon + k]!)
+      forecasts += point
+      actuals += y[origins[o]! + k]!
+      errors += Math.abs(y[origins[o]! + k]! - point)
+    }
+  }
+  if (!(forecasts > 0 && actuals > 0)) return 1
+  const noise = Math.min(1, (errors / actuals / FULL_NOISE) ** 4)
+  return 1 + 0.5 * noise * (Math.min(1.4, Math.max(0.7, actuals / forecasts)) - 1)
+}
+
+function scaleBy(values: Float64Array, factor: number): Float64Array {
+  for (let i = 0; i < values.length; i++) values[i]! *= factor
+  return values
+}
+
 function judge(
   rolled: Float64Array,
   point: Float64Array,
   prepared: Prepared,
   plan: RollingPlan,
+  floor: number,
+  combined: boolean
+): Judged {
+  return prepared.sparse && floor === 0
+    ? judgeByCounts(rolled, point, prepared, plan, !combined)
+    : judgeByErrors(rolled, point, prepared, plan, floor)
+}
+
+/** Seasonal naive where a season exists; otherwise naive for smooth demand and TSB for uneven demand. */
+function baselineName({ context, demandClass }: Prepared): ModelName {
+  if (context.periods.length > 0) return 'seasonal-naive'
+  return demandClass === 'smooth' || demandClass === 'none' ? 'naive' : 'tsb'
+}
+
+function judgeBaseline(prepared: Prepared, plan: RollingPlan, floor: number): Judged & { name: ModelName } {
+  const { names, rolled, finals } = rollMembers([baselineName(prepared), 'naive'], prepared, plan)
+  return { name: names[0]!, ...judge(rolled[0]!.slice(), finals[0]!.slice(), prepared, plan, floor, false) }
+}
+
+type Candidate = Judged & { members: Members; weights: Float64Array }
+
+/** Weighs the members, blends them and judges the result. */
+function combine(
+  members: Members,
+  prepared: Prepared,
+  plan: RollingPlan,
   floor: number
-): Pick<ForecastOutput, 'mean' | 'quantiles' | 'cumulativeQuantiles' | 'accuracy'> {
-  const { y, observed, context } = prepared
-  clamp(rolled, floor)
-  clamp(point, floor)
-  const steps = learnErrors(rolled, y, observed, plan, false)
-  const sums = learnErrors(rolled, y, observed, plan, true)
-  const scale = naiveScale(y, observed, context.periods[0] ?? 1)
-  const cumulative = Float64Array.from(point)
-  for (let k = 1; k < cumulative.length; k++) cumulative[k]! += cumulative[k - 1]!
-  const accuracy: Accuracy = measure(rolled, y, observed, plan, scale, steps, floor)
-  return {
-    mean: point,
-    quantiles: spread(point, steps, floor),
-    cumulativeQuantiles: spread(cumulative, sums, floor),
-    accuracy
+): Judged & { weights: Float64Array } {
+  const { y, observed, sparse } = prepared
+  const weights = new Float64Array(members.names.length)
+  const several = members.names.length > 1
+  weigh(members.rolled, y, observed, plan, y.length, sparse, weights)
+  const point = new Float64Array(plan.horizon)
+  blendSteps(members.finals, 0, weights, point)
+  const rolled = combineRolled(members.rolled, y, observed, plan, sparse)
+  const factor = several && !sparse ? biasFactor(rolled, prepared, plan) : 1
+  return { ...judge(scaleBy(rolled, factor), scaleBy(point, factor), prepared, plan, floor, several), weights }
+}
+
+/** A sparse series with a season is forecast both ways; the counts stand unless the season helps clearly. */
+const SEASON_GAIN = 0.97
+
+/** The combination of the models asked for, or of the pool that suits the series. */
+function bestCandidate(
+  asked: readonly ModelName[],
+  prepared: Prepared,
+  plan: RollingPlan,
+  floor: number
+): Candidate | undefined {
+  const attempt = (names: readonly ModelName[], as: Prepared): Candidate | undefined => {
+    const members = rollMembers([...new Set(names)], as, plan)
+    return members.names.length > 0 ? { members, ...combine(members, as, plan, floor) } : undefined
   }
+  if (asked.length > 0) return attempt(asked, prepared)
+  const dense = (): Candidate | undefined => attempt(DEFAULT_MEMBERS, { ...prepared, sparse: false })
+  if (!prepared.sparse) return dense()
+  const counts = attempt(SPARSE_MEMBERS, prepared)
+  const seasonal = prepared.context.periods.length > 0 ? dense() : undefined
+  if (!counts || !seasonal) return counts ?? seasonal
+  const loss = ({ accuracy }: Judged): number => accuracy.pinball ?? accuracy.mae
+  return loss(seasonal) < SEASON_GAIN * loss(counts) ? seasonal : counts
+}
+
+/** Whether the candidate did better out of sample: by absolute error, or by squared error where zero is the usual value
+ * (the absolute error of sparse demand rewards forecasting nothing). */
+function beats(candidate: Judged, baseline: Judged, { sparse }: Prepared): boolean {
+  const loss = ({ accuracy }: Judged): number => (sparse ? accuracy.rmse : accuracy.mae)
+  return loss(candidate) < loss(baseline)
 }
 
 /**
  * Forecasts demand: the models asked for (or the default pool) are judged from rolling origins at the horizon used,
  * weighted by their error, and serve only if they beat the baseline out of sample.
- * @throws ForecastInputError on a value that is not finite, a horizon below 1, an unknown model or frequency
+ * @throws ForecastInputError on a value that is not finite, a horizon below 1, an unknown or not loaded model
  */
 export function forecast(input: ForecastInput): ForecastOutput {
   check(input)
   const prepared = prepare(input)
-  const { y, observed, context } = prepared
   const floor = input.nonNegative === false ? Number.NEGATIVE_INFINITY : 0
-  const plan = planOrigins(y.length, input.horizon, MAX_ORIGINS, REFITS)
-  const baselineName: ModelName = context.periods.length > 0 ? 'seasonal-naive' : 'naive'
-  const asked = input.models?.filter((name) => name !== 'combination') ?? []
-  const wanted = asked.length > 0 ? asked : DEFAULT_MEMBERS
-  const members = rollMembers(wanted, prepared, plan)
-  const base = rollMembers([baselineName], prepared, plan)
-  const baseline = judge(base.rolled[0]!.forecasts.slice(), base.finals[0]!.slice(), prepared, plan, floor)
+  const asked = input.models?.filter((model) => model !== 'combination') ?? []
+  requireLoaded(asked)
+  const slow = asked.some((model) => SLOW_MODELS.includes(model))
+  const plan = planOrigins(prepared.y.length, input.horizon, slow ? SLOW_ORIGINS : MAX_ORIGINS, slow ? 1 : REFITS)
+  const { name, ...baseline } = judgeBaseline(prepared, plan, floor)
   const shared = {
     levels: LEVELS.slice(),
-    seasonalPeriods: [...context.periods],
-    demandClass: classifyDemand(
-      y,
-      Uint8Array.from(observed, (flag) => 1 - flag)
-    ),
-    baseline: { model: baselineName, ...baseline.accuracy }
+    seasonalPeriods: [...prepared.context.periods],
+    demandClass: prepared.demandClass,
+    baseline: { model: name, ...baseline.accuracy }
   }
   const asBaseline = (reason: Reason): ForecastOutput => ({
-    model: baselineName,
-    members: [{ model: baselineName, weight: 1 }],
+    model: name,
+    members: [{ model: name, weight: 1 }],
     ...baseline,
     ...shared,
     servesBaseline: true,
     reason
   })
-  if (prepared.reason) return asBaseline(prepared.reason)
-  if (members.names.length === 0) return asBaseline('too-short')
-  const rolled = members.rolled.map((result) => result.forecasts)
-  const weights = new Float64Array(rolled.length)
-  weigh(rolled, y, observed, plan, y.length, weights)
-  const point = new Float64Array(input.horizon)
-  members.finals.forEach((final, m) => {
-    for (let k = 0; k < point.length; k++) point[k]! += weights[m]! * final[k]!
-  })
-  const served = judge(combineRolled(rolled, y, observed, plan), point, prepared, plan, floor)
+  if (prepared.trivial) return asBaseline(prepared.trivial)
+  const candidate = bestCandidate(asked, prepared, plan, floor)
+  if (!candidate) return asBaseline('too-short')
+  const { members, weights, ...served } = candidate
   const named = asked.length > 0
-  if (!named && served.accuracy.mae >= baseline.accuracy.mae) return asBaseline('baseline-wins')
+  if (!named && !beats(served, baseline, prepared)) return asBaseline('baseline-wins')
   return {
     model: members.names.length === 1 ? members.names[0]! : 'combination',
     members: members.names

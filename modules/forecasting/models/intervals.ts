@@ -1,91 +1,99 @@
+import { LEVELS, sortedQuantile, Z } from './levels.js'
 import type { RollingPlan } from './rolling.js'
 
-/** Quantile levels of every forecast. */
-export const LEVELS = Float64Array.of(
-  0.01,
-  0.025,
-  0.05,
-  0.1,
-  0.15,
-  0.2,
-  0.25,
-  0.3,
-  0.35,
-  0.4,
-  0.45,
-  0.5,
-  0.55,
-  0.6,
-  0.65,
-  0.7,
-  0.75,
-  0.8,
-  0.85,
-  0.9,
-  0.95,
-  0.975,
-  0.99
-)
-
-/** Quantile of ascending values by linear interpolation at (n + 1)p, the conformal rank; flat beyond the ends. */
-export function sortedQuantile(sorted: Float64Array, p: number): number {
-  const n = sorted.length
-  if (n === 0) return 0
-  const rank = p * (n + 1) - 1
-  if (rank <= 0) return sorted[0]!
-  if (rank >= n - 1) return sorted[n - 1]!
-  const below = Math.floor(rank)
-  return sorted[below]! + (rank - below) * (sorted[below + 1]! - sorted[below]!)
+/** Student's t over normal quantile: how much wider an interval is when its scale rests on few independent errors.
+ * Source: Abramowitz & Stegun (1964), 26.7.5. */
+function widening(z: number, freedom: number): number {
+  const s = z * z
+  return (
+    1 +
+    (s + 1) / (4 * freedom) +
+    (5 * s * s + 16 * s + 3) / (96 * freedom ** 2) +
+    (3 * s ** 3 + 19 * s * s + 17 * s - 15) / (384 * freedom ** 3)
+  )
 }
 
+/** Errors grow with the level, less than in proportion: the exponent of a count or retail series' standard deviation. */
+const LEVEL_EXPONENT = 0.5
+
+/** Distribution of a forecast's errors, learnt from rolling origins. */
 export interface Distribution {
-  /** spread of the error per step */
+  /** spread per step of errors divided by the level term */
   scales: Float64Array
-  /** standardised errors, ascending */
+  /** standardised error per quantile level */
   shape: Float64Array
+  /** smallest level that counts */
+  least: number
 }
 
-/** Errors of the rolled forecasts (or of their running sums) scaled per step and pooled over steps. */
+const levelTerm = (centre: number, least: number): number => Math.max(Math.abs(centre), least) ** LEVEL_EXPONENT
+
+/**
+ * Errors of the rolled forecasts (or of their running sums), scaled per step, pooled over steps and widened for the few
+ * windows that do not overlap. Source: split conformal prediction (Vovk et al. 2005), normalised scores (Papadopoulos 2008).
+ * @param from first origin used
+ * @param to end of the origins used
+ */
 export function learnErrors(
   rolled: Float64Array,
   y: Float64Array,
   observed: Uint8Array,
   plan: RollingPlan,
-  cumulative: boolean
+  cumulative: boolean,
+  from = 0,
+  to = plan.origins.length
 ): Distribution {
   const { origins, horizon } = plan
   const sums = new Float64Array(horizon)
   const counts = new Float64Array(horizon)
-  const errors: number[] = []
-  const steps: number[] = []
-  for (let o = 0; o < origins.length; o++) {
+  const errors = new Float64Array(Math.max(0, to - from) * horizon)
+  const steps = new Int32Array(errors.length)
+  let level = 0
+  for (let i = 0; i < y.length; i++) level += Math.abs(y[i]!) / y.length
+  let count = 0
+  for (let o = from; o < to; o++) {
     let running = 0
+    let centre = 0
     for (let k = 0; k < horizon && origins[o]! + k < y.length; k++) {
+      const forecast = rolled[o * horizon + k]!
       if (observed[origins[o]! + k] !== 1) {
         if (cumulative) break
         continue
       }
-      const error = y[origins[o]! + k]! - rolled[o * horizon + k]!
+      const error = y[origins[o]! + k]! - forecast
       running = cumulative ? running + error : error
-      sums[k]! += Math.abs(running)
+      centre = cumulative ? centre + forecast : forecast
+      const least = 0.1 * level * (cumulative ? k + 1 : 1)
+      errors[count] = least > 0 ? running / levelTerm(centre, least) : 0
+      sums[k]! += Math.abs(errors[count]!)
       counts[k]! += 1
-      errors.push(running)
-      steps.push(k)
+      steps[count++] = k
     }
   }
   const scales = smoothScales(sums, counts, cumulative)
-  const shape = Float64Array.from(errors, (error, i) => error / scales[steps[i]!]!).sort()
-  return { scales, shape }
+  const sorted = errors.subarray(0, count)
+  for (let i = 0; i < count; i++) sorted[i]! /= scales[steps[i]!]!
+  sorted.sort()
+  const span = to > from ? origins[to - 1]! - origins[from]! + 1 : 0
+  // windows without overlap; running sums have one error a window where single steps have several
+  const freedom = cumulative ? Math.max(1.8, (0.7 * span) / horizon) : Math.max(2, span / horizon + 1)
+  const shape = Float64Array.from(LEVELS, (p, l) => widening(Z[l]!, freedom) * sortedQuantile(sorted, p))
+  return { scales, shape, least: 0.1 * level }
 }
 
-/** Mean |error| per step made non-decreasing, steps never measured extended by the square root of time. */
+/** Mean |error| per step, smoothed over neighbours and non-decreasing; steps never measured grow with √time. */
 function smoothScales(sums: Float64Array, counts: Float64Array, cumulative: boolean): Float64Array {
   const scales = new Float64Array(sums.length)
   let last = 0
   for (let k = 0; k < scales.length; k++) {
-    const growth = k === 0 ? 1 : cumulative ? Math.sqrt((k + 1) / k) : 1
-    const measured = counts[k]! > 0 ? sums[k]! / counts[k]! : last * growth
-    last = Math.max(measured, last)
+    let sum = 0
+    let count = 0
+    for (let j = cumulative ? k : Math.max(0, k - 1); j <= Math.min(k + (cumulative ? 0 : 1), sums.length - 1); j++) {
+      sum += sums[j]!
+      count += counts[j]!
+    }
+    const growth = k === 0 ? 1 : Math.sqrt((k + 1) / k) ** (1 - LEVEL_EXPONENT)
+    last = count > 0 ? Math.max(sum / count, last) : last * growth
     scales[k] = last > 0 ? last : Number.MIN_VALUE
   }
   return scales
@@ -93,13 +101,13 @@ function smoothScales(sums: Float64Array, counts: Float64Array, cumulative: bool
 
 /** Quantiles per level around the point forecast, sorted so that they never cross. */
 export function spread(centre: Float64Array, distribution: Distribution, floor: number): Float64Array[] {
-  const { scales, shape } = distribution
+  const { scales, shape, least } = distribution
   let previous: Float64Array | undefined
-  return Array.from(LEVELS, (level) => {
-    const q = sortedQuantile(shape, level)
+  return Array.from(LEVELS, (_, l) => {
     const row = new Float64Array(centre.length)
     for (let k = 0; k < row.length; k++) {
-      row[k] = Math.max(centre[k]! + q * scales[k]!, floor, previous ? previous[k]! : floor)
+      const value = centre[k]! + shape[l]! * scales[k]! * levelTerm(centre[k]!, least)
+      row[k] = Math.max(value, floor, previous ? previous[k]! : floor)
     }
     previous = row
     return row

@@ -39,3 +39,86 @@ export function minimiseLine(f: (x: number) => number, low: number, high: number
   const x = (a + b) / 2
   return f(x) <= bestValue ? x : best
 }
+
+/** Bounds per parameter; candidates are moved onto them. */
+export interface Box {
+  low: readonly number[]
+  high: readonly number[]
+}
+
+/**
+ * Downhill simplex inside a box. Source: Nelder & Mead (1965), with the usual coefficients 1, 2, ½, ½.
+ * @param f receives a parameter vector it must not keep
+ * @returns the best vector seen
+ */
+export function minimise(
+  f: (x: Float64Array) => number,
+  start: readonly number[],
+  box: Box,
+  evaluations = 120,
+  tolerance = 1e-5
+): Float64Array {
+  const d = start.length
+  const clip = (x: Float64Array): Float64Array => {
+    for (let i = 0; i < d; i++) x[i] = Math.min(box.high[i]!, Math.max(box.low[i]!, x[i]!))
+    return x
+  }
+  const points = Array.from({ length: d + 1 }, (_, p) => {
+    const x = Float64Array.from(start)
+    if (p > 0) {
+      const step = 0.25 * (box.high[p - 1]! - box.low[p - 1]!)
+      x[p - 1]! += x[p - 1]! + step > box.high[p - 1]! ? -step : step
+    }
+    return clip(x)
+  })
+  const values = points.map(f)
+  const centre = new Float64Array(d)
+  const trial = new Float64Array(d)
+  const second = new Float64Array(d)
+  const towards = (target: Float64Array, from: Float64Array, factor: number): number => {
+    for (let i = 0; i < d; i++) target[i] = centre[i]! + factor * (from[i]! - centre[i]!)
+    return f(clip(target))
+  }
+  for (let used = d + 1; used < evaluations; ) {
+    let best = 0
+    let worst = 0
+    let next = -1
+    for (let p = 1; p <= d; p++) {
+      if (values[p]! < values[best]!) best = p
+      if (values[p]! > values[worst]!) worst = p
+    }
+    for (let p = 0; p <= d; p++) if (p !== worst && (next < 0 || values[p]! > values[next]!)) next = p
+    if (values[worst]! - values[best]! <= tolerance * Math.abs(values[best]!) + 1e-300) break
+    centre.fill(0)
+    for (let p = 0; p <= d; p++) if (p !== worst) for (let i = 0; i < d; i++) centre[i]! += points[p]![i]! / d
+    const reflected = towards(trial, points[worst]!, -1)
+    used++
+    if (reflected < values[best]!) {
+      const expanded = towards(second, points[worst]!, -2)
+      used++
+      points[worst]!.set(expanded < reflected ? second : trial)
+      values[worst] = Math.min(expanded, reflected)
+    } else if (reflected < values[next]!) {
+      points[worst]!.set(trial)
+      values[worst] = reflected
+    } else {
+      const inside = reflected >= values[worst]!
+      const contracted = towards(second, inside ? points[worst]! : trial, 0.5)
+      used++
+      if (contracted < Math.min(reflected, values[worst]!)) {
+        points[worst]!.set(second)
+        values[worst] = contracted
+      } else {
+        for (let p = 0; p <= d; p++) {
+          if (p === best) continue
+          for (let i = 0; i < d; i++) points[p]![i] = (points[p]![i]! + points[best]![i]!) / 2
+          values[p] = f(points[p]!)
+          used++
+        }
+      }
+    }
+  }
+  let best = 0
+  for (let p = 1; p <= d; p++) if (values[p]! < values[best]!) best = p
+  return points[best]!
+}

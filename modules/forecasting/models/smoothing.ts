@@ -1,5 +1,5 @@
-import { minimiseLine } from './optimise.js'
-import type { Fit } from './types.js'
+import { minimise, minimiseLine } from './optimise.js'
+import type { Fit, Fitted } from './types.js'
 
 /** Level after the last value, for a smoothing constant and a start level. */
 export function smooth(y: Float64Array, alpha: number, start: number): number {
@@ -27,14 +27,108 @@ export function bestStart(y: Float64Array, alpha: number): { start: number; sse:
   return { start, sse: Math.max(0, total - start * cross) }
 }
 
+/** Smoothing constant and start level with the least squared one-step error. */
+export function bestSmoothing(y: Float64Array): { alpha: number; start: number } {
+  const alpha = minimiseLine((a) => bestStart(y, a).sse, 0.0001, 0.9999)
+  return { alpha, start: bestStart(y, alpha).start }
+}
+
 /** Simple exponential smoothing, smoothing constant and start level by least squares. Source: FPP3 §8.1. */
 export const fitSes: Fit = (y) => {
   if (y.length < 3) return undefined
-  const alpha = minimiseLine((a) => bestStart(y, a).sse, 0.0001, 0.9999)
-  const { start } = bestStart(y, alpha)
+  const { alpha, start } = bestSmoothing(y)
   return {
     forecast(prefix, out) {
       out.fill(smooth(prefix, alpha, start))
     }
   }
+}
+
+/** Parameters of Holt's method; `beta` is the share of the level's correction that reaches the slope. */
+export interface HoltParameters {
+  alpha: number
+  beta: number
+  phi: number
+  level: number
+  slope: number
+}
+
+/**
+ * Squared one-step errors of damped Holt with its best start state. The errors are linear in the start level and slope,
+ * so three recursions in one pass give the normal equations; a weak prior holds the slope when the data say little.
+ */
+function holtErrors(y: Float64Array, alpha: number, beta: number, phi: number, state: Float64Array): number {
+  let level = 0
+  let slope = 0
+  let levelL = 1
+  let slopeL = 0
+  let levelB = 0
+  let slopeB = 1
+  let ll = 0
+  let lb = 0
+  let bb = 0
+  let le = 0
+  let be = 0
+  let ee = 0
+  const gain = alpha * beta
+  for (let i = 0; i < y.length; i++) {
+    const ahead = level + phi * slope
+    const aheadL = levelL + phi * slopeL
+    const aheadB = levelB + phi * slopeB
+    const error = y[i]! - ahead
+    ll += aheadL * aheadL
+    lb += aheadL * aheadB
+    bb += aheadB * aheadB
+    le += aheadL * error
+    be += aheadB * error
+    ee += error * error
+    level = ahead + alpha * error
+    slope = phi * slope + gain * error
+    levelL = aheadL * (1 - alpha)
+    slopeL = phi * slopeL - gain * aheadL
+    levelB = aheadB * (1 - alpha)
+    slopeB = phi * slopeB - gain * aheadB
+  }
+  bb += 0.01
+  const det = ll * bb - lb * lb
+  if (!(det > 1e-12)) return Number.POSITIVE_INFINITY
+  state[0] = (le * bb - be * lb) / det
+  state[1] = (be * ll - le * lb) / det
+  return Math.max(0, ee - state[0] * le - state[1] * be)
+}
+
+/** Damped Holt forecasts from the end of `y` for given parameters. Source: Gardner & McKenzie (1985); FPP3 §8.2. */
+export function holtForecast(y: Float64Array, parameters: HoltParameters, out: Float64Array): void {
+  const { alpha, beta, phi } = parameters
+  let { level, slope } = parameters
+  for (let i = 0; i < y.length; i++) {
+    const ahead = level + phi * slope
+    const error = y[i]! - ahead
+    level = ahead + alpha * error
+    slope = phi * slope + alpha * beta * error
+  }
+  let damping = 0
+  let power = 1
+  for (let k = 0; k < out.length; k++) {
+    power *= phi
+    damping += power
+    out[k] = level + damping * slope
+  }
+}
+
+/** Damped Holt: three constants by simplex search, start state in closed form. Source: FPP3 §8.2. */
+export const fitHolt: Fit = (y) => {
+  if (y.length < 5) return undefined
+  const state = new Float64Array(2)
+  const best = minimise((x) => holtErrors(y, x[0]!, x[1]!, x[2]!, state), [0.3, 0.1, 0.95], {
+    low: [0.001, 0.0001, 0.8],
+    high: [0.9999, 0.9999, 0.98]
+  })
+  holtErrors(y, best[0]!, best[1]!, best[2]!, state)
+  const parameters = { alpha: best[0]!, beta: best[1]!, phi: best[2]!, level: state[0]!, slope: state[1]! }
+  return {
+    forecast(prefix, out) {
+      holtForecast(prefix, parameters, out)
+    }
+  } satisfies Fitted
 }

@@ -8,9 +8,16 @@ export const MODEL_NAMES = [
   'theta',
   'dotm',
   'ar',
+  'ar-levels',
+  'ar-robust',
+  'ar-seasonal',
   'stl-damped',
   'stl-theta',
   'stl-ar',
+  'mapa-damped',
+  'mapa-theta',
+  'mapa-dotm',
+  'mapa-robust',
   'croston',
   'sba',
   'tsb',
@@ -122,12 +129,12 @@ export class ForecastInputError extends RangeError {
 
 /** What a model may know besides the training values. */
 export interface FitContext {
-  /** seasons found in the training part, shortest first; empty when none is significant */
+  /** seasons that stand out in the training part, shortest first; empty when none is significant */
   periods: readonly number[]
+  /** seasons with two cycles in the data, significant or not: shrunken figures and AICc decide what they are worth */
+  candidates: readonly number[]
   /** longest horizon asked for */
   horizon: number
-  /** every training value is > 0 */
-  positive: boolean
   /** position of the first training value in the whole series, so that seasons keep their phase */
   offset: number
   startDate?: string | undefined

@@ -1,0 +1,365 @@
+#!/usr/bin/env node
+import { createReadStream, existsSync } from 'node:fs'
+import { createInterface } from 'node:readline/promises'
+import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
+import Fastify, { type FastifyInstance } from 'fastify'
+import { runDemo } from './demo/demo.js'
+import { createUser, disableUser, issueToken, listUsers, setPassword } from './modules/identity/index.js'
+import { verifyLedger } from './modules/inventory/index.js'
+import { createTokens } from './plugins/auth.js'
+import { type Config, ConfigError, loadConfig } from './plugins/config.js'
+import { Problem, type Tenant } from './plugins/contracts.js'
+import { type Tenants, VERSION } from './plugins/core.js'
+import { build, serve } from './server.js'
+
+/** The operator's commands. Exit 0: done, 1: failed, 2: misused. */
+
+const ROLES = ['viewer', 'staff', 'manager', 'admin'] as const
+const POLL_MILLISECONDS = 200
+
+const print = (line: string): void => void process.stdout.write(`${line}\n`)
+const note = (line: string): void => void process.stderr.write(`${line}\n`)
+
+/** Quiet unless something is wrong: a command's output is for the person or the program that asked. */
+const quiet = (config: Config): Config => ({ ...config, LOG_LEVEL: process.env.LOG_LEVEL ? config.LOG_LEVEL : 'error' })
+
+/** Runs with the whole service ready but not listening, and closes it. */
+async function withService<R>(
+  work: (service: FastifyInstance, config: Config) => Promise<R>,
+  mode: 'service' | 'worker' = 'service'
+): Promise<R> {
+  const config = quiet(loadConfig(process.env))
+  const service = await build(config, mode)
+  try {
+    await service.ready()
+    return await work(service, config)
+  } finally {
+    await service.close()
+  }
+}
+
+const tenantsOf = (service: FastifyInstance) => service.getDecorator<Tenants>('tenants')
+
+function tenantName({ TENANCY }: Config, named: string | undefined): string {
+  if (named !== undefined) return named
+  if (TENANCY === 'multi') throw new InvalidArgumentError('with TENANCY=multi name a tenant: --tenant <name>')
+  return 'main'
+}
+
+const withTenant = (named: string | undefined, work: (tenant: Tenant) => Promise<void>) =>
+  withService(async (service, config) => work(await tenantsOf(service).get(tenantName(config, named))))
+
+async function tokenFor(
+  config: Config,
+  role: (typeof ROLES)[number],
+  tenant: string,
+  ttlSeconds: number
+): Promise<string> {
+  const signer = Fastify()
+  const tokens = createTokens(signer, { keys: config.jwtKeys })
+  await signer.ready()
+  return issueToken(tokens, { role, tenant, ttlSeconds })
+}
+
+const UNITS: Record<string, number> = { s: 1, m: 60, h: 3600, d: 86_400 }
+function parseTtl(text: string): number {
+  const [, count, unit = 's'] = /^(\d{1,7})([smhd])?$/.exec(text) ?? []
+  const seconds = Number(count) * (UNITS[unit] ?? Number.NaN)
+  if (!Number.isInteger(seconds) || seconds < 1 || seconds > 366 * 86_400) {
+    throw new InvalidArgumentError('a time from 1s to 366d, such as 30m, 1h or 7d')
+  }
+  return seconds
+}
+
+async function readPassword(): Promise<string> {
+  if (process.env.INVENTORY_PASSWORD !== undefined) return process.env.INVENTORY_PASSWORD
+  const lines = createInterface({ input: process.stdin, output: process.stderr, terminal: false })
+  note('Password (one line on standard input):')
+  for await (const line of lines) {
+    return line
+  }
+  throw new InvalidArgumentError('give the password as one line on standard input, or in INVENTORY_PASSWORD')
+}
+
+interface JobView {
+  id: string
+  status: string
+  progress: { done: number; total: number }
+  result?: unknown
+  error?: { code: string; message: string }
+}
+
+/** Follows a job with a bar on standard error until it ends. */
+async function follow(service: FastifyInstance, authorization: string, job: JobView): Promise<JobView> {
+  for (let view = job; ; ) {
+    const { done, total } = view.progress
+    if (process.stderr.isTTY && total > 0) {
+      const filled = Math.round((Math.min(done, total) / total) * 30)
+      process.stderr.write(`\r[${'#'.repeat(filled).padEnd(30, '.')}] ${done}/${total} `)
+    }
+    if (view.status !== 'queued' && view.status !== 'running') {
+      if (process.stderr.isTTY) note('')
+      return view
+    }
+    await new Promise((resolve) => setTimeout(resolve, POLL_MILLISECONDS))
+    view = (await service.inject({ url: `/api/jobs/${job.id}`, headers: { authorization } })).json<JobView>()
+  }
+}
+
+interface TransferOptions {
+  tenant?: string
+  map?: string
+  type?: string
+  dryRun?: boolean
+  format?: string
+}
+
+async function importFile(kind: string, file: string, { tenant, map, type, dryRun }: TransferOptions): Promise<void> {
+  if (!existsSync(file)) throw new InvalidArgumentError(`there is no file ${file}`)
+  await withService(async (service, config) => {
+    const authorization = `Bearer ${await tokenFor(config, 'admin', tenantName(config, tenant), 86_400)}`
+    const query: Record<string, string> = {}
+    if (map !== undefined) query.map = map
+    if (type !== undefined) query.type = type
+    if (dryRun === true) query.dryRun = 'true'
+    const answer = await service.inject({
+      method: 'POST',
+      url: `/api/import/${encodeURIComponent(kind)}`,
+      query,
+      headers: {
+        authorization,
+        'content-type': /\.(nd)?jsonl?(\.gz)?$/.test(file) ? 'application/x-ndjson' : 'text/csv'
+      },
+      payload: createReadStream(file)
+    })
+    if (answer.statusCode >= 400) fail(answer.json())
+    if (answer.statusCode === 200) return print(JSON.stringify(answer.json(), null, 2))
+    const job = await follow(service, authorization, answer.json<JobView>())
+    if (job.status !== 'succeeded') fail({ detail: job.error?.message ?? `the job is ${job.status}` })
+    print(JSON.stringify(job.result, null, 2))
+  })
+}
+
+/** Ends the command with what the service answered. */
+function fail({ detail, errors = [] }: { detail: string; errors?: { path: string; message: string }[] }): never {
+  throw new CommandFailed([detail, ...errors.map(({ path, message }) => `  ${path}: ${message}`)].join('\n'))
+}
+class CommandFailed extends Error {}
+
+async function exportFile(kind: string, { tenant, format = 'csv' }: TransferOptions): Promise<void> {
+  await withService(async (service, config) => {
+    const authorization = `Bearer ${await tokenFor(config, 'admin', tenantName(config, tenant), 3600)}`
+    const answer = await service.inject({
+      url: `/api/export/${encodeURIComponent(kind)}`,
+      query: { format },
+      headers: { authorization },
+      payloadAsStream: true
+    })
+    if (answer.statusCode >= 400) fail({ detail: `the service answered ${answer.statusCode}` })
+    for await (const chunk of answer.stream()) process.stdout.write(chunk)
+  })
+}
+
+function program(): Command {
+  const cli = new Command('inventory').description("Inventory Enterprise: the operator's commands").version(VERSION)
+  cli.exitOverride().configureHelp({ showGlobalOptions: true })
+  const tenantOption = () => new Option('--tenant <name>', 'which tenant (TENANCY=multi)')
+  const jsonOption = () => new Option('--json', 'print JSON')
+
+  cli
+    .command('serve')
+    .description('run the service')
+    .action(() => serve(loadConfig(process.env)))
+  cli
+    .command('demo')
+    .description('load the bundled data, forecast, and serve')
+    .option('--no-serve', 'end after the report instead of serving')
+    .action(({ serve: keepServing }: { serve: boolean }) => runDemo(process.env, keepServing))
+  cli
+    .command('worker')
+    .description('take background work from the queue and serve nothing')
+    .action(() =>
+      withService(async () => {
+        note('worker: waiting for work; stop it with Ctrl-C or SIGTERM')
+        await new Promise<void>((resolve) => {
+          for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => resolve())
+        })
+      }, 'worker')
+    )
+  cli
+    .command('migrate')
+    .description('bring the database of every tenant up to date')
+    .addOption(jsonOption())
+    .action(({ json }: { json?: boolean }) =>
+      withService(async (service) => {
+        const tenants = await tenantsOf(service).list()
+        print(json ? JSON.stringify({ tenants }) : `up to date: ${tenants.join(', ') || 'no tenant yet'}`)
+      })
+    )
+  cli
+    .command('token')
+    .description('print one bearer token and nothing else; it works before any user exists')
+    .addOption(new Option('--role <role>', 'what it may do').choices([...ROLES]).makeOptionMandatory())
+    .addOption(tenantOption())
+    .option('--ttl <time>', 'how long it counts, such as 30m, 1h, 7d', parseTtl, 3600)
+    .action(async ({ role, tenant, ttl }: { role: (typeof ROLES)[number]; tenant?: string; ttl: number }) => {
+      const config = loadConfig(process.env)
+      print(await tokenFor(config, role, tenantName(config, tenant), ttl))
+    })
+  addUsers(cli, tenantOption, jsonOption)
+  addTenants(cli, jsonOption)
+  cli
+    .command('verify')
+    .description('recompute every balance from the ledger and compare')
+    .addOption(tenantOption())
+    .addOption(jsonOption())
+    .action(({ tenant: named, json }: { tenant?: string; json?: boolean }) =>
+      withTenant(named, async (tenant) => {
+        const result = await verifyLedger(tenant)
+        print(
+          json
+            ? JSON.stringify(result)
+            : `${result.transactions} transactions, ${result.moves} moves: ${result.ok ? 'every balance agrees' : 'MISMATCHES'}`
+        )
+        if (!result.ok)
+          fail({
+            detail: result.mismatches
+              .map(
+                ({ itemCode, what, stored, recomputed }) =>
+                  `${itemCode}: ${what} is ${stored}, the moves say ${recomputed}`
+              )
+              .join('\n')
+          })
+      })
+    )
+  cli
+    .command('import')
+    .description('import a CSV or NDJSON file (plain or gzip)')
+    .argument('<kind>', 'items or movements')
+    .argument('<file>')
+    .option('--map <pairs>', 'field:Header pairs, such as itemCode:StockCode,quantity:Quantity')
+    .option('--type <type>', 'the type of every movement row that has none')
+    .option('--dry-run', 'say what would happen, store nothing')
+    .addOption(tenantOption())
+    .action(importFile)
+  cli
+    .command('export')
+    .description('print items, movements or stock')
+    .argument('<kind>', 'items, movements or stock')
+    .addOption(new Option('--format <format>').choices(['csv', 'ndjson']).default('csv'))
+    .addOption(tenantOption())
+    .action(exportFile)
+  return cli
+}
+
+function addUsers(cli: Command, tenantOption: () => Option, jsonOption: () => Option): void {
+  const users = cli.command('users').description('users of a tenant')
+  users
+    .command('create')
+    .description('create a user; the password is read from standard input or INVENTORY_PASSWORD')
+    .argument('<username>')
+    .addOption(new Option('--role <role>').choices([...ROLES]).default('staff'))
+    .option('--name <name>', 'display name')
+    .addOption(tenantOption())
+    .action(
+      async (
+        username: string,
+        { role, name, tenant: named }: { role: (typeof ROLES)[number]; name?: string; tenant?: string }
+      ) => {
+        const password = await readPassword()
+        await withTenant(named, async (tenant) => {
+          const user = await createUser(tenant, {
+            username,
+            role,
+            password,
+            ...(name === undefined ? {} : { displayName: name })
+          })
+          print(`${user.username} (${user.role})`)
+        })
+      }
+    )
+  users
+    .command('list')
+    .addOption(tenantOption())
+    .addOption(jsonOption())
+    .action(({ tenant: named, json }: { tenant?: string; json?: boolean }) =>
+      withTenant(named, async (tenant) => {
+        const all = await listUsers(tenant)
+        print(
+          json
+            ? JSON.stringify(all)
+            : all
+                .map(({ username, role, disabled }) => `${username}\t${role}${disabled ? '\tdisabled' : ''}`)
+                .join('\n') || 'no users'
+        )
+      })
+    )
+  users
+    .command('password')
+    .description('set a password; it ends all sessions of the user')
+    .argument('<username>')
+    .addOption(tenantOption())
+    .action(async (username: string, { tenant: named }: { tenant?: string }) => {
+      const password = await readPassword()
+      await withTenant(named, async (tenant) =>
+        print(`password of ${(await setPassword(tenant, username, password)).username} changed`)
+      )
+    })
+  users
+    .command('disable')
+    .argument('<username>')
+    .addOption(tenantOption())
+    .action((username: string, { tenant: named }: { tenant?: string }) =>
+      withTenant(named, async (tenant) => print(`${(await disableUser(tenant, username)).username} disabled`))
+    )
+}
+
+function addTenants(cli: Command, jsonOption: () => Option): void {
+  const group = cli.command('tenants').description('tenants (TENANCY=multi)')
+  const multi = (work: (tenants: Tenants) => Promise<void>) =>
+    withService(async (service, { TENANCY }) => {
+      if (TENANCY !== 'multi') throw new InvalidArgumentError('there is one tenant; set TENANCY=multi')
+      await work(tenantsOf(service))
+    })
+  group
+    .command('create')
+    .argument('<name>', 'a lower-case letter, then letters, digits and dashes; 40 at most')
+    .action((name: string) => multi(async (tenants) => print(`${(await tenants.create(name)).id} created`)))
+  group
+    .command('list')
+    .addOption(jsonOption())
+    .action(({ json }: { json?: boolean }) =>
+      multi(async (tenants) => {
+        const all = await tenants.list()
+        print(json ? JSON.stringify(all) : all.join('\n') || 'no tenants')
+      })
+    )
+  group
+    .command('drop')
+    .description('delete a tenant with all its data')
+    .argument('<name>')
+    .requiredOption('--yes', 'say that you mean it')
+    .action((name: string) => multi(async (tenants) => tenants.drop(name).then(() => print(`${name} dropped`))))
+}
+
+try {
+  await program().parseAsync()
+} catch (error) {
+  if (error instanceof CommanderError) {
+    // commander has written its own message, except for what our actions threw.
+    if (error instanceof InvalidArgumentError) note(`error: ${error.message}`)
+    process.exitCode = error.exitCode === 0 ? 0 : 2
+  } else if (error instanceof ConfigError) {
+    note(error.message)
+    process.exitCode = 2
+  } else {
+    note(
+      error instanceof Problem || error instanceof CommandFailed
+        ? `error: ${error.message}`
+        : error instanceof Error
+          ? (error.stack ?? error.message)
+          : String(error)
+    )
+    process.exitCode = 1
+  }
+}

@@ -1,0 +1,105 @@
+import { measure, naiveScale } from './accuracy.js'
+import { type CountMixture, fitCounts, mixtureMean, mixtureQuantiles } from './counts.js'
+import { learnErrors, spread } from './intervals.js'
+import { LEVELS } from './levels.js'
+import type { Prepared } from './prepare.js'
+import type { RollingPlan } from './rolling.js'
+import type { ForecastOutput } from './types.js'
+
+/** A candidate to serve: its forecast with intervals, and how good both were out of sample. */
+export type Judged = Pick<ForecastOutput, 'mean' | 'quantiles' | 'cumulativeQuantiles' | 'accuracy'>
+
+const row = (rolled: Float64Array, o: number, horizon: number): Float64Array =>
+  rolled.subarray(o * horizon, (o + 1) * horizon)
+
+function raise(values: Float64Array, floor: number): void {
+  for (let i = 0; i < values.length; i++) values[i] = Math.max(values[i]!, floor)
+}
+
+/** Running sums. */
+function accumulate(values: Float64Array): Float64Array {
+  const sums = values.slice()
+  for (let k = 1; k < sums.length; k++) sums[k]! += sums[k - 1]!
+  return sums
+}
+
+/**
+ * Conformal intervals from the errors of the rolled forecasts. For the accuracy figures each half of the origins is
+ * covered by intervals learnt on the other half.
+ */
+export function judgeByErrors(
+  rolled: Float64Array,
+  point: Float64Array,
+  prepared: Prepared,
+  plan: RollingPlan,
+  floor: number
+): Judged {
+  const { y, observed, context } = prepared
+  const { origins, horizon } = plan
+  raise(rolled, floor)
+  raise(point, floor)
+  const learn = (cumulative: boolean, from = 0, to = origins.length) =>
+    learnErrors(rolled, y, observed, plan, cumulative, from, to)
+  const half = origins.length >> 1
+  const early = learn(false, 0, half)
+  const late = learn(false, half)
+  const quantilesAt = (o: number) => spread(row(rolled, o, horizon), o < half ? late : early, floor)
+  return {
+    mean: point,
+    quantiles: spread(point, learn(false), floor),
+    cumulativeQuantiles: spread(accumulate(point), learn(true), floor),
+    accuracy: measure(rolled, y, observed, plan, naiveScale(y, observed, context.periods[0] ?? 1), quantilesAt)
+  }
+}
+
+/** Quantiles per level over the steps, the same for each step; or of the running sums. */
+function mixtureRows(mixture: CountMixture, horizon: number, factor: number, cumulative: boolean): Float64Array[] {
+  const rows = Array.from(LEVELS, () => new Float64Array(horizon))
+  let quantiles = mixtureQuantiles(mixture, 1, factor)
+  for (let k = 0; k < horizon; k++) {
+    if (cumulative && k > 0) quantiles = mixtureQuantiles(mixture, k + 1, factor)
+    for (let l = 0; l < rows.length; l++) {
+      rows[l]![k] = Math.max(quantiles[l]!, cumulative && k > 0 ? rows[l]![k - 1]! : 0)
+    }
+  }
+  return rows
+}
+
+/** How far one model's forecast may move the mixture's means; it moves them half of the way (geometrically). */
+const FACTOR_LIMITS = [0.5, 2] as const
+
+/**
+ * Intervals from the count mixture fitted at each origin.
+ * @param follow move the mixture's means to the forecast given; otherwise the mixture, itself a combination, stands
+ */
+export function judgeByCounts(
+  rolled: Float64Array,
+  point: Float64Array,
+  prepared: Prepared,
+  plan: RollingPlan,
+  follow: boolean
+): Judged {
+  const { y, observed, context } = prepared
+  const { origins, horizon } = plan
+  raise(rolled, 0)
+  raise(point, 0)
+  const factorOf = (mixture: CountMixture, forecasts: Float64Array): number => {
+    if (!follow) return 1
+    const mean = mixtureMean(mixture)
+    let sum = 0
+    for (let k = 0; k < forecasts.length; k++) sum += forecasts[k]! / forecasts.length
+    return mean > 0 ? Math.min(FACTOR_LIMITS[1], Math.max(FACTOR_LIMITS[0], sum / mean)) ** 0.5 : 1
+  }
+  const quantilesAt = (o: number): Float64Array[] => {
+    const mixture = fitCounts(y.slice(0, origins[o]!))
+    return mixtureRows(mixture, horizon, factorOf(mixture, row(rolled, o, horizon)), false)
+  }
+  const mixture = fitCounts(y)
+  const factor = factorOf(mixture, point)
+  return {
+    mean: point,
+    quantiles: mixtureRows(mixture, horizon, factor, false),
+    cumulativeQuantiles: mixtureRows(mixture, horizon, factor, true),
+    accuracy: measure(rolled, y, observed, plan, naiveScale(y, observed, context.periods[0] ?? 1), quantilesAt)
+  }
+}

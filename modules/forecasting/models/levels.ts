@@ -1,0 +1,67 @@
+/** Quantile levels of every forecast. */
+export const LEVELS = Float64Array.of(
+  0.01,
+  0.025,
+  0.05,
+  0.1,
+  0.15,
+  0.2,
+  0.25,
+  0.3,
+  0.35,
+  0.4,
+  0.45,
+  0.5,
+  0.55,
+  0.6,
+  0.65,
+  0.7,
+  0.75,
+  0.8,
+  0.85,
+  0.9,
+  0.95,
+  0.975,
+  0.99
+)
+
+/** Positions in `LEVELS` of the ends of the 80, 90 and 95 % intervals. */
+export const INTERVALS = { 80: [3, 19], 90: [2, 20], 95: [1, 21] } as const
+
+/** Standard normal quantiles at `LEVELS`. */
+export const Z = Float64Array.of(
+  -2.326347874,
+  -1.959963985,
+  -1.644853627,
+  -1.281551566,
+  -1.036433389,
+  -0.841621234,
+  -0.67448975,
+  -0.524400513,
+  -0.385320466,
+  -0.253347103,
+  -0.125661347,
+  0,
+  0.125661347,
+  0.253347103,
+  0.385320466,
+  0.524400513,
+  0.67448975,
+  0.841621234,
+  1.036433389,
+  1.281551566,
+  1.644853627,
+  1.959963985,
+  2.326347874
+)
+
+/** Quantile of ascending values by linear interpolation at (n + 1)p, the conformal rank; flat beyond the ends. */
+export function sortedQuantile(sorted: Float64Array, p: number): number {
+  const n = sorted.length
+  if (n === 0) return 0
+  const rank = p * (n + 1) - 1
+  if (rank <= 0) return sorted[0]!
+  if (rank >= n - 1) return sorted[n - 1]!
+  const below = Math.floor(rank)
+  return sorted[below]! + (rank - below) * (sorted[below + 1]! - sorted[below]!)
+}

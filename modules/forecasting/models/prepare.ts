@@ -1,0 +1,92 @@
+import { candidatePeriods, classifyDemand, fillMissing, firstActive, isSeasonal } from './series.js'
+import type { DemandClass, FitContext, ForecastInput, Reason } from './types.js'
+import { ForecastInputError, MODEL_NAMES } from './types.js'
+
+/** Older values are left out: enough for three of the longest seasons, and never fewer than 600. */
+const MIN_WINDOW = 600
+const MAX_WINDOW = 1500
+
+/** A series made ready: gaps filled, old and idle head cut off, seasons and demand class known. */
+export interface Prepared {
+  y: Float64Array
+  /** 1 where the value was really observed */
+  observed: Uint8Array
+  context: FitContext
+  demandClass: DemandClass
+  /** idle often enough to be forecast as counts */
+  sparse: boolean
+  /** why no model is worth trying, if so */
+  trivial: Reason | undefined
+}
+
+/** @throws ForecastInputError on unusable input */
+export function check({ values, missing, horizon, frequency, models }: ForecastInput): void {
+  if (!Number.isInteger(horizon) || horizon < 1) {
+    throw new ForecastInputError('FORECAST_HORIZON_INVALID', `horizon is ${horizon}; it must be a whole number ≥ 1`)
+  }
+  if (typeof frequency === 'number' && !(Number.isFinite(frequency) && frequency >= 1)) {
+    throw new ForecastInputError('FORECAST_FREQUENCY_INVALID', `frequency is ${frequency}; a period must be ≥ 1`)
+  }
+  if (missing && missing.length !== values.length) {
+    throw new ForecastInputError('FORECAST_MISSING_LENGTH', `missing holds ${missing.length} of ${values.length} flags`)
+  }
+  for (let i = 0; i < values.length; i++) {
+    if (missing?.[i] !== 1 && !Number.isFinite(values[i]!)) {
+      throw new ForecastInputError('FORECAST_VALUE_NOT_FINITE', `value ${i} is ${values[i]}`)
+    }
+  }
+  for (const model of models ?? []) {
+    if (!MODEL_NAMES.includes(model)) throw new ForecastInputError('FORECAST_MODEL_UNKNOWN', `no model named ${model}`)
+  }
+}
+
+function triviality(y: Float64Array, observed: Uint8Array): Reason | undefined {
+  if (!observed.includes(1)) return 'all-missing'
+  if (y.every((value) => value === 0)) return 'all-zero'
+  if (y.every((value) => value === y[0])) return 'constant'
+  return y.length < 4 ? 'too-short' : undefined
+}
+
+/** Small whole numbers with idle periods between them, or demand in fewer than a quarter of the periods. */
+function isSparse(y: Float64Array): boolean {
+  let demands = 0
+  let sum = 0
+  for (let i = 0; i < y.length; i++) {
+    if (y[i] !== 0) demands++
+    sum += y[i]!
+  }
+  if (demands === 0 || 1.32 * demands > y.length) return false
+  return 4 * demands < y.length || (sum < 10 * y.length && y.every((value) => Number.isInteger(value)))
+}
+
+/** Makes a checked input ready for the models. */
+export function prepare(input: ForecastInput): Prepared {
+  const { values, horizon, frequency } = input
+  const missing = input.missing ?? new Uint8Array(values.length)
+  const candidates = candidatePeriods(frequency)
+  const filled = missing.includes(1) ? fillMissing(values, missing, candidates[0] ?? 1) : values.slice()
+  const window = Math.min(MAX_WINDOW, Math.max(MIN_WINDOW, 3 * (candidates.at(-1) ?? 0) + horizon))
+  const first = Math.max(firstActive(filled, Math.max(12, 2 * horizon)), filled.length - window)
+  const y = filled.slice(first)
+  const observed = Uint8Array.from(missing.subarray(first), (flag) => (flag === 1 ? 0 : 1))
+  const periods = candidates.filter((period) => isSeasonal(y, period))
+  const demandClass = classifyDemand(
+    y,
+    observed.map((flag) => 1 - flag)
+  )
+  return {
+    y,
+    observed,
+    context: {
+      periods,
+      candidates: candidates.filter((period) => y.length >= 2 * period + 6),
+      horizon,
+      offset: first,
+      startDate: input.startDate,
+      frequency
+    },
+    demandClass,
+    sparse: isSparse(y),
+    trivial: triviality(y, observed)
+  }
+}

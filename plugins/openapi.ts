@@ -1,0 +1,71 @@
+import swagger from '@fastify/swagger'
+import scalar from '@scalar/fastify-api-reference'
+import type { FastifyInstance, FastifySchema, RouteOptions } from 'fastify'
+import { access } from './contracts.js'
+
+/** `/openapi.json` and its reference page at `/docs`. Registered before the routes that it describes. */
+export async function registerOpenApi(app: FastifyInstance, version: string): Promise<void> {
+  await app.register(swagger, {
+    openapi: {
+      openapi: '3.1.0',
+      info: {
+        title: 'Inventory Enterprise',
+        version,
+        description: 'Stock, forecasts, anomalies. Errors are RFC 9457 problem details; see docs/errors.md.',
+        license: { name: 'Apache-2.0', url: 'https://www.apache.org/licenses/LICENSE-2.0' }
+      },
+      servers: [{ url: '/' }],
+      components: { securitySchemes: { bearer: { type: 'http', scheme: 'bearer', bearerFormat: 'JWT' } } },
+      security: [{ bearer: [] }]
+    },
+    transform: ({ schema, url, route }) => ({ schema: described(schema, url, route), url })
+  })
+  app.get('/openapi.json', { schema: { hide: true }, config: access('public') }, async (_request, reply) =>
+    reply.send(app.swagger())
+  )
+  await app.register(async (docs) => {
+    docs.addHook('onRequest', (_request, reply, done) => {
+      // The reference page is a bundled script that styles itself; it talks to this server only.
+      reply.header(
+        'content-security-policy',
+        "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; frame-ancestors 'none'"
+      )
+      done()
+    })
+    await docs.register(scalar, {
+      routePrefix: '/docs',
+      configuration: { url: '/openapi.json', withDefaultFonts: false, telemetry: false }
+    })
+  })
+}
+
+const header = (description: string) => ({ type: 'string', description })
+const IDEMPOTENCY_KEY = header('1–255 printable ASCII characters; the same key and request answer the same bytes again')
+const IF_MATCH = header('The ETag that was read; a stale one answers 412')
+const IF_NONE_MATCH = header('An ETag; the answer is 304 while it holds')
+
+/** Adds what every route has by the conventions of this API, so that no route has to repeat it. */
+function described(schema: FastifySchema | undefined, url: string, { method, config }: RouteOptions): FastifySchema {
+  const verb = String(method).toLowerCase()
+  const open = config !== undefined && 'role' in config && config.role === 'public'
+  const properties = {
+    ...(verb === 'get' || open ? {} : { 'Idempotency-Key': IDEMPOTENCY_KEY }),
+    ...(verb === 'patch' || verb === 'delete' ? { 'If-Match': IF_MATCH } : {}),
+    ...(verb === 'get' && !open ? { 'If-None-Match': IF_NONE_MATCH } : {})
+  }
+  return {
+    operationId: operationIdOf(verb, url),
+    ...(open ? { security: [] } : {}),
+    ...(Object.keys(properties).length === 0 ? {} : { headers: { type: 'object', properties } }),
+    ...schema
+  }
+}
+
+/** `GET /api/inventory/:itemCode/movements` is `getInventoryByItemCodeMovements`: it changes only when the path does. */
+function operationIdOf(verb: string, url: string): string {
+  const words = url
+    .replace(/^\/api\//, '/')
+    .replace(/\/:/g, '/by-')
+    .split(/[^A-Za-z0-9]+/)
+  return verb + words.map((word) => word.charAt(0).toUpperCase() + word.slice(1)).join('')
+}
