@@ -12,16 +12,7 @@ import {
   UnitNotConvertible
 } from './errors.js'
 import type { LedgerItem, LedgerLocation, LedgerStore, TransactionHead } from './ledger-store.js'
-import {
-  type AccountState,
-  apply,
-  byExpiry,
-  type LotState,
-  type Move,
-  ROUTES,
-  type Transfer,
-  takeBack
-} from './posting.js'
+import { type AccountState, apply, byExpiry, type LotState, type Move, ROUTES, type Transfer } from './posting.js'
 import { DEFAULT_LOT, INTERNAL_KINDS } from './tables.js'
 
 export const DEFAULT_LOCATION = 'main'
