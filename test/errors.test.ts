@@ -23,8 +23,10 @@ async function definitions(): Promise<Map<string, Definition>> {
   for (const folder of ['plugins', 'modules']) {
     for (const name of readdirSync(join(compiled, folder), { recursive: true }).map(String)) {
       const path = join(compiled, folder, name)
-      const count = path.endsWith('.js') ? readFileSync(path, 'utf8').split('= problem(').length - 1 : 0
-      if (count === 0) continue
+      const count = path.endsWith('.js')
+        ? readFileSync(path, 'utf8').match(/^(export )?const \w+ = problem\(/gm)?.length
+        : 0
+      if (!count) continue
       written += count
       const exported: Record<string, unknown> = await import(pathToFileURL(path).href)
       for (const value of Object.values(exported)) if (isDefinition(value)) found.set(value.code, value)
