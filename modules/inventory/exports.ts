@@ -1,6 +1,7 @@
 import type { Tenant } from '../../plugins/contracts.js'
 import type { ExportKind } from '../../schemas/inventory.js'
-import { createItemStore, presentRow } from './item-store.js'
+import { presentRow } from './item-list.js'
+import { createItemStore } from './item-store.js'
 import { createLedgerQueries } from './ledger-queries.js'
 
 type Cell = string | number | null
