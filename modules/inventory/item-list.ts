@@ -130,18 +130,50 @@ export async function listItems(root: Kysely<unknown>, query: ItemQuery) {
   if (status !== undefined) values.status = status
   if (location !== undefined) values.location = location
   if (after !== undefined) Object.assign(values, { key: after[0], id: after.at(-1) })
-  const { rows } = await root.executeQuery(withValues(compiledList(root, order, values), values))
+  const wide = order === 'match' || isPostgres(root) ? [] : await wideFilters(root, values)
+  const { rows } = await root.executeQuery(withValues(compiledList(root, { order, values, wide }), values))
   return {
     rows: rows.flatMap((row) => ('page' in row ? parsePage(row.page) : [row])),
     cursorOf: (row: ListedRow) => encodeCursor(purpose, keyOf(row))
   }
 }
 
-function compiledList(root: Kysely<unknown>, order: Sort | 'match', values: Partial<Values>) {
+interface ListPlan {
+  order: Sort | 'match'
+  /** Which of them are given is what counts. */
+  values: Partial<Values>
+  /** Filters that so many items pass that walking the order until a page is full beats sorting them. */
+  wide: readonly Filter[]
+}
+
+type Filter = 'q' | 'category' | 'status'
+const PROBES: Record<Filter, RawBuilder<unknown>> = {
+  q: sql`item_search where item_search match ${slot('q')}`,
+  category: sql`items where category_id = (select id from categories where name = ${slot('category')})`,
+  status: sql`item_totals where status = ${slot('status')}`
+}
+const FILTERS: readonly Filter[] = ['q', 'category', 'status']
+/** Items that are sorted in a few milliseconds. */
+const NARROW_MAX = 4_000
+
+/** SQLite keeps no statistics of what is in a column, so it is counted, as far as it matters. */
+async function wideFilters(root: Kysely<unknown>, values: Partial<Values>): Promise<Filter[]> {
+  const given = FILTERS.filter((filter) => values[filter] !== undefined)
+  for (const filter of given) {
+    const probe = sql<{ items: number }>`select count(*) as items from (
+      select 1 from ${PROBES[filter]} limit ${sql.lit(NARROW_MAX + 1)})`.compile(root)
+    const { rows } = await root.executeQuery(withValues(probe, values))
+    // What one narrow filter lets through is few, whatever the others do.
+    if ((rows[0]?.items ?? 0) <= NARROW_MAX) return given.filter((other) => other !== filter)
+  }
+  return given
+}
+
+function compiledList(root: Kysely<unknown>, plan: ListPlan) {
   const known = compiledLists.get(root) ?? new Map<string, CompiledQuery<ListedRow | Page>>()
   compiledLists.set(root, known)
-  const shape = `${order} ${Object.keys(values).join()}`
-  const compiled = known.get(shape) ?? compile(root, order, values)
+  const shape = `${plan.order} ${Object.keys(plan.values).join()} ${plan.wide.join()}`
+  const compiled = known.get(shape) ?? compile(root, plan)
   known.set(shape, compiled)
   return compiled
 }
@@ -151,23 +183,26 @@ const withValues = <R>(compiled: CompiledQuery<R>, values: Partial<Values>): Com
   parameters: compiled.parameters.map((parameter) => (parameter instanceof Slot ? values[parameter.name] : parameter))
 })
 
-function compile(
-  root: Kysely<unknown>,
-  order: Sort | 'match',
-  given: Partial<Values>
-): CompiledQuery<ListedRow | Page> {
+function compile(root: Kysely<unknown>, { order, values, wide }: ListPlan): CompiledQuery<ListedRow | Page> {
   const postgres = isPostgres(root)
+  // A plus keeps SQLite from using an index: of a wide filter, or the text index anew for every item.
+  const unindexed = (filter: Filter) => sql.raw(wide.includes(filter) ? '+' : '')
   let query: RowsQuery = itemRows(root)
-  if (given.q !== undefined) {
-    query = query.innerJoin(matches(postgres), (join) =>
-      // The plus keeps SQLite from asking the text index anew for every item of a filter or an order.
-      postgres ? join.onRef('s.item_id', '=', 'i.id') : join.on(sql<boolean>`i.id = +s.item_id`)
-    )
+  if (values.q !== undefined) {
+    if (wide.includes('q')) query = query.where(sql<boolean>`i.id in ${matches(postgres)}`)
+    else {
+      query = query.innerJoin(matches(postgres).as<'s'>(sql.ref('s')), (join) =>
+        postgres ? join.onRef('s.item_id', '=', 'i.id') : join.on(sql<boolean>`i.id = +s.item_id`)
+      )
+    }
   }
-  if (given.category !== undefined) query = query.where('c.name', '=', slot('category'))
-  if (given.status !== undefined) query = query.where(sql<boolean>`t.status = ${slot('status')}`)
-  if (given.location !== undefined) query = query.where('i.id', 'in', stockedAt(root))
-  const ordered = inOrder(query, order, given.id !== undefined).limit(slot('limit'))
+  if (values.category !== undefined) {
+    const id = sql`(select id from ${sql.table('categories')} where name = ${slot('category')})`
+    query = query.where(sql<boolean>`${unindexed('category')}i.category_id = ${id}`)
+  }
+  if (values.status !== undefined) query = query.where(sql<boolean>`${unindexed('status')}t.status = ${slot('status')}`)
+  if (values.location !== undefined) query = query.where('i.id', 'in', stockedAt(root))
+  const ordered = inOrder(query, order, values.id !== undefined).limit(slot('limit'))
   if (postgres) return ordered.compile()
   const cells = sql.join(FIELDS.map((field) => sql.ref(field)))
   return sql<Page>`select json_group_array(json_array(${cells})) as page from (${ordered})`.compile(root)
@@ -203,12 +238,10 @@ function orderOf(order: Sort | 'match') {
 const nameOf = (sort: Sort) => (sort.startsWith('-') ? sort.slice(1) : sort) as keyof typeof SORTS
 
 /** Ids of the items whose search text holds the words, by the trigram index of either engine. */
-const matches = (postgres: boolean) => {
-  const ids = postgres
+const matches = (postgres: boolean) =>
+  postgres
     ? sql<{ item_id: number }>`(select item_id from ${sql.table('item_search')} where text like ${slot('q')})`
     : sql<{ item_id: number }>`(select rowid as item_id from item_search where item_search match ${slot('q')})`
-  return ids.as<'s'>(sql.ref('s'))
-}
 
 const stockedAt = (root: Kysely<unknown>) =>
   root
