@@ -327,7 +327,7 @@ t.test('training goes on where a killed process stopped', async (t) => {
       headers: { authorization: `Bearer ${service.token}`, ...headers },
       ...(body === undefined ? {} : { body })
     })
-    return answer.json()
+    return JSON.parse(await answer.text())
   }
   const csv = { 'content-type': 'text/csv', prefer: 'wait=60' }
   const codes = Array.from({ length: 150 }, (_, i) => `K${i}`)
