@@ -12,16 +12,7 @@ import {
   UnitNotConvertible
 } from './errors.js'
 import type { LedgerItem, LedgerLocation, LedgerStore, TransactionHead } from './ledger-store.js'
-import {
-  type AccountState,
-  apply,
-  byExpiry,
-  type LotState,
-  type Move,
-  ROUTES,
-  type Transfer,
-  takeBack
-} from './posting.js'
+import { type AccountState, apply, byExpiry, type LotState, type Move, ROUTES, type Transfer } from './posting.js'
 import { DEFAULT_LOT, INTERNAL_KINDS } from './tables.js'
 
 export const DEFAULT_LOCATION = 'main'
@@ -151,15 +142,7 @@ export class Book {
 
   /** Posts one transaction into memory. @throws a coded problem that names the line */
   post(draft: Draft, author: Author): { head: TransactionHead; moves: Move[] } {
-    const moves: Move[] = []
-    try {
-      for (const [index, line] of draft.lines.entries())
-        moves.push(...apply(this.#transfer(draft.type, line, index + 1)))
-    } catch (error) {
-      // A rehearsal goes on after it, and nothing of a refused transaction may count.
-      for (const move of moves.reverse()) takeBack(move)
-      throw error
-    }
+    const moves = draft.lines.flatMap((line, index) => apply(this.#transfer(draft.type, line, index + 1)))
     return this.#record(draft, author, null, moves)
   }
 

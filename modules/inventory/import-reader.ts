@@ -163,6 +163,7 @@ async function* readNdjson(path: string, { kind, map }: ReadOptions): AsyncGener
   const fields: readonly string[] = FIELDS[kind]
   const mapped = new Map(Object.entries(map).map(([field, name]) => [name, field]))
   let row = 0
+  let empty = true
   for await (const line of linesOf(path)) {
     row++
     if (line.trim() === '') continue
@@ -186,9 +187,10 @@ async function* readNdjson(path: string, { kind, map }: ReadOptions): AsyncGener
         throw new ImportUnreadable({ reason: `line ${row}: ${field} is neither text nor a number` })
       found.set(field, String(cell).trim())
     }
+    empty = false
     yield { row, fields: found }
   }
-  if (row === 0) throw new ImportUnreadable({ reason: 'it is empty' })
+  if (empty) throw new ImportUnreadable({ reason: 'it is empty' })
 }
 
 async function* linesOf(path: string): AsyncGenerator<string> {

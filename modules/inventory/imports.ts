@@ -179,9 +179,11 @@ export async function rehearse(tenant: Tenant, path: string, options: ReadOption
     for await (const groups of groupChunks(readMovements(path, options, refuse, count))) {
       await book.load(groups.flatMap(({ draft }) => draft.lines))
       for (const group of groups) {
-        const refused = tryPost(book, group, author)
-        if (refused === undefined) report.created++
-        else refuse(refused)
+        const refused = group.rows
+          .map((row) => tryPost(book, group.draft, row, author))
+          .filter((each) => each !== undefined)
+        if (refused.length === 0) report.created++
+        for (const error of refused) refuse(error)
       }
       book.forgetPosted()
       if (rejected > ERRORS_MAX) break
@@ -192,23 +194,15 @@ export async function rehearse(tenant: Tenant, path: string, options: ReadOption
   return report
 }
 
-function tryPost(book: Book, { draft, rows }: Group, author: Author): RowError | undefined {
+/** One row by itself, so that each that is wrong is named: the lines of a transaction are applied one after another anyway. */
+function tryPost(book: Book, draft: Draft, { row, line }: MovementRow, author: Author): RowError | undefined {
   try {
-    book.post(draft, author)
+    book.post({ ...draft, lines: [line] }, author)
     return undefined
   } catch (error) {
     if (!(error instanceof Problem)) throw error
-    const line = Number(error.params.line ?? 0)
-    const at =
-      error instanceof ItemNotFound
-        ? rows.find(({ line: { itemCode } }) => itemCode === error.params.itemCode)
-        : rows[line - 1]
-    return new RowError(
-      at?.row ?? rows[0]?.row ?? 0,
-      error instanceof ItemNotFound ? 'itemCode' : null,
-      error.code,
-      error.message
-    )
+    const column = error instanceof ItemNotFound ? 'itemCode' : null
+    return new RowError(row, column, error.code, error.message.replace(/^Line 1: /, ''))
   }
 }
 

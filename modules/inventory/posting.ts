@@ -73,7 +73,7 @@ const VALUE_MAX = Number.MAX_SAFE_INTEGER
 
 /**
  * Applies one transfer and says what moved.
- * @throws InsufficientStock naming what is available, StockLimit
+ * @throws InsufficientStock naming what is available, StockLimit; the balances are then as they were
  */
 export function apply(transfer: Transfer): Move[] {
   const parts = allocate(transfer)
@@ -112,16 +112,6 @@ export function apply(transfer: Transfer): Move[] {
       value
     }
   })
-}
-
-/** The opposite of `apply`, of one move. */
-export function takeBack({ item, from, to, quantity, value }: Move): void {
-  if (from.internal) from.onHand += quantity
-  if (to.internal) to.onHand -= quantity
-  if (from.internal === to.internal) return
-  const sign = from.internal ? 1 : -1
-  item.onHand += sign * quantity
-  item.value += sign * value
 }
 
 function allocate({
