@@ -157,8 +157,8 @@ export const product =
 /** Naive on seasonally adjusted values where the season is significant: the yardstick of OWA. Source: M4 (2020). */
 export const naive2: Forecaster = (y, { frequency, horizon }) => {
   const period = frequency === 'month' ? 12 : 1
-  const indices =
-    period > 1 && y.length >= 3 * period && m4Seasonal(y, period) ? classicalIndices(y, period) : undefined
+  const applies = period > 1 && y.length >= 3 * period && y.every((value) => value > 0)
+  const indices = applies && m4Seasonal(y, period) ? classicalIndices(y, period) : undefined
   const last = y[y.length - 1]! / (indices?.[(y.length - 1) % period] ?? 1)
   return { mean: Array.from({ length: horizon }, (_, k) => last * (indices?.[(y.length + k) % period] ?? 1)) }
 }
