@@ -447,8 +447,6 @@ async function passTime(dataDir: string, databaseUrl: string | undefined): Promi
   await database.end()
 }
 
-const SECRET = 'Zr8#kq2Lw9-Tn4vXb7yHd3mPf6sJg1cQ'
-
 /** The real server, killed in the middle of an import: the next one ends it, with each row posted once. */
 async function killed(t: Test, dialect: Dialect) {
   const database = dialect === 'postgres' ? await freshDatabase() : undefined
