@@ -87,6 +87,13 @@ export const forecastingMigrations: Record<string, Migration> = {
   '0002-learning': {
     async up(db: Kysely<unknown>) {
       const clustered = isPostgres(db) ? sql`` : sql`without rowid`
+      // Where days of use are looked for whatever the item.
+      await db.schema
+        .createIndex('consumption_data_use')
+        .on('consumption_data')
+        .column('day')
+        .where(sql.ref('quantity_micros'), '>', sql.lit(0))
+        .execute()
       // The model's own answer, kept while a person's override is served instead.
       await db.schema.alterTable('ai_forecasts').addColumn('model_answer', 'text').execute()
       await db.schema.alterTable('ai_forecasts').addColumn('model_distribution', 'text').execute()

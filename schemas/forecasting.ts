@@ -146,7 +146,23 @@ export type ModelRow = Static<typeof ModelRow>
 export const ModelList = List(ModelRow)
 const { modelId: _, ...withoutModelId } = described
 /** What a version of a model keeps besides its forecast: figures only, never code. */
-export const Artifact = Closed({ ...withoutModelId, horizon: Type.Integer() })
+export const Artifact = Closed({
+  ...withoutModelId,
+  horizon: Type.Integer(),
+  /** Mean forecast of a day. */
+  meanPerDay: Type.Optional(Type.Number()),
+  structure: Type.Optional(
+    Closed({
+      level: Type.Number(),
+      trend: Type.Number(),
+      period: Nullable(Type.Integer()),
+      seasonalStrength: Type.Number(),
+      seasonalFactors: Nullable(Type.Array(Type.Number())),
+      averageInterval: measure,
+      sizeVariation: measure
+    })
+  )
+})
 export type Artifact = Static<typeof Artifact>
 export const ModelDetail = Closed({
   id: Uuid,
@@ -172,7 +188,13 @@ export const Series = Closed({
     Closed({
       date: Day,
       quantity: Type.Number(),
-      censored: Type.Boolean({ description: 'No stock: the quantity says nothing of demand' })
+      censored: Type.Boolean({ description: 'No stock: the quantity says nothing of demand' }),
+      closed: Type.Boolean({ description: 'Nothing at all was used that day, though on that weekday usually much is' }),
+      estimatedDemand: Nullable(
+        Type.Number({
+          description: 'Demand behind a period of which nothing is known; kept apart from what was recorded'
+        })
+      )
     })
   )
 })
@@ -350,3 +372,39 @@ export type Override = Static<typeof Override>
 export const OverrideParams = Closed({ itemCode: Code, overrideId: Uuid })
 export const OverrideQuery = Closed(PageQuery)
 export const OverrideList = List(Override)
+
+export const Explanation = Closed({
+  itemCode: Type.String(),
+  frequency: Frequency,
+  modelId: Uuid,
+  version: Type.Integer(),
+  model: ServedModel,
+  members: Type.Array(Member),
+  servesBaseline: Type.Boolean(),
+  overridden: Type.Boolean({ description: 'A person’s figure is served for some periods' }),
+  level: Type.Number({ description: 'Mean use per period of late' }),
+  trend: Closed({ perPeriod: Type.Number(), percentPerWeek: Type.Number() }),
+  seasonality: Closed({
+    period: Nullable(Type.Integer({ description: 'Periods of a season' })),
+    strength: Type.Number({ description: 'Share of the variance that the season explains, 0 to 1' }),
+    weekdays: Nullable(
+      Type.Array(Closed({ weekday: Type.Integer({ description: '1 = Monday' }), factor: Type.Number() }))
+    )
+  }),
+  demand: Closed({ class: Type.String(), averageInterval: measure, sizeVariation: measure }),
+  accuracy: Accuracy,
+  baseline: Closed({ model: ServedModel, wape: measure, mase: measure }),
+  gainPercent: Nullable(Type.Number({ description: 'How much smaller the errors are than the baseline’s' })),
+  change: Nullable(
+    Closed({
+      sinceVersion: Type.Integer(),
+      modelBefore: ServedModel,
+      meanPerDayBefore: measure,
+      percent: Nullable(Type.Number({ description: 'Change of the mean forecast of a day' })),
+      wapeBefore: measure,
+      newPeriods: Type.Integer()
+    })
+  ),
+  sentence: Type.String()
+})
+export type Explanation = Static<typeof Explanation>

@@ -2,6 +2,7 @@ import { setImmediate as turn } from 'node:timers/promises'
 import { v7 as uuid } from 'uuid'
 import type { Tenant, Transaction } from '../../plugins/contracts.js'
 import type { Frequency } from '../../schemas/forecasting.js'
+import { type ConsumptionTables, createConsumptionStore } from './consumption-store.js'
 import { createLearningStore, type DriftRow, type ItemOutcome, toOverride } from './learning-store.js'
 import type { ForecastMetrics } from './metrics.js'
 import { biasAlarm, findDrift } from './models/drift.js'
@@ -35,6 +36,7 @@ export function createRealisation(
   /** What people and earlier runs said, read once: there is little of it. */
   const prepare = async () => ({
     exceptional: await reading.exceptional(),
+    closures: await createConsumptionStore(tenant.db.withTables<ConsumptionTables>(), tenant.dialect).closures(end),
     overrides: await reading.overrides(frequency, { since }),
     drifted: await reading.lastDrifts(frequency, since),
     waiting: await reading.waiting(frequency)
@@ -108,8 +110,11 @@ export function createRealisation(
   }
 
   return {
-    /** Days of each item that are not representative, as people said. */
-    exceptional: async () => (await known()).exceptional,
+    /** Days of an item that say nothing of demand: the place was closed, or people said so. */
+    async unknownDays(): Promise<(itemCode: string) => string[]> {
+      const { closures, exceptional } = await known()
+      return (itemCode) => [...closures, ...(exceptional.get(itemCode) ?? [])]
+    },
 
     /** @returns the items whose series have drifted and wait to be trained again */
     async take(series: ReadonlyMap<string, DemandSeries>): Promise<Set<string>> {

@@ -4,8 +4,18 @@ import { access, decodeCursor, encodeCursor, pageOf, type Tenant, type Transacti
 import { problems } from '../../schemas/common.js'
 import * as schemas from '../../schemas/forecasting.js'
 import { createConsumptionStore } from './consumption-store.js'
-import { type Context, localeOf, NAMESPACE, requireForecast, requireItem, subjectOf, tenantOf } from './context.js'
-import { FeedbackRule, OverrideFigure, OverrideNotFound, OverrideOver, RangeInvalid } from './errors.js'
+import {
+  type Context,
+  forecastsOf,
+  localeOf,
+  NAMESPACE,
+  requireForecast,
+  requireItem,
+  subjectOf,
+  tenantOf
+} from './context.js'
+import { FeedbackRule, NotTrained, OverrideFigure, OverrideNotFound, OverrideOver, RangeInvalid } from './errors.js'
+import { explain } from './explanation.js'
 import { createLearningStore, type FeedbackRow, type OverrideRow, toOverride } from './learning-store.js'
 import { accuracySummary } from './ports.js'
 import { accuracyHistory, itemAccuracy, realisedAccuracy, toDrift } from './realised.js'
@@ -123,6 +133,41 @@ const accuracyRoutes: FastifyPluginAsyncTypebox<Context> = async (app, context) 
         const tenant = tenantOf(request)
         const row = await requireForecast(context, tenant, itemCode, frequency)
         return itemAccuracy(tenant, itemCode, row.frequency, locale)
+      })
+    }
+  )
+
+  app.get(
+    '/forecast/:itemCode/explanation',
+    {
+      config: access('viewer'),
+      schema: {
+        tags,
+        summary: 'Why the forecast is what it is, in figures and a sentence (en, fr)',
+        params: schemas.ForecastParams,
+        querystring: schemas.ForecastQuery,
+        response: { 200: schemas.Explanation, ...problems }
+      }
+    },
+    async (request, reply) => {
+      const { itemCode } = request.params
+      const { frequency } = request.query
+      const locale = localeOf(request)
+      reply.header('content-language', locale).header('vary', 'accept-language')
+      const key = `explanation:${locale}:${frequency ?? ''}:${itemCode}`
+      return answers.read(request, reply, NAMESPACE, key, async () => {
+        const tenant = tenantOf(request)
+        const row = await requireForecast(context, tenant, itemCode, frequency)
+        const store = forecastsOf(tenant)
+        const current = await store.model(row.model_id)
+        if (current === undefined) throw new NotTrained({ itemCode, frequency: row.frequency })
+        const before = await store.versionBefore(itemCode, row.frequency, current.version)
+        const parsed = ({ id, version, artifact }: typeof current | NonNullable<typeof before>) => ({
+          id,
+          version,
+          artifact: JSON.parse(artifact)
+        })
+        return explain(parsed(current), before && parsed(before), row.model_answer !== null, locale)
       })
     }
   )

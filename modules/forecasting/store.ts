@@ -240,6 +240,16 @@ export function createForecastStore(db: Kysely<ForecastingTables>) {
         .where('id', '=', id)
         .executeTakeFirst(),
 
+    /** The version of a series before the one named. */
+    versionBefore: (itemCode: string, frequency: Frequency, version: number) =>
+      db
+        .selectFrom('ai_models')
+        .select(['id', 'version', 'artifact'])
+        .where('item_code', '=', itemCode)
+        .where('frequency', '=', frequency)
+        .where('version', '=', version - 1)
+        .executeTakeFirst(),
+
     /** Accuracy of what serves, by model; relative errors weighted by volume, the others by series. */
     accuracy: () =>
       db

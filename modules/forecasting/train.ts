@@ -94,11 +94,9 @@ export function createTraining({ derivation, compute, metrics, now, observe }: D
   ): Promise<TrainingSeries[]> {
     const db = tenant.db.withTables<ForecastingTables>()
     const days = await createConsumptionStore(db, tenant.dialect).days(itemCodes)
-    const exceptional = await realisation.exceptional()
+    const unknown = await realisation.unknownDays()
     const hashes = await createForecastStore(db).hashes(itemCodes, run.frequency)
-    const all = new Map(
-      [...days].map(([code, active]) => [code, demand(active, end, run.frequency, exceptional.get(code))])
-    )
+    const all = new Map([...days].map(([code, active]) => [code, demand(active, end, run.frequency, unknown(code))]))
     const drifted = await realisation.take(all)
     const result: TrainingSeries[] = []
     for (const [itemCode, series] of all) {

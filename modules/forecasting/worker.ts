@@ -4,6 +4,7 @@ import { isMainThread } from 'node:worker_threads'
 import { v7 as uuid } from 'uuid'
 import type { Accuracy, Artifact, Forecast, Frequency } from '../../schemas/forecasting.js'
 import { naiveScale } from './models/accuracy.js'
+import { describe } from './models/explain.js'
 import { type ForecastOutput, forecast, LEVELS, type Accuracy as Measured, type ModelName } from './models/index.js'
 import { naivePath, type Served } from './outcomes.js'
 import { dayText, periodDays } from './series.js'
@@ -136,6 +137,7 @@ function trainOne(series: TrainingSeries, batch: TrainingBatch): Trained {
   if (!output.mean.every(Number.isFinite)) throw new RangeError('the forecast is not finite')
   const id = uuid()
   const { model: baselineModel, ...baseline } = output.baseline
+  const dailyMean = output.mean.reduce((sum, value) => sum + value, 0) / (horizon * step)
   const artifact: Artifact = {
     itemCode,
     model: output.model,
@@ -152,9 +154,11 @@ function trainOne(series: TrainingSeries, batch: TrainingBatch): Trained {
     dataTo: dayText(start + values.length * step - 1),
     observations: values.length,
     censored: missing.reduce((sum, flag) => sum + flag, 0),
-    horizon
+    horizon,
+    meanPerDay: round(dailyMean),
+    structure: describe(values, missing, output.seasonalPeriods[0])
   }
-  const { horizon: _, ...described } = artifact
+  const { horizon: _, meanPerDay: _mean, structure: _structure, ...described } = artifact
   const firstDay = start + values.length * step
   const answer: Forecast = { ...described, modelId: id, points: pointsOf(output, firstDay, step) }
   const { wape, mae } = output.accuracy
@@ -170,7 +174,7 @@ function trainOne(series: TrainingSeries, batch: TrainingBatch): Trained {
       levels: Array.from(output.levels),
       quantiles: output.cumulativeQuantiles.map((row) => Array.from(row, round))
     }),
-    dailyMean: output.mean.reduce((sum, value) => sum + value, 0) / (horizon * step),
+    dailyMean,
     firstDay: dayText(firstDay),
     served: servedPath(output, answer.points, series),
     accuracy: output.accuracy,
