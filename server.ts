@@ -21,16 +21,17 @@ export async function build(config: Config, mode: 'service' | 'worker' = 'servic
 export async function listen(service: FastifyInstance, config: Config): Promise<void> {
   await open(service, config)
   let closing = false
+  const failed = (error: unknown) => {
+    service.log.error({ err: error }, 'closing failed')
+    process.exit(1)
+  }
   const close = (signal: string) => {
     if (closing) return
     closing = true
     service.log.info({ signal }, 'closing')
     // What does not end in time is ended: the ledger is safe, since nothing was acknowledged.
-    setTimeout(() => process.exit(1), DRAIN_MILLISECONDS).unref()
-    service.close().then(
-      () => process.exit(0),
-      () => process.exit(1)
-    )
+    setTimeout(() => failed(new Error('not closed in time')), DRAIN_MILLISECONDS).unref()
+    service.close().then(() => process.exit(0), failed)
   }
   process.on('SIGTERM', close)
   process.on('SIGINT', close)

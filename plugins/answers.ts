@@ -43,17 +43,22 @@ function encodingFor(request: FastifyRequest): 'br' | 'gzip' | undefined {
 const names = (header: string | undefined, etag: string) =>
   header !== undefined && (header === '*' || header.split(',').some((each) => each.trim().replace(/^W\//, '') === etag))
 
-/** Adds to what other plugins have set, such as CORS its `Origin`. */
-function vary(reply: FastifyReply, fields: readonly string[]): void {
+const varied = new Map<string, string>()
+/** Adds to what other plugins have set, such as CORS its `Origin`; that is one of a handful of texts. */
+function vary(reply: FastifyReply): void {
   const set = String(reply.getHeader('vary') ?? '')
-  const missing = fields.filter((field) => !set.toLowerCase().includes(field))
-  reply.header('vary', set === '' ? missing.join(', ') : [set, ...missing].join(', '))
+  const known = varied.get(set)
+  if (known !== undefined) return void reply.header('vary', known)
+  const missing = ['accept-encoding', 'authorization'].filter((field) => !set.toLowerCase().includes(field))
+  const full = [set, ...missing].filter((field) => field !== '').join(', ')
+  if (varied.size < 100) varied.set(set, full)
+  reply.header('vary', full)
 }
 
 function sendText(request: FastifyRequest, reply: FastifyReply, text: CachedText): FastifyReply {
   reply.header('etag', text.etag)
   reply.header('cache-control', 'private, no-cache')
-  vary(reply, ['accept-encoding', 'authorization'])
+  vary(reply)
   if (names(request.headers['if-none-match'], text.etag)) return reply.code(304).send()
   reply.header('content-type', JSON_TYPE)
   const encoding = text.body.length < COMPRESS_MIN_BYTES ? undefined : encodingFor(request)

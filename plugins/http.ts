@@ -2,7 +2,7 @@ import compress from '@fastify/compress'
 import cors from '@fastify/cors'
 import helmet from '@fastify/helmet'
 import rateLimit from '@fastify/rate-limit'
-import type { FastifyInstance } from 'fastify'
+import Fastify, { type FastifyInstance } from 'fastify'
 import type { Redis } from 'ioredis'
 import { answerProblem, RouteNotFound, TooManyRequests } from './errors.js'
 
@@ -16,34 +16,19 @@ export interface HttpOptions {
 
 /** What the whole service wears: security headers, CORS, limits, compression. A host brings its own. */
 export async function registerHttp(app: FastifyInstance, options: HttpOptions): Promise<void> {
+  const security = await securityHeaders()
   app.addHook('onRequest', (request, reply, done) => {
-    reply.header('x-request-id', request.id)
-    reply.header('vary', 'accept-encoding')
+    reply.headers(security).header('x-request-id', request.id).header('vary', 'accept-encoding')
     done()
   })
-  await app.register(helmet, {
-    // The API answers data, so the policy allows nothing; the reference page brings its own.
-    contentSecurityPolicy: {
-      useDefaults: false,
-      directives: { 'default-src': ["'none'"], 'frame-ancestors': ["'none'"] }
-    },
-    hsts: { maxAge: 31_536_000, includeSubDomains: true },
-    referrerPolicy: { policy: 'no-referrer' },
-    frameguard: { action: 'deny' },
-    // Of use to pages only, and each header costs time on every answer.
-    crossOriginOpenerPolicy: false,
-    originAgentCluster: false,
-    dnsPrefetchControl: false,
-    ieNoOpen: false,
-    permittedCrossDomainPolicies: false,
-    xssFilter: false
-  })
-  await app.register(cors, {
-    origin: [...options.corsOrigins],
-    methods: ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE'],
-    credentials: false,
-    exposedHeaders: ['etag', 'location', 'retry-after', 'x-request-id']
-  })
+  if (options.corsOrigins.length > 0) {
+    await app.register(cors, {
+      origin: [...options.corsOrigins],
+      methods: ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE'],
+      credentials: false,
+      exposedHeaders: ['etag', 'location', 'retry-after', 'x-request-id']
+    })
+  }
   if (options.requestsPerMinute > 0) {
     await app.register(rateLimit, {
       global: false,
@@ -71,5 +56,34 @@ export async function registerHttp(app: FastifyInstance, options: HttpOptions): 
       request,
       reply
     )
+  )
+}
+
+/** What helmet answers with, asked once: its plugin builds all of its middleware anew for every request. */
+async function securityHeaders(): Promise<Record<string, string>> {
+  const probe = Fastify()
+  await probe.register(helmet, {
+    // The API answers data, so the policy allows nothing; the reference page brings its own.
+    contentSecurityPolicy: {
+      useDefaults: false,
+      directives: { 'default-src': ["'none'"], 'frame-ancestors': ["'none'"] }
+    },
+    hsts: { maxAge: 31_536_000, includeSubDomains: true },
+    referrerPolicy: { policy: 'no-referrer' },
+    frameguard: { action: 'deny' },
+    // Of use to pages only, and each header costs time on every answer.
+    crossOriginOpenerPolicy: false,
+    originAgentCluster: false,
+    dnsPrefetchControl: false,
+    ieNoOpen: false,
+    permittedCrossDomainPolicies: false,
+    xssFilter: false
+  })
+  probe.get('/', (_request, reply) => reply.send())
+  const { headers } = await probe.inject('/')
+  await probe.close()
+  const own = new Set(['connection', 'content-length', 'date'])
+  return Object.fromEntries(
+    Object.entries(headers).flatMap(([name, value]) => (own.has(name) ? [] : [[name, String(value)]]))
   )
 }

@@ -1,4 +1,4 @@
-import { Check } from 'typebox/value'
+import { Value } from 'typebox/value'
 import { TenantId } from '../schemas/common.js'
 import type { Caches, TenantCache } from './cache.js'
 import type { MigrationSet, Tenant, Transaction } from './contracts.js'
@@ -17,6 +17,9 @@ export interface TenantsOptions {
 /** In `single` tenancy there is this one; its database is made at the first start. */
 export const SINGLE_TENANT = 'main'
 
+/** How long a tenant that another process has dropped may still be served here. */
+const COMPARE_MILLISECONDS = 500
+
 interface Open {
   readonly tenant: Tenant
   readonly database: TenantDatabase
@@ -28,6 +31,7 @@ export class Tenants {
   readonly #open = new Map<string, Promise<Open>>()
   readonly #ready = new Map<string, Tenant>()
   readonly #sets: MigrationSet[] = []
+  #comparedAt = 0
 
   constructor(options: TenantsOptions) {
     this.#options = options
@@ -42,15 +46,9 @@ export class Tenants {
     return this.#options.tenancy === 'single' ? [SINGLE_TENANT] : this.#options.server.tenants()
   }
 
-  /** Every tenant, opened. One that another process has dropped is let go: its tokens stop counting here too. */
+  /** Every tenant, opened. */
   async all(): Promise<Tenant[]> {
-    const ids = await this.list()
-    for (const [id, open] of this.#open) {
-      if (ids.includes(id)) continue
-      this.#forget(id)
-      await (await open).database.close()
-    }
-    return Promise.all(ids.map((id) => this.get(id)))
+    return Promise.all((await this.list()).map((id) => this.get(id)))
   }
 
   /** Opens and migrates every tenant, so that a failing migration stops the boot and not a request. */
@@ -59,11 +57,11 @@ export class Tenants {
     await this.all()
   }
 
-  /** @throws TenantNameInvalid */
-  async create(id: string): Promise<Tenant> {
-    if (!Check(TenantId, id)) throw new TenantNameInvalid({ tenant: id })
-    await this.#options.server.create(id)
-    return this.get(id)
+  /** @throws TENANT_NAME_INVALID: the name becomes a file's, or a schema's */
+  async create(name: string): Promise<Tenant> {
+    if (!Value.Check(TenantId, name)) throw new TenantNameInvalid({ tenant: String(name).slice(0, 100) })
+    await this.#options.server.create(name)
+    return this.get(name)
   }
 
   async drop(id: string): Promise<void> {
@@ -85,7 +83,26 @@ export class Tenants {
 
   /** The tenant when it is open already: what a request needs on its fast path. */
   opened(id: string): Tenant | undefined {
+    const now = performance.now()
+    if (this.#options.tenancy === 'multi' && now - this.#comparedAt > COMPARE_MILLISECONDS) {
+      this.#comparedAt = now
+      // When the database does not answer nothing is known to be gone, and requests find out for themselves.
+      this.#forgetDropped().catch(() => {})
+    }
     return this.#ready.get(id)
+  }
+
+  /** Another process may have dropped a tenant: what is written to its open file would be lost, though acknowledged. */
+  async #forgetDropped(): Promise<void> {
+    const existing = new Set(await this.list())
+    for (const [id, open] of this.#open) {
+      if (existing.has(id)) continue
+      // One that is being created may be younger than the list.
+      const { database } = await open.catch(() => ({ database: undefined }))
+      if (database === undefined || (await this.list()).includes(id)) continue
+      this.#forget(id)
+      await database.close()
+    }
   }
 
   async sizes(): Promise<{ database: number; writeAheadLog: number }> {

@@ -33,7 +33,7 @@ const majorOf = (binary) =>
   Number(/(\d+)\.\d+/.exec(spawnSync(binary, ['--version'], { encoding: 'utf8' }).stdout ?? '')?.[1] ?? 0)
 
 /** The newest PostgreSQL on this machine: the folder of `postgres` and `initdb`. */
-function findPostgres() {
+export function findPostgres() {
   const folders = [
     process.env.TEST_POSTGRES_BIN,
     ...pathFolders(),
@@ -175,7 +175,7 @@ async function provide({ name, given, check, running, binary, start, packages })
 }
 
 /** An unprivileged account for PostgreSQL, which refuses to run as root. */
-function serverUser() {
+export function serverUser() {
   return ['postgres', 'nobody'].find((user) => {
     try {
       return execFileSync('id', ['-u', user], { stdio: 'pipe' })

@@ -620,14 +620,18 @@ t.test('no token, password or key reaches the log, at any level', async (t) => {
   const JWT_SECRET = 'kV3-nY8wRq5tZm2xLc7pHd9sJf4bGu6e'
   const env = await serviceEnvironment(t, { LOG_LEVEL: 'trace', METRICS_TOKEN, JWT_SECRET })
   const { url, token, output, end } = await startService(t, env)
-  const send = (path: string, init: RequestInit = {}) => fetch(`${url}${path}`, init)
+  // Read to the end: an answer that nobody reads keeps its connection open, and the server waits for it.
+  const send = async (path: string, init: RequestInit = {}) => {
+    const answer = await fetch(`${url}${path}`, init)
+    return { status: answer.status, text: await answer.text() }
+  }
   const authorization = `Bearer ${token}`
   const body = (value: object) => ({ method: 'POST', headers: { ...json, authorization }, body: JSON.stringify(value) })
   const user = { username: 'ada', role: 'staff', password: 'canary-horse-battery-staple' }
   t.equal((await send('/api/users', body(user))).status, 201)
   const login = await send('/api/auth/login', body({ username: 'ada', password: user.password }))
   t.equal(login.status, 200)
-  const { accessToken }: { accessToken: string } = JSON.parse(await login.text())
+  const { accessToken }: { accessToken: string } = JSON.parse(login.text)
   t.equal((await send('/api/auth/login', body({ username: 'ada', password: 'canary-wrong' }))).status, 401)
   t.equal((await send('/api/users', body({ ...user, password: 'canary', extra: 1 }))).status, 400)
   t.equal((await send('/api/users', { ...body({}), body: '{"password":"canary-broken' })).status, 400)

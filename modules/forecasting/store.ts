@@ -1,4 +1,5 @@
 import { type Kysely, sql } from 'kysely'
+import { isPostgres } from '../../migrations/columns.js'
 import type { Aggregate, Frequency, ModelRow } from '../../schemas/forecasting.js'
 import { type ConsumptionTables, chunks } from './consumption-store.js'
 import type { LearningTables } from './learning-store.js'
@@ -65,7 +66,6 @@ export interface SaveOptions {
 
 /** Older versions of a series' model than this many are removed. */
 export const VERSIONS_KEPT = 5
-const NAMES_PER_STATEMENT = 500
 
 export interface ModelFilter {
   itemCode?: string
@@ -277,18 +277,15 @@ export function createForecastStore(db: Kysely<ForecastingTables>) {
 
     /** Mean forecast per day: the weekly one where no daily one was trained. */
     async dailyMeans(itemCodes: readonly string[]): Promise<Map<string, number>> {
-      const means = new Map<string, number>()
-      for (const names of chunks(itemCodes, NAMES_PER_STATEMENT)) {
-        const rows = await db
-          .selectFrom('ai_forecasts')
-          .select(['item_code', 'daily_mean'])
-          .where('item_code', 'in', names)
-          .orderBy('item_code')
-          .orderBy('frequency', 'desc')
-          .execute()
-        for (const { item_code, daily_mean } of rows) means.set(item_code, daily_mean)
-      }
-      return means
+      const json = JSON.stringify(itemCodes)
+      // One parameter: every list of stock asks this, and binding each code apart costs more than the answer.
+      const names = isPostgres(db)
+        ? sql`select jsonb_array_elements_text(${json}::jsonb)`
+        : sql`select value from json_each(${json})`
+      const { rows } = await sql<{ item_code: string; daily_mean: number }>`
+        select item_code, daily_mean from ${sql.table('ai_forecasts')}
+        where item_code in (${names}) order by item_code, frequency desc`.execute(db)
+      return new Map(rows.map((row) => [row.item_code, row.daily_mean]))
     },
 
     answers: (itemCodes: readonly string[]) =>

@@ -1,8 +1,21 @@
-import { type Kysely, sql } from 'kysely'
+import { type Kysely, type RawBuilder, type SqlBool, sql } from 'kysely'
 import { isPostgres } from '../../migrations/columns.js'
 import type { InventoryTables } from './tables.js'
 
 type Cell = string | number | null
+
+/**
+ * `column in values` with one parameter: a statement whose text depends on how many values there are is prepared anew for
+ * each number of them, and kept.
+ */
+export const among = <V extends string | number>(
+  db: Kysely<unknown>,
+  column: string,
+  values: readonly V[]
+): RawBuilder<SqlBool> =>
+  isPostgres(db)
+    ? sql<SqlBool>`${sql.ref(column)} = any(${values})`
+    : sql<SqlBool>`${sql.ref(column)} in (select value from json_each(${JSON.stringify(values)}))`
 
 interface BulkInsert {
   table: keyof InventoryTables

@@ -1,14 +1,16 @@
 import type { Kysely } from 'kysely'
 import { isPostgres } from '../../migrations/columns.js'
 import type { LocationKind, MovementType, Tracking } from '../../schemas/inventory.js'
-import { insertRows } from './bulk.js'
+import { among, insertRows } from './bulk.js'
 import type { AccountState, ItemState, LotState, Move } from './posting.js'
 import { statusOf } from './posting.js'
-import { INTERNAL_KINDS, type InventoryTables } from './tables.js'
+import { DEFAULT_LOT, INTERNAL_KINDS, type InventoryTables } from './tables.js'
 
 export interface LedgerItem extends ItemState {
   readonly unit: string
   readonly tracking: Tracking
+  /** Id of the lot of what is not tracked. */
+  readonly defaultLotId: number
 }
 
 export interface LedgerLocation {
@@ -41,7 +43,8 @@ export function createLedgerStore(root: Kysely<unknown>) {
       let query = db
         .selectFrom('item_totals as t')
         .innerJoin('items as i', 'i.id', 't.item_id')
-        .where('i.code', 'in', codes)
+        .innerJoin('lots as l', (join) => join.onRef('l.item_id', '=', 'i.id').on('l.code', '=', DEFAULT_LOT))
+        .where(among(root, 'i.code', codes))
         .where('i.archived_at', 'is', null)
         .select([
           'i.id',
@@ -51,7 +54,7 @@ export function createLedgerStore(root: Kysely<unknown>) {
           'i.unit_cost as defaultCost',
           'i.reorder_point as reorderPoint'
         ])
-        .select(['i.par_level as parLevel', 't.on_hand as onHand', 't.reserved', 't.value'])
+        .select(['i.par_level as parLevel', 't.on_hand as onHand', 't.reserved', 't.value', 'l.id as defaultLotId'])
         .orderBy('t.item_id')
       // This row is the item's lock: whoever changes a balance of the item holds it.
       if (lock && postgres) query = query.forUpdate('t')
@@ -61,47 +64,63 @@ export function createLedgerStore(root: Kysely<unknown>) {
     locations: (codes: readonly string[]): Promise<LedgerLocation[]> =>
       codes.length === 0
         ? Promise.resolve([])
-        : db.selectFrom('locations').select(['id', 'code', 'kind']).where('code', 'in', codes).execute(),
+        : db
+            .selectFrom('locations')
+            .select(['id', 'code', 'kind'])
+            .where(among(root, 'code', codes))
+            .execute(),
 
-    async lots(itemIds: readonly number[], codes: readonly string[]): Promise<LotState[]> {
-      if (itemIds.length === 0) return []
+    /** Where these lots of these items are in stock. */
+    async placesHolding(itemIds: readonly number[], lots: readonly string[]): Promise<LedgerLocation[]> {
+      if (itemIds.length === 0 || lots.length === 0) return []
       return db
-        .selectFrom('lots')
-        .select(['id', 'item_id as itemId', 'code', 'expires_on as expiresOn', 'status'])
-        .where('item_id', 'in', itemIds)
-        .where('code', 'in', codes)
+        .selectFrom('stock_accounts as a')
+        .innerJoin('lots as l', 'l.id', 'a.lot_id')
+        .innerJoin('stock_balances as b', 'b.account_id', 'a.id')
+        .innerJoin('locations as p', 'p.id', 'a.location_id')
+        .where(among(root, 'a.item_id', itemIds))
+        .where(among(root, 'l.code', lots))
+        .where('b.on_hand', '>', 0)
+        .select(['p.id', 'p.code', 'p.kind'])
+        .distinct()
         .execute()
     },
 
-    async accounts(itemIds: readonly number[], locationIds: readonly number[]): Promise<AccountState[]> {
-      if (itemIds.length === 0 || locationIds.length === 0) return []
+    async lots(itemIds: readonly number[], codes: readonly string[]): Promise<LotState[]> {
+      if (itemIds.length === 0 || codes.length === 0) return []
+      return db
+        .selectFrom('lots')
+        .select(['id', 'item_id as itemId', 'code', 'expires_on as expiresOn', 'status'])
+        .where(among(root, 'item_id', itemIds))
+        .where(among(root, 'code', codes))
+        .execute()
+    },
+
+    async accounts(itemIds: readonly number[], locations: readonly LedgerLocation[]): Promise<AccountState[]> {
+      if (itemIds.length === 0 || locations.length === 0) return []
+      const byId = new Map(locations.map((location) => [location.id, location]))
       const rows = await db
         .selectFrom('stock_accounts as a')
         .innerJoin('lots as l', 'l.id', 'a.lot_id')
-        .innerJoin('locations as p', 'p.id', 'a.location_id')
         .leftJoin('stock_balances as b', 'b.account_id', 'a.id')
-        .where('a.item_id', 'in', itemIds)
-        .where('a.location_id', 'in', locationIds)
-        .select([
-          'a.id',
-          'a.item_id',
-          'p.id as locationId',
-          'p.code as location',
-          'p.kind',
-          'l.id as lotId',
-          'l.code as lot'
-        ])
+        .where(among(root, 'a.item_id', itemIds))
+        .where(among(root, 'a.location_id', [...byId.keys()]))
+        .select(['a.id', 'a.item_id', 'a.location_id', 'l.id as lotId', 'l.code as lot'])
         .select(['l.expires_on', 'l.status', 'b.on_hand', 'b.reserved'])
         .execute()
-      return rows.map((row) => ({
-        id: row.id,
-        itemId: row.item_id,
-        location: { id: row.locationId, code: row.location },
-        lot: { id: row.lotId, itemId: row.item_id, code: row.lot, expiresOn: row.expires_on, status: row.status },
-        internal: INTERNAL_KINDS.includes(row.kind),
-        onHand: row.on_hand ?? 0,
-        reserved: row.reserved ?? 0
-      }))
+      return rows.flatMap((row) => {
+        const location = byId.get(row.location_id)
+        if (location === undefined) return []
+        return {
+          id: row.id,
+          itemId: row.item_id,
+          location,
+          lot: { id: row.lotId, itemId: row.item_id, code: row.lot, expiresOn: row.expires_on, status: row.status },
+          internal: INTERNAL_KINDS.includes(location.kind),
+          onHand: row.on_hand ?? 0,
+          reserved: row.reserved ?? 0
+        }
+      })
     },
 
     async unitRatios(itemIds: readonly number[]) {
@@ -109,7 +128,7 @@ export function createLedgerStore(root: Kysely<unknown>) {
       return db
         .selectFrom('item_units')
         .select(['item_id as itemId', 'unit', 'numerator', 'denominator'])
-        .where('item_id', 'in', itemIds)
+        .where(among(root, 'item_id', itemIds))
         .where('superseded_at', 'is', null)
         .execute()
     },
@@ -119,7 +138,7 @@ export function createLedgerStore(root: Kysely<unknown>) {
       return db
         .selectFrom('units')
         .select(['code', 'dimension', 'numerator', 'denominator'])
-        .where('code', 'in', codes)
+        .where(among(root, 'code', codes))
         .execute()
     },
 
@@ -246,7 +265,7 @@ export function createLedgerStore(root: Kysely<unknown>) {
         .innerJoin('stock_accounts as t', 't.id', 'm.to_account')
         .innerJoin('locations as fl', 'fl.id', 'f.location_id')
         .innerJoin('locations as tl', 'tl.id', 't.location_id')
-        .where('m.transaction_seq', 'in', seqs)
+        .where(among(root, 'm.transaction_seq', seqs))
         .select([
           'm.transaction_seq as seq',
           'm.line',
@@ -283,12 +302,13 @@ export function createLedgerStore(root: Kysely<unknown>) {
         ])
         .executeTakeFirst(),
 
-    /** Transactions of an import that stand, newest first. */
-    transactionsOfImport: (importId: string, limit: number) =>
+    /** Transactions of an import that stand, newest first, recorded before the named one. */
+    transactionsOfImport: (importId: string, before: number, limit: number) =>
       db
         .selectFrom('stock_transactions as t')
         .leftJoin('stock_transactions as r', 'r.reverses', 't.seq')
         .where('t.import_id', '=', importId)
+        .where('t.seq', '<', before)
         .where('t.reverses', 'is', null)
         .where('r.seq', 'is', null)
         .select(['t.seq', 't.id', 't.type', 't.occurred_at as occurredAt', 't.reference'])

@@ -5,7 +5,8 @@ import * as schemas from '../../schemas/inventory.js'
 import { createCatalogueStore } from './catalogue-store.js'
 import { authorOf, type Context, cacheKey, seesCost, tenantOf } from './context.js'
 import { CostHidden, ItemNotFound, UnitNotFound } from './errors.js'
-import { createItemStore, presentRow } from './item-store.js'
+import { presentRow } from './item-list.js'
+import { createItemStore } from './item-store.js'
 import { createItem, loadItem, patchItem, removeItem, withFigures } from './items.js'
 import { createLedgerQueries } from './ledger-queries.js'
 import { STOCK_CACHE } from './movements.js'
@@ -81,6 +82,7 @@ export const itemRoutes: FastifyPluginAsyncTypebox<Context> = async (app, contex
       const { itemCode } = request.params
       const figures = await fixedFigures(context, tenant, itemCode)
       return answers.write(request, reply, 200, async (tx) => {
+        await createItemStore(tx.db).lock([itemCode])
         answers.requireMatch(request, reply, await loadItem(figures, tenant, tx.db, itemCode, seesCost(request)))
         await patchItem(tx, itemCode, request.body)
         return loadItem(figures, tenant, tx.db, itemCode, seesCost(request))
@@ -99,6 +101,7 @@ export const itemRoutes: FastifyPluginAsyncTypebox<Context> = async (app, contex
       const { itemCode } = request.params
       const figures = await fixedFigures(context, tenant, itemCode)
       return answers.write(request, reply, 200, async (tx) => {
+        await createItemStore(tx.db).lock([itemCode])
         const item = await loadItem(figures, tenant, tx.db, itemCode, seesCost(request))
         answers.requireMatch(request, reply, item)
         await removeItem(tx, itemCode)

@@ -22,7 +22,10 @@ export const searchText = (item: {
     .map((field) => FIELD + fold(field))
     .join('')
 
-const anchored = (folded: string) => (folded.length >= 3 ? folded : `${FIELD.slice(0, 3 - folded.length)}${folded}`)
+const anchored = (folded: string) => {
+  const letters = [...folded].length
+  return letters >= 3 ? folded : `${FIELD.slice(0, 3 - letters)}${folded}`
+}
 
 /** For FTS5: one quoted phrase. */
 export const matchPhrase = (folded: string): string => `"${anchored(folded).replaceAll('"', '""')}"`

@@ -18,7 +18,11 @@ import { type DatabaseEvents, type DatabaseServer, PLUGINS, type RawTransact, ty
 
 const BUSY_TIMEOUT_MS = 5_000
 const BUSY_RETRY_MS = 10
-const STATEMENTS_MAX = 500
+/** Together. A statement's memory grows with its text, and one that lists a thousand values hardly comes again. */
+const STATEMENTS_MAX_CHARS = 500_000
+const STATEMENT_MAX_CHARS = 8_000
+/** 32 MB of write-ahead log. */
+const CHECKPOINT_PAGES = 8_000
 /** Bounds the time one fsync's worth of requests may hold the event loop. */
 const GROUP_MAX = 64
 
@@ -68,11 +72,17 @@ function fileServer(path: string, multi: boolean, events: DatabaseEvents, synchr
     },
     drop: async (tenant) => {
       await open.get(tenant)?.close()
-      open.delete(tenant)
       for (const suffix of ['', '-wal', '-shm']) rmSync(fileOf(tenant) + suffix, { force: true })
     },
     open: async (tenant) => {
-      const opened = openFile(fileOf(tenant), events, synchronous)
+      const file = openFile(fileOf(tenant), events, synchronous)
+      const opened: TenantDatabase = {
+        ...file,
+        close: async () => {
+          if (open.get(tenant) === opened) open.delete(tenant)
+          await file.close()
+        }
+      }
       open.set(tenant, opened)
       return opened
     },
@@ -82,8 +92,7 @@ function fileServer(path: string, multi: boolean, events: DatabaseEvents, synchr
     },
     pool: () => ({ idle: open.size, active: 0, waiting: 0, max: open.size }),
     close: async () => {
-      for (const tenant of open.values()) await tenant.close()
-      open.clear()
+      for (const tenant of [...open.values()]) await tenant.close()
     }
   }
 }
@@ -124,6 +133,8 @@ function connect(path: string, synchronous: Synchronous): Sqlite.Database {
   db.pragma('journal_mode = WAL')
   db.pragma(`synchronous = ${synchronous}`)
   db.pragma('foreign_keys = ON')
+  // Pages that many transactions touch are written back once: a checkpoint costs two fsyncs and every page it moves.
+  db.pragma(`wal_autocheckpoint = ${CHECKPOINT_PAGES}`)
   db.pragma('temp_store = MEMORY')
   db.pragma('cache_size = -32000')
   db.pragma('mmap_size = 268435456')
@@ -132,7 +143,11 @@ function connect(path: string, synchronous: Synchronous): Sqlite.Database {
 
 /** Preparing costs more than running a small statement, so each connection keeps the statements it has prepared. */
 function withStatementCache(db: Sqlite.Database) {
-  const statements = new LRUCache<string, Sqlite.Statement>({ max: STATEMENTS_MAX })
+  const statements = new LRUCache<string, Sqlite.Statement>({
+    maxSize: STATEMENTS_MAX_CHARS,
+    maxEntrySize: STATEMENT_MAX_CHARS,
+    sizeCalculation: (_statement, sql) => sql.length
+  })
   return {
     close: () => void db.close(),
     prepare: (sql: string) => {

@@ -1,3 +1,4 @@
+import { dominantPeriod } from './seasons.js'
 import { mean } from './series.js'
 import type { Fit, Fitted } from './types.js'
 
@@ -10,9 +11,16 @@ const naiveForecast: Fitted = {
 /** The last value again and again. */
 export const fitNaive: Fit = () => naiveForecast
 
-/** The last season again and again, by the longest season found. */
-export const fitSeasonalNaive: Fit = (_y, { periods }) => {
-  const period = periods[0]
+/** The mean of all values; its intervals are the empirical quantiles around it. */
+export const fitMean: Fit = () => ({
+  forecast(y, out) {
+    out.fill(mean(y))
+  }
+})
+
+/** The last season again and again, by the season whose repetition errs least. */
+export const fitSeasonalNaive: Fit = (y, { periods }) => {
+  const period = dominantPeriod(y, periods)
   if (period === undefined) return undefined
   return {
     forecast(y, out) {

@@ -1,5 +1,5 @@
 import { minimise } from './optimise.js'
-import { findSeasons } from './seasons.js'
+import { dominantPeriod, findSeasons } from './seasons.js'
 import { slope } from './theta.js'
 import type { Fit } from './types.js'
 
@@ -116,22 +116,4 @@ export const fitHoltWinters: Fit = (y, { periods }) => {
       holtWintersPass(prefix, parameters, work, out)
     }
   }
-}
-
-/** Of the periods with two full cycles, the one whose seasonal naive errors are smallest. */
-export function dominantPeriod(y: Float64Array, periods: readonly number[]): number | undefined {
-  let best: number | undefined
-  let bestError = Number.POSITIVE_INFINITY
-  const longest = periods.reduce((a, b) => (2 * b <= y.length && b > a ? b : a), 0)
-  for (const period of periods) {
-    if (y.length < 2 * period) continue
-    let sum = 0
-    for (let i = longest; i < y.length; i++) sum += Math.abs(y[i]! - y[i - period]!)
-    const error = sum / (y.length - longest)
-    if (error < bestError) {
-      bestError = error
-      best = period
-    }
-  }
-  return best
 }

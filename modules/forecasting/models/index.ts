@@ -1,16 +1,20 @@
-import { blendSteps, combineRolled, weigh } from './combine.js'
+import { blendSteps, combineRolled, medianShare, weigh } from './combine.js'
 import { type Judged, judgeByCounts, judgeByErrors } from './judge.js'
 import { LEVELS } from './levels.js'
-import { DEFAULT_MEMBERS, POOL, SPARSE_MEMBERS } from './pool.js'
+import { DEFAULT_MEMBERS, POOL, SLOW_MODELS, SPARSE_MEMBERS } from './pool.js'
 import { check, type Prepared, prepare } from './prepare.js'
-import { isSane, planOrigins, type RollingPlan, roll } from './rolling.js'
-import type { ForecastInput, ForecastOutput, ModelName, Reason } from './types.js'
+import { hold, planOrigins, type RollingPlan, roll } from './rolling.js'
+import { type ForecastInput, ForecastInputError, type ForecastOutput, type ModelName, type Reason } from './types.js'
 
 export { INTERVALS, LEVELS } from './levels.js'
+export { DEFAULT_MEMBERS, loadModels, SPARSE_MEMBERS } from './pool.js'
 export * from './types.js'
 
 const MAX_ORIGINS = 36
 const REFITS = 3
+const SLOW_ORIGINS = 6
+/** Relative error from which the bias correction works in full. */
+const FULL_NOISE = 0.5
 
 interface Members {
   names: ModelName[]
@@ -18,18 +22,18 @@ interface Members {
   finals: Float64Array[]
 }
 
-/** Rolls the members asked for; those that do not apply or that explode are left out. */
+/** Rolls the members asked for; those that do not apply are left out, those that explode are held. */
 function rollMembers(names: readonly ModelName[], { y, context }: Prepared, plan: RollingPlan): Members {
   const members: Members = { names: [], rolled: [], finals: [] }
-  const low = y.reduce((a, b) => Math.min(a, b), 0)
-  const high = y.reduce((a, b) => Math.max(a, b), 0)
+  const low = y.reduce((a, b) => Math.min(a, b), y[0] ?? 0)
+  const high = y.reduce((a, b) => Math.max(a, b), y[0] ?? 0)
   for (const name of names) {
     const fit = POOL[name]
     const result = fit && roll(fit, y, plan, context)
     if (!result) continue
     const final = new Float64Array(context.horizon)
     result.final.forecast(y.slice(), final)
-    if (!isSane(final, low, high) || !isSane(result.forecasts, low, high)) continue
+    if (!hold(final, low, high) || !hold(result.forecasts, low, high)) continue
     members.names.push(name)
     members.rolled.push(result.forecasts)
     members.finals.push(final)
@@ -37,21 +41,37 @@ function rollMembers(names: readonly ModelName[], { y, context }: Prepared, plan
   return members
 }
 
-/** Half of the relative bias out of sample, for demand so uneven that medians and logarithms lie below the mean.
- * Source: Duan (1983), smearing. */
-function biasFactor(rolled: Float64Array, { y, observed, demandClass }: Prepared, plan: RollingPlan): number {
-  if (demandClass === 'smooth' || process.env.NOSM) return 1
+function requireLoaded(names: readonly ModelName[]): void {
+  for (const name of names) {
+    if (POOL[name]) continue
+    throw new ForecastInputError(
+      'FORECAST_MODEL_NOT_LOADED',
+      `${name} must be loaded first: await loadModels(['${name}'])`
+    )
+  }
+}
+
+/**
+ * Factor that takes half of the bias seen out of sample off noisy demand, whose median and logarithm lie below its mean.
+ * That gap grows fast with the relative error: precise forecasts are left alone. Source: Duan (1983), smearing.
+ */
+function biasFactor(rolled: Float64Array, { y, observed }: Prepared, plan: RollingPlan): number {
   const { origins, horizon } = plan
   let forecasts = 0
   let actuals = 0
+  let errors = 0
   for (let o = 0; o < origins.length; o++) {
     for (let k = 0; k < horizon && origins[o]! + k < y.length; k++) {
       if (observed[origins[o]! + k] !== 1) continue
-      forecasts += Math.max(0, rolled[o * horizon + k]!)
+      const point = Math.max(0, rolled[o * horizon + k]!)
+      forecasts += point
       actuals += y[origins[o]! + k]!
+      errors += Math.abs(y[origins[o]! + k]! - point)
     }
   }
-  return forecasts > 0 ? 1 + 0.5 * (Math.min(1.4, Math.max(0.7, actuals / forecasts)) - 1) : 1
+  if (!(forecasts > 0 && actuals > 0)) return 1
+  const noise = Math.min(1, (errors / actuals / FULL_NOISE) ** 4)
+  return 1 + 0.5 * noise * (Math.min(1.4, Math.max(0.7, actuals / forecasts)) - 1)
 }
 
 function scaleBy(values: Float64Array, factor: number): Float64Array {
@@ -64,10 +84,11 @@ function judge(
   point: Float64Array,
   prepared: Prepared,
   plan: RollingPlan,
-  floor: number
+  floor: number,
+  combined: boolean
 ): Judged {
   return prepared.sparse && floor === 0
-    ? judgeByCounts(rolled, point, prepared, plan)
+    ? judgeByCounts(rolled, point, prepared, plan, !combined)
     : judgeByErrors(rolled, point, prepared, plan, floor)
 }
 
@@ -79,8 +100,10 @@ function baselineName({ context, demandClass }: Prepared): ModelName {
 
 function judgeBaseline(prepared: Prepared, plan: RollingPlan, floor: number): Judged & { name: ModelName } {
   const { names, rolled, finals } = rollMembers([baselineName(prepared), 'naive'], prepared, plan)
-  return { name: names[0]!, ...judge(rolled[0]!.slice(), finals[0]!.slice(), prepared, plan, floor) }
+  return { name: names[0]!, ...judge(rolled[0]!.slice(), finals[0]!.slice(), prepared, plan, floor, false) }
 }
+
+type Candidate = Judged & { members: Members; weights: Float64Array }
 
 /** Weighs the members, blends them and judges the result. */
 function combine(
@@ -91,31 +114,60 @@ function combine(
 ): Judged & { weights: Float64Array } {
   const { y, observed, sparse } = prepared
   const weights = new Float64Array(members.names.length)
+  const several = members.names.length > 1
   weigh(members.rolled, y, observed, plan, y.length, sparse, weights)
   const point = new Float64Array(plan.horizon)
-  blendSteps(members.finals, 0, weights, point)
-  const rolled = combineRolled(members.rolled, y, observed, plan, sparse)
-  const factor = members.names.length > 1 && !sparse ? biasFactor(rolled, prepared, plan) : 1
-  return { ...judge(scaleBy(rolled, factor), scaleBy(point, factor), prepared, plan, floor), weights }
+  const share = medianShare(members.rolled, y, observed, plan)
+  blendSteps(members.finals, 0, weights, share, point)
+  const rolled = combineRolled(members.rolled, y, observed, plan, sparse, share)
+  const factor = several && !sparse ? biasFactor(rolled, prepared, plan) : 1
+  return { ...judge(scaleBy(rolled, factor), scaleBy(point, factor), prepared, plan, floor, several), weights }
 }
 
-/** Whether the candidate did better out of sample: by absolute error, or by pinball loss where zero is the usual value
+/** A sparse series with a season is forecast both ways; the counts stand unless the season helps clearly. */
+const SEASON_GAIN = 0.97
+
+/** The combination of the models asked for, or of the pool that suits the series. */
+function bestCandidate(
+  asked: readonly ModelName[],
+  prepared: Prepared,
+  plan: RollingPlan,
+  floor: number
+): Candidate | undefined {
+  const attempt = (names: readonly ModelName[], as: Prepared): Candidate | undefined => {
+    const members = rollMembers([...new Set(names)], as, plan)
+    return members.names.length > 0 ? { members, ...combine(members, as, plan, floor) } : undefined
+  }
+  if (asked.length > 0) return attempt(asked, prepared)
+  const dense = (): Candidate | undefined => attempt(DEFAULT_MEMBERS, { ...prepared, sparse: false })
+  if (!prepared.sparse) return dense()
+  const counts = attempt(SPARSE_MEMBERS, prepared)
+  const seasonal = prepared.context.periods.length > 0 ? dense() : undefined
+  if (!counts || !seasonal) return counts ?? seasonal
+  const loss = ({ accuracy }: Judged): number => accuracy.pinball ?? accuracy.mae
+  return loss(seasonal) < SEASON_GAIN * loss(counts) ? seasonal : counts
+}
+
+/** Whether the candidate did better out of sample: by absolute error, or by squared error where zero is the usual value
  * (the absolute error of sparse demand rewards forecasting nothing). */
 function beats(candidate: Judged, baseline: Judged, { sparse }: Prepared): boolean {
-  const loss = ({ accuracy }: Judged): number => (sparse ? (accuracy.pinball ?? accuracy.mae) : accuracy.mae)
+  const loss = ({ accuracy }: Judged): number => (sparse ? accuracy.rmse : accuracy.mae)
   return loss(candidate) < loss(baseline)
 }
 
 /**
  * Forecasts demand: the models asked for (or the default pool) are judged from rolling origins at the horizon used,
  * weighted by their error, and serve only if they beat the baseline out of sample.
- * @throws ForecastInputError on a value that is not finite, a horizon below 1, an unknown model or frequency
+ * @throws ForecastInputError on a value that is not finite, a horizon below 1, an unknown or not loaded model
  */
 export function forecast(input: ForecastInput): ForecastOutput {
   check(input)
   const prepared = prepare(input)
   const floor = input.nonNegative === false ? Number.NEGATIVE_INFINITY : 0
-  const plan = planOrigins(prepared.y.length, input.horizon, MAX_ORIGINS, REFITS)
+  const asked = input.models?.filter((model) => model !== 'combination') ?? []
+  requireLoaded(asked)
+  const slow = asked.some((model) => SLOW_MODELS.includes(model))
+  const plan = planOrigins(prepared.y.length, input.horizon, slow ? SLOW_ORIGINS : MAX_ORIGINS, slow ? 1 : REFITS)
   const { name, ...baseline } = judgeBaseline(prepared, plan, floor)
   const shared = {
     levels: LEVELS.slice(),
@@ -132,11 +184,9 @@ export function forecast(input: ForecastInput): ForecastOutput {
     reason
   })
   if (prepared.trivial) return asBaseline(prepared.trivial)
-  const asked = input.models?.filter((model) => model !== 'combination') ?? []
-  const wanted = asked.length > 0 ? asked : prepared.sparse ? SPARSE_MEMBERS : DEFAULT_MEMBERS
-  const members = rollMembers([...new Set(wanted)], prepared, plan)
-  if (members.names.length === 0) return asBaseline('too-short')
-  const { weights, ...served } = combine(members, prepared, plan, floor)
+  const candidate = bestCandidate(asked, prepared, plan, floor)
+  if (!candidate) return asBaseline('too-short')
+  const { members, weights, ...served } = candidate
   const named = asked.length > 0
   if (!named && !beats(served, baseline, prepared)) return asBaseline('baseline-wins')
   return {

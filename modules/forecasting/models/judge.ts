@@ -65,25 +65,30 @@ function mixtureRows(mixture: CountMixture, horizon: number, factor: number, cum
   return rows
 }
 
-/** How far a combination may move the mixture's means. */
-const FACTOR_LIMITS = process.env.FL ? ([1, 1] as const) : ([0.5, 2] as const)
+/** How far one model's forecast may move the mixture's means; it moves them half of the way (geometrically). */
+const FACTOR_LIMITS = [0.5, 2] as const
 
-/** Intervals from the count mixture fitted at each origin, its means moved to the forecast given. */
+/**
+ * Intervals from the count mixture fitted at each origin.
+ * @param follow move the mixture's means to the forecast given; otherwise the mixture, itself a combination, stands
+ */
 export function judgeByCounts(
   rolled: Float64Array,
   point: Float64Array,
   prepared: Prepared,
-  plan: RollingPlan
+  plan: RollingPlan,
+  follow: boolean
 ): Judged {
   const { y, observed, context } = prepared
   const { origins, horizon } = plan
   raise(rolled, 0)
   raise(point, 0)
   const factorOf = (mixture: CountMixture, forecasts: Float64Array): number => {
+    if (!follow) return 1
     const mean = mixtureMean(mixture)
     let sum = 0
     for (let k = 0; k < forecasts.length; k++) sum += forecasts[k]! / forecasts.length
-    return mean > 0 ? Math.min(FACTOR_LIMITS[1], Math.max(FACTOR_LIMITS[0], sum / mean)) : 1
+    return mean > 0 ? Math.min(FACTOR_LIMITS[1], Math.max(FACTOR_LIMITS[0], sum / mean)) ** 0.5 : 1
   }
   const quantilesAt = (o: number): Float64Array[] => {
     const mixture = fitCounts(y.slice(0, origins[o]!))

@@ -1,5 +1,5 @@
 import { autoregression } from './ar.js'
-import { fitNaive, fitSeasonalNaive } from './baseline.js'
+import { fitMean, fitNaive, fitSeasonalNaive } from './baseline.js'
 import { fitNegativeBinomial } from './counts.js'
 import { fitHoltWinters } from './holt-winters.js'
 import { adjusted } from './seasons.js'
@@ -7,7 +7,7 @@ import { fitHolt, fitSes } from './smoothing.js'
 import { fitAdida, fitCroston, fitImapa, fitSba, fitTsb } from './sparse.js'
 import { fitDotm, fitTheta } from './theta.js'
 import type { Fit, ModelName } from './types.js'
-import { aggregated, everySeason, logged, robust } from './wrap.js'
+import { aggregated, everySeason, logged, robust, seasonallyDifferenced } from './wrap.js'
 
 const differences = autoregression(true)
 
@@ -27,6 +27,7 @@ export const POOL: Partial<Record<ModelName, Fit>> = {
   ar: everySeason(logged(differences)),
   'ar-levels': everySeason(logged(autoregression(false))),
   'ar-robust': everySeason(logged(robust(differences))),
+  'ar-seasonal': seasonallyDifferenced(autoregression(false)),
   'stl-damped': everySeason(adjusted(fitHolt, 0.8, true, true)),
   'stl-theta': everySeason(adjusted(fitTheta, 0.8, true, true)),
   'stl-ar': adjusted(differences, 0.8, true, true),
@@ -39,12 +40,26 @@ export const POOL: Partial<Record<ModelName, Fit>> = {
   tsb: fitTsb,
   adida: fitAdida,
   imapa: fitImapa,
-  'negative-binomial': fitNegativeBinomial
+  'negative-binomial': fitNegativeBinomial,
+  empirical: fitMean
+}
+
+/** Models that are fitted anew at every origin: they are judged from fewer origins. */
+export const SLOW_MODELS: readonly ModelName[] = ['arima', 'prophet']
+
+/**
+ * Loads the models named that live in WebAssembly; to be awaited before `forecast` is asked for one of them. The default
+ * pool needs nothing.
+ */
+export async function loadModels(names: readonly ModelName[]): Promise<void> {
+  if (names.includes('arima')) POOL.arima ??= await (await import('./arima.js')).loadArima()
+  if (names.includes('prophet')) POOL.prophet ??= (await import('./prophet.js')).fitProphet
 }
 
 /** Members of the default combination. */
 export const DEFAULT_MEMBERS: readonly ModelName[] = [
   'naive',
+  'seasonal-naive',
   'theta',
   'holt-winters',
   'stl-damped',
@@ -52,6 +67,7 @@ export const DEFAULT_MEMBERS: readonly ModelName[] = [
   'ar',
   'ar-levels',
   'ar-robust',
+  'ar-seasonal',
   'mapa-damped',
   'mapa-theta',
   'mapa-dotm',

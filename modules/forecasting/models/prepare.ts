@@ -13,7 +13,7 @@ export interface Prepared {
   observed: Uint8Array
   context: FitContext
   demandClass: DemandClass
-  /** mostly idle and without a season: to be forecast as counts */
+  /** idle often enough to be forecast as counts */
   sparse: boolean
   /** why no model is worth trying, if so */
   trivial: Reason | undefined
@@ -47,6 +47,18 @@ function triviality(y: Float64Array, observed: Uint8Array): Reason | undefined {
   return y.length < 4 ? 'too-short' : undefined
 }
 
+/** Small whole numbers with idle periods between them, or demand in fewer than a quarter of the periods. */
+function isSparse(y: Float64Array): boolean {
+  let demands = 0
+  let sum = 0
+  for (let i = 0; i < y.length; i++) {
+    if (y[i] !== 0) demands++
+    sum += y[i]!
+  }
+  if (demands === 0 || 1.32 * demands > y.length) return false
+  return 4 * demands < y.length || (sum < 10 * y.length && y.every((value) => Number.isInteger(value)))
+}
+
 /** Makes a checked input ready for the models. */
 export function prepare(input: ForecastInput): Prepared {
   const { values, horizon, frequency } = input
@@ -74,7 +86,7 @@ export function prepare(input: ForecastInput): Prepared {
       frequency
     },
     demandClass,
-    sparse: (demandClass === 'intermittent' || demandClass === 'lumpy') && periods.length === 0,
+    sparse: isSparse(y),
     trivial: triviality(y, observed)
   }
 }

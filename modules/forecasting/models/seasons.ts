@@ -100,7 +100,7 @@ export function decompose(y: Float64Array, periods: readonly number[], decay: nu
       const trend = movingTrend(rest, period)
       for (let i = 0; i < y.length; i++) rest[i]! -= trend[i]!
       const found = phaseFigures(rest, period, decay, shrink)
-      figures[s] = period > 24 && period !== 168 ? smoothPhases(found, Math.max(1, Math.round(period / 26))) : found
+      figures[s] = period > 24 && period % 7 !== 0 ? smoothPhases(found, Math.max(1, Math.round(period / 26))) : found
     }
   }
   return figures
@@ -160,4 +160,22 @@ export function adjusted(core: Fit, decay: number, shrink: boolean, needSeason: 
       }
     }
   }
+}
+
+/** Of the periods with two full cycles, the one whose seasonal naive errors are smallest. */
+export function dominantPeriod(y: Float64Array, periods: readonly number[]): number | undefined {
+  let best: number | undefined
+  let bestError = Number.POSITIVE_INFINITY
+  const longest = periods.reduce((a, b) => (2 * b <= y.length && b > a ? b : a), 0)
+  for (const period of periods) {
+    if (y.length < 2 * period) continue
+    let sum = 0
+    for (let i = longest; i < y.length; i++) sum += Math.abs(y[i]! - y[i - period]!)
+    const error = sum / (y.length - longest)
+    if (error < bestError) {
+      bestError = error
+      best = period
+    }
+  }
+  return best
 }

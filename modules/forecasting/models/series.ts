@@ -29,8 +29,9 @@ export function candidatePeriods(frequency: Frequency): number[] {
   if (frequency === 'day') return [7, 365]
   if (frequency === 'week') return [52]
   if (frequency === 'month') return [12]
-  // hourly data carry the week as well as the day
-  return frequency === 24 ? [24, 168] : frequency > 1 ? [Math.round(frequency)] : []
+  const period = Math.round(frequency)
+  // hours, half hours and quarters carry the week as well as the day
+  return [24, 48, 96].includes(period) ? [period, 7 * period] : period > 1 ? [period] : []
 }
 
 /** Autocorrelation at lags 1…maxLag (index 0 holds lag 1). */
@@ -116,10 +117,19 @@ export function fillMissing(values: Float64Array, missing: Uint8Array, period: n
   return filled
 }
 
-/** First index worth learning from: demand before the first sale says nothing about an item that was not yet sold. */
+/**
+ * First index worth learning from: demand before the first sale says nothing about an item that was not yet sold. One
+ * mean interval of idle periods stays before it, so that the rate is not biased upwards.
+ */
 export function firstActive(values: Float64Array, keepAtLeast: number): number {
-  let first = 0
-  while (first < values.length && values[first] === 0) first++
-  if (first === values.length) return 0
-  return Math.max(0, Math.min(first, values.length - keepAtLeast))
+  let first = -1
+  let demands = 0
+  for (let i = 0; i < values.length; i++) {
+    if (values[i] === 0) continue
+    if (first < 0) first = i
+    demands++
+  }
+  if (first < 0) return 0
+  const interval = Math.round((values.length - first) / demands) - 1
+  return Math.max(0, Math.min(first - interval, values.length - keepAtLeast))
 }

@@ -1,0 +1,349 @@
+import { spawnSync } from 'node:child_process'
+import { pathToFileURL } from 'node:url'
+import { parseArgs } from 'node:util'
+import {
+  forecast,
+  INTERVALS,
+  LEVELS,
+  loadModels,
+  MODEL_NAMES,
+  type ModelName
+} from '../modules/forecasting/models/index.js'
+import {
+  type Case,
+  carParts,
+  type Dataset,
+  m3Monthly,
+  m4Weekly,
+  retailDailyTop,
+  retailWeekly
+} from './forecast-data.js'
+
+/** A forecast to be scored; quantiles per level of `LEVELS` where the method gives them. */
+export interface Forecasted {
+  mean: ArrayLike<number>
+  quantiles?: readonly ArrayLike<number>[]
+  servesBaseline?: boolean
+}
+
+/** Sees a copy of the training values and the set's frequency and horizon; the actuals stay with the harness. */
+export type Forecaster = (
+  train: Float64Array,
+  set: Pick<Dataset, 'frequency' | 'horizon'>,
+  startDate?: string
+) => Forecasted
+
+export interface Scores {
+  mase: number
+  smape: number
+  wape: number
+  sumWape: number
+  mape: number
+  pinball: number
+  coverage: Record<80 | 90 | 95, number>
+  baselines: number
+  milliseconds: number
+}
+
+const ask = (forecaster: Forecaster, { frequency, horizon }: Dataset, { train, startDate }: Case): Forecasted =>
+  forecaster(train.slice(), { frequency, horizon }, startDate)
+
+/**
+ * Refuses a forecaster that knows more than it is given: its forecasts must not change when the held-out values do.
+ * @throws Error naming the series
+ */
+export function assertNoPeeking(set: Dataset, forecaster: Forecaster): void {
+  const step = Math.max(1, Math.floor(set.cases.length / 3))
+  for (let i = 0; i < set.cases.length; i += step) {
+    const one = set.cases[i]!
+    const honest = Array.from(ask(forecaster, set, one).mean)
+    const actuals = one.test.slice()
+    for (let k = 0; k < actuals.length; k++) one.test[k] = 7 * actuals[k]! + 1_000 + k
+    const again = Array.from(ask(forecaster, set, one).mean)
+    one.test.set(actuals)
+    if (honest.some((value, k) => value !== again[k])) {
+      throw new Error(`${set.name}, ${one.id}: the forecast changes with the held-out values; it peeks at the future`)
+    }
+  }
+}
+
+/** Mean |y[t] − y[t − period]|. */
+function naiveError(y: Float64Array, period: number): number {
+  let sum = 0
+  for (let i = period; i < y.length; i++) sum += Math.abs(y[i]! - y[i - period]!)
+  return y.length > period ? sum / (y.length - period) : 0
+}
+
+const PINBALL_LEVELS = [0.5, 0.75, 0.9, 0.95, 0.99].map((level) => LEVELS.indexOf(level))
+
+/** Pinball loss over the levels .5 .75 .9 .95 .99. */
+function upperPinball(actual: number, k: number, quantiles: readonly ArrayLike<number>[]): number {
+  let loss = 0
+  for (const l of PINBALL_LEVELS) {
+    const gap = actual - quantiles[l]![k]!
+    loss += (gap >= 0 ? LEVELS[l]! * gap : (LEVELS[l]! - 1) * gap) / PINBALL_LEVELS.length
+  }
+  return loss
+}
+
+function progress(text: string): void {
+  if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${text}`)
+}
+
+/** Scores a forecaster on a set, after checking that it does not peek. */
+export function evaluate(set: Dataset, label: string, forecaster: Forecaster): Scores {
+  assertNoPeeking(set, forecaster)
+  const total = { mase: 0, scaled: 0, smape: 0, error: 0, actual: 0, sum: 0, mape: 0, mapes: 0, pinball: 0, points: 0 }
+  const inside = { 80: 0, 90: 0, 95: 0 }
+  let baselines = 0
+  let milliseconds = 0
+  set.cases.forEach((one, i) => {
+    if (i % 10 === 0) progress(`${set.name}, ${label}: ${i} of ${set.cases.length}`)
+    const started = performance.now()
+    const { mean, quantiles, servesBaseline } = ask(forecaster, set, one)
+    milliseconds += performance.now() - started
+    if (servesBaseline) baselines++
+    const scale = naiveError(one.train, set.scalePeriod)
+    let error = 0
+    let gap = 0
+    for (let k = 0; k < one.test.length; k++) {
+      const actual = one.test[k]!
+      const point = mean[k]!
+      error += Math.abs(point - actual)
+      gap += point - actual
+      total.actual += Math.abs(actual)
+      total.smape +=
+        point || actual ? (200 * Math.abs(point - actual)) / (Math.abs(point) + Math.abs(actual)) / one.test.length : 0
+      if (actual !== 0) {
+        total.mape += 100 * Math.abs((point - actual) / actual)
+        total.mapes++
+      }
+      if (!quantiles) continue
+      total.points++
+      if (scale > 0) total.pinball += upperPinball(actual, k, quantiles) / scale / one.test.length
+      for (const width of [80, 90, 95] as const) {
+        const [low, high] = INTERVALS[width]
+        if (actual >= quantiles[low]![k]! && actual <= quantiles[high]![k]!) inside[width]++
+      }
+    }
+    total.error += error
+    total.sum += Math.abs(gap)
+    if (scale > 0) {
+      total.mase += error / one.test.length / scale
+      total.scaled++
+    }
+  })
+  progress('')
+  const percent = (count: number): number => (100 * count) / total.points
+  return {
+    mase: total.mase / total.scaled,
+    smape: total.smape / set.cases.length,
+    wape: (100 * total.error) / total.actual,
+    sumWape: (100 * total.sum) / total.actual,
+    mape: total.mape / total.mapes,
+    pinball: total.pinball / total.scaled,
+    coverage: { 80: percent(inside[80]), 90: percent(inside[90]), 95: percent(inside[95]) },
+    baselines,
+    milliseconds: milliseconds / set.cases.length
+  }
+}
+
+/** The product as shipped, or with models named. */
+export const product =
+  (models?: readonly ModelName[]): Forecaster =>
+  (values, { frequency, horizon }, startDate) =>
+    forecast({ values, frequency, horizon, ...(models ? { models } : {}), ...(startDate ? { startDate } : {}) })
+
+/** Naive on seasonally adjusted values where the season is significant: the yardstick of OWA. Source: M4 (2020). */
+export const naive2: Forecaster = (y, { frequency, horizon }) => {
+  const period = frequency === 'month' ? 12 : 1
+  const applies = period > 1 && y.length >= 3 * period && y.every((value) => value > 0)
+  const indices = applies && m4Seasonal(y, period) ? classicalIndices(y, period) : undefined
+  const last = y[y.length - 1]! / (indices?.[(y.length - 1) % period] ?? 1)
+  return { mean: Array.from({ length: horizon }, (_, k) => last * (indices?.[(y.length + k) % period] ?? 1)) }
+}
+
+function m4Seasonal(y: Float64Array, period: number): boolean {
+  const centre = y.reduce((a, b) => a + b, 0) / y.length
+  const covariance = (lag: number): number =>
+    y.reduce((sum, value, i) => (i < lag ? sum : sum + (value - centre) * (y[i - lag]! - centre)), 0)
+  const total = covariance(0)
+  let squares = 0
+  for (let lag = 1; lag < period; lag++) squares += (covariance(lag) / total) ** 2
+  return Math.abs(covariance(period) / total) > 1.645 * Math.sqrt((1 + 2 * squares) / y.length)
+}
+
+function classicalIndices(y: Float64Array, period: number): number[] {
+  const half = period / 2
+  const ratios: number[][] = Array.from({ length: period }, () => [])
+  for (let i = half; i + half < y.length; i++) {
+    let trend = 0
+    for (let j = -half; j <= half; j++) trend += (y[i + j]! * (Math.abs(j) === half ? 0.5 : 1)) / period
+    ratios[i % period]!.push(y[i]! / trend)
+  }
+  const means = ratios.map((list) => list.reduce((a, b) => a + b, 0) / list.length)
+  const level = means.reduce((a, b) => a + b, 0) / period
+  return means.map((value) => value / level)
+}
+
+/** Point forecasts of R's `forecast` (ets, auto.arima, thetaf and their mean), when Rscript has the package. */
+function rForecasts(set: Dataset): { label: string; rows: number[][]; milliseconds: number }[] {
+  const period = set.frequency === 'month' ? 12 : set.frequency === 'day' ? 7 : 1
+  const script = `suppressMessages(library(forecast)); con <- file('stdin'); x <- readLines(con)
+    for (l in x) { y <- ts(as.numeric(strsplit(l, ',')[[1]]), frequency = ${period})
+      for (f in list(ets, auto.arima, thetaf)) { t <- proc.time()[[3]]
+        p <- tryCatch(as.numeric(if (identical(f, thetaf)) thetaf(y, h = ${set.horizon})$mean else forecast(f(y), h = ${set.horizon})$mean),
+          error = function(e) rep(tail(y, 1), ${set.horizon}))
+        cat(paste(c(1000 * (proc.time()[[3]] - t), pmax(p, 0)), collapse = ','), '\\n', sep = '') } }`
+  const input = set.cases.map(({ train }) => train.join(',')).join('\n')
+  const answer = spawnSync('Rscript', ['-e', script], { input, encoding: 'utf8', maxBuffer: 1 << 28 })
+  if (answer.status !== 0) return []
+  const rows = answer.stdout
+    .trim()
+    .split('\n')
+    .map((line) => line.split(',').map(Number))
+  const labels = ['R ets', 'R auto.arima', 'R thetaf']
+  const peers = labels.map((label, m) => {
+    const own = rows.filter((_, i) => i % 3 === m)
+    return {
+      label,
+      rows: own.map((row) => row.slice(1)),
+      milliseconds: own.reduce((sum, row) => sum + row[0]!, 0) / own.length
+    }
+  })
+  const together = {
+    label: 'R mean of 3',
+    rows: peers[0]!.rows.map((row, i) =>
+      row.map((_, k) => peers.reduce((sum, peer) => sum + peer.rows[i]![k]!, 0) / 3)
+    ),
+    milliseconds: peers.reduce((sum, peer) => sum + peer.milliseconds, 0)
+  }
+  return [...peers, together]
+}
+
+interface Row {
+  label: string
+  scores: Scores
+}
+
+const cell = (value: number, digits = 2): string => (Number.isFinite(value) ? value.toFixed(digits) : '–').padStart(9)
+
+function printTable(set: Dataset, rows: readonly Row[], goals: string): void {
+  const reference = rows.find(({ label }) => label === 'naive2')!.scores
+  console.log(`\n${set.name}: ${set.cases.length} forecasts, horizon ${set.horizon}${goals && ` · goal ${goals}`}`)
+  console.log(
+    `${''.padEnd(18)}${['MASE', 'sMAPE', 'OWA', 'WAPE', 'sum WAPE', 'MAPE', 'pinball', 'cov 80', 'cov 90', 'cov 95', 'ms'].map((h) => h.padStart(9)).join('')}`
+  )
+  for (const { label, scores: s } of rows) {
+    const owa = (s.mase / reference.mase + s.smape / reference.smape) / 2
+    const cells = [cell(s.mase, 3), cell(s.smape), cell(owa, 3), cell(s.wape), cell(s.sumWape), cell(s.mape, 1)]
+    cells.push(s.coverage[80] >= 0 ? cell(s.pinball, 4) : cell(Number.NaN))
+    cells.push(cell(s.coverage[80], 1), cell(s.coverage[90], 1), cell(s.coverage[95], 1), cell(s.milliseconds))
+    console.log(label.padEnd(18) + cells.join('') + (s.baselines > 0 ? `  baseline served ${s.baselines}` : ''))
+  }
+}
+
+/** Every n-th case, so that slow peers stay affordable. */
+const sampled = (set: Dataset, count: number): Dataset => {
+  const step = Math.max(1, Math.ceil(set.cases.length / count))
+  return { ...set, cases: set.cases.filter((_, i) => i % step === 0) }
+}
+
+function compareWithR(set: Dataset, count: number): void {
+  const sample = sampled(set, count)
+  progress(`${set.name}: R on ${sample.cases.length}`)
+  const peers = rForecasts(sample)
+  if (peers.length === 0) {
+    console.log('R rows left out: Rscript with the package forecast is not here')
+    return
+  }
+  const position = new Map(sample.cases.map(({ train }, i) => [train.join(), i]))
+  const rows: Row[] = [
+    { label: 'naive2', scores: evaluate(sample, 'naive2', naive2) },
+    { label: 'product', scores: evaluate(sample, 'product', product()) }
+  ]
+  for (const peer of peers) {
+    const scores = evaluate(sample, peer.label, (train) => ({ mean: peer.rows[position.get(train.join())!]! }))
+    rows.push({ label: peer.label, scores: { ...scores, milliseconds: peer.milliseconds } })
+  }
+  printTable({ ...sample, name: `${set.name}, every series also by R` }, rows, '')
+}
+
+const SETS: Record<string, { load: (folder: string) => Dataset; goals: string; rows: readonly ModelName[] }> = {
+  m4: { load: m4Weekly, goals: 'OWA ≤ 0.71, MASE ≤ 2.03', rows: ['naive'] },
+  m3: { load: m3Monthly, goals: 'OWA ≤ 0.80', rows: ['naive'] },
+  retail: { load: retailWeekly, goals: 'WAPE ≤ 54.5, sum WAPE ≤ 40.5, MASE ≤ 1.77', rows: ['naive'] },
+  daily: {
+    load: retailDailyTop,
+    goals: 'ahead of naive, ARIMA and Prophet',
+    rows: ['naive', 'seasonal-naive', 'arima', 'prophet']
+  },
+  carparts: { load: carParts, goals: 'pinball ≤ 0.355', rows: ['tsb', 'naive'] }
+}
+
+/** Milliseconds per series of 104 points with the default pool, and heap growth over many fits. */
+function printCost(folder: string, fits: number): void {
+  const series = m4Weekly(folder).cases.map(({ train }) => train.slice(-104))
+  const fit = (i: number): void => {
+    forecast({ values: series[i % series.length]!.slice(), frequency: 'week', horizon: 13 })
+  }
+  for (let i = 0; i < 50; i++) fit(i)
+  globalThis.gc?.()
+  const before = process.memoryUsage().rss
+  const started = performance.now()
+  const used = process.cpuUsage()
+  for (let i = 0; i < fits; i++) {
+    fit(i)
+    if (i % 50 === 0) progress(`cost: ${i} of ${fits}`)
+  }
+  const wall = (performance.now() - started) / fits
+  const { user, system } = process.cpuUsage(used)
+  const each = (user + system) / 1000 / fits
+  globalThis.gc?.()
+  progress('')
+  const growth = (process.memoryUsage().rss - before) / 2 ** 20
+  console.log(
+    `\ncost: ${each.toFixed(2)} ms of processor (${wall.toFixed(2)} by the clock) a series of 104 points, horizon 13 · goal ≤ 12`
+  )
+  console.log(`memory: ${growth.toFixed(0)} MB resident more after ${fits} fits`)
+}
+
+/**
+ * Prints accuracy, interval coverage and cost on the public sets in the folder BENCH_DATA: fixed splits, the defaults of
+ * the product, no tuning per set. Options: `--sets m4,daily,cost`, `--r 40` (series per set also given to R; 0 = none),
+ * `--models ses,tsb` (further rows), `--fits 200` (for the cost).
+ */
+export async function run(args: string[]): Promise<void> {
+  const { values } = parseArgs({
+    args,
+    options: {
+      sets: { type: 'string', default: [...Object.keys(SETS), 'cost'].join() },
+      models: { type: 'string', default: '' },
+      r: { type: 'string', default: '40' },
+      fits: { type: 'string', default: '200' }
+    }
+  })
+  const folder = process.env.BENCH_DATA
+  if (!folder) throw new Error('BENCH_DATA is not set: it names the folder with the benchmark data')
+  const extra = MODEL_NAMES.filter((name) => values.models.split(',').includes(name))
+  for (const key of values.sets.split(',')) {
+    if (key === 'cost') {
+      printCost(folder, Number(values.fits))
+      continue
+    }
+    const entry = SETS[key]
+    if (!entry) throw new Error(`no set named ${key}; there are ${Object.keys(SETS).join(', ')}, cost`)
+    const set = entry.load(folder)
+    const names = [...entry.rows, ...extra]
+    await loadModels(names)
+    const rows: Row[] = [
+      { label: 'naive2', scores: evaluate(set, 'naive2', naive2) },
+      { label: 'product', scores: evaluate(set, 'product', product()) }
+    ]
+    for (const name of names) rows.push({ label: name, scores: evaluate(set, name, product([name])) })
+    printTable(set, rows, entry.goals)
+    if (Number(values.r) > 0) compareWithR(set, Number(values.r))
+  }
+}
+
+if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) await run(process.argv.slice(2))

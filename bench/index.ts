@@ -1,0 +1,65 @@
+import { existsSync } from 'node:fs'
+import { BenchError } from './support.js'
+
+interface Bench {
+  /** Compiled file beside this one; it exports `run(args)`. */
+  file: string
+  about: string
+  options: string
+}
+
+const BENCHES: Record<string, Bench> = {
+  load: {
+    file: 'load.js',
+    about: 'GET /api/inventory?limit=50 at 100 connections, beside bare Fastify and the Express stack',
+    options: '--seconds 5 --rounds 3 --connections 100 --items 500'
+  },
+  ledger: {
+    file: 'ledger.js',
+    about: 'postings a second over HTTP and through the store, beside raw inserts, on both databases',
+    options: '--seconds 4 --items 500'
+  },
+  search: {
+    file: 'search.js',
+    about: 'search and keyset pages on 1,000,000 items, on both databases',
+    options: '--items 1000000 --repeats 15'
+  },
+  forecast: {
+    file: 'forecast.js',
+    about: 'forecast accuracy beside baselines',
+    options: '(env BENCH_DATA: the folder of data sets)'
+  }
+}
+
+const usage = () =>
+  [
+    'usage: npm run bench -- <name> [--option value]',
+    '',
+    ...Object.entries(BENCHES).map(
+      ([name, { about, options }]) => `  ${name.padEnd(10)}${about}\n${' '.repeat(12)}${options}`
+    )
+  ].join('\n')
+
+async function main([name, ...args]: string[]): Promise<number> {
+  if (name === undefined || name === '--help') {
+    process.stdout.write(`${usage()}\n`)
+    return 0
+  }
+  const bench = Object.hasOwn(BENCHES, name) ? BENCHES[name] : undefined
+  if (bench === undefined) throw new BenchError(`There is no bench ${JSON.stringify(name)}.\n${usage()}`)
+  const file = new URL(bench.file, import.meta.url)
+  if (!existsSync(file))
+    throw new BenchError(`The bench ${name} is not built: ${bench.file} is missing from dist/bench.`)
+  const { run }: { run(args: string[]): Promise<unknown> } = await import(file.href)
+  await run(args)
+  return 0
+}
+
+try {
+  process.exitCode = await main(process.argv.slice(2))
+} catch (error) {
+  process.stderr.write(
+    `${error instanceof BenchError ? error.message : error instanceof Error ? (error.stack ?? '') : String(error)}\n`
+  )
+  process.exitCode = error instanceof BenchError ? 2 : 1
+}
