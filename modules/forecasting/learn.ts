@@ -3,10 +3,11 @@ import { v7 as uuid } from 'uuid'
 import type { Tenant, Transaction } from '../../plugins/contracts.js'
 import type { Frequency } from '../../schemas/forecasting.js'
 import { type ConsumptionTables, createConsumptionStore } from './consumption-store.js'
-import { createLearningStore, type DriftRow, type ItemOutcome, toOverride } from './learning-store.js'
+import { createLearningStore, type DriftRow, type ItemOutcome } from './learning-store.js'
 import type { ForecastMetrics } from './metrics.js'
 import { biasAlarm, findDrift } from './models/drift.js'
 import { outcomesOf } from './outcomes.js'
+import { toOverride } from './people-store.js'
 import { type DemandSeries, dayNumber, dayText, periodDays } from './series.js'
 
 /** Outcomes of single items are kept this long; their sums per period and model are kept for good. */
