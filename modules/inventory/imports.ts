@@ -290,6 +290,23 @@ async function* groupChunks(rows: AsyncIterable<MovementRow>): AsyncGenerator<Gr
   if (groups.length > 0) yield groups
 }
 
+/** Asks for the next while the present one is worked on: the file is read while the database writes. */
+async function* readAhead<T>(source: AsyncGenerator<T>): AsyncGenerator<T> {
+  let next = source.next()
+  try {
+    for (;;) {
+      const { done, value } = await next
+      if (done === true) return
+      next = source.next()
+      // Its failure is met at the next turn, or not at all when the present one fails first.
+      next.catch(() => {})
+      yield value
+    }
+  } finally {
+    await source.return(undefined)
+  }
+}
+
 interface ImportJob {
   readonly importId: string
 }
@@ -360,7 +377,7 @@ async function postMovements(
 ): Promise<void> {
   const { tenant, signal } = job
   let last = 0
-  for await (const groups of groupChunks(readMovements(posting.path, posting.options, never, () => {}))) {
+  for await (const groups of readAhead(groupChunks(readMovements(posting.path, posting.options, never, () => {})))) {
     signal.throwIfAborted()
     last = groups.at(-1)?.rows.at(-1)?.row ?? last
     report.created += groups.length
