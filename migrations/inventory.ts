@@ -45,7 +45,9 @@ async function catalogue(db: Kysely<unknown>): Promise<void> {
     .addColumn('archived_at', instant)
     .execute()
   await db.schema.createIndex('items_name').on('items').columns(['name', 'id']).execute()
-  await db.schema.createIndex('items_category').on('items').columns(['category_id', 'id']).execute()
+  for (const column of ['code', 'name'] as const) {
+    await db.schema.createIndex(`items_category_${column}`).on('items').columns(['category_id', column, 'id']).execute()
+  }
   await db.schema
     .createTable('item_units')
     .addColumn('id', id.type, id.build)

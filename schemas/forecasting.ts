@@ -13,6 +13,7 @@ export const FORECAST_MODELS = [
   'ar',
   'ar-levels',
   'ar-robust',
+  'ar-seasonal',
   'stl-damped',
   'stl-theta',
   'stl-ar',

@@ -1,9 +1,12 @@
 /** What became of forecasts: realised accuracy, drift, overrides, feedback. */
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Registry } from 'prom-client'
 import t from 'tap'
 import { Check } from 'typebox/value'
+import { createDerivation } from '../modules/forecasting/derive.js'
 import { dailyDemand, leadTimeDemand } from '../modules/forecasting/index.js'
 import { biasAlarm, findDrift, type ScaledError } from '../modules/forecasting/models/drift.js'
+import { createNightly, NIGHTLY_JOB } from '../modules/forecasting/nightly.js'
 import {
   measuresOf,
   naivePath,
@@ -13,8 +16,10 @@ import {
   sumOutcomes
 } from '../modules/forecasting/outcomes.js'
 import { dayNumber } from '../modules/forecasting/series.js'
+import type { Jobs } from '../plugins/contracts.js'
 import { AccuracyAnswer, Forecast, ItemAccuracy } from '../schemas/forecasting.js'
 import { day, onBothDatabases, random, weeklyUse } from './ai-harness.js'
+import { serviceEnvironment, startService } from './service-process.js'
 
 const WAIT = { prefer: 'wait=60' }
 
@@ -259,4 +264,109 @@ onBothDatabases(t, 'what was served is measured once days are over', async (t, h
   t.match(text, /forecast_realised_ratio\{measure="wape",window_days="28"\} 0\.\d+/)
   t.match(text, /forecast_drift_waiting 0/)
   t.match(text, /forecast_overrides 0/)
+})
+
+onBothDatabases(t, 'the nightly training', async (t, host) => {
+  const { ledger, tenant, call, clock, app } = host
+  const jobs = app.getDecorator<Jobs>('jobs')
+  await ledger.post(tenant, [...weeklyUse('A', 60, 9, 1), ...weeklyUse('B', 60, 4, 2), ...weeklyUse('C', 60, 2, 3)])
+  await call('POST', '/api/ai/forecast/train', { itemCodes: ['A'], models: ['ses'], horizonDays: 10 }, WAIT)
+  await call('POST', '/api/ai/forecast/train', { itemCodes: ['A'], models: ['naive'], frequency: 'week' }, WAIT)
+  const derivation = createDerivation(ledger, () => clock.now)
+  const node = () =>
+    createNightly({
+      jobs,
+      derivation,
+      hour: 2,
+      now: () => clock.now,
+      train: async () => {
+        throw new Error('the job is the service’s')
+      }
+    })
+  const started = async () =>
+    (
+      await tenant.db.withTables<{ jobs: { id: string; kind: string } }>().selectFrom('jobs').selectAll().execute()
+    ).filter(({ kind }) => kind === NIGHTLY_JOB)
+  clock.now = Date.parse(`${day(61)}T01:59:00Z`)
+  await node().tick(tenant)
+  t.equal((await started()).length, 0, 'not due yet')
+  clock.now = Date.parse(`${day(61)}T02:01:00Z`)
+  await Promise.all([node().tick(tenant), node().tick(tenant), node().tick(tenant)])
+  await node().tick(tenant)
+  const [first, ...others] = await started()
+  t.same(others, [], 'one node starts it, once a day')
+  const end = async (id: string | undefined) => {
+    for (;;) {
+      const { body } = await call('GET', `/api/jobs/${id}`)
+      if (body.finishedAt !== null) return body
+      await sleep(20)
+    }
+  }
+  const { result } = await end(first?.id)
+  t.match(
+    result,
+    { trained: 2, skipped: 2, failed: [] },
+    'what was asked for is kept, the rest is trained by the defaults'
+  )
+  t.equal((await call('GET', '/api/ai/forecast/A')).body.model, 'ses')
+  t.equal((await call('GET', '/api/ai/forecast/A')).body.points.length, 10)
+  clock.now += 24 * 3_600_000
+  await ledger.post(tenant, [{ itemCode: 'C', day: day(61), used: 2 }])
+  await node().tick(tenant)
+  const second = await end((await started()).find(({ id }) => id !== first?.id)?.id)
+  t.match(second, { status: 'succeeded', result: { trained: 3, failed: [] }, progress: { done: 4, total: 4 } })
+  t.equal((await call('GET', '/api/ai/forecast/A')).body.points.length, 10, 'as it was asked for')
+})
+
+t.test('training goes on where a killed process stopped', async (t) => {
+  const environment = await serviceEnvironment(t)
+  let service = await startService(t, environment)
+  const call = async (method: string, path: string, body?: string, headers: Record<string, string> = {}) => {
+    const answer = await fetch(`${service.url}${path}`, {
+      method,
+      headers: { authorization: `Bearer ${service.token}`, ...headers },
+      ...(body === undefined ? {} : { body })
+    })
+    return JSON.parse(await answer.text())
+  }
+  const csv = { 'content-type': 'text/csv', prefer: 'wait=60' }
+  const codes = Array.from({ length: 150 }, (_, i) => `K${i}`)
+  await call(
+    'POST',
+    '/api/import/items',
+    `itemCode,name,unit\n${codes.map((code) => `${code},${code},each`).join('\n')}`,
+    csv
+  )
+  const from = Date.now() - 80 * 86_400_000
+  const rows = codes.flatMap((code, i) => [
+    `${code},receipt,100000,${new Date(from).toISOString()}`,
+    ...Array.from({ length: 70 }, (_, n) => {
+      const at = new Date(from + (n + 1) * 86_400_000).toISOString()
+      return `${code},issue,${1 + ((n * 7 + i) % 13)},${at}`
+    })
+  ])
+  const moved = await call(
+    'POST',
+    '/api/import/movements',
+    `itemCode,type,quantity,occurredAt\n${rows.join('\n')}`,
+    csv
+  )
+  t.equal(moved.status, 'succeeded')
+  const json = { 'content-type': 'application/json' }
+  const { id } = await call('POST', '/api/ai/forecast/train', '{}', json)
+  let done = 0
+  while (done < 30) {
+    const job = await call('GET', `/api/jobs/${id}`)
+    t.not(job.status, 'succeeded', 'still running')
+    if (job.status === 'succeeded') return
+    done = job.progress.done
+    await sleep(5)
+  }
+  await service.end('SIGKILL')
+  service = await startService(t, environment)
+  const stored = (await call('GET', '/api/ai/accuracy')).series
+  t.ok(stored >= done && stored < codes.length, `${stored} of ${codes.length} were stored when it died`)
+  const again = await call('POST', '/api/ai/forecast/train', '{}', { ...json, prefer: 'wait=60' })
+  t.match(again.result, { trained: codes.length - stored, skipped: stored, failed: [] })
+  t.equal(await service.end('SIGTERM'), 0)
 })

@@ -1,5 +1,3 @@
-import { type ChildProcess, spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -7,14 +5,14 @@ import { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { gzipSync } from 'node:zlib'
 import Sqlite from 'better-sqlite3'
-import Fastify, { type FastifyInstance } from 'fastify'
+import type { FastifyInstance } from 'fastify'
 import { type Kysely, sql } from 'kysely'
 import pg from 'pg'
 import t, { type Test } from 'tap'
-import { createTokens } from '../plugins/auth.js'
 import type { Tenants } from '../plugins/core.js'
 import { type Answer, buildApp, type Client, client, type Dialect, eachDialect } from './helper.js'
-import { freePort, freshDatabase } from './services.js'
+import { serviceEnvironment, startService } from './service-process.js'
+import { freshDatabase } from './services.js'
 
 interface Context {
   app: FastifyInstance
@@ -453,40 +451,15 @@ const SECRET = 'Zr8#kq2Lw9-Tn4vXb7yHd3mPf6sJg1cQ'
 
 /** The real server, killed in the middle of an import: the next one ends it, with each row posted once. */
 async function killed(t: Test, dialect: Dialect) {
-  const dataDir = mkdtempSync(join(tmpdir(), 'inventory-test-'))
   const database = dialect === 'postgres' ? await freshDatabase() : undefined
-  const servers: ChildProcess[] = []
-  t.teardown(async () => {
-    for (const server of servers) server.kill('SIGKILL')
-    rmSync(dataDir, { recursive: true, force: true })
-    await database?.drop()
-  })
-  const signer = Fastify()
-  const tokens = createTokens(signer, { keys: [{ id: 'default', secret: SECRET }] })
-  await signer.ready()
-  const authorization = `Bearer ${tokens.sign({ subject: 'test', role: 'manager', tenant: 'main' }, 600)}`
-  await signer.close()
-  const port = String(await freePort())
-  const call = async (path: string, init: RequestInit = {}): Promise<ReturnType<typeof JSON.parse>> =>
-    (await fetch(`http://127.0.0.1:${port}${path}`, { ...init, headers: { authorization, ...init.headers } })).json()
-  const start = async () => {
-    const env = {
-      ...process.env,
-      DATA_DIR: dataDir,
-      PORT: port,
-      JWT_SECRET: SECRET,
-      LOG_LEVEL: 'silent',
-      ...(database ? { DATABASE_URL: database.url } : {})
-    }
-    const server = spawn(process.execPath, [join(import.meta.dirname, '..', 'server.js')], { env, stdio: 'ignore' })
-    servers.push(server)
-    for (let tries = 0; tries < 300; tries++) {
-      if ((await call('/health').catch(() => undefined)) !== undefined) return server
-      await sleep(50)
-    }
-    throw new Error('the server does not answer')
+  if (database !== undefined) t.teardown(() => database.drop())
+  const env = await serviceEnvironment(t, database === undefined ? {} : { DATABASE_URL: database.url })
+  let server = await startService(t, env)
+  const call = async (path: string, init: RequestInit = {}): Promise<ReturnType<typeof JSON.parse>> => {
+    const authorization = `Bearer ${server.token}`
+    const answer = await fetch(`${server.url}${path}`, { ...init, headers: { authorization, ...init.headers } })
+    return JSON.parse(await answer.text())
   }
-  let server = await start()
   const upload = (kind: string, body: string, prefer: string) =>
     call(`/api/import/${kind}`, { method: 'POST', body, headers: { ...CSV, prefer } })
   await upload('items', lines('itemCode,name', ...Array.from({ length: 40 }, (_, i) => `KI-${i},Item ${i}`)), 'wait=30')
@@ -497,10 +470,9 @@ async function killed(t: Test, dialect: Dialect) {
   const job = await upload('movements', lines('itemCode,type,quantity,occurredAt,reference', ...rows), 'wait=0')
   const running = async () => (await call('/api/imports?limit=1')).data[0]
   for (let tries = 0; (await running()).done === 0 && tries < 500; tries++) await sleep(5)
-  server.kill('SIGKILL')
-  await once(server, 'exit')
-  await passTime(dataDir, database?.url)
-  server = await start()
+  await server.end('SIGKILL')
+  await passTime(env.DATA_DIR, database?.url)
+  server = await startService(t, env)
   const between = await running()
   t.ok(between.done > 0 && between.done < 10_000, `killed after ${between.done} rows`)
   let ended = await call(`/api/jobs/${job.id}`)
@@ -514,9 +486,7 @@ async function killed(t: Test, dialect: Dialect) {
     (await call('/api/inventory?limit=500')).data.map(({ onHand }: { onHand: number }) => onHand),
     Array(40).fill(250)
   )
-  server.kill('SIGTERM')
-  const [code] = await once(server, 'exit')
-  t.equal(code, 0, 'it closes in order')
+  t.equal(await server.end('SIGTERM'), 0, 'it closes in order')
 }
 
 await eachDialect(t, async (t, dialect) => {

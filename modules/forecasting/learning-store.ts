@@ -100,6 +100,8 @@ const TYPES: Partial<Record<(typeof COLUMNS)[number], string>> = {
 }
 const columns = COLUMNS.join(', ')
 const ROWS_PER_STATEMENT = 2_000
+/** A claim whose job has not started by then belongs to a process that died in between. */
+const CLAIM_MILLISECONDS = 600_000
 /** In place of a model's name: the sums of this period are out of date. */
 const STALE = ''
 
@@ -375,6 +377,42 @@ export function createLearningStore(root: Kysely<unknown>, dialect: Dialect) {
         .where('cancelled_at', 'is', null)
         .executeTakeFirstOrThrow()
       return Number(row.n)
+    },
+
+    /** Whether the day's run is under way or done, as far as a look without a lock can tell. */
+    async isScheduled(name: string, day: string, now: number): Promise<boolean> {
+      const row = await db.selectFrom('forecast_schedule').selectAll().where('name', '=', name).executeTakeFirst()
+      return row !== undefined && row.day >= day && (row.job_id !== null || row.claimed_at > now - CLAIM_MILLISECONDS)
+    },
+    /** True for one caller a day; again when that one never said that its job had started. */
+    async claimSchedule(name: string, day: string, now: number): Promise<boolean> {
+      const { numInsertedOrUpdatedRows } = await db
+        .insertInto('forecast_schedule')
+        .values({ name, day, job_id: null, claimed_at: now })
+        .onConflict((conflict) =>
+          conflict
+            .column('name')
+            .doUpdateSet({ day, job_id: null, claimed_at: now })
+            .where((eb) =>
+              eb.or([
+                eb('forecast_schedule.day', '<', day),
+                eb.and([
+                  eb('forecast_schedule.job_id', 'is', null),
+                  eb('forecast_schedule.claimed_at', '<=', now - CLAIM_MILLISECONDS)
+                ])
+              ])
+            )
+        )
+        .executeTakeFirst()
+      return (numInsertedOrUpdatedRows ?? 0n) > 0n
+    },
+    async keepSchedule(name: string, day: string, jobId: string): Promise<void> {
+      await db
+        .updateTable('forecast_schedule')
+        .set({ job_id: jobId })
+        .where('name', '=', name)
+        .where('day', '=', day)
+        .execute()
     },
 
     addFeedback: (row: FeedbackRow) => db.insertInto('forecast_feedback').values(row).execute(),

@@ -185,6 +185,16 @@ export function createForecastStore(db: Kysely<ForecastingTables>) {
         .where('frequency', '=', frequency)
         .executeTakeFirst(),
 
+    /** How the named items' series were last asked to be trained. */
+    parameters: (itemCodes: readonly string[]) =>
+      itemCodes.length === 0
+        ? Promise.resolve([])
+        : db
+            .selectFrom('ai_forecasts')
+            .select(['item_code', 'frequency', 'parameters'])
+            .where('item_code', 'in', [...itemCodes])
+            .execute(),
+
     /** Serves the model's forecast with these overrides, from now on. */
     async serve(row: AiForecast, overrides: readonly Override[]): Promise<void> {
       const model = {

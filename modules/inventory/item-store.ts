@@ -1,12 +1,12 @@
-import { type Kysely, type SelectQueryBuilder, sql } from 'kysely'
+import { type Kysely, sql } from 'kysely'
 import { isPostgres } from '../../migrations/columns.js'
-import { decodeCursor, encodeCursor } from '../../plugins/contracts.js'
-import { fromMicros, MICROS, proportionMicros } from '../../schemas/decimal.js'
-import type { Item, ItemQuery, ItemRow, StockStatus, Tracking } from '../../schemas/inventory.js'
+import { fromMicros } from '../../schemas/decimal.js'
+import type { Item, ItemQuery, Tracking } from '../../schemas/inventory.js'
 import { among, insertRows } from './bulk.js'
+import { itemRows, type ListedRow, listItems } from './item-list.js'
 import { statusOf } from './posting.js'
-import { fold, likePattern, matchPhrase, searchText } from './search-text.js'
-import { DEFAULT_LOT, INTERNAL_KINDS, type InventoryTables } from './tables.js'
+import { searchText } from './search-text.js'
+import { DEFAULT_LOT, type InventoryTables } from './tables.js'
 
 /** An item as it is stored, without what the database makes itself. */
 export interface ItemRecord {
@@ -58,77 +58,16 @@ const cells = (item: ItemRecord) => [
   item.archivedAt
 ]
 
-type Sort = NonNullable<ItemQuery['sort']>
-const SORTS = {
-  itemCode: { column: 'i.code', id: 'i.id', type: 'string' },
-  name: { column: 'i.name', id: 'i.id', type: 'string' },
-  onHand: { column: 't.on_hand', id: 't.item_id', type: 'number' },
-  value: { column: 't.value', id: 't.item_id', type: 'number' }
-} as const
-
-interface ListedRow {
-  id: number
-  code: string
-  name: string
-  name_fr: string | null
-  category: string | null
-  unit: string
-  tracking: Tracking
-  reorder_point: number | null
-  par_level: number | null
-  unit_cost: number | null
-  on_hand: number
-  reserved: number
-  value: number
-  status: StockStatus
-}
-
 /** Items with their totals. */
 export function createItemStore(root: Kysely<unknown>) {
   const db = root.withTables<InventoryTables>()
   const postgres = isPostgres(root)
 
-  const rows = () =>
-    db
-      .selectFrom('items as i')
-      .innerJoin('item_totals as t', 't.item_id', 'i.id')
-      .leftJoin('categories as c', 'c.id', 'i.category_id')
-      .where('i.archived_at', 'is', null)
-      .select([
-        'i.id',
-        'i.code',
-        'i.name',
-        'i.name_fr',
-        'c.name as category',
-        'i.unit',
-        'i.tracking',
-        'i.reorder_point',
-        'i.par_level'
-      ])
-      .select(['i.unit_cost', 't.on_hand', 't.reserved', 't.value', 't.status'])
-
   return {
-    /** A page in keyset order; one row more than asked says that there is another. */
-    async list({ limit = 50, cursor, q, category, location, status, sort }: ItemQuery) {
-      let query = rows()
-      const words = fold(q ?? '')
-      if (words !== '') {
-        query = query.innerJoin(matches(root, words), (join) =>
-          // The plus keeps SQLite from asking the text index anew for every item of a filter or an order.
-          postgres ? join.onRef('s.item_id', '=', 'i.id') : join.on(sql<boolean>`i.id = +s.item_id`)
-        )
-      }
-      if (category !== undefined) query = query.where('c.name', '=', category)
-      if (status !== undefined) query = query.where('t.status', '=', status)
-      if (location !== undefined) query = query.where('i.id', 'in', stockedAt(db, location))
-      // What was searched comes in the index's own order unless another is asked for: sorting every match is the slow part.
-      const paged = words !== '' && sort === undefined ? byId(query, cursor) : bySort(query, sort ?? 'itemCode', cursor)
-      const found = await paged.query.limit(limit + 1).execute()
-      return { rows: found, cursorOf: paged.cursorOf }
-    },
+    list: (query: ItemQuery) => listItems(root, query),
 
     async find(codes: readonly string[]): Promise<ListedRow[]> {
-      return codes.length === 0 ? [] : rows().where('i.code', 'in', codes).execute()
+      return codes.length === 0 ? [] : itemRows(root).where('i.code', 'in', codes).execute()
     },
 
     /** Keeps others from changing these items, or their stock, until the transaction ends. On SQLite writers take turns anyway. */
@@ -359,65 +298,6 @@ export function createItemStore(root: Kysely<unknown>) {
 }
 export type ItemStore = ReturnType<typeof createItemStore>
 
-type RowsQuery = SelectQueryBuilder<
-  InventoryTables & {
-    i: InventoryTables['items']
-    t: InventoryTables['item_totals']
-    c: InventoryTables['categories']
-  },
-  'i' | 't' | 'c',
-  ListedRow
->
-
-function byId(query: RowsQuery, cursor: string | undefined) {
-  const key = decodeCursor('items:match', cursor, ['number'])
-  const after = key === undefined ? query : query.where(sql<boolean>`s.item_id > ${Number(key[0])}`)
-  return { query: after.orderBy(sql`s.item_id`), cursorOf: (row: ListedRow) => encodeCursor('items:match', [row.id]) }
-}
-
-function bySort(query: RowsQuery, sort: Sort, cursor: string | undefined) {
-  const descending = sort.startsWith('-')
-  const name = (descending ? sort.slice(1) : sort) as keyof typeof SORTS
-  const { column, id, type } = SORTS[name]
-  const direction = descending ? 'desc' : 'asc'
-  const key = decodeCursor(`items:${sort}`, cursor, [type, 'number'])
-  const comparison = sql.raw(descending ? '<' : '>')
-  const after =
-    key === undefined
-      ? query
-      : query.where(sql<boolean>`(${sql.ref(column)}, ${sql.ref(id)}) ${comparison} (${key[0]}, ${key[1]})`)
-  const values: Record<keyof typeof SORTS, (row: ListedRow) => string | number> = {
-    itemCode: ({ code }) => code,
-    name: (row) => row.name,
-    onHand: (row) => row.on_hand,
-    value: (row) => row.value
-  }
-  return {
-    query: after.orderBy(column, direction).orderBy(id, direction),
-    cursorOf: (row: ListedRow) => encodeCursor(`items:${sort}`, [values[name](row), row.id])
-  }
-}
-
-/** Ids of the items whose search text holds the words, by the trigram index of either engine. */
-const matches = (root: Kysely<unknown>, folded: string) => {
-  const ids = isPostgres(root)
-    ? sql<{ item_id: number }>`(select item_id from ${sql.table('item_search')} where text like ${likePattern(folded)})`
-    : sql<{
-        item_id: number
-      }>`(select rowid as item_id from item_search where item_search match ${matchPhrase(folded)})`
-  return ids.as<'s'>(sql.ref('s'))
-}
-
-const stockedAt = (db: Kysely<InventoryTables>, location: string) =>
-  db
-    .selectFrom('stock_accounts as sa')
-    .innerJoin('locations as sl', 'sl.id', 'sa.location_id')
-    .innerJoin('stock_balances as sb', 'sb.account_id', 'sa.id')
-    .where('sl.code', '=', location)
-    .where('sl.kind', 'in', [...INTERNAL_KINDS])
-    .where('sb.on_hand', '>', 0)
-    .select('sa.item_id')
-
 async function saveSearch(root: Kysely<unknown>, items: readonly (ItemRecord & { id: number })[]): Promise<void> {
   const rows = items.map((item) => [item.id, searchText(item)])
   if (isPostgres(root)) {
@@ -433,25 +313,4 @@ async function saveSearch(root: Kysely<unknown>, items: readonly (ItemRecord & {
     select json_extract(value, '$[0]'), json_extract(value, '$[1]') from json_each(${JSON.stringify(rows)})`.execute(
     root
   )
-}
-
-/** A list row without what other modules know (on order, days of cover). */
-export function presentRow(row: ListedRow, showCost: boolean): Omit<ItemRow, 'onOrder' | 'daysOfCover'> {
-  const unitCost = row.on_hand > 0 ? proportionMicros(row.value, MICROS, row.on_hand) : row.unit_cost
-  return {
-    itemCode: row.code,
-    name: row.name,
-    nameFr: row.name_fr,
-    category: row.category,
-    unit: row.unit,
-    tracking: row.tracking,
-    onHand: fromMicros(row.on_hand),
-    reserved: fromMicros(row.reserved),
-    available: fromMicros(row.on_hand - row.reserved),
-    reorderPoint: row.reorder_point === null ? null : fromMicros(row.reorder_point),
-    parLevel: row.par_level === null ? null : fromMicros(row.par_level),
-    unitCost: showCost && unitCost !== null ? fromMicros(unitCost) : null,
-    value: showCost ? fromMicros(row.value) : null,
-    status: row.status
-  }
 }

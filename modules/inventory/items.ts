@@ -4,7 +4,8 @@ import type { Item, ItemPatch, ItemRow, NewItem } from '../../schemas/inventory.
 import { createCatalogueStore } from './catalogue-store.js'
 import type { Context } from './context.js'
 import { BarcodeTaken, ItemExists, ItemHasStock, ItemNotFound, ItemUnitFixed, UnitNotFound } from './errors.js'
-import { createItemStore, type ItemRecord, presentRow } from './item-store.js'
+import { presentRow } from './item-list.js'
+import { createItemStore, type ItemRecord } from './item-store.js'
 import { STOCK_CACHE } from './movements.js'
 
 /** Adds what other modules know of a page of items. */
@@ -18,7 +19,7 @@ export async function withFigures(
   return rows.map((row) => {
     const perDay = demand?.get(row.itemCode)
     const daysOfCover = perDay === undefined || perDay <= 0 ? null : Math.round((row.available / perDay) * 10) / 10
-    return { ...row, onOrder: ordered?.get(row.itemCode) ?? 0, daysOfCover }
+    return Object.assign(row, { onOrder: ordered?.get(row.itemCode) ?? 0, daysOfCover })
   })
 }
 

@@ -1,4 +1,4 @@
-import { blendSteps, combineRolled, weigh } from './combine.js'
+import { blendSteps, combineRolled, medianShare, weigh } from './combine.js'
 import { type Judged, judgeByCounts, judgeByErrors } from './judge.js'
 import { LEVELS } from './levels.js'
 import { DEFAULT_MEMBERS, POOL, SLOW_MODELS, SPARSE_MEMBERS } from './pool.js'
@@ -117,8 +117,9 @@ function combine(
   const several = members.names.length > 1
   weigh(members.rolled, y, observed, plan, y.length, sparse, weights)
   const point = new Float64Array(plan.horizon)
-  blendSteps(members.finals, 0, weights, point)
-  const rolled = combineRolled(members.rolled, y, observed, plan, sparse)
+  const share = medianShare(members.rolled, y, observed, plan)
+  blendSteps(members.finals, 0, weights, share, point)
+  const rolled = combineRolled(members.rolled, y, observed, plan, sparse, share)
   const factor = several && !sparse ? biasFactor(rolled, prepared, plan) : 1
   return { ...judge(scaleBy(rolled, factor), scaleBy(point, factor), prepared, plan, floor, several), weights }
 }
