@@ -65,5 +65,5 @@ t.test('every code that rows of an import carry is documented', async (t) => {
       rowCodes.add(String(code))
   }
   t.ok(rowCodes.size >= 8, [...rowCodes].join())
-  for (const code of rowCodes) t.match(document, new RegExp(`^\\| \`${code}\` +\\|`, "m"), code)
+  for (const code of rowCodes) t.match(document, new RegExp(`^\\| \`${code}\` +\\|`, 'm'), code)
 })

@@ -205,6 +205,7 @@ async function movementImports(t: Test, { manager, db }: Context) {
   // The sales stand on the opening stock: that cannot be taken back before them, and can be afterwards.
   const early = await manager.post(`/api/imports/${stock.result.importId}/undo`, undefined, WAIT)
   t.match(early.body, { status: 'failed', error: { code: 'INV_INSUFFICIENT_STOCK' } })
+  t.match((await manager.get(`/api/imports/${stock.result.importId}`)).body, { status: 'failed' })
   for (const { result } of [job, stock]) {
     t.match((await manager.post(`/api/imports/${result.importId}/undo`, undefined, WAIT)).body, { status: 'succeeded' })
     t.match((await manager.get('/api/ledger/verify')).body, { ok: true })
@@ -446,8 +447,6 @@ async function passTime(dataDir: string, databaseUrl: string | undefined): Promi
   await database.query('update tenant_main.jobs set heartbeat_at = heartbeat_at - 60000')
   await database.end()
 }
-
-const SECRET = 'Zr8#kq2Lw9-Tn4vXb7yHd3mPf6sJg1cQ'
 
 /** The real server, killed in the middle of an import: the next one ends it, with each row posted once. */
 async function killed(t: Test, dialect: Dialect) {
