@@ -22,7 +22,9 @@ export const searchText = (item: {
     .map((field) => FIELD + fold(field))
     .join('')
 
-const anchored = (folded: string) => (folded.length >= 3 ? folded : `${FIELD.slice(0, 3 - folded.length)}${folded}`)
+/** Short words are found where a field begins. */
+export const anchored = (folded: string) =>
+  folded.length >= 3 ? folded : `${FIELD.slice(0, 3 - folded.length)}${folded}`
 
 /** For FTS5: one quoted phrase. */
 export const matchPhrase = (folded: string): string => `"${anchored(folded).replaceAll('"', '""')}"`
