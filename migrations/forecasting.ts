@@ -1,6 +1,20 @@
 import { type Kysely, type Migration, sql } from 'kysely'
 import { instant, isPostgres, micros, text } from './columns.js'
 
+const OUTCOME_FIGURES = [
+  'mean',
+  'lower80',
+  'upper80',
+  'lower95',
+  'upper95',
+  'model_mean',
+  'baseline',
+  'actual',
+  'mae',
+  'rmse',
+  'scale'
+]
+
 export const forecastingMigrations: Record<string, Migration> = {
   '0001-consumption-and-models': {
     async up(db: Kysely<unknown>) {
@@ -66,6 +80,111 @@ export const forecastingMigrations: Record<string, Migration> = {
         .addColumn('distribution', 'text', (c) => c.notNull())
         .addColumn('daily_mean', 'double precision', (c) => c.notNull())
         .addPrimaryKeyConstraint('ai_forecasts_pk', ['item_code', 'frequency'])
+        .execute()
+    }
+  },
+
+  '0002-learning': {
+    async up(db: Kysely<unknown>) {
+      const clustered = isPostgres(db) ? sql`` : sql`without rowid`
+      // Where days of use are looked for whatever the item.
+      await db.schema
+        .createIndex('consumption_data_use')
+        .on('consumption_data')
+        .column('day')
+        .where(sql.ref('quantity_micros'), '>', sql.lit(0))
+        .execute()
+      // The model's own answer, kept while a person's override is served instead.
+      await db.schema.alterTable('ai_forecasts').addColumn('model_answer', 'text').execute()
+      await db.schema.alterTable('ai_forecasts').addColumn('model_distribution', 'text').execute()
+      await db.schema.alterTable('ai_forecasts').addColumn('parameters', 'text').execute()
+      const series = (table: string) =>
+        db.schema
+          .createTable(table)
+          .addColumn('item_code', text(db), (c) => c.notNull())
+          .addColumn('frequency', text(db), (c) => c.notNull())
+      await series('forecast_served')
+        .addColumn('first_day', text(db), (c) => c.notNull())
+        .addColumn('path', 'text', (c) => c.notNull())
+        .addPrimaryKeyConstraint('forecast_served_pk', ['item_code', 'frequency', 'first_day'])
+        .execute()
+      let outcomes = series('forecast_outcomes')
+        .addColumn('period', text(db), (c) => c.notNull())
+        .addColumn('model', text(db), (c) => c.notNull())
+        .addColumn('lead', 'integer', (c) => c.notNull())
+        .addColumn('overridden', 'integer', (c) => c.notNull())
+        .addColumn('counts', 'integer', (c) => c.notNull())
+      for (const name of OUTCOME_FIGURES) {
+        outcomes = outcomes.addColumn(name, 'double precision', (c) => c.notNull())
+      }
+      await outcomes
+        .addPrimaryKeyConstraint('forecast_outcomes_pk', ['item_code', 'frequency', 'period'])
+        .modifyEnd(clustered)
+        .execute()
+      await db.schema
+        .createIndex('forecast_outcomes_period')
+        .on('forecast_outcomes')
+        .columns(['period', 'frequency'])
+        .execute()
+      await db.schema
+        .createTable('forecast_accuracy')
+        .addColumn('frequency', text(db), (c) => c.notNull())
+        .addColumn('period', text(db), (c) => c.notNull())
+        .addColumn('model', text(db), (c) => c.notNull())
+        .addColumn('sums', 'text', (c) => c.notNull())
+        .addPrimaryKeyConstraint('forecast_accuracy_pk', ['frequency', 'period', 'model'])
+        .execute()
+      await series('forecast_drift')
+        .addColumn('id', text(db), (c) => c.primaryKey())
+        .addColumn('detected_on', text(db), (c) => c.notNull())
+        .addColumn('kind', text(db), (c) => c.notNull())
+        .addColumn('statistic', 'double precision', (c) => c.notNull())
+        .addColumn('detected_at', instant, (c) => c.notNull())
+        .addColumn('retrained_at', instant)
+        .addUniqueConstraint('forecast_drift_once', ['item_code', 'frequency', 'detected_on', 'kind'])
+        .execute()
+      await db.schema
+        .createIndex('forecast_drift_waiting')
+        .on('forecast_drift')
+        .columns(['frequency', 'retrained_at'])
+        .execute()
+      await series('forecast_overrides')
+        .addColumn('id', text(db), (c) => c.primaryKey())
+        .addColumn('from_day', text(db), (c) => c.notNull())
+        .addColumn('to_day', text(db), (c) => c.notNull())
+        .addColumn('quantity_per_day', 'double precision')
+        .addColumn('factor', 'double precision')
+        .addColumn('reason', 'text', (c) => c.notNull())
+        .addColumn('data_to', text(db), (c) => c.notNull())
+        .addColumn('created_by', 'text')
+        .addColumn('created_at', instant, (c) => c.notNull())
+        .addColumn('cancelled_at', instant)
+        .execute()
+      await db.schema
+        .createIndex('forecast_overrides_item')
+        .on('forecast_overrides')
+        .columns(['item_code', 'id'])
+        .execute()
+      await series('forecast_feedback')
+        .addColumn('id', text(db), (c) => c.primaryKey())
+        .addColumn('day', text(db), (c) => c.notNull())
+        .addColumn('subject', text(db), (c) => c.notNull())
+        .addColumn('verdict', text(db), (c) => c.notNull())
+        .addColumn('comment', 'text')
+        .addColumn('created_by', 'text')
+        .addColumn('created_at', instant, (c) => c.notNull())
+        .execute()
+      await db.schema
+        .createIndex('forecast_feedback_item')
+        .on('forecast_feedback')
+        .columns(['verdict', 'item_code'])
+        .execute()
+      await db.schema
+        .createTable('forecast_schedule')
+        .addColumn('name', text(db), (c) => c.primaryKey())
+        .addColumn('day', text(db), (c) => c.notNull())
+        .addColumn('job_id', 'text')
+        .addColumn('claimed_at', instant, (c) => c.notNull())
         .execute()
     }
   }

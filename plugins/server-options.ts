@@ -35,7 +35,8 @@ export function serverOptions({ logLevel, trustProxy }: ServerSettings) {
     // A line for each request costs more than a cached answer; counts and times are metrics, failures are logged.
     logController: new LogController({ disableRequestLogging: true }),
     forceCloseConnections: 'idle' as const,
-    return503OnClosing: true,
+    // What still arrives on an open connection is served, and the connection closed: nobody needs to see that we stop.
+    return503OnClosing: false,
     logger: {
       level: logLevel,
       redact: ['req.headers.authorization', 'req.headers.cookie', 'headers.authorization', 'headers.cookie']

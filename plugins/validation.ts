@@ -1,22 +1,39 @@
-import { Ajv, type Options } from 'ajv'
+import { _, Ajv, type Options, str } from 'ajv'
 import formats from 'ajv-formats'
 import type { FastifySchema, FastifySchemaCompiler } from 'fastify'
-
-/** Six decimals divide exactly only up to rounding, so the remainder is compared at this precision. */
-const MULTIPLE_OF_PRECISION = 3
 
 const strict: Options = {
   // One error is enough to mend a request, and a hostile body cannot make us collect millions.
   allErrors: false,
   removeAdditional: false,
   strict: false,
-  multipleOfPrecision: MULTIPLE_OF_PRECISION,
   useDefaults: true
 }
 
 /** Bodies are taken as they are; what comes as text (query, params, headers) is converted. Unknown fields are refused. */
 export function createValidatorCompiler(): FastifySchemaCompiler<FastifySchema> {
-  const bodies = formats.default(new Ajv({ ...strict, coerceTypes: false }))
-  const texts = formats.default(new Ajv({ ...strict, coerceTypes: true }))
+  const bodies = formats.default(withExactDecimals(new Ajv({ ...strict, coerceTypes: false })))
+  const texts = formats.default(withExactDecimals(new Ajv({ ...strict, coerceTypes: true })))
   return ({ schema, httpPart }) => (httpPart === 'body' ? bodies : texts).compile(schema)
+}
+
+/**
+ * Six decimals in binary floating point divide by 10⁻⁶ only up to rounding, and any tolerance is too wide for small numbers
+ * or too narrow for large ones. A number has so many decimals when it is the one nearest to such a decimal.
+ */
+function withExactDecimals(ajv: Ajv): Ajv {
+  ajv.removeKeyword('multipleOf')
+  return ajv.addKeyword({
+    keyword: 'multipleOf',
+    type: 'number',
+    schemaType: 'number',
+    compile: (step: number) => {
+      const inOne = Math.round(1 / step)
+      return step < 1 ? (value: number) => Math.round(value * inOne) / inOne === value : (value) => value % step === 0
+    },
+    error: {
+      message: ({ schemaCode }) => str`must be multiple of ${schemaCode}`,
+      params: ({ schemaCode }) => _`{multipleOf: ${schemaCode}}`
+    }
+  })
 }

@@ -29,7 +29,12 @@ export const Name = Type.String({
   pattern: '^[^\\u0000-\\u001f\\u007f]*[^\\s\\u0000-\\u001f\\u007f][^\\u0000-\\u001f\\u007f]*$'
 })
 export const Text = Type.String({ maxLength: 1000, pattern: '^[^\\u0000]*$' })
-export const Instant = Type.String({ format: 'date-time', description: 'ISO 8601 with an offset; answered in UTC' })
+/** RFC 3339 without leap seconds, which no clock here knows. */
+export const Instant = Type.String({
+  format: 'date-time',
+  pattern: '^\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:[0-5]\\d(\\.\\d{1,9})?(Z|[+-]\\d\\d:\\d\\d)$',
+  description: 'ISO 8601 with an offset; answered in UTC'
+})
 export const Day = Type.String({ format: 'date' })
 export const Uuid = Type.String({ format: 'uuid' })
 export const TenantId = Type.String({ pattern: '^[a-z][a-z0-9-]{0,39}$' })

@@ -1,5 +1,5 @@
 import { type Static, Type } from 'typebox'
-import { Closed, Code, Day, Instant, List, Nullable, PageQuery, Uuid } from './common.js'
+import { Closed, Code, Day, Instant, List, Nullable, PageQuery, Quantity, Text, Uuid } from './common.js'
 
 /** What a caller may ask for by name; `combination` is the default. */
 export const FORECAST_MODELS = [
@@ -13,6 +13,7 @@ export const FORECAST_MODELS = [
   'ar',
   'ar-levels',
   'ar-robust',
+  'ar-seasonal',
   'stl-damped',
   'stl-theta',
   'stl-ar',
@@ -88,7 +89,10 @@ export const ForecastPoint = Closed({
   lower80: Type.Number(),
   upper80: Type.Number(),
   lower95: Type.Number(),
-  upper95: Type.Number()
+  upper95: Type.Number(),
+  modelMean: Type.Optional(
+    Type.Number({ description: 'What the model says, where a person’s override is served instead' })
+  )
 })
 export type ForecastPoint = Static<typeof ForecastPoint>
 
@@ -142,7 +146,23 @@ export type ModelRow = Static<typeof ModelRow>
 export const ModelList = List(ModelRow)
 const { modelId: _, ...withoutModelId } = described
 /** What a version of a model keeps besides its forecast: figures only, never code. */
-export const Artifact = Closed({ ...withoutModelId, horizon: Type.Integer() })
+export const Artifact = Closed({
+  ...withoutModelId,
+  horizon: Type.Integer(),
+  /** Mean forecast of a day. */
+  meanPerDay: Type.Optional(Type.Number()),
+  structure: Type.Optional(
+    Closed({
+      level: Type.Number(),
+      trend: Type.Number(),
+      period: Nullable(Type.Integer()),
+      seasonalStrength: Type.Number(),
+      seasonalFactors: Nullable(Type.Array(Type.Number())),
+      averageInterval: measure,
+      sizeVariation: measure
+    })
+  )
+})
 export type Artifact = Static<typeof Artifact>
 export const ModelDetail = Closed({
   id: Uuid,
@@ -168,7 +188,13 @@ export const Series = Closed({
     Closed({
       date: Day,
       quantity: Type.Number(),
-      censored: Type.Boolean({ description: 'No stock: the quantity says nothing of demand' })
+      censored: Type.Boolean({ description: 'No stock: the quantity says nothing of demand' }),
+      closed: Type.Boolean({ description: 'Nothing at all was used that day, though on that weekday usually much is' }),
+      estimatedDemand: Nullable(
+        Type.Number({
+          description: 'Demand behind a period of which nothing is known; kept apart from what was recorded'
+        })
+      )
     })
   )
 })
@@ -189,3 +215,196 @@ export const AccuracySummary = Closed({
   byModel: Type.Array(Closed({ model: ServedModel, frequency: Frequency, ...summary }))
 })
 export type AccuracySummary = Static<typeof AccuracySummary>
+
+/** Realised accuracy is answered over one of these. */
+export const WINDOWS_DAYS = [7, 28, 90] as const
+const realised = {
+  periods: Type.Integer({ description: 'Item-periods measured: over, with stock, not exceptional' }),
+  wape: measure,
+  mase: measure,
+  bias: Nullable(Type.Number({ description: 'Per cent of what was used; positive: too much was forecast' })),
+  coverage80: measure,
+  coverage95: measure,
+  baselineWape: Nullable(Type.Number({ description: 'Seasonal naive, or naive where no season was found' })),
+  baselineMase: measure,
+  overrides: Closed({
+    periods: Type.Integer(),
+    wape: measure,
+    modelWape: measure,
+    valueAdded: Nullable(
+      Type.Number({ description: 'Percentage points of WAPE that people’s overrides gained (lost, when negative)' })
+    )
+  })
+}
+const window = {
+  windowDays: Type.Integer(),
+  frequency: Frequency,
+  from: Nullable(Day),
+  to: Nullable(Day)
+}
+export const Realised = Closed(
+  { ...window, ...realised },
+  'What became of the forecasts that were served, in the last days of data; wape and bias in per cent'
+)
+export type Realised = Static<typeof Realised>
+export const AccuracyQuery = Closed({
+  window: Type.Optional(Type.Integer({ enum: [...WINDOWS_DAYS], description: 'Days of data looked back on' })),
+  frequency: Type.Optional(Frequency)
+})
+export const AccuracyAnswer = Closed({
+  ...summary,
+  byModel: AccuracySummary.properties.byModel,
+  realised: Closed({
+    ...window,
+    ...realised,
+    byModel: Type.Array(Closed({ model: ServedModel, ...realised }))
+  })
+})
+export type AccuracyAnswer = Static<typeof AccuracyAnswer>
+export const AccuracyHistory = Closed({
+  frequency: Frequency,
+  data: Type.Array(
+    Closed({ month: Type.String({ description: 'YYYY-MM, by the first day of the period' }), ...realised })
+  )
+})
+export type AccuracyHistory = Static<typeof AccuracyHistory>
+
+export const DRIFT_KINDS = ['level-up', 'level-down', 'error-growth', 'bias-high', 'bias-low'] as const
+export type DriftKind = (typeof DRIFT_KINDS)[number]
+export const Drift = Closed({
+  id: Uuid,
+  itemCode: Type.String(),
+  frequency: Frequency,
+  detectedOn: Day,
+  kind: Type.Enum(DRIFT_KINDS),
+  statistic: Type.Number({ description: 'Cumulative sum in standard deviations; for a bias, periods looked at' }),
+  reason: Type.String(),
+  detectedAt: Instant,
+  retrainedAt: Nullable(Instant)
+})
+export type Drift = Static<typeof Drift>
+export const DriftQuery = Closed({
+  ...PageQuery,
+  itemCode: Type.Optional(Code),
+  frequency: Type.Optional(Frequency),
+  waiting: Type.Optional(Type.Boolean({ description: 'Not trained again yet' }))
+})
+export const DriftList = List(Drift)
+
+export const ItemAccuracy = Closed({
+  itemCode: Type.String(),
+  frequency: Frequency,
+  windows: Type.Array(Realised),
+  drift: Type.Array(Drift),
+  history: Type.Array(
+    Closed({
+      date: Day,
+      model: ServedModel,
+      lead: Type.Integer({ description: 'Periods after the data it was forecast from' }),
+      mean: Type.Number(),
+      lower80: Type.Number(),
+      upper80: Type.Number(),
+      lower95: Type.Number(),
+      upper95: Type.Number(),
+      modelMean: Type.Number(),
+      overridden: Type.Boolean(),
+      baseline: Type.Number(),
+      actual: Type.Number(),
+      counts: Type.Boolean({ description: 'False: no stock, or exceptional' })
+    })
+  )
+})
+export type ItemAccuracy = Static<typeof ItemAccuracy>
+
+export const NewFeedback = Closed({
+  itemCode: Code,
+  date: Day,
+  frequency: Type.Optional(Frequency),
+  subject: Type.Union([Type.Literal('forecast'), Type.Literal('actual')]),
+  verdict: Type.Union(
+    [Type.Literal('right'), Type.Literal('too-high'), Type.Literal('too-low'), Type.Literal('exceptional')],
+    { description: 'exceptional: what was used that day is no guide; it is left out of training and of accuracy' }
+  ),
+  comment: Type.Optional(Text)
+})
+export type NewFeedback = Static<typeof NewFeedback>
+export const Feedback = Closed({
+  id: Uuid,
+  itemCode: Type.String(),
+  date: Day,
+  frequency: Frequency,
+  subject: NewFeedback.properties.subject,
+  verdict: NewFeedback.properties.verdict,
+  comment: Nullable(Type.String()),
+  createdBy: Nullable(Type.String()),
+  createdAt: Instant
+})
+export type Feedback = Static<typeof Feedback>
+export const FeedbackQuery = Closed({ ...PageQuery, itemCode: Type.Optional(Code) })
+export const FeedbackList = List(Feedback)
+
+export const NewOverride = Closed(
+  {
+    frequency: Type.Optional(Frequency),
+    from: Type.Optional(Day),
+    expiresOn: Type.String({ format: 'date', description: 'Last day it applies to' }),
+    quantityPerDay: Type.Optional(Type.Number({ minimum: 0, maximum: 1_000_000_000 })),
+    factor: Type.Optional(Quantity),
+    reason: Type.String({ minLength: 1, maxLength: 500, pattern: '^[^\\u0000]*\\S[^\\u0000]*$' })
+  },
+  'One of quantityPerDay and factor (of what the model says)'
+)
+export type NewOverride = Static<typeof NewOverride>
+export const Override = Closed({
+  id: Uuid,
+  itemCode: Type.String(),
+  frequency: Frequency,
+  from: Day,
+  expiresOn: Day,
+  quantityPerDay: Nullable(Type.Number()),
+  factor: Nullable(Type.Number()),
+  reason: Type.String(),
+  createdBy: Nullable(Type.String()),
+  createdAt: Instant,
+  cancelledAt: Nullable(Instant)
+})
+export type Override = Static<typeof Override>
+export const OverrideParams = Closed({ itemCode: Code, overrideId: Uuid })
+export const OverrideQuery = Closed(PageQuery)
+export const OverrideList = List(Override)
+
+export const Explanation = Closed({
+  itemCode: Type.String(),
+  frequency: Frequency,
+  modelId: Uuid,
+  version: Type.Integer(),
+  model: ServedModel,
+  members: Type.Array(Member),
+  servesBaseline: Type.Boolean(),
+  overridden: Type.Boolean({ description: 'A person’s figure is served for some periods' }),
+  level: Type.Number({ description: 'Mean use per period of late' }),
+  trend: Closed({ perPeriod: Type.Number(), percentPerWeek: Type.Number() }),
+  seasonality: Closed({
+    period: Nullable(Type.Integer({ description: 'Periods of a season' })),
+    strength: Type.Number({ description: 'Share of the variance that the season explains, 0 to 1' }),
+    weekdays: Nullable(
+      Type.Array(Closed({ weekday: Type.Integer({ description: '1 = Monday' }), factor: Type.Number() }))
+    )
+  }),
+  demand: Closed({ class: Type.String(), averageInterval: measure, sizeVariation: measure }),
+  accuracy: Accuracy,
+  baseline: Closed({ model: ServedModel, wape: measure, mase: measure }),
+  gainPercent: Nullable(Type.Number({ description: 'How much smaller the errors are than the baseline’s' })),
+  change: Nullable(
+    Closed({
+      sinceVersion: Type.Integer(),
+      modelBefore: ServedModel,
+      meanPerDayBefore: measure,
+      percent: Nullable(Type.Number({ description: 'Change of the mean forecast of a day' })),
+      wapeBefore: measure,
+      newPeriods: Type.Integer()
+    })
+  ),
+  sentence: Type.String()
+})
+export type Explanation = Static<typeof Explanation>

@@ -80,7 +80,7 @@ export interface Host {
   inventory: InventoryHeadline
   stock: { itemCode: string; available: number }[]
   call(
-    method: 'GET' | 'POST',
+    method: 'GET' | 'POST' | 'DELETE',
     url: string,
     body?: object,
     headers?: Record<string, string>

@@ -88,7 +88,7 @@ export function client(app: FastifyInstance, role: Role, { tenant = 'main', subj
     const options: InjectOptions = { method, url, headers: { authorization: `Bearer ${token}`, ...headers } }
     if (body !== undefined) options.payload = body
     const response = await app.inject(options)
-    const json = String(response.headers['content-type'] ?? '').includes('json;')
+    const json = /^application\/(problem\+)?json;/.test(String(response.headers['content-type']))
     const answer: Answer = {
       status: response.statusCode,
       body: json && response.body !== '' ? response.json() : undefined,
@@ -164,5 +164,5 @@ function defectOf({ responses }: Operation, document: Document, answer: Answer):
   if (schema === undefined) return `of the undeclared type ${type}`
   const validate = document.validators.get(schema) ?? ajv.compile(schema)
   document.validators.set(schema, validate)
-  return validate(type.endsWith('json') ? body : text) ? undefined : ajv.errorsText(validate.errors)
+  return validate(body === undefined ? text : body) ? undefined : ajv.errorsText(validate.errors)
 }

@@ -88,6 +88,8 @@ async function settled(tenant: Tenant): Promise<string> {
   throw new Error('the database does not come to rest')
 }
 
+const OVERRIDE = { expiresOn: '2999-12-31', factor: 2, reason: 'Alpha event' }
+
 /** One of everything, under names and ids that only this tenant may see. */
 async function furnish(t: Test, call: Call) {
   const must = async (method: Route['method'], url: string, body?: object | string, headers = {}) => {
@@ -138,6 +140,9 @@ async function furnish(t: Test, call: Call) {
   const trained = await must('POST', '/api/ai/forecast/train', { itemCodes: ['ALPHA-1'] }, { prefer: 'wait=30' })
   t.equal(trained.status, 'succeeded', JSON.stringify(trained))
   const [model] = (await must('GET', '/api/ai/models/list')).data
+  const day = at(1).slice(0, 10)
+  await must('POST', '/api/ai/feedback', { itemCode: 'ALPHA-1', date: day, subject: 'actual', verdict: 'right' })
+  const override = await must('POST', '/api/ai/forecast/ALPHA-1/overrides', OVERRIDE)
   const found = await must('POST', '/api/ai/consumption/detect-anomalies', { itemCodes: ['ALPHA-1'] })
   t.ok(found.data.length > 0, 'an anomaly was found')
   return {
@@ -147,6 +152,7 @@ async function furnish(t: Test, call: Call) {
     jobs: String(imported.id),
     imports: String(run?.id),
     models: String(model?.id),
+    overrides: String(override.id),
     anomalies: String(found.data[0]?.id)
   }
 }
@@ -175,6 +181,8 @@ const bodies: Record<string, object | string> = {
   'POST /api/ai/consumption/derive': { itemCodes: ['ALPHA-1'] },
   'POST /api/ai/forecast/train': { itemCodes: ['ALPHA-1'] },
   'POST /api/ai/consumption/detect-anomalies': { itemCodes: ['ALPHA-1'] },
+  'POST /api/ai/feedback': { itemCode: 'ALPHA-1', date: '2026-01-05', subject: 'actual', verdict: 'exceptional' },
+  'POST /api/ai/forecast/:itemCode/overrides': OVERRIDE,
   'POST /api/anomalies/:id/acknowledge': {},
   'POST /api/anomalies/:id/resolve': { verdict: 'dismissed' }
 }
@@ -187,6 +195,7 @@ function fill({ method, url }: Route, ids: Ids): { url: string; body?: object | 
   const values: Record<string, string | undefined> = {
     id,
     modelId: ids.models,
+    overrideId: ids.overrides,
     itemCode: 'ALPHA-1',
     unit: 'alphabox',
     location: 'alpha-store',
@@ -232,15 +241,18 @@ await eachDialect(t, async (t, dialect) => {
         t.equal(own.status, 200, `${name}: its owner sees it`)
         for (const headers of [{}, { 'if-none-match': String(own.headers.etag) }]) {
           const other = await beta('GET', request.url, undefined, headers)
-          t.ok([200, 404].includes(other.status), `${name}: the other gets ${other.status}`)
+          const same = other.status === 304
+          t.ok(same || [200, 404].includes(other.status), `${name}: the other gets ${other.status}`)
+          // The validator is made of the bytes: it holds where both have the same nothing to show.
+          const shown = same ? own.text : other.text
           // A problem repeats the code or id that was asked for.
-          if (other.status === 200)
+          if (other.status !== 404)
             t.same(
-              marks.filter((mark) => other.text.includes(mark)),
+              marks.filter((mark) => shown.includes(mark)),
               [],
               `${name} shows nothing`
             )
-          if (/:(id|modelId|itemCode|location)/.test(route.url))
+          if (/:(id|modelId|overrideId|itemCode|location)/.test(route.url))
             t.equal(other.status, 404, `${name} does not exist there`)
         }
         continue
@@ -248,7 +260,8 @@ await eachDialect(t, async (t, dialect) => {
       // A token of its own for each: one of the routes ends the token that calls it.
       const other = await as('beta')(route.method, request.url, request.body, { prefer: 'wait=20' })
       t.ok(other.status < 500, `${name}: ${other.status}`)
-      if (/:(id|modelId)/.test(route.url)) t.equal(other.status, 404, `${name} does not exist there: ${other.text}`)
+      if (/:(id|modelId|overrideId)/.test(route.url))
+        t.equal(other.status, 404, `${name} does not exist there: ${other.text}`)
     }
     t.equal(await settled(await tenants.get('alpha')), before, 'not a byte of the owner’s database has changed')
   })

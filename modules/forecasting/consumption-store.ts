@@ -1,7 +1,7 @@
 import { type Kysely, sql } from 'kysely'
 import type { Dialect } from '../../plugins/contracts.js'
 import { MICROS } from '../../schemas/decimal.js'
-import { type ActiveDay, dayNumber } from './series.js'
+import { type ActiveDay, CLOSURE_ITEMS_MIN, closureCandidates, dayNumber, dayText } from './series.js'
 
 type ConsumptionData = {
   item_code: string
@@ -114,6 +114,41 @@ export function createConsumptionStore(db: Kysely<ConsumptionTables>, dialect: D
         .limit(1)
         .executeTakeFirst()
       return row?.last_use_day == null ? undefined : Math.min(dayNumber(row.last_use_day), today - 1)
+    },
+
+    /**
+     * Days on which the place was closed: nothing at all was used, though on that weekday usually much is. The days of use are
+     * found by jumping from one to the next in an index, not by reading all rows.
+     */
+    async closures(end: number): Promise<string[]> {
+      const data = sql.table('consumption_data')
+      const { rows } = await sql<{ day: string }>`
+        with recursive days(day) as (
+          select min(day) from ${data} where quantity_micros > 0
+          union all
+          select (select min(next.day) from ${data} as next where next.quantity_micros > 0 and next.day > days.day)
+          from days where days.day is not null
+        )
+        select day from days where day is not null`.execute(db)
+      const open = new Set(rows.map(({ day }) => dayNumber(day)))
+      const [first] = open
+      if (first === undefined) return []
+      const candidates = closureCandidates(open, first, end)
+      const counts = new Map<string, number>()
+      const around = [...new Set(candidates.flatMap((one) => one.around.map(dayText)))]
+      for (const days of chunks(around, NAMES_PER_STATEMENT)) {
+        const found = await db
+          .selectFrom('consumption_data')
+          .select(({ fn }) => ['day', fn.countAll<number>().as('items')])
+          .where('quantity_micros', '>', 0)
+          .where('day', 'in', days)
+          .groupBy('day')
+          .execute()
+        for (const { day, items } of found) counts.set(day, Number(items))
+      }
+      const itemsOn = (days: readonly number[]) =>
+        days.reduce((sum, day) => sum + (counts.get(dayText(day)) ?? 0), 0) / days.length
+      return candidates.filter((one) => itemsOn(one.around) >= CLOSURE_ITEMS_MIN).map(({ day }) => dayText(day))
     },
 
     /** Stock at the end of the last day with movements before `day`, per item. */

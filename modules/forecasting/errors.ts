@@ -20,3 +20,19 @@ export const RangeInvalid = problem<{ from: string; to: string }>('FORECAST_RANG
   en: 'The range from {from} to {to} ends before it starts.',
   fr: 'La période du {from} au {to} se termine avant son début.'
 })
+export const OverrideNotFound = problem<{ overrideId: string }>('FORECAST_OVERRIDE_NOT_FOUND', 404, {
+  en: 'There is no override {overrideId} of this item.',
+  fr: 'La correction {overrideId} de cet article n’existe pas.'
+})
+export const OverrideFigure = problem<{ given: readonly string[] }>('FORECAST_OVERRIDE_FIGURE', 422, {
+  en: 'Give one of "quantityPerDay" and "factor".',
+  fr: 'Donnez « quantityPerDay » ou « factor », et un seul des deux.'
+})
+export const OverrideOver = problem<{ overrideId: string; expiresOn: string }>('FORECAST_OVERRIDE_OVER', 409, {
+  en: 'The override {overrideId} ended on {expiresOn}.',
+  fr: 'La correction {overrideId} a pris fin le {expiresOn}.'
+})
+export const FeedbackRule = problem('FORECAST_FEEDBACK_RULE', 422, {
+  en: 'Only what was used ("actual") can be exceptional, not a forecast.',
+  fr: 'Seule une consommation (« actual ») peut être exceptionnelle, pas une prévision.'
+})

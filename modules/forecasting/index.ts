@@ -12,6 +12,7 @@ import type {
   Jobs,
   Migrations,
   ModuleOptions,
+  Periodic,
   Tenant
 } from '../../plugins/contracts.js'
 import type { DeriveRequest, TrainRequest } from '../../schemas/forecasting.js'
@@ -19,7 +20,9 @@ import { StockMoved } from '../../schemas/inventory.js'
 import { type ConsumptionTables, createConsumptionStore } from './consumption-store.js'
 import { BARRIER_TOPIC, type ConsumptionSource, createDerivation } from './derive.js'
 import { createForecastMetrics } from './metrics.js'
+import { createNightly, NIGHTLY_HOUR, NIGHTLY_JOB } from './nightly.js'
 import { forecastHeadline } from './ports.js'
+import { learningFigures } from './realised.js'
 import { DERIVE_JOB, routes, TRAIN_JOB } from './routes.js'
 import { createTraining } from './train.js'
 
@@ -30,9 +33,13 @@ export interface ForecastingOptions extends ModuleOptions {
   now?: () => number
   /** Whose figures the metrics show from the start; without it, each tenant's once it has trained. */
   tenants?: () => Promise<readonly Tenant[]>
+  /** Hour of the day (UTC) from which the nightly training is due (2); null: never. */
+  nightlyHour?: number | null
 }
 
 const NOTHING_MOVES: ConsumptionSource = { items: async () => [], dailyFlow: async () => [] }
+
+const NIGHTLY_TICK_SECONDS = 300
 
 const Barrier = Type.Object({ id: Type.String() })
 
@@ -46,6 +53,7 @@ async function forecasting(app: FastifyInstance, options: ForecastingOptions) {
   const observe = async (tenant: Tenant) => {
     const { lastTrainedAt, ...summary } = await forecastHeadline(tenant)
     metrics.observe(tenant.id, summary)
+    metrics.learnt(tenant.id, await learningFigures(tenant, new Date(now()).toISOString().slice(0, 10)))
     if (lastTrainedAt !== null) metrics.ended(Date.parse(lastTrainedAt))
   }
   if (tenants !== undefined) {
@@ -55,10 +63,13 @@ async function forecasting(app: FastifyInstance, options: ForecastingOptions) {
   }
   subscribe(app.getDecorator<Events>('events'))
 
-  jobs.define<TrainRequest>({
-    kind: TRAIN_JOB,
-    run: createTraining({ derivation, compute: app.getDecorator<Compute>('compute'), metrics, now, observe })
-  })
+  const train = createTraining({ derivation, compute: app.getDecorator<Compute>('compute'), metrics, now, observe })
+  jobs.define<TrainRequest>({ kind: TRAIN_JOB, run: train })
+  const nightly = createNightly({ jobs, derivation, train, now, hour: options.nightlyHour ?? NIGHTLY_HOUR })
+  jobs.define<unknown>({ kind: NIGHTLY_JOB, run: nightly.run })
+  if (options.nightlyHour !== null) {
+    app.getDecorator<Periodic>('periodic').every(NIGHTLY_TICK_SECONDS, 'nightly training', nightly.tick)
+  }
   jobs.define<DeriveRequest>({
     kind: DERIVE_JOB,
     run: async ({ tenant, params, signal, progress }) => {
@@ -122,7 +133,7 @@ export default fp(forecasting, {
   fastify: '5.x',
   encapsulate: true,
   decorators: {
-    fastify: ['enterModule', 'answers', 'registry', 'migrations', 'jobs', 'compute', 'events'],
+    fastify: ['enterModule', 'answers', 'registry', 'migrations', 'jobs', 'compute', 'events', 'periodic'],
     request: ['tenant', 'principal']
   }
 })

@@ -1,8 +1,23 @@
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
-import { type AccuracySummary, FORECAST_MODELS } from '../../schemas/forecasting.js'
+import {
+  type AccuracySummary,
+  DRIFT_KINDS,
+  type DriftKind,
+  FORECAST_MODELS,
+  type Realised
+} from '../../schemas/forecasting.js'
 
 const DURATION_BUCKETS_SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 15]
 const LEVELS = { 80: 'coverage80', 95: 'coverage95' } as const
+
+const REALISED = ['wape', 'mase', 'bias', 'coverage80', 'coverage95', 'baselineWape'] as const
+
+/** What learning shows of one tenant. */
+export interface LearningFigures {
+  realised: Realised[]
+  waiting: number
+  overrides: number
+}
 
 type Measure = 'wape' | 'mase' | 'bias' | 'coverage80' | 'coverage95'
 type Row = AccuracySummary['byModel'][number]
@@ -113,7 +128,10 @@ export function createForecastMetrics(registry: Registry) {
       this.set(series === 0 ? 0 : naive / series)
     }
   })
+  const { drifts, learnt } = learningMetrics(registry)
   return {
+    drifted: (kind: DriftKind) => drifts.inc({ kind }),
+    learnt: (tenant: string, figures: LearningFigures) => void learnt.set(tenant, figures),
     trained(model: string, seconds: number) {
       runs.inc({ model, outcome: 'success' })
       duration.observe({ model }, seconds)
@@ -129,3 +147,50 @@ export function createForecastMetrics(registry: Registry) {
 }
 
 export type ForecastMetrics = ReturnType<typeof createForecastMetrics>
+
+/** What became of the forecasts that were served. Means over tenants are weighted by periods. */
+function learningMetrics(registry: Registry) {
+  const registers = [registry]
+  const learnt = new Map<string, LearningFigures>()
+  const drifts = new Counter({
+    name: 'forecast_drift_total',
+    help: 'Series found to have drifted from their forecast, by kind.',
+    labelNames: ['kind'] as const,
+    registers
+  })
+  for (const kind of DRIFT_KINDS) drifts.inc({ kind }, 0)
+  new Gauge({
+    name: 'forecast_realised_ratio',
+    help: 'Accuracy of the forecasts that were served, over the last days of data: errors over what was used, shares covered.',
+    labelNames: ['measure', 'window_days'] as const,
+    registers,
+    collect() {
+      this.reset()
+      for (const window of [7, 28, 90]) {
+        const found = [...learnt.values()].flatMap(({ realised }) =>
+          realised.filter((one) => one.windowDays === window)
+        )
+        for (const measure of REALISED) {
+          const known = found.filter((one) => one[measure] !== null)
+          const periods = known.reduce((sum, one) => sum + one.periods, 0)
+          if (periods === 0) continue
+          const value = known.reduce((sum, one) => sum + one.periods * (one[measure] ?? 0), 0) / periods
+          const percent = measure === 'wape' || measure === 'bias' || measure === 'baselineWape'
+          this.set({ measure, window_days: String(window) }, percent ? value / 100 : value)
+        }
+      }
+    }
+  })
+  const count = (name: string, help: string, of: (figures: LearningFigures) => number) =>
+    new Gauge({
+      name,
+      help,
+      registers,
+      collect() {
+        this.set([...learnt.values()].reduce((sum, figures) => sum + of(figures), 0))
+      }
+    })
+  count('forecast_drift_waiting', 'Drifted series that wait to be trained again.', ({ waiting }) => waiting)
+  count('forecast_overrides', 'Overrides of forecasts in force.', ({ overrides }) => overrides)
+  return { drifts, learnt }
+}

@@ -1,7 +1,7 @@
 import type { Tenant } from '../../plugins/contracts.js'
 import type { AccuracySummary, Forecast, Series, SeriesQuery } from '../../schemas/forecasting.js'
 import { createConsumptionStore } from './consumption-store.js'
-import { daily, dayNumber, dayText, MILLISECONDS_PER_DAY, periodDays, weekly } from './series.js'
+import { daily, dayNumber, dayText, estimateAt, MILLISECONDS_PER_DAY, periodDays, weekly } from './series.js'
 import { createForecastStore, type ForecastingTables } from './store.js'
 
 /** What other domains read of forecasting; a host hands these functions to them as options. */
@@ -21,6 +21,7 @@ export interface ForecastHeadline extends AccuracySummary {
 
 const CANDIDATES_FACTOR = 5
 const ITEMS_PER_READ = 50
+const round = (value: number) => Math.round(value * 1_000_000) / 1_000_000
 
 const forecastsOf = (tenant: Tenant) => createForecastStore(tenant.db.withTables<ForecastingTables>())
 const consumptionOf = (tenant: Tenant) =>
@@ -205,20 +206,31 @@ export async function consumptionSeries(
   })
 }
 
-/** The stored series of one item, as recorded: returns show as negative days. */
+/** The stored series of one item, as recorded: returns show as negative days; what is not known of demand is estimated beside. */
 export async function seriesOf(tenant: Tenant, itemCode: string, query: SeriesQuery, now: number): Promise<Series> {
   const frequency = query.frequency ?? 'day'
-  const [found] = await consumptionSeries(tenant, { itemCodes: [itemCode], limit: 1 }, now)
-  if (found === undefined) return { itemCode, frequency, from: null, to: null, points: [] }
-  const days = { start: dayNumber(found.start), values: found.values, missing: found.missing }
-  const { start, values, missing } = frequency === 'week' ? weekly(days) : days
+  const store = consumptionOf(tenant)
+  const nothing: Series = { itemCode, frequency, from: null, to: null, points: [] }
+  const end = await store.lastDay(Math.floor(now / MILLISECONDS_PER_DAY))
+  const active = (await store.days([itemCode])).get(itemCode) ?? []
+  if (end === undefined || !active.some(({ used }) => used > 0)) return nothing
+  const days = daily(active, end)
+  const censored = (frequency === 'week' ? weekly(days) : days).missing
+  const closures = new Set((await store.closures(end)).map((day) => dayNumber(day) - days.start))
+  const unknown = { ...days, missing: days.missing.map((flag, i) => (closures.has(i) ? 1 : flag)) }
+  const series = frequency === 'week' ? weekly(unknown) : unknown
   const step = periodDays(frequency)
-  const points = Array.from(values, (value, i) => ({
-    date: dayText(start + i * step),
-    quantity: Math.round(value * 1_000_000) / 1_000_000,
-    censored: missing[i] === 1
-  })).filter(
+  const points = Array.from(series.values, (value, i) => {
+    const estimate = series.missing[i] === 1 ? estimateAt(series, i, frequency === 'day' ? 7 : 1) : null
+    return {
+      date: dayText(series.start + i * step),
+      quantity: round(value),
+      censored: censored[i] === 1,
+      closed: series.missing[i] === 1 && censored[i] !== 1,
+      estimatedDemand: estimate === null ? null : round(estimate)
+    }
+  }).filter(
     ({ date }) => (query.from === undefined || date >= query.from) && (query.to === undefined || date <= query.to)
   )
-  return { itemCode, frequency, from: points[0]?.date ?? null, to: points.at(-1)?.date ?? null, points }
+  return { ...nothing, from: points[0]?.date ?? null, to: points.at(-1)?.date ?? null, points }
 }

@@ -1,17 +1,8 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyRequest } from 'fastify'
-import {
-  type Answers,
-  access,
-  decodeCursor,
-  encodeCursor,
-  type Jobs,
-  pageOf,
-  type Tenant
-} from '../../plugins/contracts.js'
+import { access, decodeCursor, encodeCursor, pageOf } from '../../plugins/contracts.js'
 import { Job, problems } from '../../schemas/common.js'
 import {
-  AccuracySummary,
   type Artifact,
   DeriveRequest,
   Forecast,
@@ -25,24 +16,13 @@ import {
   SeriesQuery,
   TrainRequest
 } from '../../schemas/forecasting.js'
-import type { ConsumptionSource } from './derive.js'
-import { ItemNotFound, ModelNotFound, NotTrained, RangeInvalid, ScopeAmbiguous } from './errors.js'
-import { accuracySummary, seriesOf } from './ports.js'
-import { createForecastStore, type ForecastingTables } from './store.js'
+import { type Context, forecastsOf, NAMESPACE, requireItem, tenantOf } from './context.js'
+import { ModelNotFound, NotTrained, RangeInvalid, ScopeAmbiguous } from './errors.js'
+import { seriesOf } from './ports.js'
+import { learningRoutes } from './routes-learning.js'
 
 export const DERIVE_JOB = 'forecasting.derive'
 export const TRAIN_JOB = 'forecasting.train'
-const NAMESPACE = 'forecasting'
-
-interface Context {
-  answers: Answers
-  jobs: Jobs
-  consumption: ConsumptionSource
-  now: () => number
-}
-
-const tenantOf = (request: FastifyRequest) => request.getDecorator<Tenant>('tenant')
-const storeOf = (tenant: Tenant) => createForecastStore(tenant.db.withTables<ForecastingTables>())
 
 /** No body asks for the defaults, as an empty one does. */
 const bodyOptional = async (request: FastifyRequest) => {
@@ -53,14 +33,10 @@ const checkRange = ({ from, to }: { from?: string; to?: string }) => {
   if (from !== undefined && to !== undefined && from > to) throw new RangeInvalid({ from, to })
 }
 
-export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers, jobs, consumption, now }) => {
+export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) => {
+  const { answers, jobs, now } = context
   const tags = ['forecasting']
   const jobAnswers = { 200: Job, 202: Job, ...problems }
-
-  const requireItem = async (tenant: Tenant, itemCode: string) => {
-    const [item] = await consumption.items(tenant, { itemCodes: [itemCode], limit: 1 })
-    if (item === undefined) throw new ItemNotFound({ itemCode })
-  }
 
   app.post(
     '/consumption/derive',
@@ -116,9 +92,9 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers,
       const { frequency } = request.query
       return answers.read(request, reply, NAMESPACE, `forecast:${frequency ?? ''}:${itemCode}`, async () => {
         const tenant = tenantOf(request)
-        const row = await storeOf(tenant).answer(itemCode, frequency)
+        const row = await forecastsOf(tenant).answer(itemCode, frequency)
         if (row !== undefined) return JSON.parse(row.answer)
-        await requireItem(tenant, itemCode)
+        await requireItem(context, tenant, itemCode)
         throw new NotTrained({ itemCode, frequency: frequency ?? 'day, week' })
       })
     }
@@ -149,7 +125,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers,
         `series:${today}:${frequency}:${from}:${to}:${itemCode}`,
         async () => {
           const series = await seriesOf(tenantOf(request), itemCode, request.query, now())
-          if (series.points.length === 0) await requireItem(tenantOf(request), itemCode)
+          if (series.points.length === 0) await requireItem(context, tenantOf(request), itemCode)
           return series
         }
       )
@@ -172,7 +148,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers,
       const purpose = `models ${JSON.stringify(filter)}`
       const [after] = decodeCursor(purpose, cursor, ['string']) ?? []
       return answers.read(request, reply, NAMESPACE, `${purpose} ${limit} ${after ?? ''}`, async () => {
-        const rows = await storeOf(tenantOf(request)).models(
+        const rows = await forecastsOf(tenantOf(request)).models(
           filter,
           after === undefined ? undefined : String(after),
           limit + 1
@@ -201,25 +177,12 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers,
     async (request, reply) => {
       const { modelId } = request.params
       return answers.read(request, reply, NAMESPACE, `model:${modelId}`, async () => {
-        const row = await storeOf(tenantOf(request)).model(modelId)
+        const row = await forecastsOf(tenantOf(request)).model(modelId)
         if (row === undefined) throw new ModelNotFound({ modelId })
         const artifact: Artifact = JSON.parse(row.artifact)
         return { id: row.id, version: row.version, status: row.status, ...artifact }
       })
     }
   )
-
-  app.get(
-    '/accuracy',
-    {
-      config: access('viewer'),
-      schema: {
-        tags,
-        summary: 'Accuracy of what serves now, in all and by model',
-        response: { 200: AccuracySummary, ...problems }
-      }
-    },
-    async (request, reply) =>
-      answers.read(request, reply, NAMESPACE, 'accuracy', () => accuracySummary(tenantOf(request)))
-  )
+  await app.register(learningRoutes, { ...context, prefix: '' })
 }

@@ -69,6 +69,57 @@ export function carryReturnsBack(values: Float64Array): Float64Array {
   return values
 }
 
+const ESTIMATE_SEASONS = 4
+const ESTIMATE_DAYS = 28
+
+/**
+ * The demand behind one unknown period: the mean of the known ones in the same phase up to four seasons before and after, else
+ * of the known ones within 28 periods. Null where nothing near is known. It never replaces what was recorded.
+ */
+export function estimateAt({ values, missing }: DemandSeries, at: number, season: number): number | null {
+  let sum = 0
+  let count = 0
+  const add = (i: number) => {
+    if (i < 0 || i >= values.length || missing[i] === 1) return
+    sum += Math.max(0, values[i]!)
+    count++
+  }
+  for (let k = 1; k <= ESTIMATE_SEASONS; k++) {
+    add(at - k * season)
+    add(at + k * season)
+  }
+  for (let d = 1; count === 0 && d <= ESTIMATE_DAYS; d++) {
+    add(at - d)
+    add(at + d)
+  }
+  return count === 0 ? null : sum / count
+}
+
+const CLOSURE_WEEKS = 4
+const CLOSURE_WEEKS_KNOWN_MIN = 4
+const CLOSURE_OPEN_SHARE = 0.75
+/** With so many items used on a usual day, a day without any is not chance: e⁻⁸ is one in 3,000. */
+export const CLOSURE_ITEMS_MIN = 8
+
+/**
+ * Days on which nothing at all was used although the same weekday is usually open: at least three quarters of those up to four
+ * weeks before and after. Each with the days it was judged by, since whether it is a closure also depends on how much is used on them.
+ */
+export function closureCandidates(open: ReadonlySet<number>, start: number, end: number) {
+  const found: { day: number; around: number[] }[] = []
+  for (let day = start; day <= end; day++) {
+    if (open.has(day)) continue
+    const weeks: number[] = []
+    for (let k = 1; k <= CLOSURE_WEEKS; k++) weeks.push(day - 7 * k, day + 7 * k)
+    const known = weeks.filter((each) => each >= start && each <= end)
+    const around = known.filter((each) => open.has(each))
+    if (known.length >= CLOSURE_WEEKS_KNOWN_MIN && around.length >= CLOSURE_OPEN_SHARE * known.length) {
+      found.push({ day, around })
+    }
+  }
+  return found
+}
+
 /** Whole ISO weeks only; a week is censored when more than half of its days are. */
 export function weekly({ start, values, missing }: DemandSeries): DemandSeries {
   const first = mondayOnOrBefore(start + 6)
@@ -86,10 +137,22 @@ export function weekly({ start, values, missing }: DemandSeries): DemandSeries {
   return { start: first, values: sums, missing: gaps }
 }
 
-/** What a model learns from: returns netted, whole periods. */
-export function demand(days: readonly ActiveDay[], end: number, frequency: Frequency): DemandSeries {
+/**
+ * What a model learns from: returns netted, whole periods.
+ * @param unknown days on which the place was closed, or that people said are not representative
+ */
+export function demand(
+  days: readonly ActiveDay[],
+  end: number,
+  frequency: Frequency,
+  unknown: Iterable<string> = []
+): DemandSeries {
   const series = daily(days, end)
   carryReturnsBack(series.values)
+  for (const day of unknown) {
+    const at = dayNumber(day) - series.start
+    if (at >= 0 && at < series.missing.length) series.missing[at] = 1
+  }
   return frequency === 'week' ? weekly(series) : series
 }
 

@@ -2,6 +2,9 @@ import { type Kysely, sql } from 'kysely'
 import { isPostgres } from '../../migrations/columns.js'
 import type { Frequency, ModelRow } from '../../schemas/forecasting.js'
 import type { ConsumptionTables } from './consumption-store.js'
+import type { LearningTables } from './learning-store.js'
+import type { Override } from './outcomes.js'
+import { overrideForecast } from './overrides.js'
 import type { Trained } from './worker.js'
 
 type AiModel = {
@@ -33,10 +36,30 @@ type AiForecast = {
   answer: string
   distribution: string
   daily_mean: number
+  /** the model's own, where a person's override is served instead */
+  model_answer: string | null
+  model_distribution: string | null
+  /** what was asked for when it was trained, so that the nightly training asks for the same */
+  parameters: string | null
 }
-export type ForecastingTables = ConsumptionTables & {
-  ai_models: AiModel
-  ai_forecasts: AiForecast
+export type ForecastingTables = ConsumptionTables &
+  LearningTables & {
+    ai_models: AiModel
+    ai_forecasts: AiForecast
+  }
+
+/** How a series was asked to be trained. */
+export interface TrainingParameters {
+  models?: readonly string[]
+  horizonDays?: number
+}
+export interface SaveOptions {
+  frequency: Frequency
+  /** periods */
+  horizon: number
+  now: number
+  parameters: TrainingParameters
+  overrides: ReadonlyMap<string, readonly Override[]>
 }
 
 /** Older versions of a series' model than this many are removed. */
@@ -59,8 +82,29 @@ export function createForecastStore(db: Kysely<ForecastingTables>) {
     return query
   }
 
-  const saveModel = async (trained: Trained, frequency: Frequency, horizon: number, now: number, version: number) => {
+  const saveForecast = async (trained: Trained, { frequency, parameters, overrides }: SaveOptions) => {
+    const { itemCode, answer, distribution, dailyMean: daily_mean, firstDay: first_day, served: path } = trained
+    const forecast = {
+      model_id: trained.id,
+      data_hash: trained.dataHash,
+      parameters: JSON.stringify(parameters),
+      ...overrideForecast({ answer, distribution, daily_mean }, overrides.get(itemCode) ?? [])
+    }
+    await db
+      .insertInto('ai_forecasts')
+      .values({ item_code: itemCode, frequency, ...forecast })
+      .onConflict((conflict) => conflict.columns(['item_code', 'frequency']).doUpdateSet(forecast))
+      .execute()
+    await db
+      .insertInto('forecast_served')
+      .values({ item_code: itemCode, frequency, first_day, path })
+      .onConflict((conflict) => conflict.columns(['item_code', 'frequency', 'first_day']).doUpdateSet({ path }))
+      .execute()
+  }
+
+  const saveModel = async (trained: Trained, options: SaveOptions, version: number) => {
     const { accuracy } = trained
+    const { frequency, horizon, now } = options
     await db
       .insertInto('ai_models')
       .values({
@@ -83,18 +127,7 @@ export function createForecastStore(db: Kysely<ForecastingTables>) {
         serves_baseline: trained.servesBaseline ? 1 : 0
       })
       .execute()
-    const forecast = {
-      model_id: trained.id,
-      data_hash: trained.dataHash,
-      answer: trained.answer,
-      distribution: trained.distribution,
-      daily_mean: trained.dailyMean
-    }
-    await db
-      .insertInto('ai_forecasts')
-      .values({ item_code: trained.itemCode, frequency, ...forecast })
-      .onConflict((conflict) => conflict.columns(['item_code', 'frequency']).doUpdateSet(forecast))
-      .execute()
+    await saveForecast(trained, options)
     await db
       .deleteFrom('ai_models')
       .where('item_code', '=', trained.itemCode)
@@ -116,7 +149,8 @@ export function createForecastStore(db: Kysely<ForecastingTables>) {
     },
 
     /** A new version per item, whose forecast serves from now on; the version before is archived. */
-    async save(all: readonly Trained[], frequency: Frequency, horizon: number, now: number): Promise<void> {
+    async save(all: readonly Trained[], options: SaveOptions): Promise<void> {
+      const { frequency } = options
       const itemCodes = all.map(({ itemCode }) => itemCode)
       const serving = await db
         .selectFrom('ai_forecasts as forecast')
@@ -131,7 +165,7 @@ export function createForecastStore(db: Kysely<ForecastingTables>) {
         await db.updateTable('ai_models').set({ status: 'archived' }).where('id', 'in', ids).execute()
       }
       for (const trained of all) {
-        await saveModel(trained, frequency, horizon, now, (versions.get(trained.itemCode) ?? 0) + 1)
+        await saveModel(trained, options, (versions.get(trained.itemCode) ?? 0) + 1)
       }
     },
 
@@ -140,6 +174,40 @@ export function createForecastStore(db: Kysely<ForecastingTables>) {
       let query = db.selectFrom('ai_forecasts').select('answer').where('item_code', '=', itemCode)
       if (frequency !== undefined) query = query.where('frequency', '=', frequency)
       return query.orderBy('frequency').limit(1).executeTakeFirst()
+    },
+
+    /** The stored forecast of one series, the model's own beside what is served. */
+    forecast: (itemCode: string, frequency: Frequency) =>
+      db
+        .selectFrom('ai_forecasts')
+        .selectAll()
+        .where('item_code', '=', itemCode)
+        .where('frequency', '=', frequency)
+        .executeTakeFirst(),
+
+    /** How the named items' series were last asked to be trained. */
+    parameters: (itemCodes: readonly string[]) =>
+      itemCodes.length === 0
+        ? Promise.resolve([])
+        : db
+            .selectFrom('ai_forecasts')
+            .select(['item_code', 'frequency', 'parameters'])
+            .where('item_code', 'in', [...itemCodes])
+            .execute(),
+
+    /** Serves the model's forecast with these overrides, from now on. */
+    async serve(row: AiForecast, overrides: readonly Override[]): Promise<void> {
+      const model = {
+        answer: row.model_answer ?? row.answer,
+        distribution: row.model_distribution ?? row.distribution,
+        daily_mean: row.daily_mean
+      }
+      await db
+        .updateTable('ai_forecasts')
+        .set(overrideForecast(model, overrides))
+        .where('item_code', '=', row.item_code)
+        .where('frequency', '=', row.frequency)
+        .execute()
     },
 
     /** Models, newest first: their ids are ordered by time. */
@@ -170,6 +238,16 @@ export function createForecastStore(db: Kysely<ForecastingTables>) {
         .selectFrom('ai_models')
         .select(['id', 'version', 'status', 'artifact'])
         .where('id', '=', id)
+        .executeTakeFirst(),
+
+    /** The version of a series before the one named. */
+    versionBefore: (itemCode: string, frequency: Frequency, version: number) =>
+      db
+        .selectFrom('ai_models')
+        .select(['id', 'version', 'artifact'])
+        .where('item_code', '=', itemCode)
+        .where('frequency', '=', frequency)
+        .where('version', '=', version - 1)
         .executeTakeFirst(),
 
     /** Accuracy of what serves, by model; relative errors weighted by volume, the others by series. */

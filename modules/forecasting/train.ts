@@ -1,9 +1,11 @@
 import { availableParallelism } from 'node:os'
 import { setImmediate as turn } from 'node:timers/promises'
-import type { Compute, JobContext, Tenant } from '../../plugins/contracts.js'
+import type { Compute, JobContext, Tenant, Transaction } from '../../plugins/contracts.js'
 import type { Frequency, TrainRequest } from '../../schemas/forecasting.js'
 import { chunks, createConsumptionStore } from './consumption-store.js'
 import type { Derivation } from './derive.js'
+import { createRealisation, type Realisation } from './learn.js'
+import { createLearningStore, toOverride } from './learning-store.js'
 import type { ForecastMetrics } from './metrics.js'
 import { dayText, demand, fingerprint, MILLISECONDS_PER_DAY, periodDays } from './series.js'
 import { createForecastStore, type ForecastingTables } from './store.js'
@@ -87,20 +89,23 @@ export function createTraining({ derivation, compute, metrics, now, observe }: D
     tenant: Tenant,
     itemCodes: readonly string[],
     end: number,
-    run: Run
+    run: Run,
+    realisation: Realisation
   ): Promise<TrainingSeries[]> {
     const db = tenant.db.withTables<ForecastingTables>()
     const days = await createConsumptionStore(db, tenant.dialect).days(itemCodes)
+    const unknown = await realisation.unknownDays()
     const hashes = await createForecastStore(db).hashes(itemCodes, run.frequency)
+    const all = new Map([...days].map(([code, active]) => [code, demand(active, end, run.frequency, unknown(code))]))
+    const drifted = await realisation.take(all)
     const result: TrainingSeries[] = []
-    for (const [itemCode, active] of days) {
-      const series = demand(active, end, run.frequency)
+    for (const [itemCode, series] of all) {
       if (series.values.length === 0) {
         run.fail({ itemCode, reason: `less than one whole ${run.frequency} of history` })
         continue
       }
       const dataHash = fingerprint(series, run.parameters)
-      if (hashes.get(itemCode) === dataHash) run.skip()
+      if (hashes.get(itemCode) === dataHash && !drifted.has(itemCode)) run.skip()
       else result.push({ itemCode, dataHash, ...series })
     }
     return result
@@ -141,21 +146,27 @@ export function createTraining({ derivation, compute, metrics, now, observe }: D
     const { trained, failed } = await runBatch(series, run)
     run.signal.throwIfAborted()
     if (trained.length > 0) {
-      await tenant.transact(async (tx) => {
-        await createForecastStore(tx.db.withTables<ForecastingTables>()).save(
-          trained,
-          run.frequency,
-          run.horizon,
-          now()
-        )
-        tx.invalidate('forecasting')
-      })
+      await tenant.transact(async (tx) => save(tenant, tx, trained, run))
     }
     run.store(trained)
     for (const failure of failed) run.fail(failure)
   }
 
+  async function save(tenant: Tenant, tx: Transaction, trained: TrainingResult['trained'], run: Run): Promise<void> {
+    const { frequency, horizon, asked } = run
+    const learning = createLearningStore(tx.db, tenant.dialect)
+    const itemCodes = trained.map(({ itemCode }) => itemCode)
+    const overrides = new Map(
+      [...(await learning.overrides(frequency, { itemCodes }))].map(([code, rows]) => [code, rows.map(toOverride)])
+    )
+    const options = { frequency, horizon, now: now(), parameters: asked, overrides }
+    await createForecastStore(tx.db.withTables<ForecastingTables>()).save(trained, options)
+    await learning.retrained(itemCodes, frequency, now())
+    tx.invalidate('forecasting')
+  }
+
   async function trainAll(tenant: Tenant, itemCodes: readonly string[], end: number, run: Run): Promise<void> {
+    const realisation = createRealisation(tenant, run.frequency, end, { now, metrics })
     const pending = new Set<Promise<void>>()
     // One batch more than there are threads, so that none waits while the next is read.
     const window = availableParallelism() + 1
@@ -172,7 +183,7 @@ export function createTraining({ derivation, compute, metrics, now, observe }: D
     let batch: TrainingSeries[] = []
     for (const part of chunks(itemCodes, SERIES_PER_READ)) {
       if (run.signal.aborted || failure !== undefined) break
-      batch.push(...(await changed(tenant, part, end, run)))
+      batch.push(...(await changed(tenant, part, end, run, realisation)))
       if (batch.length >= SERIES_PER_BATCH) {
         await send(batch)
         batch = []
@@ -181,6 +192,7 @@ export function createTraining({ derivation, compute, metrics, now, observe }: D
     }
     if (batch.length > 0 && failure === undefined && !run.signal.aborted) await send(batch)
     await Promise.all(pending)
+    await realisation.end()
     run.signal.throwIfAborted()
     if (failure !== undefined) throw failure.error
   }
@@ -231,6 +243,11 @@ function createRun(
     failed,
     trainedAt: new Date(now).toISOString(),
     named: params.models === undefined ? {} : { models: params.models },
+    /** What the nightly training asks for again. */
+    asked: {
+      ...(params.models === undefined ? {} : { models: params.models }),
+      ...(params.horizonDays === undefined ? {} : { horizonDays: params.horizonDays })
+    },
     parameters: [ENGINE_VERSION, frequency, horizon, params.models ?? null],
     expect(count: number) {
       total = count

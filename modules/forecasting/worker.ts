@@ -3,7 +3,10 @@ import { setPriority } from 'node:os'
 import { isMainThread } from 'node:worker_threads'
 import { v7 as uuid } from 'uuid'
 import type { Accuracy, Artifact, Forecast, Frequency } from '../../schemas/forecasting.js'
+import { naiveScale } from './models/accuracy.js'
+import { describe } from './models/explain.js'
 import { type ForecastOutput, forecast, LEVELS, type Accuracy as Measured, type ModelName } from './models/index.js'
+import { naivePath, type Served } from './outcomes.js'
 import { dayText, periodDays } from './series.js'
 
 export interface TrainingSeries {
@@ -32,6 +35,10 @@ export interface Trained {
   /** Per level, quantiles of the sum of the first k periods. */
   distribution: string
   dailyMean: number
+  /** first period of the forecast */
+  firstDay: string
+  /** what is kept to be measured against what happens: the forecast and the naive one beside it */
+  served: string
   accuracy: Measured
   /** mean |actual| of the periods that accuracy was measured on */
   volume: number
@@ -96,6 +103,24 @@ function pointsOf(output: ForecastOutput, firstDay: number, step: number): Forec
   }))
 }
 
+function servedPath(output: ForecastOutput, points: Forecast['points'], { values, missing }: TrainingSeries): string {
+  const period = output.seasonalPeriods[0] ?? 1
+  const observed = missing.map((flag) => 1 - flag)
+  const path: Omit<Served, 'firstDay'> = {
+    model: output.model,
+    mae: round(output.accuracy.mae),
+    rmse: round(output.accuracy.rmse),
+    scale: round(naiveScale(values, observed, period)),
+    mean: points.map(({ mean }) => mean),
+    lower80: points.map(({ lower80 }) => lower80),
+    upper80: points.map(({ upper80 }) => upper80),
+    lower95: points.map(({ lower95 }) => lower95),
+    upper95: points.map(({ upper95 }) => upper95),
+    baseline: naivePath(values, missing, period, points.length).map(round)
+  }
+  return JSON.stringify(path)
+}
+
 function trainOne(series: TrainingSeries, batch: TrainingBatch): Trained {
   const startedAt = performance.now()
   const { itemCode, start, values, missing } = series
@@ -112,6 +137,7 @@ function trainOne(series: TrainingSeries, batch: TrainingBatch): Trained {
   if (!output.mean.every(Number.isFinite)) throw new RangeError('the forecast is not finite')
   const id = uuid()
   const { model: baselineModel, ...baseline } = output.baseline
+  const dailyMean = output.mean.reduce((sum, value) => sum + value, 0) / (horizon * step)
   const artifact: Artifact = {
     itemCode,
     model: output.model,
@@ -128,14 +154,13 @@ function trainOne(series: TrainingSeries, batch: TrainingBatch): Trained {
     dataTo: dayText(start + values.length * step - 1),
     observations: values.length,
     censored: missing.reduce((sum, flag) => sum + flag, 0),
-    horizon
+    horizon,
+    meanPerDay: round(dailyMean),
+    structure: describe(values, missing, output.seasonalPeriods[0])
   }
-  const { horizon: _, ...described } = artifact
-  const answer: Forecast = {
-    ...described,
-    modelId: id,
-    points: pointsOf(output, start + values.length * step, step)
-  }
+  const { horizon: _, meanPerDay: _mean, structure: _structure, ...described } = artifact
+  const firstDay = start + values.length * step
+  const answer: Forecast = { ...described, modelId: id, points: pointsOf(output, firstDay, step) }
   const { wape, mae } = output.accuracy
   const volume = wape === null || wape === 0 ? 0 : mae / (wape / 100)
   return {
@@ -149,7 +174,9 @@ function trainOne(series: TrainingSeries, batch: TrainingBatch): Trained {
       levels: Array.from(output.levels),
       quantiles: output.cumulativeQuantiles.map((row) => Array.from(row, round))
     }),
-    dailyMean: output.mean.reduce((sum, value) => sum + value, 0) / (horizon * step),
+    dailyMean,
+    firstDay: dayText(firstDay),
+    served: servedPath(output, answer.points, series),
     accuracy: output.accuracy,
     volume,
     baselineWape: baseline.wape,

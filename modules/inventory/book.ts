@@ -102,13 +102,18 @@ export class Book {
     for (const location of await this.#store.locations(newPlaces)) this.#locations.set(location.code, location)
 
     const items = [...codes].map((code) => this.#items.get(code)).filter((item) => item !== undefined)
+    const serials = items.filter(({ tracking }) => tracking === 'serial').map(({ id }) => id)
+    // A serial number is in one place, which a receipt at another has to know.
+    for (const place of await this.#store.placesHolding(serials, [...lots]))
+      if (!this.#locations.has(place.code)) this.#locations.set(place.code, place)
     for (const lot of await this.#store.lots(
       items.map(({ id }) => id),
       [...lots]
     )) {
       if (!this.#lots.has(keyOf(lot.itemId, lot.code))) this.#lots.set(keyOf(lot.itemId, lot.code), lot)
     }
-    const locations = [...places].map((code) => this.#locations.get(code)).filter((location) => location !== undefined)
+    const wanted = serials.length === 0 ? places : this.#locations.keys()
+    const locations = [...wanted].map((code) => this.#locations.get(code)).filter((location) => location !== undefined)
     // What is in memory is newer than what is stored: a pair that was loaded is never loaded again.
     const missing = items.filter((item) =>
       locations.some((location) => !this.#loaded.has(keyOf(item.id, location.code)))
@@ -239,7 +244,7 @@ export class Book {
     const enteredQuantity = Math.abs(entered)
     const quantity = this.#inBaseUnit(item, line.unit ?? item.unit, enteredQuantity, requestLine)
     const outgoing = route.from === 'here'
-    const lot = this.#lot(item, line, quantity, requestLine, outgoing)
+    const lot = this.#lot(item, type, line, quantity, requestLine)
     return {
       requestLine,
       item,
@@ -256,11 +261,12 @@ export class Book {
   /** The lot a line names, or undefined when the shelf decides (first expired, first out). */
   #lot(
     item: LedgerItem,
+    type: MovementType,
     line: MovementLine,
     quantity: number,
-    requestLine: number,
-    outgoing: boolean
+    requestLine: number
   ): LotState | undefined {
+    const outgoing = (ROUTES[type].from === 'here') !== line.quantity < 0
     const refuse = (rule: string) => new LotRule({ itemCode: item.code, rule, line: requestLine })
     if (item.tracking === 'none') {
       if (line.lot !== undefined) throw refuse('is not tracked by lot, so the line may not name one')
@@ -274,11 +280,21 @@ export class Book {
       throw refuse('is tracked by lot, so what comes in names its lot')
     }
     const known = this.#lots.get(keyOf(item.id, line.lot))
+    if (known !== undefined && known.status !== 'ok' && type === 'issue')
+      throw refuse(`may not be issued from the lot ${line.lot}: it is ${known.status}`)
+    if (known !== undefined && item.tracking === 'serial' && !outgoing && this.#inStock(item, known))
+      throw refuse(`has the serial number ${line.lot} in stock already`)
     if (known !== undefined) return known
     if (outgoing) throw new LotNotFound({ itemCode: item.code, lot: line.lot })
     const made: LotState = { id: 0, itemId: item.id, code: line.lot, expiresOn: line.expiresOn ?? null, status: 'ok' }
     this.#lots.set(keyOf(item.id, line.lot), made)
     return made
+  }
+
+  #inStock(item: LedgerItem, lot: LotState): boolean {
+    return [...this.#locations.keys()].some(
+      (place) => (this.#accounts.get(accountKey(item.id, place, lot.code))?.onHand ?? 0) > 0
+    )
   }
 
   #shelf(item: LedgerItem, location: LedgerLocation): AccountState[] {
@@ -353,9 +369,20 @@ export class Book {
   ): { item: LedgerItem; account: AccountState } {
     const item = this.#item(itemCode)
     const location = this.#stocked(locationCode)
+    if (item.tracking !== 'none' && lotCode === undefined)
+      throw new LotRule({ itemCode, rule: 'is tracked by lot, so a reservation names its lot', line: 1 })
     const lot = this.#lots.get(keyOf(item.id, lotCode ?? DEFAULT_LOT))
     if (lot === undefined) throw new LotNotFound({ itemCode, lot: lotCode ?? DEFAULT_LOT })
     return { item, account: this.#account(item, location, lot) }
+  }
+
+  /** As `hold`, for a new reservation. @throws LotRule where the lot may not be issued */
+  holdUsable(itemCode: string, locationCode: string, lotCode: string | undefined) {
+    const held = this.hold(itemCode, locationCode, lotCode)
+    const { code, status } = held.account.lot
+    if (status !== 'ok')
+      throw new LotRule({ itemCode, rule: `may not be reserved from the lot ${code}: it is ${status}`, line: 1 })
+    return held
   }
 
   /** Changes what is reserved of an account, in memory and in the database. */

@@ -196,14 +196,16 @@ export function createCatalogueStore(root: Kysely<unknown>) {
       return rows.map((row) => ({ ...row, onHand: fromMicros(Number(row.onHand ?? 0)) }))
     },
 
+    /** What the body does not name stays as it is. */
     async upsertLot(itemId: number, { lot, expiresOn, status }: LotBody): Promise<void> {
       await db
         .insertInto('lots')
         .values({ item_id: itemId, code: lot, expires_on: expiresOn ?? null, status: status ?? 'ok' })
         .onConflict((c) =>
           c.columns(['item_id', 'code']).doUpdateSet({
+            item_id: itemId,
             ...(expiresOn === undefined ? {} : { expires_on: expiresOn }),
-            status: status ?? 'ok'
+            ...(status === undefined ? {} : { status })
           })
         )
         .execute()

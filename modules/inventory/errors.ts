@@ -8,6 +8,10 @@ export const ItemExists = problem<{ itemCode: string }>('INV_ITEM_EXISTS', 409, 
   en: 'There is already an item {itemCode}.',
   fr: 'L’article {itemCode} existe déjà.'
 })
+export const ItemUnitFixed = problem<{ itemCode: string; unit: string; tracking: string }>('INV_ITEM_UNIT_FIXED', 409, {
+  en: '{itemCode} was counted in {unit} with the tracking {tracking} before it was archived, and its history still is.',
+  fr: '{itemCode} se comptait en {unit} avec le suivi {tracking} avant d’être archivé, et son historique l’est encore.'
+})
 export const ItemHasStock = problem<{ itemCode: string; onHand: number }>('INV_ITEM_HAS_STOCK', 409, {
   en: '{itemCode} still has {onHand} on hand; issue, waste or adjust it to zero first.',
   fr: '{itemCode} a encore {onHand} en stock ; sortez-le ou ajustez-le à zéro d’abord.'

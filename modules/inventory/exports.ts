@@ -1,12 +1,13 @@
 import type { Tenant } from '../../plugins/contracts.js'
+import { fromMicros } from '../../schemas/decimal.js'
 import type { ExportKind } from '../../schemas/inventory.js'
-import { presentRow } from './item-list.js'
-import { createItemStore } from './item-store.js'
+import { createItemStore, type ItemRecord } from './item-store.js'
 import { createLedgerQueries } from './ledger-queries.js'
 
 type Cell = string | number | null
 const PAGE = 500
 
+/** Those of items are what an import of items reads, so that a file may go out, be edited and come back. */
 const COLUMNS = {
   items: [
     'itemCode',
@@ -14,12 +15,12 @@ const COLUMNS = {
     'unit',
     'nameFr',
     'category',
+    'barcode',
     'reorderPoint',
     'parLevel',
     'unitCost',
     'tracking',
-    'onHand',
-    'value'
+    'shelfLifeDays'
   ],
   stock: ['itemCode', 'name', 'unit', 'onHand'],
   movements: [
@@ -46,8 +47,13 @@ async function* rowsOf(kind: ExportKind, tenant: Tenant, showCost: boolean): Asy
     const from = cursor === undefined ? {} : { cursor }
     let next: string | null = null
     if (kind === 'items') {
-      const { rows, cursorOf } = await createItemStore(tenant.db).list({ limit: PAGE, ...from })
-      for (const row of rows.slice(0, PAGE)) yield presentRow(row, showCost)
+      const store = createItemStore(tenant.db)
+      const { rows, cursorOf } = await store.list({ limit: PAGE, ...from })
+      const records = await store.records(rows.map(({ code }) => code))
+      for (const { code, category } of rows.slice(0, PAGE)) {
+        const record = records.get(code)
+        if (record !== undefined) yield presentRecord(record, category, showCost)
+      }
       const last = rows[PAGE - 1]
       next = rows.length > PAGE && last !== undefined ? cursorOf(last) : null
     } else if (kind === 'stock') {
@@ -66,6 +72,23 @@ async function* rowsOf(kind: ExportKind, tenant: Tenant, showCost: boolean): Asy
   }
 }
 
+const presentRecord = (record: ItemRecord, category: string | null, showCost: boolean): Record<string, Cell> => {
+  const decimal = (micros: number | null) => (micros === null ? null : fromMicros(micros))
+  return {
+    itemCode: record.code,
+    name: record.name,
+    unit: record.unit,
+    nameFr: record.nameFr,
+    category,
+    barcode: record.barcodes.join('|') || null,
+    reorderPoint: decimal(record.reorderPoint),
+    parLevel: decimal(record.parLevel),
+    unitCost: showCost ? decimal(record.unitCost) : null,
+    tracking: record.tracking,
+    shelfLifeDays: record.shelfLifeDays
+  }
+}
+
 export async function* exportCsv(kind: ExportKind, tenant: Tenant, showCost: boolean): AsyncGenerator<string> {
   yield `${COLUMNS[kind].join(',')}\r\n`
   for await (const row of rowsOf(kind, tenant, showCost))
@@ -78,10 +101,10 @@ export async function* exportNdjson(kind: ExportKind, tenant: Tenant, showCost: 
   }
 }
 
-/** RFC 4180. A text that a spreadsheet would run as a formula is marked as text. */
+/** RFC 4180. A text that a spreadsheet would run as a formula is marked as text; an import takes the mark off again. */
 export function csvCell(value: Cell): string {
   if (value === null) return ''
   if (typeof value === 'number') return String(value)
-  const harmless = /^[=+\-@\t\r]/.test(value) ? `'${value}` : value
+  const harmless = /^'*[=+\-@\t\r]/.test(value) ? `'${value}` : value
   return /[",\r\n]/.test(harmless) ? `"${harmless.replaceAll('"', '""')}"` : harmless
 }

@@ -71,7 +71,9 @@ export async function rehearseItemRows(
 export async function applyItemRows(tx: Transaction, rows: readonly ItemImportRow[]): Promise<ItemChange[]> {
   const store = createItemStore(tx.db)
   const catalogue = createCatalogueStore(tx.db)
-  const known = await store.records([...new Set(rows.map(({ itemCode }) => itemCode))])
+  const codes = [...new Set(rows.map(({ itemCode }) => itemCode))]
+  await store.lock(codes)
+  const known = await store.records(codes)
   const categoryIds = new Map<string, number>()
   for (const { category } of rows) {
     if (category !== undefined && !categoryIds.has(category))
@@ -107,7 +109,9 @@ function fieldsOf(row: ItemImportRow): Fields {
 /** Sets items back to what they were; one that was new is gone, or archived when the ledger has come to know it. */
 export async function undoItemChanges(tx: Transaction, changes: readonly ItemChange[]): Promise<void> {
   const store = createItemStore(tx.db)
-  const current = await store.records(changes.map(({ itemCode }) => itemCode))
+  const codes = changes.map(({ itemCode }) => itemCode)
+  await store.lock(codes)
+  const current = await store.records(codes)
   const restored: (ItemRecord & { id: number })[] = []
   const removed: number[] = []
   for (const { itemCode, before } of changes) {

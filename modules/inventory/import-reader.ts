@@ -45,6 +45,8 @@ const REQUIRED = { items: ['itemCode'], movements: ['itemCode', 'quantity'] } as
   readonly string[]
 >
 
+/** Keeps a spreadsheet from running a text as a formula; exports write it. */
+const TEXT_MARK = /^'(?='*[=+\-@])/
 export const CELL_MAX_LENGTH = 1_000
 const RECORD_MAX_BYTES = 65_536
 
@@ -119,7 +121,7 @@ async function* readCsv(path: string, options: ReadOptions): AsyncGenerator<RawR
     }
     const fields = new Map<string, string>()
     for (const [index, field] of columns.entries()) {
-      const cell = record[index]?.trim() ?? ''
+      const cell = (record[index]?.trim() ?? '').replace(TEXT_MARK, '')
       if (field !== undefined && cell !== '') fields.set(field, cell)
     }
     yield { row, fields }
@@ -161,6 +163,7 @@ async function* readNdjson(path: string, { kind, map }: ReadOptions): AsyncGener
   const fields: readonly string[] = FIELDS[kind]
   const mapped = new Map(Object.entries(map).map(([field, name]) => [name, field]))
   let row = 0
+  let empty = true
   for await (const line of linesOf(path)) {
     row++
     if (line.trim() === '') continue
@@ -184,9 +187,10 @@ async function* readNdjson(path: string, { kind, map }: ReadOptions): AsyncGener
         throw new ImportUnreadable({ reason: `line ${row}: ${field} is neither text nor a number` })
       found.set(field, String(cell).trim())
     }
+    empty = false
     yield { row, fields: found }
   }
-  if (row === 0) throw new ImportUnreadable({ reason: 'it is empty' })
+  if (empty) throw new ImportUnreadable({ reason: 'it is empty' })
 }
 
 async function* linesOf(path: string): AsyncGenerator<string> {
@@ -266,6 +270,8 @@ export function itemRow({ row, fields }: RawRow) {
 }
 export type ItemImportRow = ReturnType<typeof itemRow>
 
+/** Clocks differ a little between machines. */
+const FUTURE_TOLERANCE_MILLISECONDS = 5 * 60_000
 const DECIMAL = /^[+-]?(\d+(\.\d*)?|\.\d+)$/
 const INSTANT = /^(\d{4})-(\d\d)-(\d\d)(?:[ T](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?)?\s*(Z|[+-]\d\d:?\d\d)?$/
 const BARCODE = /^[A-Za-z0-9._-]{4,64}$/
@@ -354,6 +360,8 @@ function cellsOf(row: number, fields: ReadonlyMap<string, string>) {
           `${column} is ${JSON.stringify(value)}, not a time such as 2024-03-31T08:30:00Z or 2024-03-31 08:30`
         )
       }
+      if (at > Date.now() + FUTURE_TOLERANCE_MILLISECONDS)
+        throw new RowError(row, column, 'TIME', `${column} is ${value}, which is in the future`)
       return at
     },
     barcodes(column: string): string[] | undefined {

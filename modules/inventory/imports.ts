@@ -19,7 +19,7 @@ import {
   type MovementLine
 } from '../../schemas/inventory.js'
 import { type Author, Book, type Draft } from './book.js'
-import { insertRows } from './bulk.js'
+import { among, insertRows } from './bulk.js'
 import type { Context } from './context.js'
 import { ImportLost, ImportNotFound, ImportNotUndoable, ItemNotFound } from './errors.js'
 import { applyItemRows, type ItemChange, rehearseItemRows, undoItemChanges } from './import-items.js'
@@ -101,7 +101,7 @@ export function createImportStore(root: Kysely<unknown>) {
             .selectFrom('import_changes')
             .select('item_code')
             .where('import_id', '=', id)
-            .where('item_code', 'in', codes)
+            .where(among(root, 'item_code', codes))
             .execute()
         ).map((row) => row.item_code)
       )
@@ -129,7 +129,11 @@ export function createImportStore(root: Kysely<unknown>) {
       }))
     },
     dropChanges: (id: string, codes: readonly string[]) =>
-      db.deleteFrom('import_changes').where('import_id', '=', id).where('item_code', 'in', codes).execute()
+      db
+        .deleteFrom('import_changes')
+        .where('import_id', '=', id)
+        .where(among(root, 'item_code', codes))
+        .execute()
   }
 }
 
@@ -143,7 +147,8 @@ export const presentRun = (
   kind: row.kind,
   status: row.status,
   rows: row.total_rows,
-  done: row.done_rows,
+  // Rows are named as they stand in the file, whose header is one.
+  done: Math.min(row.done_rows, row.total_rows),
   createdAt: new Date(row.created_at).toISOString(),
   finishedAt: row.finished_at === null ? null : new Date(row.finished_at).toISOString()
 })
@@ -174,9 +179,11 @@ export async function rehearse(tenant: Tenant, path: string, options: ReadOption
     for await (const groups of groupChunks(readMovements(path, options, refuse, count))) {
       await book.load(groups.flatMap(({ draft }) => draft.lines))
       for (const group of groups) {
-        const refused = tryPost(book, group, author)
-        if (refused === undefined) report.created++
-        else refuse(refused)
+        const refused = group.rows
+          .map((row) => tryPost(book, group.draft, row, author))
+          .filter((each) => each !== undefined)
+        if (refused.length === 0) report.created++
+        for (const error of refused) refuse(error)
       }
       book.forgetPosted()
       if (rejected > ERRORS_MAX) break
@@ -187,23 +194,15 @@ export async function rehearse(tenant: Tenant, path: string, options: ReadOption
   return report
 }
 
-function tryPost(book: Book, { draft, rows }: Group, author: Author): RowError | undefined {
+/** One row by itself, so that each that is wrong is named: the lines of a transaction are applied one after another anyway. */
+function tryPost(book: Book, draft: Draft, { row, line }: MovementRow, author: Author): RowError | undefined {
   try {
-    book.post(draft, author)
+    book.post({ ...draft, lines: [line] }, author)
     return undefined
   } catch (error) {
     if (!(error instanceof Problem)) throw error
-    const line = Number(error.params.line ?? 0)
-    const at =
-      error instanceof ItemNotFound
-        ? rows.find(({ line: { itemCode } }) => itemCode === error.params.itemCode)
-        : rows[line - 1]
-    return new RowError(
-      at?.row ?? rows[0]?.row ?? 0,
-      error instanceof ItemNotFound ? 'itemCode' : null,
-      error.code,
-      error.message
-    )
+    const column = error instanceof ItemNotFound ? 'itemCode' : null
+    return new RowError(row, column, error.code, error.message.replace(/^Line 1: /, ''))
   }
 }
 
@@ -304,7 +303,6 @@ export async function runImport(
   const row = await createImportStore(tenant.db).find(params.importId)
   if (row === undefined) throw new ImportNotFound({ id: params.importId })
   const path = row.spool
-  if (path === null || !existsSync(path)) throw new ImportLost({ id: row.id })
   const options: ReadOptions = JSON.parse(row.options)
   const report = {
     kind: row.kind,
@@ -316,6 +314,9 @@ export async function runImport(
     errors: [],
     importId: row.id
   }
+  // The process may have died between the last commit and the end of the job.
+  if (row.status === 'succeeded') return { ...report, accepted: report.rows }
+  if (path === null || !existsSync(path)) throw new ImportLost({ id: row.id })
   try {
     const post = row.kind === 'items' ? postItems : postMovements
     await post(
@@ -424,7 +425,14 @@ export async function runUndo(
 ): Promise<{ importId: string }> {
   const row = await createImportStore(job.tenant.db).find(job.params.importId)
   if (row === undefined) throw new ImportNotFound({ id: job.params.importId })
-  await undo(context, job, row.id, row.kind)
+  try {
+    await undo(context, job, row.id, row.kind)
+  } catch (error) {
+    // What came in may be used up by now: once that is put right, the undo may be asked for again and goes on.
+    if (error instanceof Problem)
+      await job.tenant.transact(({ db }) => createImportStore(db).setStatus(row.id, ['undoing'], 'failed'))
+    throw error
+  }
   if (row.spool !== null) await rm(row.spool, { force: true })
   return { importId: row.id }
 }
@@ -437,12 +445,13 @@ async function undo(
 ): Promise<void> {
   const { tenant, signal } = job
   const author = { actor: 'import-undo', requestId: job.id }
+  let before = Number.MAX_SAFE_INTEGER
   for (let done = 0; ; ) {
     signal.throwIfAborted()
-    const count = await tenant.transact(async (tx) => {
-      if (kind === 'items') return undoItems(tx, importId)
+    const { count, last } = await tenant.transact(async (tx) => {
+      if (kind === 'items') return { count: await undoItems(tx, importId), last: before }
       const store = createLedgerStore(tx.db)
-      const originals = await store.transactionsOfImport(importId, UNDO_CHUNK_TRANSACTIONS)
+      const originals = await store.transactionsOfImport(importId, before, UNDO_CHUNK_TRANSACTIONS)
       const moves = await store.movesOf(originals.map(({ seq }) => seq))
       const book = new Book(store, { lock: true })
       await book.loadMoves(moves)
@@ -453,9 +462,10 @@ async function undo(
       const saved = await book.save()
       await announce(tx, saved)
       tx.afterCommit(() => metrics.posted(saved, 'import'))
-      return saved.length
+      return { count: saved.length, last: originals.at(-1)?.seq ?? before }
     })
     if (count === 0) break
+    before = last
     done += count
     if (done % PROGRESS_EVERY_ROWS < count) job.progress(done, done)
   }

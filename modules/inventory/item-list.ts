@@ -122,15 +122,16 @@ interface Page {
 
 /** A page in keyset order; one row more than asked says that there is another. */
 export async function listItems(root: Kysely<unknown>, query: ItemQuery) {
-  const { limit = 50, cursor, q, category, location, status } = query
+  const { limit = 50, cursor, category, location, status } = query
+  const words = fold(query.q ?? '')
   // What was searched comes in the index's own order unless another is asked for: sorting every match is the slow part.
-  const order: Sort | 'match' = query.sort ?? (q === undefined ? 'itemCode' : 'match')
+  const order: Sort | 'match' = query.sort ?? (words === '' ? 'itemCode' : 'match')
   const { purpose, keyOf, shape } = orderOf(order)
   const after = decodeCursor(purpose, cursor, shape)
   const values: Partial<Values> = { limit: limit + 1 }
-  if (q !== undefined) {
-    values.q = isPostgres(root) ? likePattern(fold(q)) : matchPhrase(fold(q))
-    values.text = anchored(fold(q))
+  if (words !== '') {
+    values.q = isPostgres(root) ? likePattern(words) : matchPhrase(words)
+    values.text = anchored(words)
   }
   if (category !== undefined) values.category = category
   if (status !== undefined) values.status = status

@@ -2,7 +2,7 @@ import { type Kysely, sql } from 'kysely'
 import { isPostgres } from '../../migrations/columns.js'
 import { fromMicros } from '../../schemas/decimal.js'
 import type { Item, ItemQuery, Tracking } from '../../schemas/inventory.js'
-import { insertRows } from './bulk.js'
+import { among, insertRows } from './bulk.js'
 import { itemRows, type ListedRow, listItems } from './item-list.js'
 import { statusOf } from './posting.js'
 import { searchText } from './search-text.js'
@@ -70,18 +70,37 @@ export function createItemStore(root: Kysely<unknown>) {
       return codes.length === 0 ? [] : itemRows(root).where('i.code', 'in', codes).execute()
     },
 
+    /** Keeps others from changing these items, or their stock, until the transaction ends. On SQLite writers take turns anyway. */
+    async lock(codes: readonly string[]): Promise<void> {
+      if (!postgres || codes.length === 0) return
+      await db
+        .selectFrom('item_totals as t')
+        .innerJoin('items as i', 'i.id', 't.item_id')
+        .where(among(root, 'i.code', codes))
+        .select('t.item_id')
+        .orderBy('t.item_id')
+        .forUpdate('t')
+        .execute()
+    },
+
     /** With archived items, since their codes stay taken. */
     async records(codes: readonly string[]): Promise<Map<string, ItemRecord & { id: number }>> {
       if (codes.length === 0) return new Map()
-      const found = await db.selectFrom('items').selectAll().where('code', 'in', codes).execute()
+      const found = await db
+        .selectFrom('items')
+        .selectAll()
+        .where(among(root, 'code', codes))
+        .execute()
       if (found.length === 0) return new Map()
       const barcodes = await db
         .selectFrom('item_barcodes')
         .selectAll()
         .where(
-          'item_id',
-          'in',
-          found.map(({ id }) => id)
+          among(
+            root,
+            'item_id',
+            found.map(({ id }) => id)
+          )
         )
         .execute()
       const ofItem = new Map<number, string[]>()
@@ -117,7 +136,7 @@ export function createItemStore(root: Kysely<unknown>) {
         : db
             .selectFrom('item_barcodes as b')
             .innerJoin('items as i', 'i.id', 'b.item_id')
-            .where('b.barcode', 'in', barcodes)
+            .where(among(root, 'b.barcode', barcodes))
             .select(['b.barcode', 'i.code as itemCode'])
             .execute(),
 
@@ -147,7 +166,11 @@ export function createItemStore(root: Kysely<unknown>) {
     async update(items: readonly (ItemRecord & { id: number })[]): Promise<void> {
       const ids = items.map(({ id }) => id)
       if (ids.length === 0) return
-      let locked = db.selectFrom('item_totals').selectAll().where('item_id', 'in', ids).orderBy('item_id')
+      let locked = db
+        .selectFrom('item_totals')
+        .selectAll()
+        .where(among(root, 'item_id', ids))
+        .orderBy('item_id')
       if (postgres) locked = locked.forUpdate()
       const totals = new Map((await locked.execute()).map((row) => [row.item_id, row]))
       await insertRows(root, {
@@ -165,7 +188,10 @@ export function createItemStore(root: Kysely<unknown>) {
         }),
         upsertOn: 'item_id'
       })
-      await db.deleteFrom('item_barcodes').where('item_id', 'in', ids).execute()
+      await db
+        .deleteFrom('item_barcodes')
+        .where(among(root, 'item_id', ids))
+        .execute()
       await this.saveBarcodes(items)
       await saveSearch(root, items)
     },
@@ -188,12 +214,21 @@ export function createItemStore(root: Kysely<unknown>) {
 
     async remove(ids: readonly number[]): Promise<void> {
       if (ids.length === 0) return
-      if (postgres) await db.deleteFrom('item_search').where('item_id', 'in', ids).execute()
-      else await db.deleteFrom('item_search').where('rowid', 'in', ids).execute()
+      const key = postgres ? 'item_id' : 'rowid'
+      await db
+        .deleteFrom('item_search')
+        .where(among(root, key, ids))
+        .execute()
       for (const table of ['item_barcodes', 'item_units', 'lots', 'item_totals'] as const) {
-        await db.deleteFrom(table).where('item_id', 'in', ids).execute()
+        await db
+          .deleteFrom(table)
+          .where(among(root, 'item_id', ids))
+          .execute()
       }
-      await db.deleteFrom('items').where('id', 'in', ids).execute()
+      await db
+        .deleteFrom('items')
+        .where(among(root, 'id', ids))
+        .execute()
     },
 
     async setUnit(itemId: number, unit: string, numerator: number, denominator: number): Promise<void> {

@@ -3,7 +3,7 @@ import { fromMicros, toMicros } from '../../schemas/decimal.js'
 import type { Item, ItemPatch, ItemRow, NewItem } from '../../schemas/inventory.js'
 import { createCatalogueStore } from './catalogue-store.js'
 import type { Context } from './context.js'
-import { BarcodeTaken, ItemExists, ItemHasStock, ItemNotFound, UnitNotFound } from './errors.js'
+import { BarcodeTaken, ItemExists, ItemHasStock, ItemNotFound, ItemUnitFixed, UnitNotFound } from './errors.js'
 import { presentRow } from './item-list.js'
 import { createItemStore, type ItemRecord } from './item-store.js'
 import { STOCK_CACHE } from './movements.js'
@@ -76,15 +76,18 @@ export const blankRecord = (code: string, unit: string, tracking: NewItem['track
 export async function createItem(tx: Transaction, body: NewItem): Promise<void> {
   const store = createItemStore(tx.db)
   const catalogue = createCatalogueStore(tx.db)
+  await store.lock([body.itemCode])
   const known = (await store.records([body.itemCode])).get(body.itemCode)
   if (known !== undefined && known.archivedAt === null) throw new ItemExists({ itemCode: body.itemCode })
   if (!(await catalogue.unitExists(body.unit))) throw new UnitNotFound({ unit: body.unit })
   await refuseTakenBarcodes(tx, body.itemCode, body.barcodes ?? [])
   const categoryId = body.category == null ? null : await catalogue.categoryId(body.category)
-  // A code that was archived comes back to life with its history; its unit and tracking are what the ledger counted in.
-  if (known !== undefined)
-    await store.update([{ ...recordOf(body, known, categoryId), id: known.id, archivedAt: null }])
-  else await store.insert([recordOf(body, blankRecord(body.itemCode, body.unit, body.tracking), categoryId)])
+  const record = recordOf(body, blankRecord(body.itemCode, body.unit, body.tracking), categoryId)
+  // A code that was archived comes back to life with its history, so it is counted as the ledger counted it.
+  if (known === undefined) await store.insert([record])
+  else if (known.unit === record.unit && known.tracking === record.tracking)
+    await store.update([{ ...record, id: known.id, createdAt: known.createdAt }])
+  else throw new ItemUnitFixed({ itemCode: body.itemCode, unit: known.unit, tracking: known.tracking })
   tx.invalidate(STOCK_CACHE)
 }
 

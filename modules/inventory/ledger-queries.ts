@@ -6,7 +6,7 @@ import { DEFAULT_LOT, INTERNAL_KINDS, type InventoryTables } from './tables.js'
 
 const DAY_MILLISECONDS = 86_400_000
 /** Items checked by one statement: each keeps the event loop for a few milliseconds only. */
-const VERIFY_CHUNK = 500
+const VERIFY_CHUNK = 50
 
 /** Reading the ledger: history, stock at a time, proofs. */
 export function createLedgerQueries(root: Kysely<unknown>) {
@@ -367,6 +367,8 @@ async function compareChunk(root: Kysely<unknown>, after: number, upTo: number):
       where b.item_id > ${after} and b.item_id <= ${upTo}
     ), held as (
       select item_id, sum(reserved) as reserved from balances group by item_id
+    ), pending as (
+      select account_id, sum(quantity) as quantity from ${sql.table('reservations')} where status = 'pending' group by account_id
     )
     select i.code as "itemCode", found.what, found.stored, found.recomputed from (
       select b.item_id, 'balance' as what, b.on_hand as stored, coalesce(s.quantity, 0) as recomputed
@@ -375,6 +377,10 @@ async function compareChunk(root: Kysely<unknown>, after: number, upTo: number):
       union all
       select s.item_id, 'balance', 0, s.quantity from sums as s left join balances as b on b.account_id = s.account
         where b.account_id is null and s.quantity <> 0
+      union all
+      select b.item_id, 'reservation', b.reserved, coalesce(p.quantity, 0)
+        from balances as b left join pending as p on p.account_id = b.account_id
+        where b.reserved <> coalesce(p.quantity, 0)
       union all
       select t.item_id, 'onHand', t.on_hand, coalesce(s.quantity, 0) from ${sql.table('item_totals')} as t
         left join totals as s on s.item_id = t.item_id

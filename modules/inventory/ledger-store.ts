@@ -70,6 +70,22 @@ export function createLedgerStore(root: Kysely<unknown>) {
             .where(among(root, 'code', codes))
             .execute(),
 
+    /** Where these lots of these items are in stock. */
+    async placesHolding(itemIds: readonly number[], lots: readonly string[]): Promise<LedgerLocation[]> {
+      if (itemIds.length === 0 || lots.length === 0) return []
+      return db
+        .selectFrom('stock_accounts as a')
+        .innerJoin('lots as l', 'l.id', 'a.lot_id')
+        .innerJoin('stock_balances as b', 'b.account_id', 'a.id')
+        .innerJoin('locations as p', 'p.id', 'a.location_id')
+        .where(among(root, 'a.item_id', itemIds))
+        .where(among(root, 'l.code', lots))
+        .where('b.on_hand', '>', 0)
+        .select(['p.id', 'p.code', 'p.kind'])
+        .distinct()
+        .execute()
+    },
+
     async lots(itemIds: readonly number[], codes: readonly string[]): Promise<LotState[]> {
       if (itemIds.length === 0 || codes.length === 0) return []
       return db
@@ -286,12 +302,13 @@ export function createLedgerStore(root: Kysely<unknown>) {
         ])
         .executeTakeFirst(),
 
-    /** Transactions of an import that stand, newest first. */
-    transactionsOfImport: (importId: string, limit: number) =>
+    /** Transactions of an import that stand, newest first, recorded before the named one. */
+    transactionsOfImport: (importId: string, before: number, limit: number) =>
       db
         .selectFrom('stock_transactions as t')
         .leftJoin('stock_transactions as r', 'r.reverses', 't.seq')
         .where('t.import_id', '=', importId)
+        .where('t.seq', '<', before)
         .where('t.reverses', 'is', null)
         .where('r.seq', 'is', null)
         .select(['t.seq', 't.id', 't.type', 't.occurred_at as occurredAt', 't.reference'])

@@ -73,7 +73,7 @@ const VALUE_MAX = Number.MAX_SAFE_INTEGER
 
 /**
  * Applies one transfer and says what moved.
- * @throws InsufficientStock naming what is available, StockLimit
+ * @throws InsufficientStock naming what is available, StockLimit; the balances are then as they were
  */
 export function apply(transfer: Transfer): Move[] {
   const parts = allocate(transfer)
@@ -83,6 +83,8 @@ export function apply(transfer: Transfer): Move[] {
     const share = (total: number) =>
       quantity === transfer.quantity ? total : proportionMicros(total, quantity, transfer.quantity)
     const value = worthOf(transfer, from, to, quantity)
+    if (to.internal && !from.internal && (item.onHand + quantity > ON_HAND_MAX || item.value + value > VALUE_MAX))
+      throw new StockLimit({ itemCode: item.code, line: transfer.requestLine })
     if (from.internal) {
       from.onHand -= quantity
       if (!to.internal) {
@@ -97,8 +99,6 @@ export function apply(transfer: Transfer): Move[] {
         item.value += value
       }
     }
-    if (item.onHand > ON_HAND_MAX || item.value > VALUE_MAX)
-      throw new StockLimit({ itemCode: item.code, line: transfer.requestLine })
     return {
       requestLine: transfer.requestLine,
       item,
@@ -107,7 +107,8 @@ export function apply(transfer: Transfer): Move[] {
       quantity,
       enteredQuantity: share(transfer.enteredQuantity),
       enteredUnit: transfer.enteredUnit,
-      unitCost: proportionMicros(value, MICROS, quantity),
+      // Told beside the value, which is exact: of a millionth of a unit it may leave what the database holds.
+      unitCost: Math.min(proportionMicros(value, MICROS, quantity), VALUE_MAX),
       value
     }
   })

@@ -107,7 +107,7 @@ async function reserve(tx: Transaction, body: schemas.NewReservation): Promise<s
   const { itemCode, quantity, location = DEFAULT_LOCATION, lot, reference, expiresAt } = body
   const book = new Book(createLedgerStore(tx.db), { lock: true })
   await book.load([lineOf({ itemCode, location, lot, quantity })])
-  const held = book.hold(itemCode, location, lot)
+  const held = book.holdUsable(itemCode, location, lot)
   await book.reserve(held, toMicros(quantity))
   const store = createReservationStore(tx.db)
   const id = uuidv7()

@@ -82,6 +82,7 @@ export const itemRoutes: FastifyPluginAsyncTypebox<Context> = async (app, contex
       const { itemCode } = request.params
       const figures = await fixedFigures(context, tenant, itemCode)
       return answers.write(request, reply, 200, async (tx) => {
+        await createItemStore(tx.db).lock([itemCode])
         answers.requireMatch(request, reply, await loadItem(figures, tenant, tx.db, itemCode, seesCost(request)))
         await patchItem(tx, itemCode, request.body)
         return loadItem(figures, tenant, tx.db, itemCode, seesCost(request))
@@ -100,6 +101,7 @@ export const itemRoutes: FastifyPluginAsyncTypebox<Context> = async (app, contex
       const { itemCode } = request.params
       const figures = await fixedFigures(context, tenant, itemCode)
       return answers.write(request, reply, 200, async (tx) => {
+        await createItemStore(tx.db).lock([itemCode])
         const item = await loadItem(figures, tenant, tx.db, itemCode, seesCost(request))
         answers.requireMatch(request, reply, item)
         await removeItem(tx, itemCode)

@@ -25,8 +25,6 @@ import {
 import { spoolUpload } from './spool.js'
 
 const tags = ['import and export']
-/** Text for the client, a stream for the handler. */
-const Streamed = Type.Unsafe<Readable>({ type: 'string' })
 const UPLOAD_TYPES = [
   'text/csv',
   'application/x-ndjson',
@@ -36,6 +34,12 @@ const UPLOAD_TYPES = [
   'application/octet-stream',
   'text/plain'
 ]
+/** Text for the client, a stream for the handler. */
+const Streamed = Type.Unsafe<Readable>({ type: 'string' })
+const EXPORTED = {
+  description: 'The file, streamed',
+  content: { 'text/csv': { schema: Streamed }, 'application/x-ndjson': { schema: Streamed } }
+}
 const UPLOAD_MAX_BYTES = 1024 ** 3
 
 export function defineImportJobs({ jobs, metrics }: Context): void {
@@ -188,13 +192,7 @@ export const transferRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
         summary: 'Export as CSV or NDJSON',
         params: schemas.ExportParams,
         querystring: schemas.ExportQuery,
-        response: {
-          200: {
-            description: 'The rows, as they are read',
-            content: { 'text/csv': { schema: Streamed }, 'application/x-ndjson': { schema: Streamed } }
-          },
-          ...problems
-        }
+        response: { 200: EXPORTED, ...problems }
       }
     },
     async (request, reply) => {

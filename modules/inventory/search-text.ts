@@ -23,8 +23,10 @@ export const searchText = (item: {
     .join('')
 
 /** Short words are found where a field begins. */
-export const anchored = (folded: string) =>
-  folded.length >= 3 ? folded : `${FIELD.slice(0, 3 - folded.length)}${folded}`
+export const anchored = (folded: string): string => {
+  const letters = [...folded].length
+  return letters >= 3 ? folded : `${FIELD.slice(0, 3 - letters)}${folded}`
+}
 
 /** For FTS5: one quoted phrase. */
 export const matchPhrase = (folded: string): string => `"${anchored(folded).replaceAll('"', '""')}"`

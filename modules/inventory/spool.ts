@@ -51,13 +51,22 @@ async function sniff(upload: Readable): Promise<{ stream: Readable; gzip: boolea
   return { stream: Readable.from(all()), gzip: GZIP_MAGIC.every((byte, index) => head[index] === byte) }
 }
 
+const REPLACEMENT = '\ufffd'
+const linesBefore = (found: string, text: string) => text.slice(0, text.indexOf(found)).split('\n').length - 1
+
+/** Without the rest of a character that began in the chunk before. */
+function withoutRest(chunk: Buffer): Buffer {
+  const start = chunk.subarray(0, 3).findIndex((byte) => (byte & 0xc0) !== 0x80)
+  return start > 0 ? chunk.subarray(start) : chunk
+}
+
 /** Counts, hashes and refuses what is not UTF-8 text, with the place. */
 function checked(hash: ReturnType<typeof createHash>): Transform {
   const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
   let bytes = 0
   let rows = 1
-  const refuse = () =>
-    new ImportUnreadable({ reason: `row ${rows} or soon after holds bytes that are not UTF-8; save the file as UTF-8` })
+  const refuse = (at: number) =>
+    new ImportUnreadable({ reason: `line ${at} holds bytes that are not UTF-8 text; save the file as UTF-8` })
   return new Transform({
     transform(chunk: Buffer, _encoding, done) {
       bytes += chunk.length
@@ -67,9 +76,9 @@ function checked(hash: ReturnType<typeof createHash>): Transform {
       try {
         text = decoder.decode(chunk, { stream: true })
       } catch {
-        return done(refuse())
+        return done(refuse(rows + linesBefore(REPLACEMENT, new TextDecoder().decode(withoutRest(chunk)))))
       }
-      if (text.includes('\u0000')) return done(refuse())
+      if (text.includes('\u0000')) return done(refuse(rows + linesBefore('\u0000', text)))
       for (let at = text.indexOf('\n'); at !== -1; at = text.indexOf('\n', at + 1)) rows++
       return done(null, chunk)
     },
@@ -78,7 +87,7 @@ function checked(hash: ReturnType<typeof createHash>): Transform {
         decoder.decode()
         done(bytes === 0 ? new ImportUnreadable({ reason: 'it is empty (0 bytes)' }) : null)
       } catch {
-        done(refuse())
+        done(refuse(rows))
       }
     }
   })

@@ -14,8 +14,11 @@ import { observe } from './sqlite.js'
 
 const RETRIES_MAX = 5
 const PING_TIMEOUT_MS = 2_000
-/** serialization_failure, deadlock_detected: the transaction had no effect and may run again. */
-const RETRYABLE = new Set(['40001', '40P01'])
+/**
+ * serialization_failure, deadlock_detected, unique_violation: the transaction had no effect and may run again. The last is
+ * two that make the same thing at once; run again, the later one sees what the other made and says so in its own words.
+ */
+const RETRYABLE = new Set(['40001', '40P01', '23505'])
 const SCHEMA_PREFIX = 'tenant_'
 
 interface PostgresServerOptions {
@@ -35,6 +38,8 @@ export function postgresServer({ url, poolSize, events }: PostgresServerOptions)
   })
   // An idle connection that breaks (server restart) must not end the process; the next checkout makes a new one.
   pool.on('error', () => {})
+  // One that breaks between two statements of a transaction says so too; the statement that follows fails and tells the caller.
+  pool.on('connect', (client) => void client.on('error', () => {}))
   const root = new Kysely<unknown>({ dialect: new PostgresDialect({ pool }), log: observe(events), plugins: PLUGINS })
   return {
     dialect: 'postgres',

@@ -1,4 +1,4 @@
-import ARIMA from 'arima'
+import type ARIMA from 'arima'
 import { dominantPeriod } from './seasons.js'
 import type { Fit } from './types.js'
 
@@ -22,14 +22,39 @@ const SHORT_ORDERS = [
 const LONGEST_SEASON = 24
 const WINDOW = 400
 
+type Library = typeof ARIMA
+
+let library: Library | undefined
+
+/** Loads the library. It binds `console.log` while it loads and reports every failed optimisation there, so it gets a
+ * silent one. */
+async function load(): Promise<void> {
+  if (library) return
+  const { log } = console
+  console.log = () => {}
+  try {
+    library = (await import('arima')).default
+  } finally {
+    console.log = log
+  }
+}
+
 /** Forecasts and one-step variance of one order, or undefined where the library fails. */
 function tryOrder(y: Float64Array, order: Order, horizon: number): { mean: number[]; variance: number } | undefined {
-  let model: InstanceType<typeof ARIMA> | undefined
+  if (!library) return undefined
+  let model: InstanceType<Library> | undefined
   try {
-    model = new ARIMA({ ...order, verbose: false })
-    model.train(Array.from(y.subarray(Math.max(0, y.length - WINDOW))))
+    model = new library({ ...order, verbose: false })
+    const recent = Array.from(y.subarray(Math.max(0, y.length - WINDOW)))
+    const low = Math.min(...recent)
+    const high = Math.max(...recent)
+    // the library can explode by twenty orders of magnitude
+    const room = 3 * (high - low)
+    model.train(recent)
     const [mean, variances] = model.predict(horizon)
-    return mean.every(Number.isFinite) ? { mean, variance: variances[0] ?? Number.NaN } : undefined
+    return mean.every((value) => value >= low - room && value <= high + room)
+      ? { mean, variance: variances[0] ?? Number.NaN }
+      : undefined
   } catch {
     return undefined
   } finally {
@@ -76,7 +101,7 @@ function heldOutError(y: Float64Array, order: Order, horizon: number): number {
  * Seasonal ARIMA: orders by AICc for each degree of differencing, the degree by the error over the last horizon.
  * Estimation by the library `arima` (ctsa); its own automatic search is not used. Source: Box & Jenkins (1970); FPP3 ch. 9.
  */
-export const fitArima: Fit = (y, { candidates, horizon }) => {
+const fitArima: Fit = (y, { candidates, horizon }) => {
   if (y.length < 12) return undefined
   const season = dominantPeriod(y, candidates)
   const s = season !== undefined && season <= LONGEST_SEASON ? season : 0
@@ -101,4 +126,10 @@ export const fitArima: Fit = (y, { candidates, horizon }) => {
       else out.fill(prefix[prefix.length - 1] ?? 0)
     }
   }
+}
+
+/** The ARIMA model, its library loaded. */
+export async function loadArima(): Promise<Fit> {
+  await load()
+  return fitArima
 }

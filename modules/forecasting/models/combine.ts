@@ -3,8 +3,10 @@ import type { RollingPlan } from './rolling.js'
 const POWER = 4
 /** Errors that equal weights count for, while few have been seen. */
 const PRIOR = 2
-/** Share of the weighted median in the point forecast; the rest is the weighted mean. */
-const MEDIAN_SHARE = 0.5
+/** Share of the weighted median in the point forecast, for precise and for noisy series; the rest is the mean. */
+const MEDIAN_SHARES = [0.4, 0.8] as const
+/** Relative error from which a series counts as noisy. */
+const NOISY = 0.5
 
 /**
  * Loss per member over the known targets outside `[from, from + horizon)`, and how many there were.
@@ -69,9 +71,30 @@ export function weigh(
   for (let m = 0; m < weights.length; m++) weights[m] = (trust * weights[m]!) / total + (1 - trust) * equal
 }
 
-/** Weighted mean and weighted median of the members' forecasts, half and half: neither one wild member nor noise in the
- * weights decides alone. `values` and `order` are work space, one slot per member. */
-export function blend(weights: Float64Array, values: Float64Array, order: Int32Array): number {
+/**
+ * How much the weighted median counts: the heavier the noise, the less a mean can be trusted.
+ * @returns a share between the two of `MEDIAN_SHARES`, by the relative error of the best member
+ */
+export function medianShare(
+  members: readonly Float64Array[],
+  y: Float64Array,
+  observed: Uint8Array,
+  plan: RollingPlan
+): number {
+  const losses = new Float64Array(members.length)
+  const zero = new Float64Array(plan.origins.length * plan.horizon)
+  const actuals = new Float64Array(1)
+  lossesOutside(members, y, observed, plan, y.length, false, losses)
+  lossesOutside([zero], y, observed, plan, y.length, false, actuals)
+  let best = Number.POSITIVE_INFINITY
+  for (const loss of losses) best = Math.min(best, loss)
+  const noise = actuals[0]! > 0 ? Math.min(1, best / actuals[0]! / NOISY) : 1
+  return MEDIAN_SHARES[0] + noise * (MEDIAN_SHARES[1] - MEDIAN_SHARES[0])
+}
+
+/** Weighted mean and weighted median of the members' forecasts: neither one wild member nor noise in the weights decides
+ * alone. `order` is work space, one slot per member. */
+export function blend(weights: Float64Array, values: Float64Array, share: number, order: Int32Array): number {
   let average = 0
   for (let m = 0; m < values.length; m++) {
     average += weights[m]! * values[m]!
@@ -85,7 +108,7 @@ export function blend(weights: Float64Array, values: Float64Array, order: Int32A
   let mass = 0
   for (let i = 0; i < order.length; i++) {
     mass += weights[order[i]!]!
-    if (mass >= 0.5 - 1e-12) return (1 - MEDIAN_SHARE) * average + MEDIAN_SHARE * values[order[i]!]!
+    if (mass >= 0.5 - 1e-12) return (1 - share) * average + share * values[order[i]!]!
   }
   return average
 }
@@ -95,13 +118,14 @@ export function blendSteps(
   members: readonly Float64Array[],
   offset: number,
   weights: Float64Array,
+  share: number,
   out: Float64Array
 ): void {
   const values = new Float64Array(members.length)
   const order = new Int32Array(members.length)
   for (let k = 0; k < out.length; k++) {
     for (let m = 0; m < values.length; m++) values[m] = members[m]![offset + k]!
-    out[k] = blend(weights, values, order)
+    out[k] = blend(weights, values, share, order)
   }
 }
 
@@ -114,14 +138,15 @@ export function combineRolled(
   y: Float64Array,
   observed: Uint8Array,
   plan: RollingPlan,
-  squared: boolean
+  squared: boolean,
+  share: number
 ): Float64Array {
   const { origins, horizon } = plan
   const combined = new Float64Array(origins.length * horizon)
   const weights = new Float64Array(members.length)
   for (let o = 0; o < origins.length; o++) {
     weigh(members, y, observed, plan, origins[o]!, squared, weights)
-    blendSteps(members, o * horizon, weights, combined.subarray(o * horizon, (o + 1) * horizon))
+    blendSteps(members, o * horizon, weights, share, combined.subarray(o * horizon, (o + 1) * horizon))
   }
   return combined
 }

@@ -1,9 +1,9 @@
-import { blendSteps, combineRolled, weigh } from './combine.js'
+import { blendSteps, combineRolled, medianShare, weigh } from './combine.js'
 import { type Judged, judgeByCounts, judgeByErrors } from './judge.js'
 import { LEVELS } from './levels.js'
 import { DEFAULT_MEMBERS, POOL, SLOW_MODELS, SPARSE_MEMBERS } from './pool.js'
 import { check, type Prepared, prepare } from './prepare.js'
-import { isSane, planOrigins, type RollingPlan, roll } from './rolling.js'
+import { hold, planOrigins, type RollingPlan, roll } from './rolling.js'
 import { type ForecastInput, ForecastInputError, type ForecastOutput, type ModelName, type Reason } from './types.js'
 
 export { INTERVALS, LEVELS } from './levels.js'
@@ -13,6 +13,8 @@ export * from './types.js'
 const MAX_ORIGINS = 36
 const REFITS = 3
 const SLOW_ORIGINS = 6
+/** Relative error from which the bias correction works in full. */
+const FULL_NOISE = 0.5
 
 interface Members {
   names: ModelName[]
@@ -20,18 +22,18 @@ interface Members {
   finals: Float64Array[]
 }
 
-/** Rolls the members asked for; those that do not apply or that explode are left out. */
+/** Rolls the members asked for; those that do not apply are left out, those that explode are held. */
 function rollMembers(names: readonly ModelName[], { y, context }: Prepared, plan: RollingPlan): Members {
   const members: Members = { names: [], rolled: [], finals: [] }
-  const low = y.reduce((a, b) => Math.min(a, b), 0)
-  const high = y.reduce((a, b) => Math.max(a, b), 0)
+  const low = y.reduce((a, b) => Math.min(a, b), y[0] ?? 0)
+  const high = y.reduce((a, b) => Math.max(a, b), y[0] ?? 0)
   for (const name of names) {
     const fit = POOL[name]
     const result = fit && roll(fit, y, plan, context)
     if (!result) continue
     const final = new Float64Array(context.horizon)
     result.final.forecast(y.slice(), final)
-    if (!isSane(final, low, high) || !isSane(result.forecasts, low, high)) continue
+    if (!hold(final, low, high) || !hold(result.forecasts, low, high)) continue
     members.names.push(name)
     members.rolled.push(result.forecasts)
     members.finals.push(final)
@@ -49,21 +51,27 @@ function requireLoaded(names: readonly ModelName[]): void {
   }
 }
 
-/** Half of the relative bias out of sample, for demand so uneven that medians and logarithms lie below the mean.
- * Source: Duan (1983), smearing. */
-function biasFactor(rolled: Float64Array, { y, observed, demandClass }: Prepared, plan: RollingPlan): number {
-  if (demandClass === 'smooth') return 1
+/**
+ * Factor that takes half of the bias seen out of sample off noisy demand, whose median and logarithm lie below its mean.
+ * That gap grows fast with the relative error: precise forecasts are left alone. Source: Duan (1983), smearing.
+ */
+function biasFactor(rolled: Float64Array, { y, observed }: Prepared, plan: RollingPlan): number {
   const { origins, horizon } = plan
   let forecasts = 0
   let actuals = 0
+  let errors = 0
   for (let o = 0; o < origins.length; o++) {
     for (let k = 0; k < horizon && origins[o]! + k < y.length; k++) {
       if (observed[origins[o]! + k] !== 1) continue
-      forecasts += Math.max(0, rolled[o * horizon + k]!)
+      const point = Math.max(0, rolled[o * horizon + k]!)
+      forecasts += point
       actuals += y[origins[o]! + k]!
+      errors += Math.abs(y[origins[o]! + k]! - point)
     }
   }
-  return forecasts > 0 ? 1 + 0.5 * (Math.min(1.4, Math.max(0.7, actuals / forecasts)) - 1) : 1
+  if (!(forecasts > 0 && actuals > 0)) return 1
+  const noise = Math.min(1, (errors / actuals / FULL_NOISE) ** 4)
+  return 1 + 0.5 * noise * (Math.min(1.4, Math.max(0.7, actuals / forecasts)) - 1)
 }
 
 function scaleBy(values: Float64Array, factor: number): Float64Array {
@@ -109,8 +117,9 @@ function combine(
   const several = members.names.length > 1
   weigh(members.rolled, y, observed, plan, y.length, sparse, weights)
   const point = new Float64Array(plan.horizon)
-  blendSteps(members.finals, 0, weights, point)
-  const rolled = combineRolled(members.rolled, y, observed, plan, sparse)
+  const share = medianShare(members.rolled, y, observed, plan)
+  blendSteps(members.finals, 0, weights, share, point)
+  const rolled = combineRolled(members.rolled, y, observed, plan, sparse, share)
   const factor = several && !sparse ? biasFactor(rolled, prepared, plan) : 1
   return { ...judge(scaleBy(rolled, factor), scaleBy(point, factor), prepared, plan, floor, several), weights }
 }

@@ -76,7 +76,7 @@ export function learnErrors(
   sorted.sort()
   const span = to > from ? origins[to - 1]! - origins[from]! + 1 : 0
   // windows without overlap; running sums have one error a window where single steps have several
-  const freedom = Math.max(2, span / horizon + (cumulative ? 0 : 1))
+  const freedom = cumulative ? Math.max(1.8, (0.7 * span) / horizon) : Math.max(2, span / horizon + 1)
   const shape = Float64Array.from(LEVELS, (p, l) => widening(Z[l]!, freedom) * sortedQuantile(sorted, p))
   return { scales, shape, least: 0.1 * level }
 }

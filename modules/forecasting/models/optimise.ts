@@ -46,6 +46,37 @@ export interface Box {
   high: readonly number[]
 }
 
+/** Positions of the smallest, the largest and the second largest value. */
+function rank(values: readonly number[]): { best: number; worst: number; next: number } {
+  let best = 0
+  let worst = 0
+  let next = -1
+  for (let p = 1; p < values.length; p++) {
+    if (values[p]! < values[best]!) best = p
+    if (values[p]! > values[worst]!) worst = p
+  }
+  for (let p = 0; p < values.length; p++) if (p !== worst && (next < 0 || values[p]! > values[next]!)) next = p
+  return { best, worst, next }
+}
+
+/** Points of the first simplex: the start and one step of a quarter of the box along each axis. */
+function firstSimplex(start: readonly number[], box: Box): Float64Array[] {
+  return Array.from({ length: start.length + 1 }, (_, p) => {
+    const x = Float64Array.from(start)
+    if (p > 0) {
+      const step = 0.25 * (box.high[p - 1]! - box.low[p - 1]!)
+      x[p - 1]! += x[p - 1]! + step > box.high[p - 1]! ? -step : step
+    }
+    return clip(x, box)
+  })
+}
+
+/** Moves `x` onto the box, in place. */
+function clip(x: Float64Array, box: Box): Float64Array {
+  for (let i = 0; i < x.length; i++) x[i] = Math.min(box.high[i]!, Math.max(box.low[i]!, x[i]!))
+  return x
+}
+
 /**
  * Downhill simplex inside a box. Source: Nelder & Mead (1965), with the usual coefficients 1, 2, ½, ½.
  * @param f receives a parameter vector it must not keep
@@ -59,35 +90,17 @@ export function minimise(
   tolerance = 1e-5
 ): Float64Array {
   const d = start.length
-  const clip = (x: Float64Array): Float64Array => {
-    for (let i = 0; i < d; i++) x[i] = Math.min(box.high[i]!, Math.max(box.low[i]!, x[i]!))
-    return x
-  }
-  const points = Array.from({ length: d + 1 }, (_, p) => {
-    const x = Float64Array.from(start)
-    if (p > 0) {
-      const step = 0.25 * (box.high[p - 1]! - box.low[p - 1]!)
-      x[p - 1]! += x[p - 1]! + step > box.high[p - 1]! ? -step : step
-    }
-    return clip(x)
-  })
+  const points = firstSimplex(start, box)
   const values = points.map(f)
   const centre = new Float64Array(d)
   const trial = new Float64Array(d)
   const second = new Float64Array(d)
   const towards = (target: Float64Array, from: Float64Array, factor: number): number => {
     for (let i = 0; i < d; i++) target[i] = centre[i]! + factor * (from[i]! - centre[i]!)
-    return f(clip(target))
+    return f(clip(target, box))
   }
   for (let used = d + 1; used < evaluations; ) {
-    let best = 0
-    let worst = 0
-    let next = -1
-    for (let p = 1; p <= d; p++) {
-      if (values[p]! < values[best]!) best = p
-      if (values[p]! > values[worst]!) worst = p
-    }
-    for (let p = 0; p <= d; p++) if (p !== worst && (next < 0 || values[p]! > values[next]!)) next = p
+    const { best, worst, next } = rank(values)
     if (values[worst]! - values[best]! <= tolerance * Math.abs(values[best]!) + 1e-300) break
     centre.fill(0)
     for (let p = 0; p <= d; p++) if (p !== worst) for (let i = 0; i < d; i++) centre[i]! += points[p]![i]! / d
@@ -118,7 +131,5 @@ export function minimise(
       }
     }
   }
-  let best = 0
-  for (let p = 1; p <= d; p++) if (values[p]! < values[best]!) best = p
-  return points[best]!
+  return points[rank(values).best]!
 }

@@ -7,7 +7,7 @@ import { fitHolt, fitSes } from './smoothing.js'
 import { fitAdida, fitCroston, fitImapa, fitSba, fitTsb } from './sparse.js'
 import { fitDotm, fitTheta } from './theta.js'
 import type { Fit, ModelName } from './types.js'
-import { aggregated, everySeason, logged, robust } from './wrap.js'
+import { aggregated, everySeason, logged, robust, seasonallyDifferenced } from './wrap.js'
 
 const differences = autoregression(true)
 
@@ -27,6 +27,7 @@ export const POOL: Partial<Record<ModelName, Fit>> = {
   ar: everySeason(logged(differences)),
   'ar-levels': everySeason(logged(autoregression(false))),
   'ar-robust': everySeason(logged(robust(differences))),
+  'ar-seasonal': seasonallyDifferenced(autoregression(false)),
   'stl-damped': everySeason(adjusted(fitHolt, 0.8, true, true)),
   'stl-theta': everySeason(adjusted(fitTheta, 0.8, true, true)),
   'stl-ar': adjusted(differences, 0.8, true, true),
@@ -51,13 +52,14 @@ export const SLOW_MODELS: readonly ModelName[] = ['arima', 'prophet']
  * pool needs nothing.
  */
 export async function loadModels(names: readonly ModelName[]): Promise<void> {
-  if (names.includes('arima')) POOL.arima ??= (await import('./arima.js')).fitArima
+  if (names.includes('arima')) POOL.arima ??= await (await import('./arima.js')).loadArima()
   if (names.includes('prophet')) POOL.prophet ??= (await import('./prophet.js')).fitProphet
 }
 
 /** Members of the default combination. */
 export const DEFAULT_MEMBERS: readonly ModelName[] = [
   'naive',
+  'seasonal-naive',
   'theta',
   'holt-winters',
   'stl-damped',
@@ -65,6 +67,7 @@ export const DEFAULT_MEMBERS: readonly ModelName[] = [
   'ar',
   'ar-levels',
   'ar-robust',
+  'ar-seasonal',
   'mapa-damped',
   'mapa-theta',
   'mapa-dotm',

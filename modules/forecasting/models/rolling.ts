@@ -25,7 +25,7 @@ export function planOrigins(n: number, horizon: number, maxOrigins: number, refi
   const span = n - 1 - minTrain
   const count = span < 0 ? 0 : Math.min(maxOrigins, span + 1)
   const origins = new Int32Array(count)
-  const reach = Math.min(span, Math.max(count - 1, 3 * horizon))
+  const reach = Math.min(span, Math.max(count - 1, 4 * horizon))
   for (let i = 0; i < count; i++) {
     origins[i] = n - 1 - Math.round((reach * (count - 1 - i)) / Math.max(1, count - 1))
   }
@@ -35,14 +35,16 @@ export function planOrigins(n: number, horizon: number, maxOrigins: number, refi
   return { origins, refits, horizon }
 }
 
-const EXPLODED = 1e3
-
-/** Limits a forecast to a generous multiple of what the training values ever were, and refuses NaN. */
-export function isSane(out: Float64Array, low: number, high: number): boolean {
-  const room = EXPLODED * Math.max(high - low, Math.abs(high), Math.abs(low), 1e-9)
+/**
+ * Holds forecasts within one range of the training values beyond their extremes.
+ * @returns false when one is not a number
+ */
+export function hold(out: Float64Array, low: number, high: number): boolean {
+  const room = Math.max(high - low, Number.MIN_VALUE)
   for (let k = 0; k < out.length; k++) {
     const value = out[k]!
-    if (!(value >= low - room && value <= high + room)) return false
+    if (Number.isNaN(value)) return false
+    out[k] = Math.min(high + room, Math.max(low - room, value))
   }
   return true
 }

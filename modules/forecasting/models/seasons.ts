@@ -100,7 +100,7 @@ export function decompose(y: Float64Array, periods: readonly number[], decay: nu
       const trend = movingTrend(rest, period)
       for (let i = 0; i < y.length; i++) rest[i]! -= trend[i]!
       const found = phaseFigures(rest, period, decay, shrink)
-      figures[s] = period > 24 && period !== 168 ? smoothPhases(found, Math.max(1, Math.round(period / 26))) : found
+      figures[s] = period > 24 && period % 7 !== 0 ? smoothPhases(found, Math.max(1, Math.round(period / 26))) : found
     }
   }
   return figures

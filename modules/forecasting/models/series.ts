@@ -29,8 +29,9 @@ export function candidatePeriods(frequency: Frequency): number[] {
   if (frequency === 'day') return [7, 365]
   if (frequency === 'week') return [52]
   if (frequency === 'month') return [12]
-  // hourly data carry the week as well as the day
-  return frequency === 24 ? [24, 168] : frequency > 1 ? [Math.round(frequency)] : []
+  const period = Math.round(frequency)
+  // hours, half hours and quarters carry the week as well as the day
+  return [24, 48, 96].includes(period) ? [period, 7 * period] : period > 1 ? [period] : []
 }
 
 /** Autocorrelation at lags 1…maxLag (index 0 holds lag 1). */

@@ -15,17 +15,22 @@ export function slope(y: Float64Array): number {
   return squares > 0 ? cross / squares : 0
 }
 
-/** Theta (θ = 2): SES plus half the linear trend. Source: Assimakopoulos & Nikolopoulos (2000) in the form of
- * Hyndman & Billah (2003), as R's `thetaf`. */
+/** Theta (θ = 2) forecasts from the end of `y`: SES plus half the linear trend. Source: Assimakopoulos & Nikolopoulos (2000)
+ * in the form of Hyndman & Billah (2003), as R's `thetaf`. */
+export function thetaForecast(y: Float64Array, alpha: number, start: number, out: Float64Array): void {
+  const level = smooth(y, alpha, start)
+  const drift = slope(y) / 2
+  const lead = (1 - (1 - alpha) ** y.length) / alpha
+  for (let k = 0; k < out.length; k++) out[k] = level + drift * (k + lead)
+}
+
+/** Theta, smoothing constant and start level by least squares. */
 export const fitTheta: Fit = (y) => {
   if (y.length < 4) return undefined
   const { alpha, start } = bestSmoothing(y)
   return {
     forecast(prefix, out) {
-      const level = smooth(prefix, alpha, start)
-      const drift = slope(prefix) / 2
-      const lead = (1 - (1 - alpha) ** prefix.length) / alpha
-      for (let k = 0; k < out.length; k++) out[k] = level + drift * (k + lead)
+      thetaForecast(prefix, alpha, start, out)
     }
   }
 }

@@ -10,6 +10,7 @@ export const MODEL_NAMES = [
   'ar',
   'ar-levels',
   'ar-robust',
+  'ar-seasonal',
   'stl-damped',
   'stl-theta',
   'stl-ar',

@@ -1,3 +1,4 @@
+import { dominantPeriod } from './seasons.js'
 import type { Fit, Fitted } from './types.js'
 
 /** The same model offered every season with two cycles in the data, not only the significant ones. */
@@ -30,6 +31,29 @@ export function logged(core: Fit): Fit {
         forecast(prefix, out) {
           fitted.forecast(forward(prefix), out)
           for (let k = 0; k < out.length; k++) out[k] = Math.exp(Math.min(out[k]!, 700)) - lift
+        }
+      }
+    )
+  }
+}
+
+/** A model on differences from one season before, by the season whose repetition errs least. */
+export function seasonallyDifferenced(core: Fit): Fit {
+  return (y, context) => {
+    const period = dominantPeriod(y, context.periods)
+    if (period === undefined || y.length < 2 * period + 12) return undefined
+    const differences = (values: Float64Array): Float64Array => {
+      const x = new Float64Array(values.length - period)
+      for (let i = 0; i < x.length; i++) x[i] = values[i + period]! - values[i]!
+      return x
+    }
+    const fitted = core(differences(y), { ...context, periods: [period], candidates: [] })
+    return (
+      fitted && {
+        forecast(prefix, out) {
+          const n = prefix.length
+          fitted.forecast(differences(prefix), out)
+          for (let k = 0; k < out.length; k++) out[k]! += k < period ? prefix[n - period + k]! : out[k - period]!
         }
       }
     )

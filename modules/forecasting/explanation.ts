@@ -1,0 +1,176 @@
+import type { Artifact, Explanation } from '../../schemas/forecasting.js'
+import type { Locale } from './realised.js'
+import { dayNumber, mondayOnOrBefore, periodDays } from './series.js'
+
+/** A forecast in figures and one sentence, from what its training kept. Pure. */
+
+const WEEKDAYS: Record<Locale, readonly string[]> = {
+  en: ['Monday', 'Tuesday', 'Wednesday', 'Thursday', 'Friday', 'Saturday', 'Sunday'],
+  fr: ['le lundi', 'le mardi', 'le mercredi', 'le jeudi', 'le vendredi', 'le samedi', 'le dimanche']
+}
+/** Below these a trend or a season is not worth a word. */
+const TREND_PERCENT_MIN = 1
+const STRENGTH_STRONG = 0.6
+const STRENGTH_MIN = 0.2
+
+const rounded = (value: number, decimals = 4) => Math.round(value * 10 ** decimals) / 10 ** decimals
+
+export interface Version {
+  id: string
+  version: number
+  artifact: Artifact
+}
+
+/** Factors from Monday to Sunday; what the series calls phase 0 is the weekday of its first day. */
+function weekdayFactors({ structure, frequency, dataFrom }: Artifact): Explanation['seasonality']['weekdays'] {
+  const factors = structure?.seasonalFactors
+  if (factors?.length !== 7 || frequency !== 'day') return null
+  const first = dayNumber(dataFrom)
+  const offset = first - mondayOnOrBefore(first)
+  return Array.from({ length: 7 }, (_, weekday) => ({
+    weekday: weekday + 1,
+    factor: rounded(factors[(weekday - offset + 7) % 7] ?? 1)
+  }))
+}
+
+function changeOf(current: Version, before: Version | undefined): Explanation['change'] {
+  if (before === undefined) return null
+  const [now, then] = [current.artifact, before.artifact]
+  const percent =
+    now.meanPerDay === undefined || !then.meanPerDay
+      ? null
+      : rounded((100 * (now.meanPerDay - then.meanPerDay)) / then.meanPerDay, 2)
+  return {
+    sinceVersion: before.version,
+    modelBefore: then.model,
+    meanPerDayBefore: then.meanPerDay ?? null,
+    percent,
+    wapeBefore: then.accuracy.wape,
+    newPeriods: Math.max(0, Math.round((dayNumber(now.dataTo) - dayNumber(then.dataTo)) / periodDays(now.frequency)))
+  }
+}
+
+/** Figures and sentence of the version that serves, beside the one before it. */
+export function explain(
+  current: Version,
+  before: Version | undefined,
+  overridden: boolean,
+  locale: Locale
+): Explanation {
+  const { artifact } = current
+  const { structure, accuracy, baseline, frequency } = artifact
+  const level = structure?.level ?? artifact.meanPerDay ?? 0
+  const perWeek = structure === undefined ? 0 : structure.trend * (7 / periodDays(frequency))
+  const percentPerWeek = level > 0 ? rounded((100 * perWeek) / level, 2) : 0
+  const figures = {
+    itemCode: artifact.itemCode,
+    frequency,
+    modelId: current.id,
+    version: current.version,
+    model: artifact.model,
+    members: artifact.members,
+    servesBaseline: artifact.servesBaseline,
+    overridden,
+    level: rounded(level),
+    trend: { perPeriod: rounded(structure?.trend ?? 0, 6), percentPerWeek },
+    seasonality: {
+      period: structure?.period ?? null,
+      strength: rounded(structure?.seasonalStrength ?? 0),
+      weekdays: weekdayFactors(artifact)
+    },
+    demand: {
+      class: artifact.demandClass,
+      averageInterval: structure?.averageInterval == null ? null : rounded(structure.averageInterval),
+      sizeVariation: structure?.sizeVariation == null ? null : rounded(structure.sizeVariation)
+    },
+    accuracy,
+    baseline: { model: baseline.model, wape: baseline.wape, mase: baseline.mase },
+    gainPercent:
+      accuracy.wape === null || !baseline.wape
+        ? null
+        : rounded((100 * (baseline.wape - accuracy.wape)) / baseline.wape, 2),
+    change: changeOf(current, before)
+  }
+  return { ...figures, sentence: sentence(figures, locale) }
+}
+
+type Figures = Omit<Explanation, 'sentence'>
+
+const WORDS = {
+  en: {
+    level: (value: string, unit: string) => `About ${value} a ${unit}`,
+    units: { day: 'day', week: 'week' },
+    steady: 'steady',
+    rising: (percent: string) => `rising by ${percent} % a week`,
+    falling: (percent: string) => `falling by ${percent} % a week`,
+    season: (strong: boolean) => (strong ? 'with a strong pattern' : 'with a weak pattern'),
+    days: (most: string, least: string) => `, most on ${most} and least on ${least}`,
+    sparse: (interval: string) => `, used once in ${interval} periods`,
+    baseline: (model: string) => `nothing beat ${model}, which therefore serves`,
+    serves: (model: string, count: number) => (count > 1 ? `${count} models are weighed together` : `${model} serves`),
+    error: (wape: string) => `, with errors of ${wape} % of what is used`,
+    gain: (percent: string, baseline: string) => `, ${percent} % less than ${baseline}`,
+    change: (percent: string) => `the forecast changed by ${percent} % since the version before`,
+    overridden: 'a person’s figure is served for some days'
+  },
+  fr: {
+    level: (value: string, unit: string) => `Environ ${value} par ${unit}`,
+    units: { day: 'jour', week: 'semaine' },
+    steady: 'stable',
+    rising: (percent: string) => `en hausse de ${percent} % par semaine`,
+    falling: (percent: string) => `en baisse de ${percent} % par semaine`,
+    season: (strong: boolean) => (strong ? 'avec un rythme marqué' : 'avec un rythme faible'),
+    days: (most: string, least: string) => `, le plus ${most} et le moins ${least}`,
+    sparse: (interval: string) => `, utilisé une fois toutes les ${interval} périodes`,
+    baseline: (model: string) => `rien n’a fait mieux que ${model}, qui sert donc`,
+    serves: (model: string, count: number) => (count > 1 ? `${count} modèles sont combinés` : `${model} sert`),
+    error: (wape: string) => `, avec des erreurs de ${wape} % de la consommation`,
+    gain: (percent: string, baseline: string) => `, soit ${percent} % de moins que ${baseline}`,
+    change: (percent: string) => `la prévision a changé de ${percent} % depuis la version précédente`,
+    overridden: 'le chiffre d’une personne est servi pour certains jours'
+  }
+} as const
+
+function patternOf({ seasonality, demand }: Figures, locale: Locale, format: (value: number) => string): string {
+  const words = WORDS[locale]
+  const { strength, weekdays } = seasonality
+  let text = ''
+  if (strength >= STRENGTH_MIN) {
+    text += ` ${words.season(strength >= STRENGTH_STRONG)}`
+    const ordered = [...(weekdays ?? [])].sort((a, b) => b.factor - a.factor)
+    const [most, least] = [ordered[0], ordered.at(-1)]
+    if (most !== undefined && least !== undefined) {
+      const name = ({ weekday }: { weekday: number }) => WEEKDAYS[locale][weekday - 1] ?? ''
+      text += words.days(name(most), name(least))
+    }
+  }
+  const sparse = demand.class === 'intermittent' || demand.class === 'lumpy'
+  return sparse && demand.averageInterval !== null ? text + words.sparse(format(demand.averageInterval)) : text
+}
+
+function sentence(figures: Figures, locale: Locale): string {
+  const words = WORDS[locale]
+  const numbers = new Intl.NumberFormat(locale, { maximumSignificantDigits: 3 })
+  const format = (value: number) => numbers.format(value)
+  const { percentPerWeek } = figures.trend
+  const trend =
+    Math.abs(percentPerWeek) < TREND_PERCENT_MIN
+      ? words.steady
+      : (percentPerWeek > 0 ? words.rising : words.falling)(format(Math.abs(percentPerWeek)))
+  let second = figures.servesBaseline
+    ? words.baseline(figures.model)
+    : words.serves(figures.model, figures.members.length)
+  if (figures.accuracy.wape !== null) second += words.error(format(figures.accuracy.wape))
+  if (!figures.servesBaseline && figures.gainPercent !== null && figures.gainPercent > 0) {
+    second += words.gain(format(figures.gainPercent), figures.baseline.model)
+  }
+  const parts = [
+    `${words.level(format(figures.level), words.units[figures.frequency])}, ${trend}${patternOf(figures, locale, format)}`,
+    second
+  ]
+  const percent = figures.change?.percent
+  if (percent != null && Math.abs(percent) >= TREND_PERCENT_MIN)
+    parts.push(words.change(`${percent > 0 ? '+' : ''}${format(percent)}`))
+  if (figures.overridden) parts.push(words.overridden)
+  return `${parts.join('; ')}.`
+}

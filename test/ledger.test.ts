@@ -1,0 +1,584 @@
+import fc from 'fast-check'
+import type { FastifyInstance } from 'fastify'
+import { type Kysely, sql } from 'kysely'
+import t, { type Test } from 'tap'
+import type { Tenant } from '../plugins/contracts.js'
+import type { Tenants } from '../plugins/core.js'
+import { fromMicros } from '../schemas/decimal.js'
+import { type Answer, buildApp, type Client, client, eachDialect } from './helper.js'
+import { LedgerModel, type ModelLine, Refusal } from './ledger-model.js'
+
+interface Context {
+  app: FastifyInstance
+  staff: Client
+  manager: Client
+  tenant: Tenant
+}
+
+const SEED = Number(process.env.LEDGER_SEED ?? Date.now() % 2 ** 31)
+const RUNS = Number(process.env.LEDGER_RUNS ?? 12)
+const COMMANDS = 40
+
+const line = (itemCode: string, quantity: number, rest: object = {}) => ({ itemCode, quantity, ...rest })
+const post = (as: Client, type: string, lines: object[], headers: Record<string, string> = {}) =>
+  as.post('/api/movements', { type, lines }, headers)
+
+async function item(t: Test, { manager }: Context, itemCode: string, quantity = 0, rest: object = {}): Promise<string> {
+  t.equal((await manager.post('/api/inventory', { itemCode, name: itemCode, unit: 'each', ...rest })).status, 201)
+  if (quantity > 0) t.equal((await post(manager, 'receipt', [line(itemCode, quantity, { unitCost: 2 })])).status, 201)
+  return itemCode
+}
+
+async function verified(t: Test, { manager }: Context): Promise<void> {
+  t.match((await manager.get('/api/ledger/verify')).body, { ok: true, mismatches: [] })
+}
+
+// ---- the model
+
+const LOCATIONS = ['main', 'MB-2']
+const LOTS = [
+  { lot: 'EARLY', expiresOn: '2030-01-01' },
+  { lot: 'LATE', expiresOn: '2031-01-01' },
+  { lot: 'NEVER', expiresOn: null }
+]
+const micros = (max: number) => fc.integer({ min: 1, max })
+/** Mostly small, so that stock often just suffices or just does not; sometimes with all six decimals. */
+const quantity = fc.oneof(
+  micros(9).map((n) => n * 1_000_000),
+  micros(20_000_000)
+)
+const modelLine = fc.record({
+  item: fc.constantFrom('plain', 'lotted'),
+  location: fc.constantFrom(...LOCATIONS),
+  quantity,
+  negative: fc.boolean(),
+  lot: fc.constantFrom(undefined, ...LOTS),
+  unitCost: fc.option(fc.integer({ min: 0, max: 9_000_000 }), { nil: undefined })
+})
+const TYPES = ['receipt', 'issue', 'transfer', 'adjustment', 'waste', 'return', 'opening'] as const
+
+interface Real extends Context {
+  t: Test
+  codes: Record<'plain' | 'lotted', string>
+  /** Ids of transactions and reservations, by the model's own. */
+  ids: Map<number, string>
+}
+type Command = fc.AsyncCommand<LedgerModel, Real>
+
+/** Does the same in the model and through the API; both accept, or both refuse for the same reason and amount. */
+function command(
+  name: string,
+  inModel: (m: LedgerModel) => number | undefined,
+  inReal: (r: Real, m: LedgerModel) => Promise<Answer>
+): Command {
+  return {
+    check: () => true,
+    toString: () => name,
+    async run(model, real) {
+      let id: number | undefined
+      let refusal: Refusal | undefined
+      // The request names what the model knew before.
+      const answer = await inReal(real, model)
+      try {
+        id = model.attempt(inModel)
+      } catch (error) {
+        if (!(error instanceof Refusal)) throw error
+        refusal = error
+      }
+      if (refusal === undefined) {
+        if (answer.status >= 300) throw new Error(`${name}: the model accepts, the ledger says ${answer.text}`)
+        if (id !== undefined) real.ids.set(id, answer.body.id)
+        compareLines(name, answer, model, id)
+      } else {
+        const { code, available } = refusal
+        if (
+          answer.body?.code !== code ||
+          (available !== undefined && answer.body.available !== fromMicros(Number(available)))
+        )
+          throw new Error(
+            `${name}: the model refuses with ${code} (${available} available), the ledger says ${answer.text}`
+          )
+      }
+    }
+  }
+}
+
+/** Quantities and values of each move, which a manager is shown. */
+function compareLines(name: string, answer: Answer, model: LedgerModel, id: number | undefined): void {
+  const moves = id === undefined ? undefined : model.transactions.get(id)?.moves
+  if (moves === undefined || answer.body.lines === undefined) return
+  const expected = moves.map((move) => [
+    fromMicros(Number(move.quantity)),
+    fromMicros(Number(move.value)),
+    move.lot || null
+  ])
+  const actual = answer.body.lines.map((each: { quantity: number; value: number; lot: string }) => [
+    each.quantity,
+    each.value,
+    each.lot
+  ])
+  if (JSON.stringify(actual) !== JSON.stringify(expected))
+    throw new Error(`${name}: moves ${JSON.stringify(actual)} instead of ${JSON.stringify(expected)}`)
+}
+
+const posting = fc
+  .tuple(fc.constantFrom(...TYPES), fc.array(modelLine, { minLength: 1, maxLength: 3 }))
+  .map(([type, lines]) => {
+    const incoming = type === 'receipt' || type === 'return' || type === 'opening'
+    const drafts = lines.map((each): ModelLine => {
+      const negative = type === 'adjustment' && each.negative
+      const enters = incoming || (type === 'adjustment' && !negative)
+      // What comes in of a lot-tracked item names its lot; what goes out may leave it to first expired, first out.
+      const lot = each.item === 'plain' ? undefined : (each.lot ?? (enters ? LOTS[0] : undefined))
+      const toLocation = type === 'transfer' ? LOCATIONS.find((code) => code !== each.location) : undefined
+      return { ...each, quantity: BigInt(each.quantity) * (negative ? -1n : 1n), lot, toLocation }
+    })
+    const name = `${type} ${drafts.map((d) => `${d.item}@${d.location} ${d.quantity} ${d.lot?.lot ?? ''} cost ${d.unitCost}`).join('; ')}`
+    return command(
+      name,
+      (model) => model.post(type, drafts),
+      ({ manager, codes }) =>
+        post(
+          manager,
+          type,
+          drafts.map(({ item, location, toLocation, quantity, lot, unitCost }) => ({
+            itemCode: codes[item],
+            location,
+            quantity: fromMicros(Number(quantity)),
+            ...(toLocation === undefined ? {} : { toLocation }),
+            ...(lot === undefined ? {} : { lot: lot.lot }),
+            ...(lot?.expiresOn == null ? {} : { expiresOn: lot.expiresOn }),
+            ...(unitCost === undefined ? {} : { unitCost: fromMicros(unitCost) })
+          }))
+        )
+    )
+  })
+const NO_ID = '01890000-0000-7000-8000-000000000000'
+const nth = (ids: Iterable<number>, index: number) => {
+  const all = [...ids]
+  return all.length === 0 ? -1 : (all[index % all.length] ?? -1)
+}
+const reversal = fc.nat(200).map((index) =>
+  command(
+    `reverse ${index}`,
+    (model) => model.reverse(nth(model.transactions.keys(), index)),
+    ({ manager, ids }, model) =>
+      manager.post(`/api/movements/${ids.get(nth(model.transactions.keys(), index)) ?? NO_ID}/reverse`, {})
+  )
+)
+const reservation = modelLine.map((each) => {
+  const lot = each.item === 'plain' ? undefined : (each.lot ?? LOTS[0])
+  return command(
+    `reserve ${each.item}@${each.location} ${each.quantity} ${lot?.lot ?? ''}`,
+    (model) => model.reserve({ ...each, quantity: BigInt(each.quantity), lot }),
+    ({ staff, codes }) =>
+      staff.post('/api/reservations', {
+        itemCode: codes[each.item],
+        location: each.location,
+        quantity: fromMicros(each.quantity),
+        ...(lot === undefined ? {} : { lot: lot.lot })
+      })
+  )
+})
+const closing = fc.tuple(fc.nat(50), fc.constantFrom('post', 'void')).map(([index, how]) =>
+  command(
+    `${how} reservation ${index}`,
+    (model) => model.close(nth(model.reservations.keys(), index), how === 'post'),
+    ({ staff, ids }, model) =>
+      staff.post(`/api/reservations/${ids.get(nth(model.reservations.keys(), index)) ?? NO_ID}/${how}`)
+  )
+)
+
+async function agreesWithModel(t: Test, context: Context) {
+  t.comment(`LEDGER_SEED=${SEED}`)
+  const { manager } = context
+  t.equal((await manager.post('/api/locations', { location: 'MB-2', name: 'Second' })).status, 201)
+  let run = 0
+  let steps = 0
+  const commands = fc.commands([posting, posting, posting, reversal, reservation, closing], {
+    maxCommands: COMMANDS,
+    size: 'max'
+  })
+  await fc.assert(
+    fc.asyncProperty(commands, async (all) => {
+      run++
+      const codes = { plain: `MB-P${run}`, lotted: `MB-L${run}` }
+      await manager.post('/api/inventory', { itemCode: codes.plain, name: 'Plain', unit: 'each' })
+      await manager.post('/api/inventory', {
+        itemCode: codes.lotted,
+        name: 'Lotted',
+        unit: 'each',
+        tracking: 'lot',
+        unitCost: 1.5
+      })
+      const model = new LedgerModel({ plain: 0n, lotted: 1_500_000n })
+      await fc.asyncModelRun(() => ({ model, real: { ...context, t, codes, ids: new Map() } }), all)
+      steps += [...all].length
+      for (const item of ['plain', 'lotted'] as const) {
+        const { body } = await manager.get(`/api/inventory/${codes[item]}`)
+        const { onHand, reserved, available, value, locations } = body
+        const expected = model.itemAsShown(item)
+        if (JSON.stringify({ onHand, reserved, available, value, locations }) !== JSON.stringify(expected))
+          throw new Error(`${item} is ${JSON.stringify(body)} instead of ${JSON.stringify(expected)}`)
+      }
+      const { body } = await manager.get('/api/ledger/verify')
+      if (body.ok !== true) throw new Error(JSON.stringify(body))
+    }),
+    { seed: SEED, numRuns: RUNS, endOnFailure: false, interruptAfterTimeLimit: 60_000 }
+  )
+  t.ok(steps > RUNS * 5, `${run} runs, ${steps} steps`)
+}
+
+// ---- cases
+
+async function atomicity(t: Test, context: Context) {
+  const { staff, manager, tenant } = context
+  const [a, b] = [await item(t, context, 'AT-A', 5), await item(t, context, 'AT-B', 5)]
+  const before = await countRows(tenant)
+  for (const [lines, status, code] of [
+    [[line(a, 3), line(b, 6)], 409, 'INV_INSUFFICIENT_STOCK'],
+    [[line(a, 3), line(a, 3)], 409, 'INV_INSUFFICIENT_STOCK'],
+    [[line(a, 3), line('AT-NONE', 1)], 404, 'INV_ITEM_NOT_FOUND'],
+    [[line(a, 3), line(b, 1, { location: 'AT-NOWHERE' })], 404, 'INV_LOCATION_NOT_FOUND'],
+    [[line(a, 3), line(b, 1, { location: 'supplier' })], 422, 'INV_LOCATION_NOT_STOCKED'],
+    [[line(a, 3), line(b, 1, { toLocation: 'MB-2' })], 422, 'INV_MOVEMENT_RULE'],
+    [[line(a, 3), line(b, 1, { unit: 'kg' })], 422, 'INV_UNIT_NOT_CONVERTIBLE'],
+    [[line(a, 3), line(b, -1)], 422, 'INV_MOVEMENT_RULE']
+  ] as const) {
+    t.match(await post(staff, 'issue', [...lines]), { status, body: { code } }, code)
+  }
+  t.match((await post(staff, 'issue', [line(a, 3), line(a, 3)])).body, { line: 2, requested: 3, available: 2 })
+  for (const lines of [[line(a, 1)], [line(a, 1, { toLocation: 'main' })]]) {
+    t.match(await post(staff, 'transfer', lines), { status: 422, body: { code: 'INV_MOVEMENT_RULE' } })
+  }
+  t.same(await countRows(tenant), before, 'nothing of what was refused is stored')
+  t.equal((await manager.get('/api/inventory/AT-A')).body.onHand, 5)
+  t.equal((await post(staff, 'issue', [line(a, 5), line(b, 5)])).status, 201)
+  t.match((await manager.get('/api/inventory/AT-A')).body, { onHand: 0, value: 0, status: 'out' })
+  t.equal(
+    (await client(context.app, 'viewer').post('/api/movements', { type: 'receipt', lines: [line(a, 1)] })).status,
+    403
+  )
+}
+
+const TABLES = ['stock_transactions', 'stock_moves', 'stock_accounts', 'stock_balances', 'lots'] as const
+async function countRows({ db }: { db: Kysely<unknown> }): Promise<number[]> {
+  const counts: number[] = []
+  for (const table of TABLES) {
+    const { rows } = await sql<{ n: number }>`select count(*) as n from ${sql.table(table)}`.execute(db)
+    counts.push(Number(rows[0]?.n))
+  }
+  return counts
+}
+
+async function limits(t: Test, context: Context) {
+  const { staff, manager } = context
+  const code = await item(t, context, 'LI-1')
+  for (const [quantity, status] of [
+    [0, 422],
+    [-1, 422],
+    [0.0000001, 400],
+    [1.1234567, 400],
+    [1_000_000_000.000001, 400],
+    [Number.MAX_VALUE, 400]
+  ] as const) {
+    t.equal((await post(staff, 'receipt', [line(code, quantity)])).status, status, String(quantity))
+  }
+  for (const lines of [
+    [],
+    [{ itemCode: code }],
+    [line(code, 1, { colour: 'red' })],
+    Array.from({ length: 1001 }, () => line(code, 1))
+  ]) {
+    t.match(
+      await post(staff, 'receipt', lines),
+      { status: 400, body: { code: 'REQUEST_INVALID' } },
+      `${lines.length} lines`
+    )
+  }
+  t.equal((await post(staff, 'adjustment', [line(code, 0)])).status, 422)
+  t.equal((await post(staff, 'gift', [line(code, 1)])).status, 400)
+  const json = { 'content-type': 'application/json' }
+  const huge = `{"type":"receipt","lines":[{"itemCode":"${code}","quantity":1e309}]}`
+  t.equal((await staff.post('/api/movements', huge, json)).status, 400, '1e309')
+
+  t.equal((await post(staff, 'receipt', [line(code, 0.000001, { unitCost: 0.000001 })])).status, 201)
+  t.match((await manager.get('/api/inventory/LI-1')).body, { onHand: 0.000001, value: 0 })
+  t.equal((await post(staff, 'receipt', [line(code, 999_999_999.999999)])).status, 201)
+  t.equal((await manager.get('/api/inventory/LI-1')).body.onHand, 1_000_000_000)
+  t.match(await post(staff, 'receipt', [line(code, 0.000001)]), {
+    status: 422,
+    body: { code: 'INV_STOCK_LIMIT', line: 1 }
+  })
+  t.equal((await post(staff, 'issue', [line(code, 1_000_000_000)])).status, 201)
+  t.match(await post(staff, 'receipt', [line(code, 1_000_000_000, { unitCost: 1_000_000_000 })]), {
+    status: 422,
+    body: { code: 'INV_STOCK_LIMIT' }
+  })
+
+  const many = await post(
+    staff,
+    'receipt',
+    Array.from({ length: 1000 }, () => line(code, 0.001, { unitCost: 1 }))
+  )
+  t.equal(many.body.lines.length, 1000)
+  t.match((await manager.get('/api/inventory/LI-1')).body, { onHand: 1, value: 1, unitCost: 1 })
+  await exactDecimals(t, context)
+  await verified(t, context)
+}
+
+/** Every decimal of at most six places is taken and shown as it was sent. */
+async function exactDecimals(t: Test, context: Context) {
+  const code = await item(t, context, 'LI-2')
+  const all = fc.sample(
+    fc.tuple(
+      fc.oneof(fc.integer({ min: 0, max: 9 }), fc.integer({ min: 0, max: 999_999_999 })),
+      fc.integer({ min: 1, max: 999_999 })
+    ),
+    { seed: SEED, numRuns: 200 }
+  )
+  const refused: string[] = []
+  for (const [whole, fraction] of all) {
+    const quantity = Number(`${whole}.${String(fraction).padStart(6, '0')}`)
+    const received = await post(context.staff, 'receipt', [line(code, quantity)])
+    if (received.body.lines?.[0].quantity !== quantity) refused.push(received.text)
+    const issued = await post(context.staff, 'issue', [line(code, quantity)])
+    if (issued.status !== 201) refused.push(issued.text)
+  }
+  t.same(refused, [])
+  t.equal((await context.manager.get('/api/inventory/LI-2')).body.onHand, 0)
+}
+
+async function reversals(t: Test, context: Context) {
+  const { staff, manager } = context
+  const code = await item(t, context, 'RV-1')
+  const receipt = (await post(manager, 'receipt', [line(code, 10, { unitCost: 3 })])).body
+  await post(manager, 'receipt', [line(code, 10, { unitCost: 5 })])
+  const reverse = (id: string, as = manager) => as.post(`/api/movements/${id}/reverse`, { reason: 'typing error' })
+  t.equal((await reverse(receipt.id, staff)).status, 403)
+  const reversed = await reverse(receipt.id)
+  t.match(reversed, {
+    status: 201,
+    body: {
+      type: 'receipt',
+      reverses: receipt.id,
+      reason: 'typing error',
+      occurredAt: receipt.occurredAt,
+      lines: [{ from: 'main', to: 'supplier', value: 30 }]
+    }
+  })
+  t.match((await manager.get('/api/inventory/RV-1')).body, { onHand: 10, value: 50, unitCost: 5 })
+  t.equal((await manager.get(`/api/movements/${receipt.id}`)).body.reversedBy, reversed.body.id)
+  t.match(await reverse(receipt.id), {
+    status: 409,
+    body: { code: 'INV_ALREADY_REVERSED', reversedBy: reversed.body.id }
+  })
+  t.match(await reverse(reversed.body.id), { status: 409, body: { code: 'INV_REVERSAL_OF_REVERSAL' } })
+  t.match(await reverse('01890000-0000-7000-8000-000000000000'), {
+    status: 404,
+    body: { code: 'INV_MOVEMENT_NOT_FOUND' }
+  })
+  t.equal((await reverse('not-a-uuid')).status, 400)
+
+  const second = (await post(manager, 'receipt', [line(code, 5)])).body
+  const issue = (await post(manager, 'issue', [line(code, 12)])).body
+  t.match(await reverse(second.id), { status: 409, body: { code: 'INV_INSUFFICIENT_STOCK', available: 3 } })
+  const both = await Promise.all(Array.from({ length: 8 }, () => reverse(issue.id)))
+  t.same(both.map(({ status }) => status).sort(), [201, 409, 409, 409, 409, 409, 409, 409], 'exactly one wins')
+  t.equal((await manager.get('/api/inventory/RV-1')).body.onHand, 15)
+  await verified(t, context)
+}
+
+async function parallelIssues(t: Test, context: Context) {
+  const { staff, manager } = context
+  const code = await item(t, context, 'PA-1', 100)
+  const answers = await Promise.all(Array.from({ length: 64 }, () => post(staff, 'issue', [line(code, 3)])))
+  const issued = answers.filter(({ status }) => status === 201).length
+  t.equal(issued, 33, 'exactly what is available')
+  for (const { status, body } of answers.filter(({ status }) => status !== 201)) {
+    if (status !== 409 || body.code !== 'INV_INSUFFICIENT_STOCK' || body.available !== 1) t.fail(JSON.stringify(body))
+  }
+  t.match((await manager.get('/api/inventory/PA-1')).body, { onHand: 1, value: 2 })
+
+  // Two items in both orders, with transfers between: no deadlock reaches a client.
+  const [a, b] = [await item(t, context, 'PA-A', 200), await item(t, context, 'PA-B', 200)]
+  const crossed = await Promise.all(
+    Array.from({ length: 48 }, (_, i) =>
+      i % 3 === 2
+        ? post(staff, 'transfer', [line(b, 1, { toLocation: 'MB-2' }), line(a, 1, { toLocation: 'MB-2' })])
+        : post(staff, 'issue', i % 3 === 0 ? [line(a, 2), line(b, 2)] : [line(b, 2), line(a, 2)])
+    )
+  )
+  t.ok(
+    crossed.every(({ status }) => status === 201),
+    crossed.find(({ status }) => status !== 201)?.text ?? 'all are posted'
+  )
+  t.match((await manager.get('/api/inventory/PA-A')).body, {
+    onHand: 136,
+    locations: [
+      { location: 'MB-2', onHand: 16 },
+      { location: 'main', onHand: 120 }
+    ]
+  })
+  await verified(t, context)
+}
+
+async function idempotency(t: Test, context: Context) {
+  const { staff, manager, app } = context
+  const code = await item(t, context, 'ID-1', 10)
+  // 16 keys, each sent four times at once, of which ten suffice.
+  const answers = await Promise.all(
+    Array.from({ length: 64 }, async (_, i) => ({
+      key: `retry-${i % 16}`,
+      answer: await post(staff, 'issue', [line(code, 1)], { 'idempotency-key': `retry-${i % 16}` })
+    }))
+  )
+  const posted = new Set<string>()
+  for (const [key, same] of groupByKey(answers)) {
+    const good = same.filter(({ answer }) => answer.status === 201)
+    if (new Set(good.map(({ answer }) => answer.text)).size > 1) t.fail(`${key}: different bytes`)
+    for (const { answer } of good) posted.add(answer.body.id)
+    if (good.length > 0 && good.length < 4) t.fail(`${key}: ${same.map(({ answer }) => answer.text).join()}`)
+  }
+  t.equal(posted.size, 10, 'one posting for each key, until nothing is left')
+  t.equal((await manager.get('/api/inventory/ID-1')).body.onHand, 0)
+
+  const headers = { 'idempotency-key': 'one' }
+  const first = await post(staff, 'receipt', [line(code, 5)], headers)
+  const again = await post(staff, 'receipt', [line(code, 5)], headers)
+  t.equal(again.text, first.text)
+  t.equal(again.status, 201)
+  t.equal(again.headers.location, first.headers.location)
+  t.match(await post(staff, 'receipt', [line(code, 6)], headers), {
+    status: 422,
+    body: { code: 'IDEMPOTENCY_KEY_REUSED' }
+  })
+  t.match(
+    await staff.post('/api/reservations', { itemCode: code, quantity: 1 }, headers),
+    { status: 422 },
+    'nor on another route'
+  )
+  const other = await post(client(app, 'staff', { subject: 'somebody-else' }), 'receipt', [line(code, 5)], headers)
+  t.not(other.text, first.text, 'a key is its caller’s own')
+  const refused = await post(staff, 'issue', [line(code, 50)], { 'idempotency-key': 'two' })
+  t.equal(refused.status, 409)
+  await post(staff, 'receipt', [line(code, 100)])
+  t.equal(
+    (await post(staff, 'issue', [line(code, 50)], { 'idempotency-key': 'two' })).status,
+    201,
+    'what was refused may be tried again'
+  )
+  for (const key of ['', 'with space', 'é', 'x'.repeat(256)]) {
+    t.match(await post(staff, 'receipt', [line(code, 1)], { 'idempotency-key': key }), {
+      status: 400,
+      body: { code: 'IDEMPOTENCY_KEY_INVALID' }
+    })
+  }
+  t.equal((await manager.get('/api/inventory/ID-1')).body.onHand, 60)
+  await verified(t, context)
+}
+
+function groupByKey<T extends { key: string }>(all: readonly T[]): Map<string, T[]> {
+  const groups = new Map<string, T[]>()
+  for (const each of all) groups.set(each.key, [...(groups.get(each.key) ?? []), each])
+  return groups
+}
+
+async function immutability(t: Test, context: Context) {
+  await item(t, context, 'IM-1', 5)
+  const { tenant } = context
+  const run = (statement: ReturnType<typeof sql>) => tenant.transact(({ db }) => statement.execute(db))
+  for (const table of ['stock_moves', 'stock_transactions'] as const) {
+    const name = sql.table(table)
+    const refused = new RegExp(`${table} is append-only`)
+    await t.rejects(run(sql`delete from ${name}`), refused, `delete from ${table}`)
+    const column = table === 'stock_moves' ? sql`quantity = quantity + 1` : sql`reason = 'changed'`
+    await t.rejects(run(sql`update ${name} set ${column}`), refused, `update ${table}`)
+    if (tenant.dialect === 'postgres')
+      await t.rejects(run(sql`truncate ${name} cascade`), /append-only/, `truncate ${table}`)
+  }
+  await t.rejects(run(sql`update ${sql.table('stock_balances')} set on_hand = -1`), /stock_balances_on_hand|CHECK/i)
+  await t.rejects(
+    run(sql`update ${sql.table('stock_balances')} set reserved = on_hand + 1`),
+    /stock_balances_reserved|CHECK/i
+  )
+  await t.rejects(run(sql`update ${sql.table('item_totals')} set value = -1`), /item_totals_value|CHECK/i)
+  await verified(t, context)
+}
+
+async function tampering(t: Test, context: Context) {
+  const { manager, tenant } = context
+  const code = await item(t, context, 'TA-1', 5)
+  t.equal((await manager.post('/api/reservations', { itemCode: code, quantity: 2 })).status, 201)
+  const ofItem = sql`item_id = (select id from ${sql.table('items')} where code = ${code})`
+  const balances = sql.table('stock_balances')
+  const totals = sql.table('item_totals')
+  const run = (statement: ReturnType<typeof sql>) => tenant.transact(({ db }) => statement.execute(db))
+  for (const [change, back, found] of [
+    [
+      sql`update ${balances} set on_hand = on_hand + 1000000 where ${ofItem}`,
+      sql`update ${balances} set on_hand = on_hand - 1000000 where ${ofItem}`,
+      [{ what: 'balance', stored: 6, recomputed: 5 }]
+    ],
+    [
+      sql`update ${totals} set on_hand = on_hand - 1 where ${ofItem}`,
+      sql`update ${totals} set on_hand = on_hand + 1 where ${ofItem}`,
+      [{ what: 'onHand', stored: 4.999999, recomputed: 5 }]
+    ],
+    [
+      sql`update ${totals} set value = value + 1 where ${ofItem}`,
+      sql`update ${totals} set value = value - 1 where ${ofItem}`,
+      [{ what: 'value', stored: 10.000001, recomputed: 10 }]
+    ],
+    [
+      sql`update ${totals} set reserved = 0 where ${ofItem}`,
+      sql`update ${totals} set reserved = 2000000 where ${ofItem}`,
+      [{ what: 'reserved', stored: 0, recomputed: 2 }]
+    ],
+    [
+      sql`update ${balances} set reserved = 0 where ${ofItem}`,
+      sql`update ${balances} set reserved = 2000000 where ${ofItem}`,
+      [
+        { what: 'reservation', stored: 0, recomputed: 2 },
+        { what: 'reserved', stored: 2, recomputed: 0 }
+      ]
+    ],
+    [
+      sql`delete from ${balances} where ${ofItem}`,
+      undefined,
+      [{ what: 'balance', stored: 0, recomputed: 5 }, { what: 'reserved' }]
+    ]
+  ] as const) {
+    await run(change)
+    const { body } = await manager.get('/api/ledger/verify')
+    t.equal(body.ok, false)
+    t.match(
+      body.mismatches.sort((a: { what: string }, b: { what: string }) => (a.what < b.what ? -1 : 1)),
+      found.map((each) => ({ itemCode: code, ...each }))
+    )
+    t.equal(body.mismatches.length, found.length)
+    if (back !== undefined) {
+      await run(back)
+      await verified(t, context)
+    }
+  }
+  t.match((await context.app.inject('/metrics')).body, /inventory_\w*verif\w*/, 'the last result is a metric')
+}
+
+await eachDialect(t, async (t, dialect) => {
+  const app = await buildApp(t, { dialect })
+  const context = {
+    app,
+    staff: client(app, 'staff'),
+    manager: client(app, 'manager'),
+    tenant: await app.getDecorator<Tenants>('tenants').get('main')
+  }
+  await t.test('agrees with a model', (t) => agreesWithModel(t, context))
+  await t.test('a transaction is all or nothing', (t) => atomicity(t, context))
+  await t.test('limits', (t) => limits(t, context))
+  await t.test('reversals', (t) => reversals(t, context))
+  await t.test('issues at once', (t) => parallelIssues(t, context))
+  await t.test('idempotency', (t) => idempotency(t, context))
+  await t.test('history is immutable', (t) => immutability(t, context))
+  await t.test('verify names what was tampered with', (t) => tampering(t, context))
+})
