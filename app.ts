@@ -7,6 +7,7 @@ import identity from './modules/identity/index.js'
 import inventory, {
   availableStock,
   dailyFlow,
+  dailyUseByLocation,
   inventoryHeadline,
   items,
   stockGauges
@@ -44,7 +45,11 @@ export async function app(
 
   await service.register(identity, { ...options })
   await service.register(inventory, { ...options, dailyDemand, dataDir: config.DATA_DIR })
-  await service.register(forecasting, { ...options, consumption: { items, dailyFlow }, tenants: all })
+  await service.register(forecasting, {
+    ...options,
+    consumption: { items, dailyFlow, dailyUseByLocation },
+    tenants: all
+  })
   await service.register(anomaly, { ...options, series: consumptionSeries, tenants: all })
   await service.register(dashboard, {
     ...options,

@@ -180,6 +180,13 @@ export const forecastingMigrations: Record<string, Migration> = {
         .columns(['verdict', 'item_code'])
         .execute()
       await db.schema
+        .createTable('ai_aggregates')
+        .addColumn('level', text(db), (c) => c.notNull())
+        .addColumn('key', text(db), (c) => c.notNull())
+        .addColumn('answer', 'text', (c) => c.notNull())
+        .addPrimaryKeyConstraint('ai_aggregates_pk', ['level', 'key'])
+        .execute()
+      await db.schema
         .createTable('forecast_schedule')
         .addColumn('name', text(db), (c) => c.primaryKey())
         .addColumn('day', text(db), (c) => c.notNull())

@@ -24,6 +24,8 @@ export interface Entry {
   used?: number
   /** units received */
   received?: number
+  /** where it was used (main) */
+  location?: string
 }
 
 /** Days count from here; "now" is the first moment of the day after the last one named. */
@@ -39,7 +41,11 @@ export class MemoryLedger implements ConsumptionSource {
       .filter((code) => code > afterItemCode && (itemCodes === undefined || itemCodes.includes(code)))
       .sort()
       .slice(0, limit)
-      .map((itemCode) => ({ itemCode, name: `Item ${itemCode}` }))
+      .map((itemCode) => ({
+        itemCode,
+        name: `Item ${itemCode}`,
+        category: itemCode.includes(':') ? (itemCode.split(':')[0] ?? null) : null
+      }))
   }
 
   async dailyFlow(_tenant: Tenant, query: Parameters<ConsumptionSource['dailyFlow']>[1]): Promise<DailyFlow[]> {
@@ -52,6 +58,20 @@ export class MemoryLedger implements ConsumptionSource {
       flow.usedMicros += used * 1_000_000
       flow.changeMicros += (received - used) * 1_000_000
       flows.set(`${itemCode} ${day}`, flow)
+    }
+    return [...flows.entries()].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, flow]) => flow)
+  }
+
+  async dailyUseByLocation(
+    _tenant: Tenant,
+    { itemCodes, fromDay = '', toDay = '9999' }: Parameters<ConsumptionSource['dailyFlow']>[1]
+  ) {
+    const flows = new Map<string, { location: string; day: string; usedMicros: number }>()
+    for (const { itemCode, day, used = 0, location = 'main' } of this.entries) {
+      if (!itemCodes.includes(itemCode) || used === 0 || day < fromDay || day > toDay) continue
+      const flow = flows.get(`${location} ${day}`) ?? { location, day, usedMicros: 0 }
+      flow.usedMicros += used * 1_000_000
+      flows.set(`${location} ${day}`, flow)
     }
     return [...flows.entries()].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, flow]) => flow)
   }

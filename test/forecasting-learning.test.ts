@@ -7,6 +7,7 @@ import { createDerivation } from '../modules/forecasting/derive.js'
 import { dailyDemand, leadTimeDemand } from '../modules/forecasting/index.js'
 import { biasAlarm, findDrift, type ScaledError } from '../modules/forecasting/models/drift.js'
 import { describe } from '../modules/forecasting/models/explain.js'
+import { bottomUp, fitToTotal, type Hierarchy, minTrace, shrinkage } from '../modules/forecasting/models/hierarchy.js'
 import { createNightly, NIGHTLY_JOB } from '../modules/forecasting/nightly.js'
 import {
   measuresOf,
@@ -18,11 +19,13 @@ import {
 } from '../modules/forecasting/outcomes.js'
 import { closureCandidates, dayNumber, estimateAt } from '../modules/forecasting/series.js'
 import type { JobService } from '../plugins/jobs.js'
-import { AccuracyAnswer, Explanation, Forecast, ItemAccuracy } from '../schemas/forecasting.js'
+import { AccuracyAnswer, Aggregate, Explanation, Forecast, ItemAccuracy } from '../schemas/forecasting.js'
 import { day, onBothDatabases, random, weeklyUse } from './ai-harness.js'
 import { serviceEnvironment, startService } from './service-process.js'
 
 const WAIT = { prefer: 'wait=60' }
+/** Quick to train; which models serve is not what these tests are about. */
+const ONE_MODEL = { models: ['stl-damped'] }
 
 t.test('drift', async (t) => {
   const next = random(11)
@@ -163,7 +166,7 @@ onBothDatabases(t, 'closures', async (t, host) => {
     tenant,
     codes.flatMap((code, i) => weeklyUse(code, 70, 20, i).filter((one) => one.day !== day(37)))
   )
-  await call('POST', '/api/ai/forecast/train', { itemCodes: ['C1'], models: ['naive'] }, WAIT)
+  await call('POST', '/api/ai/forecast/train', { models: ['naive'] }, WAIT)
   const { points } = (await call('GET', '/api/ai/consumption/C1')).body
   const one = points.find(({ date }: { date: string }) => date === day(37))
   t.match(one, { quantity: 0, censored: false, closed: true })
@@ -171,7 +174,7 @@ onBothDatabases(t, 'closures', async (t, host) => {
   t.equal(points.filter(({ closed }: { closed: boolean }) => closed).length, 1)
   t.equal((await call('GET', '/api/ai/forecast/C1')).body.censored, 1, 'learnt as unknown, not as no demand')
   await ledger.post(tenant, [{ itemCode: 'C2', day: day(37), used: 1 }])
-  await call('POST', '/api/ai/forecast/train', { itemCodes: ['C1'], models: ['naive'] }, WAIT)
+  await call('POST', '/api/ai/forecast/train', { models: ['naive'] }, WAIT)
   const again = (await call('GET', '/api/ai/consumption/C1')).body.points
   t.equal(again.find(({ date }: { date: string }) => date === day(37)).closed, false, 'something was used: it was open')
 })
@@ -197,7 +200,7 @@ onBothDatabases(t, 'what was served is measured once days are over', async (t, h
   const { ledger, tenant, call, clock, app } = host
   clock.now = Date.parse(day(150))
   await ledger.post(tenant, [...weeklyUse('A', 150, 20, 1), ...weeklyUse('B', 150, 20, 2)])
-  await call('POST', '/api/ai/forecast/train', {}, WAIT)
+  await call('POST', '/api/ai/forecast/train', ONE_MODEL, WAIT)
   const none = await call('GET', '/api/ai/accuracy?window=7')
   t.equal(none.body.realised.periods, 0, 'nothing is over yet')
   t.equal(none.body.realised.wape, null)
@@ -255,7 +258,7 @@ onBothDatabases(t, 'what was served is measured once days are over', async (t, h
     ...use('B', 2).map((one) => ({ ...one, used: (one.used ?? 0) * 2 }))
   ])
   const before: Forecast = (await call('GET', '/api/ai/forecast/A')).body
-  const run = await call('POST', '/api/ai/forecast/train', {}, WAIT)
+  const run = await call('POST', '/api/ai/forecast/train', ONE_MODEL, WAIT)
   t.equal(run.body.status, 'succeeded')
   const item: ItemAccuracy = (await call('GET', '/api/ai/forecast/A/accuracy')).body
   t.ok(Check(ItemAccuracy, item))
@@ -299,7 +302,7 @@ onBothDatabases(t, 'what was served is measured once days are over', async (t, h
 
   await t.test('what is recorded late counts; a day said to be exceptional does not', async (t) => {
     await ledger.post(tenant, [{ itemCode: 'A', day: day(160), used: 50 }])
-    await call('POST', '/api/ai/forecast/train', {}, WAIT)
+    await call('POST', '/api/ai/forecast/train', ONE_MODEL, WAIT)
     const late: ItemAccuracy = (await call('GET', '/api/ai/forecast/A/accuracy')).body
     const corrected = late.history.find(({ date }) => date === day(160))
     t.equal(corrected?.actual, (actual.get(day(160)) ?? 0) + 50)
@@ -313,7 +316,7 @@ onBothDatabases(t, 'what was served is measured once days are over', async (t, h
     const wrong = await call('POST', '/api/ai/feedback', { ...party, subject: 'forecast' })
     t.equal(wrong.body.code, 'FORECAST_FEEDBACK_RULE')
     t.equal((await call('POST', '/api/ai/feedback', { ...party, itemCode: 'NOPE' })).status, 404)
-    const again = await call('POST', '/api/ai/forecast/train', {}, WAIT)
+    const again = await call('POST', '/api/ai/forecast/train', ONE_MODEL, WAIT)
     t.equal(again.body.result.trained, 1, 'it is learnt without that day')
     const left: ItemAccuracy = (await call('GET', '/api/ai/forecast/A/accuracy')).body
     t.equal(left.history.find(({ date }) => date === day(160))?.counts, false)
@@ -357,6 +360,7 @@ onBothDatabases(t, 'the nightly training', async (t, host) => {
     createNightly({
       jobs,
       derivation,
+      aggregate: async () => 0,
       hour: 2,
       now: () => clock.now,
       train: async () => {
@@ -405,7 +409,7 @@ t.test('training goes on where a killed process stopped', async (t) => {
     return JSON.parse(text)
   }
   const csv = { 'content-type': 'text/csv', prefer: 'wait=60' }
-  const codes = Array.from({ length: 90 }, (_, i) => `K${i}`)
+  const codes = Array.from({ length: 72 }, (_, i) => `K${i}`)
   await call(
     'POST',
     '/api/import/items',
@@ -444,4 +448,156 @@ t.test('training goes on where a killed process stopped', async (t) => {
   const again = await call('POST', '/api/ai/forecast/train', '{}', { ...json, prefer: 'wait=60' })
   t.match(again.result, { trained: codes.length - stored, skipped: stored, failed: [] })
   t.equal(await service.end('SIGTERM'), 0)
+})
+
+t.test('reconciliation', async (t) => {
+  const two: Hierarchy = { members: [[0, 1]], bottoms: 2 }
+  const close = (found: Iterable<number>, expected: number[], message: string) =>
+    t.ok(
+      [...found].every((value, i) => Math.abs(value - (expected[i] ?? Number.NaN)) < 1e-6),
+      `${message}: ${[...found].join(', ')}`
+    )
+  // Ordinary least squares shares the gap of 10 equally (Hyndman et al. 2011); weighted, by variances.
+  const equal = { lambda: 1, variances: Float64Array.of(1, 1, 1) }
+  close(
+    minTrace(two, Float64Array.of(100, 40, 50), [Float64Array.of(1, 1, 1)], equal),
+    [290 / 3, 130 / 3, 160 / 3],
+    'OLS'
+  )
+  const weighted = { lambda: 1, variances: Float64Array.of(2, 1, 2) }
+  close(minTrace(two, Float64Array.of(100, 40, 50), [Float64Array.of(1, 1, 1)], weighted), [96, 42, 54], 'WLS')
+
+  // Wickramasuriya et al. (2019): S (S' W^-1 S)^-1 S' W^-1 y, written out for three series below two sums.
+  const next = random(5)
+  const hierarchy: Hierarchy = {
+    members: [
+      [0, 1, 2],
+      [0, 1]
+    ],
+    bottoms: 3
+  }
+  const errors = Array.from({ length: 12 }, () => {
+    const common = next() - 0.5
+    return Float64Array.from({ length: 5 }, (_, i) => (i + 1) * (next() - 0.5) + common)
+  })
+  const { lambda, variances } = shrinkage(errors)
+  t.ok(lambda > 0 && lambda < 1, `lambda ${lambda}`)
+  t.ok(Math.abs(lambda - lambdaOfHts(errors)) < 1e-9, 'as the R package hts computes it, pair by pair')
+  const covariance = Array.from({ length: 5 }, (_, i) =>
+    Array.from({ length: 5 }, (_, j) => {
+      const product = errors.reduce((sum, row) => sum + row[i]! * row[j]!, 0) / errors.length
+      return i === j ? variances[i]! : (1 - lambda) * product
+    })
+  )
+  const S = [
+    [1, 1, 1],
+    [1, 1, 0],
+    [1, 0, 0],
+    [0, 1, 0],
+    [0, 0, 1]
+  ]
+  const base = Float64Array.of(60, 33, 12, 19, 31)
+  const SW = multiply(transpose(S), invert(covariance))
+  const G = multiply(invert(multiply(SW, S)), SW)
+  const expected = multiply(
+    multiply(S, G),
+    [...base].map((value) => [value])
+  ).map(([value]) => value ?? Number.NaN)
+  close(minTrace(hierarchy, base, errors), expected, 'MinT')
+  close(bottomUp(hierarchy, Float64Array.of(9, 9, 1, -2, 3)), [4, 1, 1, 0, 3], 'bottom-up, never negative')
+  close(fitToTotal(Float64Array.of(10, 20), Float64Array.of(1, 3), 34), [11, 23], 'parts of a total')
+  close(fitToTotal(Float64Array.of(1, 20), Float64Array.of(3, 1), 5), [0, 5], 'none below nil')
+})
+
+const transpose = (a: number[][]) => (a[0] ?? []).map((_, j) => a.map((row) => row[j]!))
+const multiply = (a: number[][], b: number[][]) =>
+  a.map((row) => transpose(b).map((column) => row.reduce((sum, value, k) => sum + value * column[k]!, 0)))
+/** Gauss and Jordan, without pivoting: enough for positive definite matrices. */
+function invert(a: number[][]): number[][] {
+  const n = a.length
+  const rows = a.map((row, i) => [...row, ...row.map((_, j) => (i === j ? 1 : 0))])
+  for (let i = 0; i < n; i++) {
+    const pivot = rows[i]![i]!
+    rows[i] = rows[i]!.map((value) => value / pivot)
+    for (let k = 0; k < n; k++) {
+      const factor = rows[k]![i]!
+      if (k !== i) rows[k] = rows[k]!.map((value, j) => value - factor * rows[i]![j]!)
+    }
+  }
+  return rows.map((row) => row.slice(n))
+}
+/** `shrink.estim` of the R package hts, line by line: sum(v) / sum(d) over all pairs. */
+function lambdaOfHts(errors: Float64Array[]): number {
+  const n = errors.length
+  const p = errors[0]?.length ?? 0
+  const scale = Array.from({ length: p }, (_, i) => Math.sqrt(errors.reduce((sum, row) => sum + row[i]! ** 2, 0) / n))
+  const x = errors.map((row) => [...row].map((value, i) => value / scale[i]!))
+  const sum = (of: (row: number[]) => number) => x.reduce((all, row) => all + of(row), 0)
+  let v = 0
+  let d = 0
+  for (let i = 0; i < p; i++) {
+    for (let j = 0; j < p; j++) {
+      if (i === j) continue
+      const cross = sum((row) => row[i]! * row[j]!)
+      v += (sum((row) => row[i]! ** 2 * row[j]! ** 2) - cross ** 2 / n) / (n * (n - 1))
+      d += (cross / n) ** 2
+    }
+  }
+  return Math.max(0, Math.min(1, v / d))
+}
+
+onBothDatabases(t, 'forecasts of sums', async (t, host) => {
+  const { ledger, call, clock } = host
+  clock.now = Date.parse(day(120))
+  const use = (code: string, level: number, seed: number, location: string) =>
+    weeklyUse(code, 120, level, seed).map((one) => ({ ...one, location }))
+  await ledger.post(host.tenant, [
+    ...use('Dry:flour', 30, 1, 'north'),
+    ...use('Dry:rice', 12, 2, 'south'),
+    ...use('Fresh:milk', 20, 3, 'north'),
+    ...use('loose', 4, 4, 'south')
+  ])
+  t.equal((await call('GET', '/api/ai/forecast/aggregate?level=total')).body.code, 'FORECAST_AGGREGATE_NOT_FOUND')
+  await call('POST', '/api/ai/forecast/train', ONE_MODEL, WAIT)
+  const job = await call('POST', '/api/ai/forecast/aggregate/train', undefined, WAIT)
+  t.match(job.body, { status: 'succeeded', result: { aggregates: 6 } })
+  const get = async (query: string): Promise<Aggregate> => {
+    const { body } = await call('GET', `/api/ai/forecast/aggregate?${query}`)
+    t.ok(Check(Aggregate, body), query)
+    return body
+  }
+  const total = await get('level=total')
+  const categories = await Promise.all(['Dry', 'Fresh', ''].map((key) => get(`level=category&key=${key}`)))
+  const locations = await Promise.all(['north', 'south'].map((key) => get(`level=location&key=${key}`)))
+  t.equal(total.points[0]?.date, day(120))
+  t.equal(total.points.length, 28)
+  t.ok(total.backTest.mintWape !== null && total.backTest.bottomUpWape !== null, 'both were judged')
+  t.equal(total.method, (total.backTest.mintWape ?? 0) < (total.backTest.bottomUpWape ?? 0) ? 'mint' : 'bottom-up')
+  const sum = (all: readonly (number | undefined)[]) => all.reduce<number>((a, b) => a + (b ?? Number.NaN), 0)
+  for (const k of [0, 13, 27]) {
+    const mean = total.points[k]?.mean ?? Number.NaN
+    const agrees = (parts: (number | undefined)[], what: string) =>
+      t.ok(Math.abs(sum(parts) - mean) < 1e-4, `${what} add up to the total on day ${k}`)
+    agrees(
+      categories.map(({ points }) => points[k]?.mean),
+      'categories'
+    )
+    agrees(
+      categories.flatMap(({ children }) => children.map(({ means }) => means[k])),
+      'items'
+    )
+    agrees(
+      locations.map(({ points }) => points[k]?.mean),
+      'locations'
+    )
+    agrees(
+      total.children.map(({ means }) => means[k]),
+      'children'
+    )
+  }
+  t.same(categories[0]?.children.map(({ key }) => key).sort(), ['Dry:flour', 'Dry:rice'])
+  const week = sum(total.points.slice(0, 7).map(({ mean }) => mean))
+  t.ok(Math.abs(week - 7 * 66) < 30, `${week.toFixed(0)} a week where 462 are used`)
+  for (const { mean, lower80, upper80 } of total.points) t.ok(lower80 <= mean && mean <= upper80)
+  t.equal((await call('GET', '/api/ai/forecast/aggregate?level=planet')).status, 400)
 })

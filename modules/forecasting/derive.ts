@@ -15,7 +15,7 @@ export interface ConsumptionSource {
   items(
     tenant: Tenant,
     query: { itemCodes?: readonly string[]; afterItemCode?: string; limit: number }
-  ): Promise<{ itemCode: string; name: string }[]>
+  ): Promise<{ itemCode: string; name: string; category?: string | null }[]>
   /**
    * Net movement per item and day, only days with movements, ordered by item, then day. `usedMicros`: issues less returns,
    * reversals netted to the day they belong to. `changeMicros`: net change of stock on hand.
@@ -24,6 +24,11 @@ export interface ConsumptionSource {
     tenant: Tenant,
     query: { itemCodes: readonly string[]; fromDay?: string; toDay?: string }
   ): Promise<DailyFlow[]>
+  /** Use of the named items together, per location and day; without it there are no forecasts of locations. */
+  dailyUseByLocation?(
+    tenant: Tenant,
+    query: { itemCodes: readonly string[]; fromDay?: string; toDay?: string }
+  ): Promise<{ location: string; day: string; usedMicros: number }[]>
 }
 export interface DailyFlow {
   itemCode: string

@@ -36,3 +36,7 @@ export const FeedbackRule = problem('FORECAST_FEEDBACK_RULE', 422, {
   en: 'Only what was used ("actual") can be exceptional, not a forecast.',
   fr: 'Seule une consommation (« actual ») peut être exceptionnelle, pas une prévision.'
 })
+export const AggregateUnknown = problem<{ level: string; key: string }>('FORECAST_AGGREGATE_NOT_FOUND', 404, {
+  en: 'There is no forecast of the {level} "{key}"; the nightly training makes them.',
+  fr: 'Il n’y a pas de prévision pour {level} « {key} » ; l’apprentissage de la nuit les calcule.'
+})

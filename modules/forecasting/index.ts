@@ -17,13 +17,14 @@ import type {
 } from '../../plugins/contracts.js'
 import type { DeriveRequest, TrainRequest } from '../../schemas/forecasting.js'
 import { StockMoved } from '../../schemas/inventory.js'
+import { createAggregation } from './aggregates.js'
 import { type ConsumptionTables, createConsumptionStore } from './consumption-store.js'
 import { BARRIER_TOPIC, type ConsumptionSource, createDerivation } from './derive.js'
 import { createForecastMetrics } from './metrics.js'
 import { createNightly, NIGHTLY_HOUR, NIGHTLY_JOB } from './nightly.js'
 import { forecastHeadline } from './ports.js'
 import { learningFigures } from './realised.js'
-import { DERIVE_JOB, routes, TRAIN_JOB } from './routes.js'
+import { AGGREGATE_JOB, DERIVE_JOB, routes, TRAIN_JOB } from './routes.js'
 import { createTraining } from './train.js'
 
 export interface ForecastingOptions extends ModuleOptions {
@@ -65,7 +66,16 @@ async function forecasting(app: FastifyInstance, options: ForecastingOptions) {
 
   const train = createTraining({ derivation, compute: app.getDecorator<Compute>('compute'), metrics, now, observe })
   jobs.define<TrainRequest>({ kind: TRAIN_JOB, run: train })
-  const nightly = createNightly({ jobs, derivation, train, now, hour: options.nightlyHour ?? NIGHTLY_HOUR })
+  const aggregate = createAggregation({ source: consumption, compute: app.getDecorator<Compute>('compute'), now })
+  jobs.define<unknown>({
+    kind: AGGREGATE_JOB,
+    run: async ({ tenant, signal }) => {
+      await derivation.catchUp(tenant, signal)
+      await derivation.deriveStale(tenant, undefined, { signal, advance: () => {} })
+      return { aggregates: await aggregate(tenant, signal) }
+    }
+  })
+  const nightly = createNightly({ jobs, derivation, train, aggregate, now, hour: options.nightlyHour ?? NIGHTLY_HOUR })
   jobs.define<unknown>({ kind: NIGHTLY_JOB, run: nightly.run })
   if (options.nightlyHour !== null) {
     app.getDecorator<Periodic>('periodic').every(NIGHTLY_TICK_SECONDS, 'nightly training', nightly.tick)

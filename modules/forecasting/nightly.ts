@@ -1,5 +1,6 @@
 import type { JobContext, Jobs, Tenant } from '../../plugins/contracts.js'
 import type { Frequency, TrainRequest } from '../../schemas/forecasting.js'
+import type { Aggregation } from './aggregates.js'
 import { createConsumptionStore } from './consumption-store.js'
 import type { Derivation } from './derive.js'
 import { createLearningStore } from './learning-store.js'
@@ -16,12 +17,15 @@ export interface NightlyReport {
   trained: number
   skipped: number
   failed: Failure[]
+  /** forecasts of categories, locations and the total */
+  aggregates: number
   durationSeconds: number
 }
 interface Dependencies {
   jobs: Jobs
   derivation: Derivation
   train(context: JobContext<TrainRequest>): Promise<TrainingReport>
+  aggregate: Aggregation
   now: () => number
   /** hour of the day (UTC) */
   hour: number
@@ -55,7 +59,7 @@ async function groups(tenant: Tenant, derivation: Derivation): Promise<TrainRequ
 }
 
 /** The nightly training of everything: once a day in a cluster, as a job. */
-export function createNightly({ jobs, derivation, train, now, hour }: Dependencies) {
+export function createNightly({ jobs, derivation, train, aggregate, now, hour }: Dependencies) {
   return {
     /** Starts the day's job if it is due and no node has: a row of the tenant's database says who does. */
     async tick(tenant: Tenant): Promise<void> {
@@ -77,7 +81,7 @@ export function createNightly({ jobs, derivation, train, now, hour }: Dependenci
       await derivation.deriveStale(tenant, undefined, { signal, advance: () => {} })
       const all = await groups(tenant, derivation)
       const total = all.reduce((sum, { itemCodes = [] }) => sum + itemCodes.length, 0)
-      const report: NightlyReport = { trained: 0, skipped: 0, failed: [], durationSeconds: 0 }
+      const report: NightlyReport = { trained: 0, skipped: 0, failed: [], aggregates: 0, durationSeconds: 0 }
       let before = 0
       for (const params of all) {
         const step = (done: number) => progress(before + done, total)
@@ -87,6 +91,7 @@ export function createNightly({ jobs, derivation, train, now, hour }: Dependenci
         report.failed.push(...failed)
         before += params.itemCodes?.length ?? 0
       }
+      report.aggregates = await aggregate(tenant, signal)
       report.durationSeconds = Math.round(performance.now() - startedAt) / 1000
       return report
     }

@@ -3,6 +3,8 @@ import type { FastifyRequest } from 'fastify'
 import { access, decodeCursor, encodeCursor, pageOf } from '../../plugins/contracts.js'
 import { Job, problems } from '../../schemas/common.js'
 import {
+  Aggregate,
+  AggregateQuery,
   type Artifact,
   DeriveRequest,
   Forecast,
@@ -17,11 +19,12 @@ import {
   TrainRequest
 } from '../../schemas/forecasting.js'
 import { type Context, forecastsOf, NAMESPACE, requireItem, tenantOf } from './context.js'
-import { ModelNotFound, NotTrained, RangeInvalid, ScopeAmbiguous } from './errors.js'
+import { AggregateUnknown, ModelNotFound, NotTrained, RangeInvalid, ScopeAmbiguous } from './errors.js'
 import { seriesOf } from './ports.js'
 import { learningRoutes } from './routes-learning.js'
 
 export const DERIVE_JOB = 'forecasting.derive'
+export const AGGREGATE_JOB = 'forecasting.aggregate'
 export const TRAIN_JOB = 'forecasting.train'
 
 /** No body asks for the defaults, as an empty one does. */
@@ -72,6 +75,40 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) =
       const given = (['itemCodes', 'top', 'all'] as const).filter((name) => request.body[name] !== undefined)
       if (given.length > 1) throw new ScopeAmbiguous({ given })
       return answers.job(request, reply, () => jobs.start(tenantOf(request), TRAIN_JOB, request.body))
+    }
+  )
+
+  app.post(
+    '/forecast/aggregate/train',
+    {
+      config: access('manager'),
+      schema: {
+        tags,
+        summary: 'Forecasts categories, locations and the total, as a job; the nightly training does so too',
+        response: jobAnswers
+      }
+    },
+    async (request, reply) => answers.job(request, reply, () => jobs.start(tenantOf(request), AGGREGATE_JOB, {}))
+  )
+
+  app.get(
+    '/forecast/aggregate',
+    {
+      config: access('viewer'),
+      schema: {
+        tags,
+        summary: 'The forecast of everything, of a category or of a location; they add up',
+        querystring: AggregateQuery,
+        response: { 200: Aggregate, ...problems }
+      }
+    },
+    async (request, reply) => {
+      const { level, key = '' } = request.query
+      return answers.read(request, reply, NAMESPACE, `aggregate:${level}:${key}`, async () => {
+        const row = await forecastsOf(tenantOf(request)).aggregate(level, level === 'total' ? '' : key)
+        if (row === undefined) throw new AggregateUnknown({ level, key })
+        return JSON.parse(row.answer)
+      })
     }
   )
 

@@ -1,7 +1,7 @@
 import { type Kysely, sql } from 'kysely'
 import { isPostgres } from '../../migrations/columns.js'
-import type { Frequency, ModelRow } from '../../schemas/forecasting.js'
-import type { ConsumptionTables } from './consumption-store.js'
+import type { Aggregate, Frequency, ModelRow } from '../../schemas/forecasting.js'
+import { type ConsumptionTables, chunks } from './consumption-store.js'
 import type { LearningTables } from './learning-store.js'
 import type { Override } from './outcomes.js'
 import { overrideForecast } from './overrides.js'
@@ -46,6 +46,8 @@ export type ForecastingTables = ConsumptionTables &
   LearningTables & {
     ai_models: AiModel
     ai_forecasts: AiForecast
+    /** The answer for a category, a location or everything, ready to send. */
+    ai_aggregates: { level: Aggregate['level']; key: string; answer: string }
   }
 
 /** How a series was asked to be trained. */
@@ -294,6 +296,23 @@ export function createForecastStore(db: Kysely<ForecastingTables>) {
         .orderBy('item_code')
         .orderBy('frequency', 'desc')
         .execute(),
+
+    async replaceAggregates(all: readonly Aggregate[]): Promise<void> {
+      await db.deleteFrom('ai_aggregates').execute()
+      for (const part of chunks(all, 50)) {
+        await db
+          .insertInto('ai_aggregates')
+          .values(part.map((one) => ({ level: one.level, key: one.key, answer: JSON.stringify(one) })))
+          .execute()
+      }
+    },
+    aggregate: (level: Aggregate['level'], key: string) =>
+      db
+        .selectFrom('ai_aggregates')
+        .select('answer')
+        .where('level', '=', level)
+        .where('key', '=', key)
+        .executeTakeFirst(),
 
     lastTrainedAt: async () => {
       const { rows } = await sql<{ at: number | null }>`

@@ -288,6 +288,27 @@ export function createLedgerQueries(root: Kysely<unknown>) {
       return rows.rows.map(({ day, ...row }) => ({ ...row, day: iso(day * DAY_MILLISECONDS).slice(0, 10) }))
     },
 
+    /** Issues less returns of the named items together, per location and UTC day with any, ordered by both. */
+    async dailyUseByLocation(itemCodes: readonly string[], fromDay?: string, toDay?: string) {
+      if (itemCodes.length === 0) return []
+      const place = sql`case when tl.kind = 'consumption' then fl.code else tl.code end`
+      const { rows } = await sql<{ location: string; day: number; usedMicros: number }>`
+        select ${place} as location, m.occurred_at / ${sql.lit(DAY_MILLISECONDS)} as day,
+          sum(case when tl.kind = 'consumption' then m.quantity else -m.quantity end) as "usedMicros"
+        from ${sql.table('stock_moves')} as m
+        join ${sql.table('items')} as i on i.id = m.item_id
+        join ${sql.table('stock_accounts')} as fa on fa.id = m.from_account
+        join ${sql.table('stock_accounts')} as ta on ta.id = m.to_account
+        join ${sql.table('locations')} as fl on fl.id = fa.location_id
+        join ${sql.table('locations')} as tl on tl.id = ta.location_id
+        where i.code in (${sql.join(itemCodes)}) and (tl.kind = 'consumption') <> (fl.kind = 'consumption')
+          and m.occurred_at >= ${fromDay === undefined ? 0 : Date.parse(fromDay)}
+          and m.occurred_at < ${toDay === undefined ? Number.MAX_SAFE_INTEGER : Date.parse(toDay) + DAY_MILLISECONDS}
+        group by ${place}, m.occurred_at / ${sql.lit(DAY_MILLISECONDS)}
+        order by location, day`.execute(root)
+      return rows.map(({ day, ...row }) => ({ ...row, day: iso(day * DAY_MILLISECONDS).slice(0, 10) }))
+    },
+
     /** Totals for dashboards and metrics. */
     async headline() {
       const { rows } = await sql<{

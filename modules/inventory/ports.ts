@@ -11,15 +11,16 @@ const tablesOf = (tenant: Tenant) => tenant.db.withTables<InventoryTables>()
 export function items(
   tenant: Tenant,
   { itemCodes, afterItemCode = '', limit }: { itemCodes?: readonly string[]; afterItemCode?: string; limit: number }
-): Promise<{ itemCode: string; name: string }[]> {
+): Promise<{ itemCode: string; name: string; category: string | null }[]> {
   if (itemCodes?.length === 0) return Promise.resolve([])
   let query = tablesOf(tenant)
-    .selectFrom('items')
-    .select(['code as itemCode', 'name'])
-    .where('archived_at', 'is', null)
-    .where('code', '>', afterItemCode)
-  if (itemCodes !== undefined) query = query.where('code', 'in', itemCodes)
-  return query.orderBy('code').limit(limit).execute()
+    .selectFrom('items as i')
+    .leftJoin('categories as c', 'c.id', 'i.category_id')
+    .select(['i.code as itemCode', 'i.name', 'c.name as category'])
+    .where('i.archived_at', 'is', null)
+    .where('i.code', '>', afterItemCode)
+  if (itemCodes !== undefined) query = query.where('i.code', 'in', itemCodes)
+  return query.orderBy('i.code').limit(limit).execute()
 }
 
 /** Net movement per item and UTC day; see the ledger's queries. */
@@ -27,6 +28,12 @@ export const dailyFlow = (
   tenant: Tenant,
   { itemCodes, fromDay, toDay }: { itemCodes: readonly string[]; fromDay?: string; toDay?: string }
 ) => createLedgerQueries(tenant.db).dailyFlow(itemCodes, fromDay, toDay)
+
+/** What was used of the named items together, per location and UTC day; see the ledger's queries. */
+export const dailyUseByLocation = (
+  tenant: Tenant,
+  { itemCodes, fromDay, toDay }: { itemCodes: readonly string[]; fromDay?: string; toDay?: string }
+) => createLedgerQueries(tenant.db).dailyUseByLocation(itemCodes, fromDay, toDay)
 
 /** What is available of each item that has stock or had some: on hand less reserved. */
 export async function availableStock(tenant: Tenant): Promise<{ itemCode: string; available: number }[]> {
