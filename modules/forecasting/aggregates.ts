@@ -19,7 +19,7 @@ const HISTORY_DAYS = 730
 const HISTORY_DAYS_MIN = 2 * HORIZON_DAYS + 28
 /** Items with a series of their own in the hierarchy, most used first; the others of a category are one series. */
 const ITEMS_MAX = 200
-const ITEMS_PER_READ = 25
+const ITEMS_PER_READ = 8
 const SERIES_PER_BATCH = 8
 const MICROS = 1_000_000
 

@@ -1,6 +1,9 @@
 import { type ForecastOutput, forecast, LEVELS } from './models/index.js'
 import type { ServedPath } from './outcomes.js'
+import { yieldToRequests } from './priority.js'
 import { dayText } from './series.js'
+
+yieldToRequests()
 
 /** Base forecasts of a hierarchy's series, in a worker thread. */
 export interface BaseSeries {

@@ -1,6 +1,3 @@
-import { readlinkSync } from 'node:fs'
-import { setPriority } from 'node:os'
-import { isMainThread } from 'node:worker_threads'
 import { v7 as uuid } from 'uuid'
 import type { Accuracy, Artifact, Forecast, Frequency } from '../../schemas/forecasting.js'
 import { naiveScale } from './models/accuracy.js'
@@ -14,6 +11,7 @@ import {
   type ModelName
 } from './models/index.js'
 import { naivePath, type Served } from './outcomes.js'
+import { yieldToRequests } from './priority.js'
 import { dayText, periodDays } from './series.js'
 
 export interface TrainingSeries {
@@ -63,17 +61,7 @@ export interface TrainingResult {
 }
 
 const DECIMALS = 1_000_000
-const NICENESS = 15
 
-/** Requests go first: where the system knows priorities of threads (Linux), this one takes what others leave. */
-function yieldToRequests(): void {
-  if (isMainThread || process.platform !== 'linux') return
-  try {
-    setPriority(Number(readlinkSync('/proc/thread-self').split('/').at(-1)), NICENESS)
-  } catch {
-    // Without /proc, or where it is not allowed, training only takes a larger share.
-  }
-}
 yieldToRequests()
 
 const round = (value: number) => Math.round(value * DECIMALS) / DECIMALS
