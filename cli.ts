@@ -3,16 +3,17 @@ import { createReadStream, existsSync } from 'node:fs'
 import { createInterface } from 'node:readline/promises'
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
 import Fastify, { type FastifyInstance } from 'fastify'
-import { runDemo } from './demo/demo.js'
-import { createUser, disableUser, issueToken, listUsers, setPassword } from './modules/identity/index.js'
-import { verifyLedger } from './modules/inventory/index.js'
 import { createTokens } from './plugins/auth.js'
 import { type Config, ConfigError, loadConfig } from './plugins/config.js'
 import { Problem, type Tenant } from './plugins/contracts.js'
-import { type Tenants, VERSION } from './plugins/core.js'
-import { build, serve } from './server.js'
+import type { Tenants } from './plugins/core.js'
+import { VERSION } from './plugins/version.js'
 
 /** The operator's commands. Exit 0: done, 1: failed, 2: misused. */
+
+// The service takes a second to load, so only the commands that need it do.
+const theService = () => import('./server.js')
+const identity = () => import('./modules/identity/index.js')
 
 const ROLES = ['viewer', 'staff', 'manager', 'admin'] as const
 const POLL_MILLISECONDS = 200
@@ -29,6 +30,7 @@ async function withService<R>(
   mode: 'service' | 'worker' = 'service'
 ): Promise<R> {
   const config = quiet(loadConfig(process.env))
+  const { build } = await theService()
   const service = await build(config, mode)
   try {
     await service.ready()
@@ -58,6 +60,7 @@ async function tokenFor(
   const signer = Fastify()
   const tokens = createTokens(signer, { keys: config.jwtKeys })
   await signer.ready()
+  const { issueToken } = await import('./modules/identity/console.js')
   return issueToken(tokens, { role, tenant, ttlSeconds })
 }
 
@@ -169,12 +172,15 @@ function program(): Command {
   cli
     .command('serve')
     .description('run the service')
-    .action(() => serve(loadConfig(process.env)))
+    .action(async () => (await theService()).serve(loadConfig(process.env)))
   cli
     .command('demo')
     .description('load the bundled data, forecast, and serve')
     .option('--no-serve', 'end after the report instead of serving')
-    .action(({ serve: keepServing }: { serve: boolean }) => runDemo(process.env, keepServing))
+    .action(async ({ serve: keepServing }: { serve: boolean }) => {
+      const { runDemo } = await import('./demo/demo.js')
+      await runDemo(process.env, keepServing)
+    })
   cli
     .command('worker')
     .description('take background work from the queue and serve nothing')
@@ -215,6 +221,7 @@ function program(): Command {
     .addOption(jsonOption())
     .action(({ tenant: named, json }: { tenant?: string; json?: boolean }) =>
       withTenant(named, async (tenant) => {
+        const { verifyLedger } = await import('./modules/inventory/index.js')
         const result = await verifyLedger(tenant)
         print(
           json
@@ -268,7 +275,7 @@ function addUsers(cli: Command, tenantOption: () => Option, jsonOption: () => Op
       ) => {
         const password = await readPassword()
         await withTenant(named, async (tenant) => {
-          const user = await createUser(tenant, {
+          const user = await (await identity()).createUser(tenant, {
             username,
             role,
             password,
@@ -284,7 +291,7 @@ function addUsers(cli: Command, tenantOption: () => Option, jsonOption: () => Op
     .addOption(jsonOption())
     .action(({ tenant: named, json }: { tenant?: string; json?: boolean }) =>
       withTenant(named, async (tenant) => {
-        const all = await listUsers(tenant)
+        const all = await (await identity()).listUsers(tenant)
         print(
           json
             ? JSON.stringify(all)
@@ -302,7 +309,7 @@ function addUsers(cli: Command, tenantOption: () => Option, jsonOption: () => Op
     .action(async (username: string, { tenant: named }: { tenant?: string }) => {
       const password = await readPassword()
       await withTenant(named, async (tenant) =>
-        print(`password of ${(await setPassword(tenant, username, password)).username} changed`)
+        print(`password of ${(await (await identity()).setPassword(tenant, username, password)).username} changed`)
       )
     })
   users
@@ -310,7 +317,9 @@ function addUsers(cli: Command, tenantOption: () => Option, jsonOption: () => Op
     .argument('<username>')
     .addOption(tenantOption())
     .action((username: string, { tenant: named }: { tenant?: string }) =>
-      withTenant(named, async (tenant) => print(`${(await disableUser(tenant, username)).username} disabled`))
+      withTenant(named, async (tenant) =>
+        print(`${(await (await identity()).disableUser(tenant, username)).username} disabled`)
+      )
     )
 }
 

@@ -1,8 +1,12 @@
+import { setFlagsFromString } from 'node:v8'
 import Fastify, { type FastifyInstance } from 'fastify'
 import { app } from './app.js'
 import { type Config, ConfigError, loadConfig } from './plugins/config.js'
 import { serverOptions } from './plugins/server-options.js'
 
+// V8 lets the heap grow to four times what lives in it before it clears up: 150 MB more of memory, and no less time, in a
+// large import. Half as much again is enough here.
+const HEAP_GROWTH_PERCENT = 50
 const DRAIN_MILLISECONDS = 10_000
 
 /** The whole service, not yet listening. */
@@ -38,6 +42,7 @@ export async function listen(service: FastifyInstance, config: Config): Promise<
 }
 
 export async function serve(config: Config): Promise<void> {
+  setFlagsFromString(`--heap-growing-percent=${HEAP_GROWTH_PERCENT}`)
   await listen(await build(config), config)
 }
 

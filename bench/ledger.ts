@@ -1,12 +1,12 @@
 import { join } from 'node:path'
 import autocannon from 'autocannon'
 import Sqlite from 'better-sqlite3'
-import Fastify from 'fastify'
 import pg from 'pg'
-import inventory from '../modules/inventory/index.js'
 import { postMovement } from '../modules/inventory/movements.js'
-import core, { type Tenant, type Tenants } from '../plugins/core.js'
+import { loadConfig } from '../plugins/config.js'
+import type { Tenant, Tenants } from '../plugins/core.js'
 import type { NewMovement } from '../schemas/inventory.js'
+import { build } from '../server.js'
 import { seedCatalogue } from './catalogue.js'
 import {
   BenchError,
@@ -121,10 +121,9 @@ async function overHttp(service: Service, codes: readonly string[], clients: num
   return { perSecond: result['2xx'] / result.duration, p50: quantile(times, 0.5), p95: quantile(times, 0.95) }
 }
 
+/** The service in this process, behind no HTTP. */
 async function open(cleanup: Cleanup, databaseUrl: string): Promise<Tenant> {
-  const app = Fastify()
-  await app.register(core, { databaseUrl, cache: false })
-  await app.register(inventory, { authorize: async () => {}, dataDir: cleanup.folder() })
+  const app = await build(loadConfig({ DATA_DIR: cleanup.folder(), DATABASE_URL: databaseUrl, LOG_LEVEL: 'warn' }))
   await app.ready()
   cleanup.add(() => app.close())
   return app.getDecorator<Tenants>('tenants').get('main')

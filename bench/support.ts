@@ -51,7 +51,14 @@ export class Cleanup {
     return path
   }
   async run(): Promise<void> {
-    for (const step of this.#steps.splice(0).reverse()) await step()
+    for (const step of this.#steps.splice(0).reverse()) {
+      try {
+        await step()
+      } catch (error) {
+        // An interrupted server may fail to close; what follows, such as its folder, must go all the same.
+        say(`cleaning up: ${error instanceof Error ? error.message : String(error)}`)
+      }
+    }
   }
 }
 

@@ -24,6 +24,7 @@ import { createPeriodic } from './periodic.js'
 import { openRedis } from './redis.js'
 import { SINGLE_TENANT, Tenants } from './tenants.js'
 import { createValidatorCompiler } from './validation.js'
+import { VERSION } from './version.js'
 
 export interface CoreOptions {
   /** `sqlite:<path>`, `sqlite::memory:` or `postgres://…`. */
@@ -42,8 +43,6 @@ export interface CoreOptions {
   /** What the whole service wears. Left out when embedded: headers, limits and documents are the host's own. */
   service?: { metricsToken?: string; corsOrigins: readonly string[]; requestsPerMinute: number }
 }
-
-export const VERSION = packageVersion()
 
 /** Known beforehand, so that their metrics start at 0. */
 const CACHE_NAMESPACES = ['inventory', 'forecasting', 'anomaly', 'dashboard', 'identity']
@@ -192,11 +191,6 @@ function scrapeAllowed(token: string | undefined): (request: FastifyRequest) => 
         .digest(),
       expected
     )
-}
-
-function packageVersion(): string {
-  const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8'))
-  return String(version)
 }
 
 export type * from './contracts.js'

@@ -99,7 +99,7 @@ t.test('the worker keeps a bad series to itself', async (t) => {
     values,
     missing: new Uint8Array(values.length)
   })
-  const result = train({
+  const result = await train({
     series: [of('A', good), of('BAD', bad), of('C', good)],
     frequency: 'day',
     horizon: 14,

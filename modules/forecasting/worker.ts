@@ -2,7 +2,14 @@ import { v7 as uuid } from 'uuid'
 import type { Accuracy, Artifact, Forecast, Frequency } from '../../schemas/forecasting.js'
 import { naiveScale } from './models/accuracy.js'
 import { describe } from './models/explain.js'
-import { type ForecastOutput, forecast, LEVELS, type Accuracy as Measured, type ModelName } from './models/index.js'
+import {
+  type ForecastOutput,
+  forecast,
+  LEVELS,
+  loadModels,
+  type Accuracy as Measured,
+  type ModelName
+} from './models/index.js'
 import { naivePath, type Served } from './outcomes.js'
 import { yieldToRequests } from './priority.js'
 import { dayText, periodDays } from './series.js'
@@ -174,7 +181,9 @@ function trainOne(series: TrainingSeries, batch: TrainingBatch): Trained {
 }
 
 /** Trains a batch. What one series throws is its own failure, with its reason, and never its neighbours'. */
-export default function train(batch: TrainingBatch): TrainingResult {
+export default async function train(batch: TrainingBatch): Promise<TrainingResult> {
+  // Some models come as WebAssembly, which is fetched when it is named and not before.
+  await loadModels(batch.models ?? [])
   const result: TrainingResult = { trained: [], failed: [] }
   for (const series of batch.series) {
     try {

@@ -1,15 +1,6 @@
 import { existsSync } from 'node:fs'
 import { rm } from 'node:fs/promises'
-import type { Kysely } from 'kysely'
-import {
-  decodeCursor,
-  encodeCursor,
-  type JobContext,
-  Problem,
-  pageOf,
-  type Tenant,
-  type Transaction
-} from '../../plugins/contracts.js'
+import { type JobContext, Problem, type Tenant, type Transaction } from '../../plugins/contracts.js'
 import {
   type ImportError,
   type ImportKind,
@@ -19,10 +10,9 @@ import {
   type MovementLine
 } from '../../schemas/inventory.js'
 import { type Author, Book, type Draft } from './book.js'
-import { among, insertRows } from './bulk.js'
 import type { Context } from './context.js'
 import { ImportLost, ImportNotFound, ImportNotUndoable, ItemNotFound } from './errors.js'
-import { applyItemRows, type ItemChange, rehearseItemRows, undoItemChanges } from './import-items.js'
+import { applyItemRows, rehearseItemRows, undoItemChanges } from './import-items.js'
 import {
   type ItemImportRow,
   itemRow,
@@ -32,9 +22,9 @@ import {
   RowError,
   readRows
 } from './import-reader.js'
+import { createImportStore } from './import-store.js'
 import { createLedgerStore } from './ledger-store.js'
 import { announce, STOCK_CACHE } from './movements.js'
-import type { InventoryTables } from './tables.js'
 
 export const IMPORT_JOB = 'inventory.import'
 /** Cached answers that show imports. */
@@ -53,105 +43,6 @@ interface Group {
   readonly draft: Draft
   readonly rows: readonly MovementRow[]
 }
-
-export function createImportStore(root: Kysely<unknown>) {
-  const db = root.withTables<InventoryTables>()
-  return {
-    insert: (row: Omit<InventoryTables['imports'], 'seq'>) => db.insertInto('imports').values(row).execute(),
-    find: (id: string) => db.selectFrom('imports').selectAll().where('id', '=', id).executeTakeFirst(),
-    list: async ({ limit = 50, cursor }: { limit?: number; cursor?: string }) => {
-      const before = Number(decodeCursor('imports', cursor, ['number'])?.[0] ?? Number.MAX_SAFE_INTEGER)
-      const rows = await db
-        .selectFrom('imports')
-        .selectAll()
-        .where('seq', '<', before)
-        .orderBy('seq', 'desc')
-        .limit(limit + 1)
-        .execute()
-      return pageOf(rows, limit, ({ seq }) => encodeCursor('imports', [seq]), presentRun)
-    },
-    /** Moves on only while the import runs, so that of a run and an undo only one goes on. */
-    advance: async (id: string, doneRows: number): Promise<boolean> => {
-      const { numUpdatedRows } = await db
-        .updateTable('imports')
-        .set({ done_rows: doneRows })
-        .where('id', '=', id)
-        .where('status', '=', 'running')
-        .executeTakeFirst()
-      return Number(numUpdatedRows) > 0
-    },
-    setStatus: async (
-      id: string,
-      from: readonly InventoryTables['imports']['status'][],
-      to: InventoryTables['imports']['status']
-    ): Promise<boolean> => {
-      const { numUpdatedRows } = await db
-        .updateTable('imports')
-        .set({ status: to, ...(to === 'running' || to === 'undoing' ? {} : { finished_at: Date.now(), spool: null }) })
-        .where('id', '=', id)
-        .where('status', 'in', from)
-        .executeTakeFirst()
-      return Number(numUpdatedRows) > 0
-    },
-    keepChanges: async (id: string, changes: readonly ItemChange[]): Promise<void> => {
-      const codes = changes.map(({ itemCode }) => itemCode)
-      const known = new Set(
-        (
-          await db
-            .selectFrom('import_changes')
-            .select('item_code')
-            .where('import_id', '=', id)
-            .where(among(root, 'item_code', codes))
-            .execute()
-        ).map((row) => row.item_code)
-      )
-      // An item that the file names twice is set back to what it was before the first.
-      const rows = changes
-        .filter(({ itemCode }) => !known.has(itemCode))
-        .map(({ itemCode, before }) => [id, itemCode, before === null ? null : JSON.stringify(before)])
-      await insertRows(root, {
-        table: 'import_changes',
-        columns: { import_id: 'text', item_code: 'text', before: 'text' },
-        rows
-      })
-    },
-    changes: async (id: string, limit: number): Promise<ItemChange[]> => {
-      const rows = await db
-        .selectFrom('import_changes')
-        .selectAll()
-        .where('import_id', '=', id)
-        .orderBy('item_code')
-        .limit(limit)
-        .execute()
-      return rows.map(({ item_code, before }) => ({
-        itemCode: item_code,
-        before: before === null ? null : JSON.parse(before)
-      }))
-    },
-    dropChanges: (id: string, codes: readonly string[]) =>
-      db
-        .deleteFrom('import_changes')
-        .where('import_id', '=', id)
-        .where(among(root, 'item_code', codes))
-        .execute()
-  }
-}
-
-export const presentRun = (
-  row: Pick<
-    InventoryTables['imports'],
-    'id' | 'kind' | 'status' | 'total_rows' | 'done_rows' | 'created_at' | 'finished_at'
-  >
-): ImportRun => ({
-  id: row.id,
-  kind: row.kind,
-  status: row.status,
-  rows: row.total_rows,
-  // Rows are named as they stand in the file, whose header is one.
-  done: Math.min(row.done_rows, row.total_rows),
-  createdAt: new Date(row.created_at).toISOString(),
-  finishedAt: row.finished_at === null ? null : new Date(row.finished_at).toISOString()
-})
 
 /** Reads the whole file against the ledger as it stands, stores nothing, and says of each row what is wrong with it. */
 export async function rehearse(tenant: Tenant, path: string, options: ReadOptions): Promise<ImportReport> {
@@ -290,6 +181,23 @@ async function* groupChunks(rows: AsyncIterable<MovementRow>): AsyncGenerator<Gr
   if (groups.length > 0) yield groups
 }
 
+/** Asks for the next while the present one is worked on: the file is read while the database writes. */
+async function* readAhead<T>(source: AsyncGenerator<T>): AsyncGenerator<T> {
+  let next = source.next()
+  try {
+    for (;;) {
+      const { done, value } = await next
+      if (done === true) return
+      next = source.next()
+      // Its failure is met at the next turn, or not at all when the present one fails first.
+      next.catch(() => {})
+      yield value
+    }
+  } finally {
+    await source.return(undefined)
+  }
+}
+
 interface ImportJob {
   readonly importId: string
 }
@@ -360,7 +268,7 @@ async function postMovements(
 ): Promise<void> {
   const { tenant, signal } = job
   let last = 0
-  for await (const groups of groupChunks(readMovements(posting.path, posting.options, never, () => {}))) {
+  for await (const groups of readAhead(groupChunks(readMovements(posting.path, posting.options, never, () => {})))) {
     signal.throwIfAborted()
     last = groups.at(-1)?.rows.at(-1)?.row ?? last
     report.created += groups.length
@@ -429,8 +337,7 @@ export async function runUndo(
     await undo(context, job, row.id, row.kind)
   } catch (error) {
     // What came in may be used up by now: once that is put right, the undo may be asked for again and goes on.
-    if (error instanceof Problem)
-      await job.tenant.transact(({ db }) => createImportStore(db).setStatus(row.id, ['undoing'], 'failed'))
+    if (error instanceof Problem) await job.tenant.transact((tx) => moveTo(tx, row.id, ['undoing'], 'failed'))
     throw error
   }
   if (row.spool !== null) await rm(row.spool, { force: true })

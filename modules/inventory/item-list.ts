@@ -3,7 +3,7 @@ import { isPostgres } from '../../migrations/columns.js'
 import { decodeCursor, encodeCursor } from '../../plugins/contracts.js'
 import { fromMicros, MICROS, proportionMicros } from '../../schemas/decimal.js'
 import type { ItemQuery, ItemRow, StockStatus, Tracking } from '../../schemas/inventory.js'
-import { fold, likePattern, matchPhrase } from './search-text.js'
+import { anchored, fold, likePattern, matchPhrase } from './search-text.js'
 import { INTERNAL_KINDS, type InventoryTables } from './tables.js'
 
 export interface ListedRow {
@@ -94,7 +94,10 @@ type RowsQuery = SelectQueryBuilder<
 
 /** What differs between two lists of one shape. */
 interface Values {
+  /** For the text index. */
   q: string
+  /** For the text itself. */
+  text: string
   category: string
   status: string
   location: string
@@ -122,17 +125,24 @@ export async function listItems(root: Kysely<unknown>, query: ItemQuery) {
   const { limit = 50, cursor, category, location, status } = query
   const words = fold(query.q ?? '')
   // What was searched comes in the index's own order unless another is asked for: sorting every match is the slow part.
-  const order = query.sort ?? (words === '' ? 'itemCode' : 'match')
+  const order: Sort | 'match' = query.sort ?? (words === '' ? 'itemCode' : 'match')
   const { purpose, keyOf, shape } = orderOf(order)
   const after = decodeCursor(purpose, cursor, shape)
   const values: Partial<Values> = { limit: limit + 1 }
-  if (words !== '') values.q = isPostgres(root) ? likePattern(words) : matchPhrase(words)
+  if (words !== '') {
+    values.q = isPostgres(root) ? likePattern(words) : matchPhrase(words)
+    values.text = anchored(words)
+  }
   if (category !== undefined) values.category = category
   if (status !== undefined) values.status = status
   if (location !== undefined) values.location = location
   if (after !== undefined) Object.assign(values, { key: after[0], id: after.at(-1) })
-  const wide = order === 'match' || isPostgres(root) ? [] : await wideFilters(root, values)
-  const { rows } = await root.executeQuery(withValues(compiledList(root, { order, values, wide }), values))
+  const plan: ListPlan = {
+    order,
+    values,
+    ...(isPostgres(root) ? PLANNED_BY_THE_SERVER : await planList(root, order, values))
+  }
+  const { rows } = await root.executeQuery(withValues(compiledList(root, plan), values))
   return {
     rows: rows.flatMap((row) => ('page' in row ? parsePage(row.page) : [row])),
     cursorOf: (row: ListedRow) => encodeCursor(purpose, keyOf(row))
@@ -143,37 +153,44 @@ interface ListPlan {
   order: Sort | 'match'
   /** Which of them are given is what counts. */
   values: Partial<Values>
-  /** Filters that so many items pass that walking the order until a page is full beats sorting them. */
-  wide: readonly Filter[]
+  /** The filter that few items pass: they are found by it and sorted. Otherwise the order is walked until a page is full. */
+  narrow: Filter | undefined
+  /** Looks for the words in each text instead of in the index, which takes its time for words that many items have. */
+  byText: boolean
 }
+const PLANNED_BY_THE_SERVER = { narrow: undefined, byText: false }
 
-type Filter = 'q' | 'category' | 'status'
+type Filter = 'status' | 'category' | 'q'
+const FILTERS: readonly Filter[] = ['status', 'category', 'q']
 const PROBES: Record<Filter, RawBuilder<unknown>> = {
-  q: sql`item_search where item_search match ${slot('q')}`,
+  status: sql`item_totals where status = ${slot('status')}`,
   category: sql`items where category_id = (select id from categories where name = ${slot('category')})`,
-  status: sql`item_totals where status = ${slot('status')}`
+  q: sql`item_search where item_search match ${slot('q')}`
 }
-const FILTERS: readonly Filter[] = ['q', 'category', 'status']
 /** Items that are sorted in a few milliseconds. */
 const NARROW_MAX = 4_000
 
 /** SQLite keeps no statistics of what is in a column, so it is counted, as far as it matters. */
-async function wideFilters(root: Kysely<unknown>, values: Partial<Values>): Promise<Filter[]> {
-  const given = FILTERS.filter((filter) => values[filter] !== undefined)
-  for (const filter of given) {
+async function planList(root: Kysely<unknown>, order: Sort | 'match', values: Partial<Values>) {
+  let narrow: Filter | undefined
+  for (const filter of FILTERS) {
+    // In its own order the index is read only until the page is full.
+    if (values[filter] === undefined || (filter === 'q' && order === 'match')) continue
     const probe = sql<{ items: number }>`select count(*) as items from (
       select 1 from ${PROBES[filter]} limit ${sql.lit(NARROW_MAX + 1)})`.compile(root)
     const { rows } = await root.executeQuery(withValues(probe, values))
-    // What one narrow filter lets through is few, whatever the others do.
-    if ((rows[0]?.items ?? 0) <= NARROW_MAX) return given.filter((other) => other !== filter)
+    if ((rows[0]?.items ?? 0) > NARROW_MAX) continue
+    narrow = filter
+    break
   }
-  return given
+  const byText = values.q !== undefined && narrow !== 'q' && (order !== 'match' || narrow !== undefined)
+  return { narrow, byText }
 }
 
 function compiledList(root: Kysely<unknown>, plan: ListPlan) {
   const known = compiledLists.get(root) ?? new Map<string, CompiledQuery<ListedRow | Page>>()
   compiledLists.set(root, known)
-  const shape = `${plan.order} ${Object.keys(plan.values).join()} ${plan.wide.join()}`
+  const shape = `${plan.order} ${Object.keys(plan.values).join()} ${plan.narrow ?? ''} ${plan.byText}`
   const compiled = known.get(shape) ?? compile(root, plan)
   known.set(shape, compiled)
   return compiled
@@ -184,42 +201,59 @@ const withValues = <R>(compiled: CompiledQuery<R>, values: Partial<Values>): Com
   parameters: compiled.parameters.map((parameter) => (parameter instanceof Slot ? values[parameter.name] : parameter))
 })
 
-function compile(root: Kysely<unknown>, { order, values, wide }: ListPlan): CompiledQuery<ListedRow | Page> {
+function compile(root: Kysely<unknown>, plan: ListPlan): CompiledQuery<ListedRow | Page> {
+  const { order, values, narrow } = plan
   const postgres = isPostgres(root)
-  // A plus keeps SQLite from using an index: of a wide filter, or the text index anew for every item.
-  const unindexed = (filter: Filter) => sql.raw(wide.includes(filter) ? '+' : '')
+  // A plus keeps SQLite from using an index. By code and by name, an index of the category has the order as well.
+  const ordered = order.endsWith('itemCode') || order.endsWith('name')
+  const plus = (filter: Filter) =>
+    sql.raw(postgres || narrow === filter || (narrow === undefined && filter === 'category' && ordered) ? '' : '+')
   let query: RowsQuery = itemRows(root)
-  if (values.q !== undefined) {
-    if (wide.includes('q')) query = query.where(sql<boolean>`i.id in ${matches(postgres)}`)
-    else {
-      query = query.innerJoin(matches(postgres).as<'s'>(sql.ref('s')), (join) =>
-        postgres ? join.onRef('s.item_id', '=', 'i.id') : join.on(sql<boolean>`i.id = +s.item_id`)
-      )
-    }
-  }
+  if (values.q !== undefined) query = matching(query, postgres, plan.byText)
   if (values.category !== undefined) {
     const id = sql`(select id from ${sql.table('categories')} where name = ${slot('category')})`
-    query = query.where(sql<boolean>`${unindexed('category')}i.category_id = ${id}`)
+    query = query.where(sql<boolean>`${plus('category')}i.category_id = ${id}`)
   }
-  if (values.status !== undefined) query = query.where(sql<boolean>`${unindexed('status')}t.status = ${slot('status')}`)
+  if (values.status !== undefined) query = query.where(sql<boolean>`${plus('status')}t.status = ${slot('status')}`)
   if (values.location !== undefined) query = query.where('i.id', 'in', stockedAt(root))
-  const ordered = inOrder(query, order, values.id !== undefined).limit(slot('limit'))
-  if (postgres) return ordered.compile()
+  const page = inOrder(query, plan).limit(slot('limit'))
+  if (postgres) return page.compile()
   const cells = sql.join(FIELDS.map((field) => sql.ref(field)))
-  return sql<Page>`select json_group_array(json_array(${cells})) as page from (${ordered})`.compile(root)
+  return sql<Page>`select json_group_array(json_array(${cells})) as page from (${page})`.compile(root)
 }
 
-function inOrder(query: RowsQuery, order: Sort | 'match', after: boolean): RowsQuery {
-  if (order === 'match') {
-    const rest = after ? query.where(sql<boolean>`s.item_id > ${slot('id')}`) : query
-    return rest.orderBy(sql`s.item_id`)
+/** Items whose search text holds the words, by the trigram index of either engine or by the text itself. */
+function matching(query: RowsQuery, postgres: boolean, byText: boolean): RowsQuery {
+  if (byText) {
+    return query.where(
+      sql<boolean>`instr((select x.text from item_texts as x where x.item_id = i.id), ${slot('text')}) > 0`
+    )
   }
-  const { column, id } = SORTS[nameOf(order)]
+  const ids = postgres
+    ? sql<{ item_id: number }>`(select item_id from ${sql.table('item_search')} where text like ${slot('q')})`
+    : sql<{ item_id: number }>`(select rowid as item_id from item_search where item_search match ${slot('q')})`
+  return query.innerJoin(ids.as<'s'>(sql.ref('s')), (join) =>
+    // Without the plus, SQLite may ask the text index anew for every item.
+    postgres ? join.onRef('s.item_id', '=', 'i.id') : join.on(sql<boolean>`i.id = +s.item_id`)
+  )
+}
+
+function inOrder(query: RowsQuery, { order, values, narrow, byText }: ListPlan): RowsQuery {
+  const after = values.id !== undefined
+  // The plus: what is narrow is found by that and then sorted, not looked for along the order.
+  const plus = sql.raw(narrow === undefined ? '' : '+')
+  if (order === 'match') {
+    const id = byText ? sql`${plus}i.id` : sql`s.item_id`
+    const rest = after ? query.where(sql<boolean>`${id} > ${slot('id')}`) : query
+    return rest.orderBy(id)
+  }
+  const names = SORTS[nameOf(order)]
+  const [column, id] = [sql`${plus}${sql.ref(names.column)}`, sql`${plus}${sql.ref(names.id)}`]
   const descending = order.startsWith('-')
   const direction = descending ? 'desc' : 'asc'
   const comparison = sql.raw(descending ? '<' : '>')
   const rest = after
-    ? query.where(sql<boolean>`(${sql.ref(column)}, ${sql.ref(id)}) ${comparison} (${slot('key')}, ${slot('id')})`)
+    ? query.where(sql<boolean>`(${column}, ${id}) ${comparison} (${slot('key')}, ${slot('id')})`)
     : query
   return rest.orderBy(column, direction).orderBy(id, direction)
 }
@@ -237,12 +271,6 @@ function orderOf(order: Sort | 'match') {
 }
 
 const nameOf = (sort: Sort) => (sort.startsWith('-') ? sort.slice(1) : sort) as keyof typeof SORTS
-
-/** Ids of the items whose search text holds the words, by the trigram index of either engine. */
-const matches = (postgres: boolean) =>
-  postgres
-    ? sql<{ item_id: number }>`(select item_id from ${sql.table('item_search')} where text like ${slot('q')})`
-    : sql<{ item_id: number }>`(select rowid as item_id from item_search where item_search match ${slot('q')})`
 
 const stockedAt = (root: Kysely<unknown>) =>
   root

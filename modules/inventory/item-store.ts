@@ -309,8 +309,10 @@ async function saveSearch(root: Kysely<unknown>, items: readonly (ItemRecord & {
     })
     return
   }
-  await sql`insert or replace into item_search (rowid, text)
-    select json_extract(value, '$[0]'), json_extract(value, '$[1]') from json_each(${JSON.stringify(rows)})`.execute(
-    root
-  )
+  for (const target of [sql`item_search (rowid, text)`, sql`item_texts (item_id, text)`]) {
+    await sql`insert or replace into ${target}
+      select json_extract(value, '$[0]'), json_extract(value, '$[1]') from json_each(${JSON.stringify(rows)})`.execute(
+      root
+    )
+  }
 }

@@ -11,17 +11,8 @@ import { authorOf, type Context, seesCost, tenantOf } from './context.js'
 import { ImportNotFound, ImportNotUndoable, ImportRefused, ImportUnreadable } from './errors.js'
 import { exportCsv, exportNdjson } from './exports.js'
 import { parseMap, type ReadOptions } from './import-reader.js'
-import {
-  createImportStore,
-  IMPORT_CACHE,
-  IMPORT_JOB,
-  moveTo,
-  presentRun,
-  rehearse,
-  runImport,
-  runUndo,
-  UNDO_JOB
-} from './imports.js'
+import { createImportStore, presentRun } from './import-store.js'
+import { IMPORT_CACHE, IMPORT_JOB, moveTo, rehearse, runImport, runUndo, UNDO_JOB } from './imports.js'
 import { spoolUpload } from './spool.js'
 
 const tags = ['import and export']

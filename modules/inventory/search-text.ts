@@ -22,7 +22,8 @@ export const searchText = (item: {
     .map((field) => FIELD + fold(field))
     .join('')
 
-const anchored = (folded: string) => {
+/** Short words are found where a field begins. */
+export const anchored = (folded: string): string => {
   const letters = [...folded].length
   return letters >= 3 ? folded : `${FIELD.slice(0, 3 - letters)}${folded}`
 }

@@ -128,7 +128,7 @@ function openFile(path: string, events: DatabaseEvents, synchronous: Synchronous
 const sizeOf = (path: string) => (existsSync(path) ? statSync(path).size : 0)
 
 function connect(path: string, synchronous: Synchronous): Sqlite.Database {
-  // Waiting inside SQLite would block the event loop, so the wait is ours (see `begin`); reads never wait under WAL.
+  // Waiting inside SQLite would block the event loop, so the wait is ours (see `whenFree`); reads never wait under WAL.
   const db = new Sqlite(path, { timeout: 0 })
   db.pragma('journal_mode = WAL')
   db.pragma(`synchronous = ${synchronous}`)
@@ -163,7 +163,7 @@ function withStatementCache(db: Sqlite.Database) {
 class Driver extends SqliteDriver {
   override async beginTransaction(connection: DatabaseConnection): Promise<void> {
     // A deferred transaction that upgrades to a write fails at once when another wrote meanwhile; an immediate one waits.
-    await connection.executeQuery(CompiledQuery.raw('begin immediate'))
+    await whenFree(() => connection.executeQuery(CompiledQuery.raw('begin immediate')))
   }
 }
 
@@ -237,7 +237,7 @@ function groupCommit(
       member.settle(failure)
     }
     try {
-      await begin(writer)
+      await whenFree(() => writer.exec('begin immediate'))
     } catch (error) {
       for (const member of group) finish('rollback', member, error)
       return
@@ -293,12 +293,12 @@ function groupCommit(
     })
 }
 
-async function begin(writer: Sqlite.Database): Promise<void> {
+/** Runs it again while another process writes. @throws DatabaseBusy */
+async function whenFree<R>(attempt: () => R | Promise<R>): Promise<R> {
   const deadline = performance.now() + BUSY_TIMEOUT_MS
   for (;;) {
     try {
-      writer.exec('begin immediate')
-      return
+      return await attempt()
     } catch (error) {
       const busy = error instanceof Sqlite.SqliteError && error.code.startsWith('SQLITE_BUSY')
       if (!busy) throw error

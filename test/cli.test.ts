@@ -1,0 +1,176 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import t from 'tap'
+import { loadConfig } from '../plugins/config.js'
+import { build } from '../server.js'
+import { temporaryFolder } from './service-process.js'
+import { freePort } from './services.js'
+
+/** The operator's commands as a person types them: what they print, and how they end. */
+
+const CLI = fileURLToPath(new URL('../cli.js', import.meta.url))
+
+interface Run {
+  code: number | null
+  stdout: string
+  stderr: string
+}
+
+function start(args: readonly string[], env: Record<string, string>) {
+  const child = spawn(process.execPath, [CLI, ...args], { env: { PATH: process.env.PATH ?? '', ...env } })
+  const run: Run = { code: null, stdout: '', stderr: '' }
+  child.stdout.on('data', (chunk: Buffer) => {
+    run.stdout += chunk.toString()
+  })
+  child.stderr.on('data', (chunk: Buffer) => {
+    run.stderr += chunk.toString()
+  })
+  const ended = once(child, 'close').then(([code]): Run => ({ ...run, code }))
+  return { child, run, ended }
+}
+
+async function inventory(env: Record<string, string>, args: readonly string[], input?: string): Promise<Run> {
+  const { child, ended } = start(args, env)
+  child.stdin.end(input ?? '')
+  return ended
+}
+
+t.test('a token is all that is printed, and the service takes it', async (t) => {
+  const env = { DATA_DIR: temporaryFolder(t) }
+  const { code, stdout, stderr } = await inventory(env, ['token', '--role', 'staff', '--ttl', '5m'])
+  t.equal(code, 0)
+  t.equal(stderr, '')
+  t.match(stdout, /^[\w-]+\.[\w-]+\.[\w-]+\n$/)
+  const service = await build(loadConfig({ ...env, LOG_LEVEL: 'silent' }))
+  t.teardown(() => service.close())
+  const headers = { authorization: `Bearer ${stdout.trim()}` }
+  t.equal((await service.inject({ url: '/api/inventory', headers })).statusCode, 200)
+  t.equal((await service.inject({ url: '/api/users', headers })).statusCode, 403, 'of the role asked for')
+})
+
+t.test('a command that is misused says how, and ends with 2', async (t) => {
+  const env = { DATA_DIR: temporaryFolder(t) }
+  const misuses: [string[], RegExp, Record<string, string>?][] = [
+    [['token'], /--role/],
+    [['token', '--role', 'owner'], /viewer, staff, manager, admin/],
+    [['token', '--role', 'staff', '--ttl', '2 weeks'], /1s to 366d/],
+    [['tokens'], /unknown command/],
+    [['tenants', 'list'], /TENANCY=multi/],
+    [['tenants', 'drop', 'acme'], /--yes/, { TENANCY: 'multi' }],
+    [['token', '--role', 'admin'], /--tenant/, { TENANCY: 'multi' }],
+    [['import', 'items', '/no/such/file.csv'], /no file/],
+    [['migrate'], /^PORT is "nonsense"/, { PORT: 'nonsense' }],
+    [['users', 'create', 'ada'], /password/]
+  ]
+  const runs = misuses.map(([args, , more = {}]) => inventory({ ...env, ...more }, args))
+  for (const [index, { code, stdout, stderr }] of (await Promise.all(runs)).entries()) {
+    const [args, said] = misuses[index] ?? [[], /-/]
+    t.equal(code, 2, args.join(' '))
+    t.match(stderr, said)
+    t.equal(stdout, '', 'nothing that a script could take for an answer')
+  }
+  const help = await inventory(env, ['--help'])
+  t.equal(help.code, 0)
+  for (const name of [
+    'serve',
+    'demo',
+    'migrate',
+    'import',
+    'export',
+    'token',
+    'users',
+    'verify',
+    'tenants',
+    'worker'
+  ]) {
+    t.match(help.stdout, name)
+  }
+})
+
+t.test('users, from the first to the last password', async (t) => {
+  const env = { DATA_DIR: temporaryFolder(t) }
+  t.match(await inventory(env, ['users', 'list']), { code: 0, stdout: 'no users\n' })
+  const created = await inventory(
+    env,
+    ['users', 'create', 'ada', '--role', 'manager', '--name', 'Ada L.'],
+    'blue-horse-river\n'
+  )
+  t.match(created, { code: 0, stdout: 'ada (manager)\n' })
+  t.notMatch(created.stdout + created.stderr, 'blue-horse-river')
+  const again = await inventory({ ...env, INVENTORY_PASSWORD: 'green-horse-river' }, ['users', 'create', 'ADA'])
+  t.equal(again.code, 1)
+  t.match(again.stderr, /^error: .*ADA/)
+  t.equal((await inventory(env, ['users', 'create', 'bob'], 'short\n')).code, 1)
+  t.match(JSON.parse((await inventory(env, ['users', 'list', '--json'])).stdout), [
+    { username: 'ada', role: 'manager', displayName: 'Ada L.' }
+  ])
+  t.match(await inventory(env, ['users', 'password', 'ada'], 'another-horse-river\n'), { code: 0 })
+  t.match(await inventory(env, ['users', 'disable', 'ada']), { code: 0, stdout: 'ada disabled\n' })
+  t.match(await inventory(env, ['users', 'list']), { stdout: 'ada\tmanager\tdisabled\n' })
+})
+
+t.test('tenants are created, listed and dropped', async (t) => {
+  const env = { DATA_DIR: temporaryFolder(t), TENANCY: 'multi' }
+  t.match(await inventory(env, ['tenants', 'list']), { code: 0, stdout: 'no tenants\n' })
+  t.match(await inventory(env, ['tenants', 'create', 'acme']), { code: 0, stdout: 'acme created\n' })
+  t.match(await inventory(env, ['tenants', 'create', '../acme']), { code: 1, stderr: /cannot name a tenant/ })
+  t.match(await inventory(env, ['migrate', '--json']), { code: 0, stdout: '{"tenants":["acme"]}\n' })
+  t.match(await inventory(env, ['verify', '--tenant', 'acme']), { code: 0, stdout: /every balance agrees/ })
+  t.match(await inventory(env, ['verify', '--tenant', 'nobody']), { code: 1, stderr: /nobody/ })
+  t.match(await inventory(env, ['tenants', 'drop', 'acme', '--yes']), { code: 0, stdout: 'acme dropped\n' })
+  t.match(await inventory(env, ['tenants', 'list', '--json']), { stdout: '[]\n' })
+})
+
+t.test('files in and out', async (t) => {
+  const folder = temporaryFolder(t)
+  const env = { DATA_DIR: folder }
+  const file = (name: string, text: string) => {
+    writeFileSync(join(folder, name), text)
+    return join(folder, name)
+  }
+  const items = file('items.csv', 'itemCode,name,unit\nA,Apple,kg\nB,Banana,kg\n')
+  t.match(JSON.parse((await inventory(env, ['import', 'items', items, '--dry-run'])).stdout), {
+    dryRun: true,
+    created: 2
+  })
+  t.match(JSON.parse((await inventory(env, ['import', 'items', items])).stdout), { dryRun: false, created: 2 })
+  const moves = file('moves.ndjson', '{"Sku":"A","Qty":3}\n{"Sku":"B","Qty":4.5}\n')
+  const mapped = ['import', 'movements', moves, '--map', 'itemCode:Sku,quantity:Qty', '--type', 'receipt']
+  t.match(JSON.parse((await inventory(env, mapped)).stdout), { accepted: 2 })
+  const bad = await inventory(env, ['import', 'items', file('bad.csv', 'itemCode,name\nC,\n')])
+  t.equal(bad.code, 1)
+  t.match(bad.stderr, /row 2, column name/)
+  t.match(await inventory(env, ['export', 'stock']), { code: 0, stdout: /A,Apple,kg,3\r\nB,Banana,kg,4.5\r\n$/ })
+  t.equal((await inventory(env, ['export', 'everything'])).code, 1)
+  t.match(JSON.parse((await inventory(env, ['verify', '--json'])).stdout), { ok: true, moves: 2, mismatches: [] })
+})
+
+t.test('the service and the worker end when they are told to', async (t) => {
+  const env = { DATA_DIR: temporaryFolder(t), PORT: String(await freePort()) }
+  const service = start(['serve'], env)
+  const answers = async () =>
+    (await fetch(`http://127.0.0.1:${env.PORT}/health`).catch(() => undefined))?.status === 200
+  while (!(await answers()) && service.child.exitCode === null) await new Promise((resolve) => setTimeout(resolve, 50))
+  service.child.kill('SIGTERM')
+  t.equal((await service.ended).code, 0)
+  const worker = start(['worker'], env)
+  while (!worker.run.stderr.includes('waiting for work') && worker.child.exitCode === null) {
+    await new Promise((resolve) => setTimeout(resolve, 50))
+  }
+  worker.child.kill('SIGTERM')
+  t.match(await worker.ended, { code: 0 })
+})
+
+t.test('the demo tells what a manager wants to know', async (t) => {
+  const { code, stdout, stderr } = await inventory({ DATA_DIR: temporaryFolder(t) }, ['demo', '--no-serve'])
+  t.equal(code, 0)
+  t.equal(stderr, '')
+  t.match(stdout, /Stock: 300 items worth [\d,]+;/)
+  t.match(stdout, /every balance agrees with them/)
+  t.match(stdout, /Runs out first:\n( {2}\S+ .* left, .* days, until \d{4}-\d\d-\d\d \(\S+\)\n){8}/)
+  t.match(stdout, /Moved unusually in the last 60 days: \d+ findings/)
+  t.match(stdout, /Forecasts, 300 series a day: WAPE \d+\.\d %/)
+})
