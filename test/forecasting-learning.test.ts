@@ -18,9 +18,12 @@ import {
   sumOutcomes
 } from '../modules/forecasting/outcomes.js'
 import { closureCandidates, dayNumber, estimateAt } from '../modules/forecasting/series.js'
+import { dailyUseByLocation, items } from '../modules/inventory/index.js'
+import type { Tenants } from '../plugins/core.js'
 import type { JobService } from '../plugins/jobs.js'
 import { AccuracyAnswer, Aggregate, Explanation, Forecast, ItemAccuracy } from '../schemas/forecasting.js'
 import { day, onBothDatabases, random, weeklyUse } from './ai-harness.js'
+import { buildApp, client, eachDialect } from './helper.js'
 import { serviceEnvironment, startService } from './service-process.js'
 
 const WAIT = { prefer: 'wait=60' }
@@ -600,4 +603,45 @@ onBothDatabases(t, 'forecasts of sums', async (t, host) => {
   t.ok(Math.abs(week - 7 * 66) < 30, `${week.toFixed(0)} a week where 462 are used`)
   for (const { mean, lower80, upper80 } of total.points) t.ok(lower80 <= mean && mean <= upper80)
   t.equal((await call('GET', '/api/ai/forecast/aggregate?level=planet')).status, 400)
+})
+
+eachDialect(t, async (t, dialect) => {
+  const app = await buildApp(t, { dialect })
+  const manager = client(app, 'manager')
+  const [tenant] = await app.getDecorator<Tenants>('tenants').all()
+  if (tenant === undefined) throw new Error('no tenant')
+  await manager.post('/api/inventory/categories', { name: 'Dry' })
+  const [one, other] = ['PORT-A', 'PORT-B']
+  await manager.post('/api/inventory', { itemCode: one, name: one, unit: 'each', category: 'Dry' })
+  await manager.post('/api/inventory', { itemCode: other, name: other, unit: 'each' })
+  await manager.post('/api/locations', { location: 'bar', name: 'Bar' })
+  const move = (type: string, hour: number, lines: object[]) =>
+    manager.post('/api/movements', { type, occurredAt: `2026-03-0${hour < 24 ? 2 : 3}T${hour % 24}:00:00Z`, lines })
+  const at = (itemCode: string, quantity: number, location: string) => ({ itemCode, quantity, location })
+  await move('receipt', 10, [at(one, 50, 'main'), at(one, 50, 'bar'), at(other, 50, 'bar')])
+  await move('issue', 11, [at(one, 5, 'main'), at(one, 3, 'bar'), at(other, 4, 'bar')])
+  await move('return', 12, [at(one, 1, 'bar')])
+  await move('waste', 13, [at(one, 9, 'main')])
+  const wrong = await move('issue', 34, [at(one, 7, 'main')])
+  t.equal((await manager.post(`/api/movements/${wrong.body.id}/reverse`, {})).status, 201)
+  await move('issue', 35, [at(other, 2, 'bar')])
+  const used = await dailyUseByLocation(tenant, { itemCodes: [one, other], fromDay: '2026-03-01', toDay: '2026-03-03' })
+  t.same(
+    used.filter(({ usedMicros }) => usedMicros !== 0).map((row) => [row.location, row.day, row.usedMicros / 1e6]),
+    [
+      ['bar', '2026-03-02', 6],
+      ['bar', '2026-03-03', 2],
+      ['main', '2026-03-02', 5]
+    ],
+    'issues less returns per location, reversals on their day, no waste'
+  )
+  t.same(await dailyUseByLocation(tenant, { itemCodes: [] }), [])
+  const found = await items(tenant, { itemCodes: [one, other], limit: 9 })
+  t.same(
+    found.map(({ itemCode, category }) => [itemCode, category]),
+    [
+      [one, 'Dry'],
+      [other, null]
+    ]
+  )
 })
