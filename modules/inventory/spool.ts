@@ -1,6 +1,5 @@
 import { createHash } from 'node:crypto'
-import { createWriteStream } from 'node:fs'
-import { mkdir, rm } from 'node:fs/promises'
+import { mkdir, open, rm } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { Readable, Transform } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
@@ -22,7 +21,9 @@ export async function spoolUpload(upload: Readable, path: string): Promise<strin
     await mkdir(dirname(path), { recursive: true, mode: 0o700 })
     const { stream, gzip } = await sniff(upload)
     const stages = gzip ? [stream, createGunzip()] : [stream]
-    await pipeline([...stages, checked(hash), createWriteStream(path, { mode: 0o600, flags: 'wx' })])
+    // Opened before the first byte is looked at: a stream that opens it later may do so after a refusal has removed it.
+    const file = await open(path, 'wx', 0o600)
+    await pipeline([...stages, checked(hash), file.createWriteStream()])
     return hash.digest('base64url')
   } catch (error) {
     await rm(path, { force: true })
