@@ -60,7 +60,7 @@ async function tokenFor(
   const signer = Fastify()
   const tokens = createTokens(signer, { keys: config.jwtKeys })
   await signer.ready()
-  const { issueToken } = await import('./modules/identity/console.js')
+  const { issueToken } = await identity()
   return issueToken(tokens, { role, tenant, ttlSeconds })
 }
 
