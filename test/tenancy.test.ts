@@ -139,6 +139,8 @@ async function furnish(t: Test, call: Call) {
   await must('POST', '/api/ai/consumption/derive', { itemCodes: ['ALPHA-1'] }, { prefer: 'wait=20' })
   const trained = await must('POST', '/api/ai/forecast/train', { itemCodes: ['ALPHA-1'] }, { prefer: 'wait=30' })
   t.equal(trained.status, 'succeeded', JSON.stringify(trained))
+  const summed = await must('POST', '/api/ai/forecast/aggregate/train', undefined, { prefer: 'wait=30' })
+  t.equal(summed.status, 'succeeded', JSON.stringify(summed))
   const [model] = (await must('GET', '/api/ai/models/list')).data
   const day = at(1).slice(0, 10)
   await must('POST', '/api/ai/feedback', { itemCode: 'ALPHA-1', date: day, subject: 'actual', verdict: 'right' })
@@ -187,7 +189,13 @@ const bodies: Record<string, object | string> = {
   'POST /api/anomalies/:id/resolve': { verdict: 'dismissed' }
 }
 /** Writes that take none. */
-const BODILESS = /^POST \/api\/(auth\/logout|reservations\/:id\/(post|void)|imports\/:id\/undo)$|^DELETE /
+const BODILESS =
+  /^POST \/api\/(auth\/logout|reservations\/:id\/(post|void)|imports\/:id\/undo|ai\/forecast\/aggregate\/train)$|^DELETE /
+
+/** What a read must be asked to show the owner's own. */
+const queries: Record<string, string> = {
+  'GET /api/ai/forecast/aggregate': '?level=category&key=Alpha-category'
+}
 
 function fill({ method, url }: Route, ids: Ids): { url: string; body?: object | string } | string {
   const kind = url.split('/')[url.startsWith('/api/ai/') ? 3 : 2] ?? ''
@@ -201,7 +209,8 @@ function fill({ method, url }: Route, ids: Ids): { url: string; body?: object | 
     location: 'alpha-store',
     kind: 'items'
   }
-  const filled = url.replace(/:(\w+)/g, (whole, name: string) => values[name] ?? whole)
+  const path = url.replace(/:(\w+)/g, (whole, name: string) => values[name] ?? whole)
+  const filled = path + (queries[`${method} ${url}`] ?? '')
   if (filled.includes(':')) return 'no value for its parameters'
   const body = bodies[`${method} ${url}`]
   if (body === undefined && method !== 'GET' && !BODILESS.test(`${method} ${url}`)) return 'no body'
