@@ -9,6 +9,7 @@ import t from 'tap'
 import { app as register } from '../app.js'
 import { ConfigError, Environment, loadConfig } from '../plugins/config.js'
 import type { Auth } from '../plugins/contracts.js'
+import { openDatabaseServer } from '../plugins/database.js'
 import { serverOptions } from '../plugins/server-options.js'
 import type { Role } from '../schemas/common.js'
 import { buildApp, client, eachDialect } from './helper.js'
@@ -646,4 +647,11 @@ t.test('no token, password or key reaches the log, at any level', async (t) => {
   for (const secret of ['canary', token, accessToken, JWT_SECRET]) {
     t.notOk(output().includes(secret), `${secret.slice(0, 8)}… is not in it`)
   }
+})
+
+t.test('a database of another kind is refused without showing its URL', async (t) => {
+  const events = { query: () => {}, transaction: () => {} }
+  const open = () =>
+    openDatabaseServer({ databaseUrl: 'mysql://me:canary@host/db', tenancy: 'single', poolSize: 1 }, events)
+  t.throws(open, { message: /^(?!.*canary).*DATABASE_URL.*sqlite:<path>/ })
 })

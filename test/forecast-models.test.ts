@@ -399,3 +399,20 @@ t.test('models and harness see the past only', async (t) => {
   POOL.ses = original
   t.same([...lengths], [0])
 })
+
+t.test('Prophet by name, by every calendar', async (t) => {
+  await loadModels(['prophet'])
+  for (const frequency of ['day', 'week', 'month', 24, 4] as const) {
+    const values = Float64Array.from({ length: 40 }, (_, i) => 50 + i + (i % 4))
+    const { model, mean } = forecast({ values, frequency, horizon: 3, models: ['prophet'] })
+    t.equal(model, 'prophet', `${frequency}`)
+    // A line goes on: 90, 91, 92 and what the season adds.
+    t.ok(
+      mean.every((value) => value > 80 && value < 105),
+      mean.join()
+    )
+  }
+  const late = Float64Array.from({ length: 12 }, (_, i) => (i < 10 ? 7 : 8 + i))
+  const { mean } = forecast({ values: late, frequency: 'day', horizon: 2, models: ['prophet'] })
+  t.ok(mean.every(Number.isFinite), 'a start that never varies is gone on with')
+})

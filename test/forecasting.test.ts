@@ -9,6 +9,7 @@ import { dailyDemand, forecastHeadline, leadTimeDemand, runOut } from '../module
 import { createForecastMetrics } from '../modules/forecasting/metrics.js'
 import { MODEL_NAMES } from '../modules/forecasting/models/index.js'
 import { cover } from '../modules/forecasting/ports.js'
+import { yieldToRequests } from '../modules/forecasting/priority.js'
 import * as series from '../modules/forecasting/series.js'
 import type { ForecastingTables } from '../modules/forecasting/store.js'
 import { createTraining } from '../modules/forecasting/train.js'
@@ -448,4 +449,12 @@ onBothDatabases(t, 'a run outlives what goes wrong in it', async (t, host) => {
   batches = 0
   await t.rejects(run(compute('none', 2)), { message: 'cancelled' })
   t.equal(batches <= 4, true, 'a cancelled run stops')
+})
+
+t.test('a thread that may not lower its priority trains all the same', async (t) => {
+  t.doesNotThrow(() =>
+    yieldToRequests(() => {
+      throw new Error('there is no /proc')
+    })
+  )
 })
