@@ -29,6 +29,7 @@ export async function app(
     ...(config.REDIS_URL === undefined ? {} : { redisUrl: config.REDIS_URL }),
     cache: config.CACHE === 'on',
     jwtKeys: config.jwtKeys,
+    secureCookies: config.NODE_ENV === 'production',
     workerThreads: config.WORKER_THREADS,
     dataDir: config.DATA_DIR,
     mode,

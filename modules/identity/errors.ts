@@ -36,3 +36,15 @@ export const RevocationsUnavailable = problem<{ retryAfterSeconds: number }>('ID
   en: 'Whether this token still counts cannot be told now; try again in {retryAfterSeconds} s.',
   fr: 'Impossible de vérifier maintenant si ce jeton est encore valable ; réessayez dans {retryAfterSeconds} s.'
 })
+export const SessionEnded = problem<{ reason: string }>('ID_SESSION_ENDED', 401, {
+  en: 'This session is over ({reason}); sign in again.',
+  fr: 'Cette session est terminée ({reason}) ; reconnectez-vous.'
+})
+export const SessionNotFound = problem<{ id: string }>('ID_SESSION_NOT_FOUND', 404, {
+  en: 'You have no session {id}.',
+  fr: 'Vous n’avez pas de session {id}.'
+})
+export const NoSession = problem('ID_NO_SESSION', 409, {
+  en: 'This token belongs to no session that could be renewed.',
+  fr: 'Ce jeton n’appartient à aucune session renouvelable.'
+})
