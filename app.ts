@@ -30,6 +30,7 @@ export async function app(
     cache: config.CACHE === 'on',
     jwtKeys: config.jwtKeys,
     secretsKeys: config.secretsKeys,
+    secureCookies: config.NODE_ENV === 'production',
     workerThreads: config.WORKER_THREADS,
     dataDir: config.DATA_DIR,
     mode,
@@ -44,7 +45,11 @@ export async function app(
   const options = { prefix: '/api', authorize }
   const all = () => tenants.all()
 
-  await service.register(identity, { ...options })
+  await service.register(identity, {
+    ...options,
+    secondFactor: config.secondFactor,
+    publicUrl: config.publicUrl
+  })
   await service.register(inventory, { ...options, dailyDemand, dataDir: config.DATA_DIR })
   await service.register(forecasting, {
     ...options,

@@ -48,6 +48,10 @@ export const EnrolmentNotStarted = problem('ID_ENROLMENT_NOT_STARTED', 409, {
   en: 'No authenticator app waits to be confirmed; ask for a new secret.',
   fr: 'Aucune application d’authentification n’attend de confirmation ; demandez un nouveau secret.'
 })
+export const NoStepPending = problem('ID_NO_STEP_PENDING', 409, {
+  en: 'No sign-in waits for a second factor here; sign in, and answer with its pending token.',
+  fr: 'Aucune connexion n’attend ici un second facteur ; connectez-vous et répondez avec son jeton d’attente.'
+})
 export const CodeWrong = problem('ID_CODE_WRONG', 422, {
   en: 'This is not the code that the app shows now; check the clock of the device.',
   fr: 'Ce n’est pas le code que l’application affiche ; vérifiez l’horloge de l’appareil.'
@@ -71,4 +75,16 @@ export const PasskeysFull = problem<{ maximum: number }>('ID_PASSKEYS_FULL', 409
 export const LinkInvalid = problem('ID_LINK_INVALID', 422, {
   en: 'This link was used, has expired or never was one; ask for a new one.',
   fr: 'Ce lien a servi, a expiré ou n’en est pas un ; demandez-en un nouveau.'
+})
+export const SessionEnded = problem<{ reason: string }>('ID_SESSION_ENDED', 401, {
+  en: 'This session is over ({reason}); sign in again.',
+  fr: 'Cette session est terminée ({reason}) ; reconnectez-vous.'
+})
+export const SessionNotFound = problem<{ id: string }>('ID_SESSION_NOT_FOUND', 404, {
+  en: 'You have no session {id}.',
+  fr: 'Vous n’avez pas de session {id}.'
+})
+export const NoSession = problem('ID_NO_SESSION', 409, {
+  en: 'This token belongs to no session that could be renewed.',
+  fr: 'Ce jeton n’appartient à aucune session renouvelable.'
 })

@@ -16,19 +16,39 @@ export function createLinkStore(database: Kysely<unknown>) {
         .execute()
     },
 
-    /** The user of a link that still counts; it counts no more. */
-    useForUser: async (tokenHash: string): Promise<string | undefined> => {
+    /** The user whose password a link sets, as long as it counts. */
+    userOf: async (tokenHash: string): Promise<string | undefined> => {
       const row = await db
-        .deleteFrom('one_time_links')
+        .selectFrom('one_time_links')
+        .select('user_id')
         .where('token_hash', '=', tokenHash)
-        .where('user_id', 'is not', null)
         .where('expires_at', '>', Date.now())
-        .returning('user_id')
         .executeTakeFirst()
       return row?.user_id ?? undefined
     },
 
-    /** Whether the link still counts; none of the links that make a first user counts after it, so two cannot both win. */
+    /** False when it was used meanwhile. */
+    use: async (tokenHash: string): Promise<boolean> => {
+      const { numDeletedRows } = await db
+        .deleteFrom('one_time_links')
+        .where('token_hash', '=', tokenHash)
+        .where('expires_at', '>', Date.now())
+        .executeTakeFirst()
+      return numDeletedRows === 1n
+    },
+
+    isForSetup: async (tokenHash: string): Promise<boolean> => {
+      const row = await db
+        .selectFrom('one_time_links')
+        .select('user_id')
+        .where('token_hash', '=', tokenHash)
+        .where('user_id', 'is', null)
+        .where('expires_at', '>', Date.now())
+        .executeTakeFirst()
+      return row !== undefined
+    },
+
+    /** Whether the link still counts. All links of this kind go, so two of them cannot both make the first user. */
     useForSetup: async (tokenHash: string): Promise<boolean> => {
       const rows = await db
         .deleteFrom('one_time_links')

@@ -15,7 +15,7 @@ import {
   PasskeySignIn,
   PasskeySignInOptions
 } from '../../schemas/identity-accounts.js'
-import { PasskeyNotFound, PasskeyRefused, PasskeysFull, SecondFactorFailed } from './errors.js'
+import { PasskeyNotFound, PasskeyRefused, PasskeysFull } from './errors.js'
 import { createPasskeyStore, type NewPasskey } from './passkey-store.js'
 import type { RouteContext } from './routes.js'
 import { addFactor, enrolling, ownAccount, removeFactor } from './second-factor-routes.js'
@@ -161,7 +161,7 @@ export const passkeyRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app
           const account = userId === undefined ? undefined : await createIdentityStore(tenant.db).byId(userId)
           return account === undefined || account.user.disabled ? undefined : { tenant, account }
         },
-        () => new SecondFactorFailed({})
+        'second-factor'
       )
       // Two factors at once: the key itself, and what its owner unlocks it by.
       const passed = { ...found, methods: ['hwk', 'mfa'], authenticatedAt: Date.now(), cookie }

@@ -13,22 +13,14 @@ import {
   TotpConfirmation,
   TotpEnrolment
 } from '../../schemas/identity-accounts.js'
-import {
-  NoOwnPassword,
-  NoStepPending,
-  NotEnrolled,
-  SecondFactorFailed,
-  SecondFactorMandatory,
-  UserNotFound
-} from './errors.js'
+import { NoOwnPassword, NoStepPending, NotEnrolled, SecondFactorMandatory, UserNotFound } from './errors.js'
 import { endTokens } from './revocations.js'
 import type { RouteContext } from './routes.js'
 import { type ProofMethod, removeFactors, renewRecoveryCodes } from './second-factor.js'
 import { createSecondFactorStore, isEnrolled } from './second-factor-store.js'
 import { proceed, throttled } from './sign-in.js'
-import { type Account, createIdentityStore, usernameKey } from './store.js'
+import { type Account, changeUser, createIdentityStore, usernameKey } from './store.js'
 
-const NAMESPACE = 'identity'
 const tags = ['identity']
 const tenantOf = (request: FastifyRequest) => request.getDecorator<Tenant>('tenant')
 const subjectOf = (request: FastifyRequest) => request.getDecorator<Principal>('principal').subject
@@ -72,12 +64,10 @@ export async function addFactor<R>(
   return { added, recoveryCodes, session }
 }
 
-/** Ends all tokens and sessions of a user. */
+/** Ends all tokens and sessions of a user. @throws UserNotFound */
 async function endAll(tx: Transaction, tenant: Tenant, id: string): Promise<Account> {
-  const account = await createIdentityStore(tx.db).updateUser(id, { endTokens: true })
+  const account = await changeUser(tx, tenant, id, { endTokens: true })
   if (account === undefined) throw new UserNotFound({ id })
-  await endTokens(tx, tenant, { kind: 'subject', key: id, epoch: account.epoch })
-  tx.invalidate(NAMESPACE)
   return account
 }
 
@@ -224,12 +214,7 @@ export const secondFactorRoutes: FastifyPluginAsyncTypebox<RouteContext> = async
       const account = await ownAccount(request)
       const { id, username } = account.user
       const attempt = { tenant: tenant.id, username: `${usernameKey(username)} second factor`, address: request.ip }
-      const method = await throttled(
-        context,
-        attempt,
-        () => secondFactor.prove(tenant, id, proof),
-        () => new SecondFactorFailed({})
-      )
+      const method = await throttled(context, attempt, () => secondFactor.prove(tenant, id, proof), 'second-factor')
       await tenant.transact((tx) => endTokens(tx, tenant, { kind: 'token', key: jti, expiresAt: exp * 1000 }))
       const passed = { tenant, account, methods: [...amr, method], authenticatedAt: authTime * 1000, cookie }
       return proceed(context, request, reply, { ...passed, replaces: sid })
@@ -250,9 +235,8 @@ export const secondFactorRoutes: FastifyPluginAsyncTypebox<RouteContext> = async
     async (request, reply) => {
       const { id } = request.params
       return answers.write(request, reply, 204, async (tx) => {
-        if ((await createIdentityStore(tx.db).byId(id)) === undefined) throw new UserNotFound({ id })
-        await removeFactors(tx, id)
         await endAll(tx, tenantOf(request), id)
+        await removeFactors(tx, id)
       })
     }
   )

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import type { Seal, Tenant, Transaction } from '../../plugins/contracts.js'
+import type { Seal, Tenant, TokenClaims, Transaction } from '../../plugins/contracts.js'
 import type { Role } from '../../schemas/common.js'
 import type { User } from '../../schemas/identity.js'
 import type { SecondFactorProof } from '../../schemas/identity-accounts.js'
@@ -8,7 +8,7 @@ import { createPasskeyStore } from './passkey-store.js'
 import { createPasskeys, type Passkeys } from './passkeys.js'
 import { hashRecoveryCode, makeRecoveryCodes } from './recovery-codes.js'
 import { createSecondFactorStore, type Factors, isEnrolled } from './second-factor-store.js'
-import type { SecondFactor } from './sign-in.js'
+import { isStrong, type SecondFactor } from './sign-in.js'
 import { base32, matchingStep, otpauthUri, SEED_BYTES } from './totp.js'
 
 export type SecondFactorPolicy = 'required' | 'optional'
@@ -19,10 +19,27 @@ const PRODUCT = 'Inventory Enterprise'
 const PENDING_MILLISECONDS = 15 * 60_000
 const MANDATORY_FOR: readonly Role[] = ['manager', 'admin']
 
+/** Whether nobody of this role works without a second factor. */
+export const isRequired = (policy: SecondFactorPolicy, role: Role): boolean =>
+  policy === 'required' && MANDATORY_FOR.includes(role)
+
+/** Whether the password is all that this user is asked for. */
+export async function isPasswordAlone(
+  tenant: Tenant,
+  { id, role }: Pick<User, 'id' | 'role'>,
+  policy: SecondFactorPolicy
+): Promise<boolean> {
+  return !isRequired(policy, role) && !isEnrolled(await createSecondFactorStore(tenant.db).factors(id))
+}
+
+/** A session that was begun before the role demanded more: its tokens count no more than its refresh does. */
+export function lacksFactor({ required }: SecondFactor, { sid, use, role, amr = [] }: TokenClaims): boolean {
+  return sid !== undefined && use === undefined && required(role) && !isStrong(amr)
+}
+
 export interface SecondFactors extends SecondFactor {
   readonly passkeys: Passkeys
   of(tenant: Tenant, userId: string): Promise<Factors>
-  /** Whether the password is all that this user is asked for. */
   isPasswordAlone(tenant: Tenant, user: Pick<User, 'id' | 'role'>): Promise<boolean>
   startTotp(tenant: Tenant, user: User): Promise<{ secret: string; otpauthUri: string }>
   /** Checks the code against the seed that waits; what it returns makes the seed count. @throws CodeWrong, EnrolmentNotStarted */
@@ -40,7 +57,6 @@ export interface SecondFactorOptions {
 
 export function createSecondFactors({ seal, policy, publicUrl, now }: SecondFactorOptions): SecondFactors {
   const passkeys = createPasskeys(seal, publicUrl, now)
-  const required = (role: Role) => policy === 'required' && MANDATORY_FOR.includes(role)
   const of = (tenant: Tenant, userId: string) => createSecondFactorStore(tenant.db).factors(userId)
   const contextOf = (tenant: Tenant, userId: string) => `totp ${tenant.id} ${userId}`
 
@@ -61,10 +77,10 @@ export function createSecondFactors({ seal, policy, publicUrl, now }: SecondFact
 
   return {
     passkeys,
-    required,
+    required: (role) => isRequired(policy, role),
     of,
     methods: async (tenant, userId) => methodsOf(await of(tenant, userId)),
-    isPasswordAlone: async (tenant, { id, role }) => !required(role) && !isEnrolled(await of(tenant, id)),
+    isPasswordAlone: (tenant, user) => isPasswordAlone(tenant, user, policy),
 
     startTotp: async (tenant, { id, username }) => {
       const seed = randomBytes(SEED_BYTES)
