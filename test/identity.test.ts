@@ -160,7 +160,7 @@ for (const [dialect, provide] of Object.entries(databases)) {
       t.equal((await login('long', `${long.slice(0, -1)}B`)).status, 401, 'the 77th byte counts')
       t.equal((await login('long', long)).status, 200)
       const { text } = await call('GET', '/users?limit=500', admin)
-      t.notMatch(text, /argon2|hash|password|cafe/i)
+      t.notMatch(text, /argon2|hash|"password|cafe/i)
       const { db } = await service.tenant()
       const rows = await db
         .withTables<{ users: { password_hash: string } }>()
@@ -171,9 +171,9 @@ for (const [dialect, provide] of Object.entries(databases)) {
       for (const { password_hash } of rows) t.match(password_hash, /^\$argon2id\$v=19\$m=19456,t=2,p=1\$/)
       for (const [password, reason] of [
         ['short', 'too-short'],
-        ['Password1', 'common'],
-        ['aaaaaaaaaaaa', 'common'],
-        ['x'.repeat(257), 'too-long']
+        ['Password12345678', 'common'],
+        ['aaaaaaaaaaaaaaaa', 'common'],
+        ['é'.repeat(513), 'too-long']
       ]) {
         const refused = await call('POST', '/users', admin, { username: 'weak', role: 'viewer', password })
         t.match(refused, { status: 422, body: { code: 'ID_PASSWORD_REFUSED', reason } }, reason)
@@ -332,6 +332,9 @@ async function rolesAndEnds(t: Test, { call, login, token, tenant }: Service) {
         await call('PATCH', `/users/${id}`, admin, { disabled: false })
         t.equal((await call('GET', '/auth/me', first)).status, 401, 'enabling does not bring old tokens back')
       }
+      // Nobody signs in by a deleted account, and nobody brings it back.
+      if (name === 'delete')
+        return t.equal((await call('PATCH', `/users/${id}`, admin, { disabled: false })).status, 404)
       const password = name.includes('password') ? 'a brand new passphrase' : PASSWORD
       const fresh = await login(username, password, randomUUID())
       t.equal((await call('GET', '/auth/me', fresh.body.accessToken)).status, 200, 'in the same second')
