@@ -44,7 +44,12 @@ export async function app(
   const options = { prefix: '/api', authorize }
   const all = () => tenants.all()
 
-  await service.register(identity, { ...options })
+  await service.register(identity, {
+    ...options,
+    accessTokenTtlSeconds: config.ACCESS_TOKEN_TTL_SECONDS,
+    sessionIdleSeconds: config.SESSION_IDLE_SECONDS,
+    sessionTtlSeconds: config.SESSION_TTL_SECONDS
+  })
   await service.register(inventory, { ...options, dailyDemand, dataDir: config.DATA_DIR })
   await service.register(forecasting, {
     ...options,

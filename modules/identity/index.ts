@@ -2,13 +2,24 @@ import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import type { Registry } from 'prom-client'
 import { identityMigrations } from '../../migrations/identity.js'
-import type { Answers, Auth, EnterModule, Migrations, ModuleOptions, Periodic } from '../../plugins/contracts.js'
+import type {
+  Answers,
+  Auth,
+  EnterModule,
+  Migrations,
+  ModuleOptions,
+  Periodic,
+  SharedStore
+} from '../../plugins/contracts.js'
+import { apiTokens, forgetApiTokens, noteUses } from './api-tokens.js'
 import { identityMetrics } from './metrics.js'
 import { createPasswordHasher } from './passwords.js'
 import { forgetTokenEnds, isRevoked, TOKEN_LIFE_SECONDS_MAX } from './revocations.js'
 import { accountRoutes, userRoutes } from './routes.js'
 import { sessionRoutes } from './routes-sessions.js'
+import { tokenRoutes } from './routes-tokens.js'
 import { forgetSessions } from './session-store.js'
+import type { SecondFactor } from './sign-in.js'
 import { createLoginThrottle } from './throttle.js'
 
 export interface IdentityOptions extends ModuleOptions {
@@ -33,14 +44,16 @@ async function identity(app: FastifyInstance, options: IdentityOptions): Promise
   app.getDecorator<Migrations>('migrations').add({ module: 'identity', migrations: identityMigrations })
   const auth = app.getDecorator<Auth>('auth')
   const metrics = identityMetrics(app.getDecorator<Registry>('registry'))
-  auth.refuseWhen(isRevoked)
+  const secondFactor: SecondFactor = { methods: async () => [], required: () => false }
+  auth.refuseWhen(noteUses(isRevoked))
+  auth.accept(apiTokens(secondFactor))
   const context = {
     answers: app.getDecorator<Answers>('answers'),
     auth,
     metrics,
     hasher: createPasswordHasher((seconds) => metrics.hashing.observe(seconds)),
-    throttle: createLoginThrottle(),
-    secondFactor: { methods: async () => [], required: () => false },
+    throttle: createLoginThrottle(app.getDecorator<SharedStore | null>('sharedStore')),
+    secondFactor,
     accessSeconds: accessTokenTtlSeconds,
     life: { idleSeconds: sessionIdleSeconds, absoluteSeconds: sessionTtlSeconds },
     defaultTenant: options.defaultTenant ?? 'main',
@@ -49,9 +62,11 @@ async function identity(app: FastifyInstance, options: IdentityOptions): Promise
   await app.register(sessionRoutes, context)
   await app.register(accountRoutes, context)
   await app.register(userRoutes, context)
+  await app.register(tokenRoutes, context)
   app.getDecorator<Periodic>('periodic').every(3_600, 'sessions', (tenant) =>
     tenant.transact(async (tx) => {
       await forgetSessions(tx)
+      await forgetApiTokens(tx)
       await forgetTokenEnds(tx)
     })
   )
@@ -81,7 +96,7 @@ export default fp(identity, {
   fastify: '5.x',
   encapsulate: true,
   decorators: {
-    fastify: ['enterModule', 'answers', 'registry', 'auth', 'migrations', 'periodic'],
+    fastify: ['enterModule', 'answers', 'registry', 'auth', 'migrations', 'periodic', 'sharedStore'],
     request: ['tenant', 'principal']
   }
 })

@@ -40,7 +40,7 @@ export const accountRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app
   app.post(
     '/auth/password',
     {
-      config: access('viewer'),
+      config: access('viewer', { fresh: true }),
       schema: {
         tags,
         summary: 'Change the own password; ends all tokens of the user',
@@ -73,6 +73,8 @@ export const accountRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app
 export const userRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, context) => {
   const { answers, hasher } = context
   const config = access('admin')
+  // Whoever makes users or changes roles makes administrators.
+  const fresh = access('admin', { fresh: true })
 
   app.get(
     '/users',
@@ -94,7 +96,10 @@ export const userRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, c
 
   app.post(
     '/users',
-    { config, schema: { tags, summary: 'Create a user', body: UserCreate, response: { 201: User, ...problems } } },
+    {
+      config: fresh,
+      schema: { tags, summary: 'Create a user', body: UserCreate, response: { 201: User, ...problems } }
+    },
     async (request, reply) => {
       const { username, displayName = username, role, password } = request.body
       checkPassword(password, { username })
@@ -126,7 +131,7 @@ export const userRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, c
   app.patch(
     '/users/:id',
     {
-      config,
+      config: fresh,
       schema: {
         tags,
         summary: 'Change a user; another role, another password or disabling ends all of the user’s tokens',
