@@ -48,7 +48,10 @@ export async function app(
   await service.register(identity, {
     ...options,
     secondFactor: config.secondFactor,
-    publicUrl: config.publicUrl
+    publicUrl: config.publicUrl,
+    accessTokenTtlSeconds: config.ACCESS_TOKEN_TTL_SECONDS,
+    sessionIdleSeconds: config.SESSION_IDLE_SECONDS,
+    sessionTtlSeconds: config.SESSION_TTL_SECONDS
   })
   await service.register(inventory, { ...options, dailyDemand, dataDir: config.DATA_DIR })
   await service.register(forecasting, {

@@ -1,4 +1,5 @@
 import type { FastifyContextConfig, FastifyInstance, FastifyReply, FastifyRequest, onRequestHookHandler } from 'fastify'
+import type { Redis } from 'ioredis'
 import type { Kysely, Migration } from 'kysely'
 import type { Job, Role, TokenClaims, TokenUse } from '../schemas/common.js'
 
@@ -41,6 +42,14 @@ export interface CachedText {
 export interface Cache {
   /** Read-through, two levels. Never answers what was loaded before the last `invalidate` of its namespace. */
   read(namespace: string, key: string, load: () => Promise<string>): Promise<CachedText>
+}
+
+/** What all processes share while Redis is there. Nothing may depend on it: without it each process is on its own. */
+export interface SharedStore {
+  /** Starts every key, so that deployments can share a Redis. */
+  readonly prefix: string
+  /** Runs commands, bounded in time. Never rejects; undefined when Redis is absent, down, too slow or answers an error. */
+  call<T>(run: (client: Redis) => Promise<T>): Promise<T | undefined>
 }
 
 /** What a domain works with on behalf of one tenant: on `request.tenant`, and handed to jobs and event handlers. */
@@ -168,7 +177,10 @@ export interface ModuleOptions {
 
 /** The two ways a route answers: a read that is cached and validated by ETag, a write that is one idempotent transaction. */
 export interface Answers {
-  /** Serialises `load()` by the route's 200 schema, caches the bytes under `key`, honours If-None-Match and Accept-Encoding. */
+  /**
+   * Serialises `load()` by the route's 200 schema (a string is taken for the JSON itself), caches the bytes under `key`, honours
+   * If-None-Match and Accept-Encoding.
+   */
   read(
     request: FastifyRequest,
     reply: FastifyReply,

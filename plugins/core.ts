@@ -109,6 +109,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   app.decorate('database', server)
   app.decorate('tenants', tenants)
   app.decorate('redis', redis?.client ?? null)
+  app.decorate('sharedStore', redis)
   app.decorate('registry', registry)
   app.decorate('caches', caches)
   app.decorate('events', events)

@@ -96,6 +96,29 @@ export const Session = Closed({
 export type Session = Static<typeof Session>
 export const SessionParams = Closed({ id: Uuid })
 
+/** What a token for a program may do: `inventory:read`, `ledger:write`, `*:read`; an area is a tag of the OpenAPI document. */
+export const Scope = Type.String({ pattern: '^(\\*|[a-z0-9-]{1,40}):(read|write)$' })
+export const ApiTokenCreate = Closed({
+  name: Name,
+  scopes: Type.Array(Scope, { minItems: 1, maxItems: 50 }),
+  role: Type.Optional(Role),
+  expiresInDays: Type.Optional(Type.Integer({ minimum: 1, maximum: 366, default: 90 }))
+})
+const apiToken = {
+  id: Uuid,
+  name: Type.String(),
+  hint: Type.String({ description: 'how the token begins and ends' }),
+  role: Role,
+  scopes: Type.Array(Type.String()),
+  createdAt: Instant,
+  expiresAt: Instant,
+  lastUsedAt: Nullable(Instant)
+}
+export const ApiToken = Closed(apiToken)
+export type ApiToken = Static<typeof ApiToken>
+export const ApiTokenCreated = Closed({ ...apiToken, token: Type.String() })
+export const TokenParams = Closed({ id: Uuid })
+
 export const PasswordChange = Closed({ currentPassword: Password, newPassword: Password })
 /** `user` is null for a token printed at the console, which belongs to no user. */
 export const Me = Closed({ subject: Type.String(), role: Role, tenant: TenantId, user: Nullable(User) })

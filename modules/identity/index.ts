@@ -2,16 +2,27 @@ import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import type { Registry } from 'prom-client'
 import { identityMigrations } from '../../migrations/identity.js'
-import type { Answers, Auth, EnterModule, Migrations, ModuleOptions, Periodic, Seal } from '../../plugins/contracts.js'
-import { linkRoutes } from './link-routes.js'
+import type {
+  Answers,
+  Auth,
+  EnterModule,
+  Migrations,
+  ModuleOptions,
+  Periodic,
+  Seal,
+  SharedStore
+} from '../../plugins/contracts.js'
+import { apiTokens, forgetApiTokens, noteUses } from './api-tokens.js'
 import { identityMetrics } from './metrics.js'
-import { passkeyRoutes } from './passkey-routes.js'
 import { createPasswordHasher } from './passwords.js'
 import { forgetTokenEnds, isRevoked, TOKEN_LIFE_SECONDS_MAX } from './revocations.js'
 import { accountRoutes, userRoutes } from './routes.js'
+import { linkRoutes } from './routes-links.js'
+import { passkeyRoutes } from './routes-passkeys.js'
+import { secondFactorRoutes } from './routes-second-factor.js'
 import { sessionRoutes } from './routes-sessions.js'
+import { tokenRoutes } from './routes-tokens.js'
 import { createSecondFactors, lacksFactor, type SecondFactorPolicy } from './second-factor.js'
-import { secondFactorRoutes } from './second-factor-routes.js'
 import { forgetSessions } from './session-store.js'
 import { createLoginThrottle } from './throttle.js'
 
@@ -45,13 +56,14 @@ async function identity(app: FastifyInstance, options: IdentityOptions): Promise
   const metrics = identityMetrics(app.getDecorator<Registry>('registry'))
   const { secondFactor: policy = 'required', publicUrl = DEFAULT_PUBLIC_URL } = options
   const secondFactor = createSecondFactors({ seal: app.getDecorator<Seal>('seal'), policy, publicUrl, now: Date.now })
-  auth.refuseWhen((claims, tenant) => lacksFactor(secondFactor, claims) || isRevoked(claims, tenant))
+  auth.refuseWhen(noteUses((claims, tenant) => lacksFactor(secondFactor, claims) || isRevoked(claims, tenant)))
+  auth.accept(apiTokens(secondFactor))
   const context = {
     answers: app.getDecorator<Answers>('answers'),
     auth,
     metrics,
     hasher: createPasswordHasher((seconds) => metrics.hashing.observe(seconds)),
-    throttle: createLoginThrottle(),
+    throttle: createLoginThrottle(app.getDecorator<SharedStore | null>('sharedStore')),
     secondFactor,
     publicUrl,
     accessSeconds: accessTokenTtlSeconds,
@@ -62,12 +74,14 @@ async function identity(app: FastifyInstance, options: IdentityOptions): Promise
   await app.register(sessionRoutes, context)
   await app.register(accountRoutes, context)
   await app.register(userRoutes, context)
+  await app.register(tokenRoutes, context)
   await app.register(secondFactorRoutes, context)
   await app.register(passkeyRoutes, context)
   await app.register(linkRoutes, context)
   app.getDecorator<Periodic>('periodic').every(3_600, 'sessions', (tenant) =>
     tenant.transact(async (tx) => {
       await forgetSessions(tx)
+      await forgetApiTokens(tx)
       await forgetTokenEnds(tx)
     })
   )
@@ -106,7 +120,7 @@ export default fp(identity, {
   fastify: '5.x',
   encapsulate: true,
   decorators: {
-    fastify: ['enterModule', 'answers', 'registry', 'auth', 'migrations', 'seal', 'periodic'],
+    fastify: ['enterModule', 'answers', 'registry', 'auth', 'migrations', 'seal', 'periodic', 'sharedStore'],
     request: ['tenant', 'principal']
   }
 })

@@ -13,6 +13,7 @@ import {
   SignedIn,
   UserParams
 } from '../../schemas/identity.js'
+import { deleteApiToken, isApiToken } from './api-tokens.js'
 import { NoSession, SessionEnded, SessionNotFound, UserNotFound } from './errors.js'
 import { endTokens } from './revocations.js'
 import type { RouteContext } from './routes.js'
@@ -110,12 +111,14 @@ export const sessionRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app
       schema: { tags, summary: 'Sign out: ends the session', response: { 204: Type.Null(), ...problems } }
     },
     async (request, reply) => {
-      const { jti, sid, sub, exp } = auth.claims(request)
+      const claims = auth.claims(request)
+      const { jti, sid, sub, exp } = claims
       const tenant = tenantOf(request)
       if (request.headers.authorization === undefined) auth.cookies.clear(request, reply, refreshPath)
       return answers.write(request, reply, 204, async (tx) => {
         if (sid !== undefined) await endSession(tx, tenant, sid, sub)
-        await endTokens(tx, tenant, { kind: 'token', key: jti, expiresAt: exp * 1000 })
+        if (isApiToken(claims)) await deleteApiToken(tx, tenant, jti)
+        else await endTokens(tx, tenant, { kind: 'token', key: jti, expiresAt: exp * 1000 })
       })
     }
   )

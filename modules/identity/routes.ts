@@ -45,7 +45,7 @@ export const accountRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app
   app.post(
     '/auth/password',
     {
-      config: access('viewer', { pending: ['password'] }),
+      config: access('viewer', { pending: ['password'], fresh: true }),
       schema: {
         tags,
         summary: 'Change the own password; ends all tokens of the user',
@@ -80,6 +80,8 @@ export const accountRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app
 export const userRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, context) => {
   const { answers, hasher, secondFactor } = context
   const config = access('admin')
+  // Whoever makes users or changes roles makes administrators.
+  const fresh = access('admin', { fresh: true })
 
   app.get(
     '/users',
@@ -101,7 +103,10 @@ export const userRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, c
 
   app.post(
     '/users',
-    { config, schema: { tags, summary: 'Create a user', body: UserCreate, response: { 201: User, ...problems } } },
+    {
+      config: fresh,
+      schema: { tags, summary: 'Create a user', body: UserCreate, response: { 201: User, ...problems } }
+    },
     async (request, reply) => {
       const { username, displayName = username, role, password, mustChangePassword = false } = request.body
       const passwordHash = password === undefined ? NO_PASSWORD : await hashNew(request, password, { username, role })
@@ -137,7 +142,7 @@ export const userRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, c
   app.patch(
     '/users/:id',
     {
-      config,
+      config: fresh,
       schema: {
         tags,
         summary: 'Change a user; another role, another password or disabling ends all of the user’s tokens',

@@ -150,7 +150,7 @@ export function answerSession(
   const { auth, metrics, life, refreshPath } = service
   const { user, epoch } = session.account
   const leftSeconds = Math.max(1, Math.floor((session.expiresAt - Date.now()) / 1000))
-  const expiresInSeconds = Math.min(service.accessSeconds, leftSeconds)
+  const expiresInSeconds = Math.min(service.accessSeconds, life.idleSeconds, leftSeconds)
   const accessToken = auth.sign(
     {
       subject: user.id,

@@ -18,7 +18,7 @@ import {
 import { PasskeyNotFound, PasskeyRefused, PasskeysFull } from './errors.js'
 import { createPasskeyStore, type NewPasskey } from './passkey-store.js'
 import type { RouteContext } from './routes.js'
-import { addFactor, enrolling, ownAccount, removeFactor } from './second-factor-routes.js'
+import { addFactor, enrolling, ownAccount, removeFactor } from './routes-second-factor.js'
 import { enter, proceed, throttled } from './sign-in.js'
 import { createIdentityStore } from './store.js'
 
