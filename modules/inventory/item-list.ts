@@ -2,7 +2,7 @@ import { type CompiledQuery, type Kysely, type RawBuilder, type SelectQueryBuild
 import { isPostgres } from '../../migrations/columns.js'
 import { decodeCursor, encodeCursor } from '../../plugins/contracts.js'
 import type { ItemQuery } from '../../schemas/inventory.js'
-import { faceOf, gathered, type ItemWithStock, itemRows, type ListedItem, type Page, rowsOf } from './item-rows.js'
+import { faceOf, gathered, itemsWithStock, type ListedItem, type Page, rowsOf, rowTexts } from './item-rows.js'
 import { anchored, fold, likePattern, matchPhrase } from './search-text.js'
 import { INTERNAL_KINDS, type InventoryTables } from './tables.js'
 
@@ -27,7 +27,7 @@ type RowsQuery = SelectQueryBuilder<
     c: InventoryTables['categories']
   },
   'i' | 't' | 'c',
-  ItemWithStock
+  object
 >
 
 /** What differs between two lists of one shape. */
@@ -141,7 +141,7 @@ function compile(root: Kysely<unknown>, plan: ListPlan): CompiledQuery<Page> {
   const ordered = order.endsWith('itemCode') || order.endsWith('name')
   const plus = (filter: Filter) =>
     sql.raw(postgres || narrow === filter || (narrow === undefined && filter === 'category' && ordered) ? '' : '+')
-  let query: RowsQuery = itemRows(root)
+  let query: RowsQuery = itemsWithStock(root)
   if (values.q !== undefined) query = matching(query, postgres, plan.byText)
   if (values.category !== undefined) {
     const id = sql`(select id from ${sql.table('categories')} where name = ${slot('category')})`
@@ -149,7 +149,7 @@ function compile(root: Kysely<unknown>, plan: ListPlan): CompiledQuery<Page> {
   }
   if (values.status !== undefined) query = query.where(sql<boolean>`${plus('status')}t.status = ${slot('status')}`)
   if (values.location !== undefined) query = query.where('i.id', 'in', stockedAt(root))
-  const page = inOrder(query, plan).limit(slot('limit'))
+  const page = inOrder(query, plan).limit(slot('limit')).select(rowTexts(root))
   return gathered(root, sql`${page}`).compile(root)
 }
 

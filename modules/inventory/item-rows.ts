@@ -21,28 +21,31 @@ export interface ItemWithStock {
   status: StockStatus
 }
 
-/** Items that are not archived, with their totals. */
-export const itemRows = (root: Kysely<unknown>) =>
+/** Items that are not archived, with their totals and category. */
+export const itemsWithStock = (root: Kysely<unknown>) =>
   root
     .withTables<InventoryTables>()
     .selectFrom('items as i')
     .innerJoin('item_totals as t', 't.item_id', 'i.id')
     .leftJoin('categories as c', 'c.id', 'i.category_id')
     .where('i.archived_at', 'is', null)
+
+export const itemRows = (root: Kysely<unknown>) =>
+  itemsWithStock(root)
     .select(['i.id', 'i.code', 'i.name', 'i.name_fr', 'c.name as category', 'i.unit', 'i.tracking', 'i.reorder_point'])
     .select(['i.par_level', 'i.unit_cost', 't.on_hand', 't.reserved', 't.value', 't.status'])
 
 type Amounts = Pick<ItemWithStock, 'on_hand' | 'reserved' | 'value' | 'reorder_point' | 'par_level' | 'unit_cost'>
 /** What is shown as it is stored. */
 const FACE = {
-  itemCode: 'code',
-  name: 'name',
-  nameFr: 'name_fr',
-  category: 'category',
-  unit: 'unit',
-  tracking: 'tracking',
-  status: 'status'
-} as const satisfies Partial<Record<keyof ItemRow, keyof ItemWithStock>>
+  itemCode: 'i.code',
+  name: 'i.name',
+  nameFr: 'i.name_fr',
+  category: 'c.name',
+  unit: 'i.unit',
+  tracking: 'i.tracking',
+  status: 't.status'
+} as const satisfies Partial<Record<keyof ItemRow, string>>
 type Face = Pick<ItemRow, keyof typeof FACE>
 /** What other modules know of an item. */
 type Outlook = Pick<ItemRow, 'onOrder' | 'daysOfCover'>
@@ -90,26 +93,39 @@ export interface Page {
   cells: string | null
 }
 
+const CELLS = [
+  'i.id',
+  'i.code',
+  't.on_hand',
+  't.reserved',
+  't.value',
+  'i.reorder_point',
+  'i.par_level',
+  'i.unit_cost'
+] as const
 type Cells = [id: number, code: string, on_hand: number, reserved: number, value: number, ...levels: (number | null)[]]
-const CELLS = ['id', 'code', 'on_hand', 'reserved', 'value', 'reorder_point', 'par_level', 'unit_cost'] as const
 /** JSON holds no such character unescaped. */
 const SEPARATOR = '\u001e'
 
-/** Gathers the rows of `page`, which come in order, into one. */
-export function gathered(root: Kysely<unknown>, page: RawBuilder<unknown>): RawBuilder<Page> {
-  const cells = sql.join(CELLS.map((cell) => sql.ref(cell)))
+/** The two texts of a row of `itemRows`. */
+export function rowTexts(root: Kysely<unknown>) {
+  const cells = sql.join(CELLS.map((column) => sql.ref(column)))
   if (isPostgres(root)) {
-    const face = sql.join(Object.entries(FACE).map(([field, column]) => sql`${sql.ref(column)} as ${sql.ref(field)}`))
-    return sql<Page>`
-      select string_agg((select row_to_json(f)::text from (select ${face}) f), ${sql.lit(SEPARATOR)}) as faces,
-        json_agg(json_build_array(${cells}))::text as cells
-      from (${page}) p`
+    const fields = Object.entries(FACE).map(([field, column]) => sql`${sql.ref(column)} as ${sql.ref(field)}`)
+    return [
+      sql<string>`(select row_to_json(f)::text from (select ${sql.join(fields)}) f)`.as('face'),
+      sql<string>`json_build_array(${cells})::text`.as('cells')
+    ]
   }
-  const face = sql.join(Object.entries(FACE).flatMap(([field, column]) => [sql.lit(field), sql.ref(column)]))
+  const fields = Object.entries(FACE).flatMap(([field, column]) => [sql.lit(field), sql.ref(column)])
+  return [sql<string>`json_object(${sql.join(fields)})`.as('face'), sql<string>`json_array(${cells})`.as('cells')]
+}
+
+/** Gathers the texts of `page`, which come in order, into one row. */
+export function gathered(root: Kysely<unknown>, page: RawBuilder<unknown>): RawBuilder<Page> {
+  const join = sql.raw(isPostgres(root) ? 'string_agg' : 'group_concat')
   return sql<Page>`
-    select group_concat(json_object(${face}), ${sql.lit(SEPARATOR)}) as faces,
-      json_group_array(json_array(${cells})) as cells
-    from (${page})`
+    select ${join}(face, ${sql.lit(SEPARATOR)}) as faces, '[' || ${join}(cells, ',') || ']' as cells from (${page}) p`
 }
 
 export function rowsOf({ faces, cells }: Page): ListedItem[] {
