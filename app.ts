@@ -29,6 +29,7 @@ export async function app(
     ...(config.REDIS_URL === undefined ? {} : { redisUrl: config.REDIS_URL }),
     cache: config.CACHE === 'on',
     jwtKeys: config.jwtKeys,
+    secretsKeys: config.secretsKeys,
     secureCookies: config.NODE_ENV === 'production',
     workerThreads: config.WORKER_THREADS,
     dataDir: config.DATA_DIR,
@@ -46,6 +47,8 @@ export async function app(
 
   await service.register(identity, {
     ...options,
+    secondFactor: config.secondFactor,
+    publicUrl: config.publicUrl,
     accessTokenTtlSeconds: config.ACCESS_TOKEN_TTL_SECONDS,
     sessionIdleSeconds: config.SESSION_IDLE_SECONDS,
     sessionTtlSeconds: config.SESSION_TTL_SECONDS

@@ -5,7 +5,8 @@ import { join, resolve } from 'node:path'
 import { type Static, Type } from 'typebox'
 import { Value } from 'typebox/value'
 
-const JWT_SECRET_RULE = 'a random secret of at least 32 characters'
+const SECRET_RULE = 'a random secret of at least 32 characters'
+const KEYS_PATTERN = '^[A-Za-z0-9_-]{1,64}:[^,]{32,}(,[A-Za-z0-9_-]{1,64}:[^,]{32,})*$'
 const PROXY_RULE = 'addresses or ranges of the proxies whose X-Forwarded-* headers are believed, joined by commas'
 const Url = (protocols: string, description: string) => Type.String({ pattern: `^(${protocols}):`, description })
 
@@ -19,13 +20,31 @@ export const Environment = Type.Object({
   DATA_DIR: Type.String({ minLength: 1, default: './data', description: 'a folder' }),
   DATABASE_URL: Type.Optional(Url('sqlite|postgres|postgresql', 'sqlite:<path> or postgres://user@host:port/database')),
   REDIS_URL: Type.Optional(Url('redis|rediss', 'redis://host:port or rediss://host:port')),
-  JWT_SECRET: Type.Optional(Type.String({ minLength: 32, description: JWT_SECRET_RULE })),
+  JWT_SECRET: Type.Optional(Type.String({ minLength: 32, description: SECRET_RULE })),
   JWT_KEYS: Type.Optional(
     Type.String({
-      pattern: '^[A-Za-z0-9_-]+:[^,]{32,}(,[A-Za-z0-9_-]+:[^,]{32,})*$',
+      pattern: KEYS_PATTERN,
       description: 'id:secret pairs joined by commas, secrets of at least 32 characters; the first signs'
     })
   ),
+  SECRETS_KEY: Type.Optional(Type.String({ minLength: 32, description: SECRET_RULE })),
+  SECRETS_KEYS: Type.Optional(
+    Type.String({
+      pattern: KEYS_PATTERN,
+      description: 'id:secret pairs joined by commas, secrets of at least 32 characters; the first seals, all open'
+    })
+  ),
+  PUBLIC_URL: Type.Optional(
+    Type.String({
+      pattern: '^https?://[^\\s/?#]+(/[^\\s?#]*)?$',
+      description: 'the address that users open, such as https://stock.example.org'
+    })
+  ),
+  SECOND_FACTOR: Type.String({
+    pattern: '^(required|optional)$',
+    default: 'required',
+    description: 'required or, outside production, optional'
+  }),
   ACCESS_TOKEN_TTL_SECONDS: Type.Integer({
     minimum: 10,
     maximum: 86_400,
@@ -75,24 +94,38 @@ export const Environment = Type.Object({
 })
 export type Environment = Static<typeof Environment>
 
-export interface JwtKey {
+export interface SecretKey {
   readonly id: string
   readonly secret: string
 }
+type SecretKeys = readonly [SecretKey, ...SecretKey[]]
 
 export interface Config extends Environment {
   readonly DATABASE_URL: string
+  /** `PUBLIC_URL`, or this machine's; without a slash at its end. */
+  readonly publicUrl: string
+  readonly secondFactor: 'required' | 'optional'
   /** The first signs, all verify. */
-  readonly jwtKeys: readonly [JwtKey, ...JwtKey[]]
+  readonly jwtKeys: SecretKeys
+  /** The first seals secrets in the database, all open them. */
+  readonly secretsKeys: SecretKeys
 }
 
 /** Names the variable, what it holds and what it may hold. Secrets are never shown. */
 export class ConfigError extends Error {}
 
-const SECRETS = new Set(['JWT_SECRET', 'JWT_KEYS', 'METRICS_TOKEN', 'DATABASE_URL', 'REDIS_URL'])
+const SECRETS = new Set([
+  'JWT_SECRET',
+  'JWT_KEYS',
+  'SECRETS_KEY',
+  'SECRETS_KEYS',
+  'METRICS_TOKEN',
+  'DATABASE_URL',
+  'REDIS_URL'
+])
 
 /**
- * Reads the configuration. Creates `DATA_DIR` and, outside production, a signing secret in it (mode 0600).
+ * Reads the configuration. Creates `DATA_DIR` and, outside production, secrets in it (mode 0600).
  * @throws ConfigError in one line, on the first bad value
  */
 export function loadConfig(env: Record<string, string | undefined>): Config {
@@ -107,7 +140,15 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
       `DATA_DIR is ${JSON.stringify(dataDir)}, which cannot be created; it may be a folder this user can write`
     )
   }
-  return { ...environment, DATA_DIR: dataDir, DATABASE_URL: databaseUrl, jwtKeys: jwtKeys(environment, dataDir) }
+  return {
+    ...environment,
+    DATA_DIR: dataDir,
+    DATABASE_URL: databaseUrl,
+    publicUrl: (environment.PUBLIC_URL ?? `http://localhost:${environment.PORT}`).replace(/\/+$/, ''),
+    secondFactor: secondFactor(environment),
+    jwtKeys: secretKeys(environment, 'JWT_SECRET', 'JWT_KEYS', join(dataDir, 'jwt-secret')),
+    secretsKeys: secretKeys(environment, 'SECRETS_KEY', 'SECRETS_KEYS', join(dataDir, 'secrets-key'))
+  }
 }
 
 function parse(env: Record<string, string | undefined>): Environment {
@@ -129,6 +170,12 @@ function parse(env: Record<string, string | undefined>): Environment {
   throw new ConfigError(`${name} is ${shown}; it may be ${allowed}`)
 }
 
+function secondFactor({ SECOND_FACTOR: policy, NODE_ENV: mode }: Environment): 'required' | 'optional' {
+  if (policy !== 'optional') return 'required'
+  if (mode !== 'production') return policy
+  throw new ConfigError(`SECOND_FACTOR is "optional"; with NODE_ENV=production it may be required`)
+}
+
 function checkProxies(proxies: string | undefined): void {
   const named = ['loopback', 'linklocal', 'uniquelocal']
   const refused = proxies?.split(',').find((each) => {
@@ -143,26 +190,33 @@ function checkProxies(proxies: string | undefined): void {
 
 const WEAK = /^(.)\1+$|secret|password|changeme|example|0123456789|123456789|abcdefgh/i
 
-function jwtKeys(env: Environment, dataDir: string): readonly [JwtKey, ...JwtKey[]] {
-  const pairs = (env.JWT_KEYS ?? '').split(',').filter((pair) => pair !== '')
+/** `many` are before `one`, which has the id `default`; without either, one is generated into `file`, except in production. */
+function secretKeys(
+  env: Environment,
+  one: 'JWT_SECRET' | 'SECRETS_KEY',
+  many: 'JWT_KEYS' | 'SECRETS_KEYS',
+  file: string
+): SecretKeys {
+  const pairs = (env[many] ?? '').split(',').filter((pair) => pair !== '')
   const keys = pairs.map((pair) => ({
     id: pair.slice(0, pair.indexOf(':')),
     secret: pair.slice(pair.indexOf(':') + 1)
   }))
-  if (env.JWT_SECRET !== undefined) keys.push({ id: 'default', secret: env.JWT_SECRET })
+  const single = env[one]
+  if (single !== undefined) keys.push({ id: 'default', secret: single })
   for (const { secret } of keys) {
     if (WEAK.test(secret) || new Set(secret).size < 8) {
       throw new ConfigError(
-        `${env.JWT_KEYS === undefined ? 'JWT_SECRET' : 'JWT_KEYS'} is a value that is refused (not shown): too easy to guess; it may be ${JWT_SECRET_RULE}, such as \`openssl rand -base64 48\` prints`
+        `${env[many] === undefined ? one : many} is a value that is refused (not shown): too easy to guess; it may be ${SECRET_RULE}, such as \`openssl rand -base64 48\` prints`
       )
     }
   }
   const [first, ...others] = keys
   if (first !== undefined) return [first, ...others]
   if (env.NODE_ENV === 'production') {
-    throw new ConfigError(`JWT_SECRET is not set; with NODE_ENV=production it may be ${JWT_SECRET_RULE}`)
+    throw new ConfigError(`${one} is not set; with NODE_ENV=production it may be ${SECRET_RULE}`)
   }
-  return [{ id: 'default', secret: generatedSecret(join(dataDir, 'jwt-secret')) }]
+  return [{ id: 'default', secret: generatedSecret(file) }]
 }
 
 function generatedSecret(path: string): string {

@@ -159,6 +159,16 @@ export interface CookieTokens {
   readonly refreshPath: string
 }
 
+/** Keeps secrets that must be read again (seeds, signing keys) encrypted at rest, under a key that no database backup holds. */
+export interface Seal {
+  /** `context` says what and whose it is, such as `totp main <user id>`; only the same opens it again. */
+  seal(plaintext: string | Uint8Array, context: string): string
+  /** @throws SEAL_UNREADABLE */
+  open(sealed: string, context: string): Buffer
+  /** Whether it was sealed under an older key, so that it should be sealed anew. */
+  isOutdated(sealed: string): boolean
+}
+
 export interface ModuleOptions {
   prefix?: string
   /** Runs before every route of the module. Required, so that embedding never opens a route by accident. */

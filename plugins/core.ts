@@ -9,7 +9,7 @@ import { createAnswers, forgetOldKeys } from './answers.js'
 import { createAuth } from './auth.js'
 import { createCaches } from './cache.js'
 import { createCompute } from './compute.js'
-import type { JwtKey } from './config.js'
+import type { SecretKey } from './config.js'
 import type { EnterModule, ModuleOptions, Tenant } from './contracts.js'
 import { openDatabaseServer, startFailure } from './database.js'
 import { TenantNotFound, Unauthenticated, useProblems } from './errors.js'
@@ -22,6 +22,7 @@ import { createRegistry, databaseGauges, databaseMetrics, httpMetrics, metricsRo
 import { registerOpenApi } from './openapi.js'
 import { createPeriodic } from './periodic.js'
 import { openRedis } from './redis.js'
+import { createSeal } from './seal.js'
 import { SINGLE_TENANT, Tenants } from './tenants.js'
 import { createValidatorCompiler } from './validation.js'
 import { VERSION } from './version.js'
@@ -34,7 +35,9 @@ export interface CoreOptions {
   redisUrl?: string
   cache?: boolean
   /** Turns on token checks: `app.getDecorator('auth').authorize`. */
-  jwtKeys?: readonly [JwtKey, ...JwtKey[]]
+  jwtKeys?: readonly [SecretKey, ...SecretKey[]]
+  /** Turns on `seal`, which keeps stored secrets encrypted: `app.getDecorator('seal')`. */
+  secretsKeys?: readonly [SecretKey, ...SecretKey[]]
   /** Cookies are for HTTPS alone, whatever a request looks like; otherwise as it looks. */
   secureCookies?: boolean
   workerThreads?: number
@@ -117,6 +120,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   app.decorate('migrations', { add: tenants.addMigrations.bind(tenants) })
   app.decorate('enterModule', moduleEntrance(tenancy, tenants))
   if (auth !== undefined) app.decorate('auth', auth)
+  if (options.secretsKeys !== undefined) app.decorate('seal', createSeal(options.secretsKeys))
 
   if (service !== undefined) {
     await registerHttp(app, { version: VERSION, ...service, redis: redis?.client ?? null })
