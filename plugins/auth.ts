@@ -193,7 +193,12 @@ export function createAuth(app: FastifyInstance, options: AuthOptions): Auth {
     const token = BEARER.exec(header)?.[1]
     if (token === undefined) throw rejection('malformed')
     const claims = tokens.verify(token)
-    const principal = Object.freeze({ subject: claims.sub, role: claims.role, tenant: claims.tenant })
+    const principal = Object.freeze({
+      subject: claims.sub,
+      role: claims.role,
+      tenant: claims.tenant,
+      session: claims.jti
+    })
     const fresh = { claims, principal, expiresAtMs: claims.exp * 1000 }
     known.set(header, fresh)
     return fresh
@@ -205,9 +210,10 @@ export function createAuth(app: FastifyInstance, options: AuthOptions): Auth {
     if (required === 'public') return undefined
     if (required === undefined) return counted.denied('none', 'undeclared', new RouteClosed({}))
     const { claims, principal } = verified(request.headers.authorization)
+    // Whoever is refused below is named in the audit trail.
+    request.setDecorator('principal', principal)
     const judge = (revoked: boolean): undefined | Error => {
       if (revoked) return counted.rejected(rejection('revoked'))
-      request.setDecorator('principal', principal)
       const { role } = principal
       return RANK[role] >= RANK[required] ? undefined : counted.denied(role, 'role', new Forbidden({ required, role }))
     }

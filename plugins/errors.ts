@@ -221,7 +221,18 @@ export function answerProblem(error: unknown, request: FastifyRequest, reply: Fa
     .send(JSON.stringify(body))
 }
 
-/** Makes a context answer its errors as problems. The core calls it for each module, never for the host. */
-export function useProblems(app: FastifyInstance): void {
-  app.setErrorHandler((error, request, reply) => answerProblem(error, request, reply))
+/**
+ * Makes a context answer its errors as problems; `denied` is told of each answer that refuses somebody. The core calls it for
+ * each module, never for the host.
+ */
+export function useProblems(
+  app: FastifyInstance,
+  denied: (request: FastifyRequest, code: string) => void = () => {}
+): void {
+  app.setErrorHandler((error, request, reply) => {
+    const sent = answerProblem(error, request, reply)
+    if (reply.statusCode === 401 || reply.statusCode === 403)
+      denied(request, error instanceof Problem ? error.code : '')
+    return sent
+  })
 }

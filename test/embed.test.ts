@@ -238,7 +238,7 @@ const tenant: Tenant = {
   dialect: 'sqlite',
   db,
   transact: (work) =>
-    db.transaction().execute((tx) => work({ db: tx, publish: async () => {}, invalidate: () => {}, afterCommit: (run) => run() })),
+    db.transaction().execute((tx) => work({ db: tx, publish: async () => {}, invalidate: () => {}, afterCommit: (run) => run(), audit: () => {} })),
   cache: { read: async () => { throw new Error('not used') } }
 }
 const answers: Pick<Answers, 'read' | 'write'> = {
