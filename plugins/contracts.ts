@@ -5,6 +5,7 @@ import type { Job, Role, TokenClaims } from '../schemas/common.js'
 export type { TokenClaims } from '../schemas/common.js'
 
 export { agentOf } from './audit.js'
+export { csvCell } from './csv.js'
 export { decodeCursor, encodeCursor, pageOf } from './cursor.js'
 export { PayloadTooLarge } from './limits.js'
 export { Problem, type ProblemParams, problem } from './problem.js'

@@ -1,9 +1,9 @@
-import type { Tenant, Tokens } from '../../plugins/contracts.js'
+import type { Agent, Tenant, Tokens } from '../../plugins/contracts.js'
 import type { Role } from '../../schemas/common.js'
 import type { User, UserCreate } from '../../schemas/identity.js'
 import { UserNotFound, UsernameTaken } from './errors.js'
 import { checkPassword, createPasswordHasher } from './passwords.js'
-import { createIdentityStore, type UserChanges } from './store.js'
+import { createIdentityStore, type UserChanges, userChange } from './store.js'
 
 /** What the operator may do at the console, where no token is asked for. A running server notices within a second. */
 
@@ -11,6 +11,19 @@ import { createIdentityStore, type UserChanges } from './store.js'
 export const CONSOLE_SUBJECT = 'cli'
 const NAMESPACE = 'identity'
 const hasher = createPasswordHasher()
+const CONSOLE: Agent = {
+  actor: CONSOLE_SUBJECT,
+  role: 'admin',
+  method: 'console',
+  session: null,
+  requestId: null,
+  traceId: null,
+  address: null
+}
+
+/** That a token was printed; what it is stays with whoever printed it. */
+export const recordToken = (tenant: Tenant, role: Role, ttlSeconds: number): Promise<void> =>
+  tenant.transact(async (tx) => tx.audit({ action: 'token.print', details: { role, ttlSeconds } }), CONSOLE)
 
 /** One bearer token, without a user or a database: it works before either exists. */
 export function issueToken(
@@ -28,9 +41,10 @@ export async function createUser(tenant: Tenant, input: UserCreate): Promise<Use
   return tenant.transact(async (tx) => {
     const user = await createIdentityStore(tx.db).insertUser({ username, displayName, role, passwordHash })
     if (user === undefined) throw new UsernameTaken({ username })
+    tx.audit(userChange('create', undefined, user))
     tx.invalidate(NAMESPACE)
     return user
-  })
+  }, CONSOLE)
 }
 
 /** In order of creation. */
@@ -54,8 +68,11 @@ function change(tenant: Tenant, username: string, changes: UserChanges): Promise
     const store = createIdentityStore(tx.db)
     const account = await store.byUsername(username)
     const changed = account === undefined ? undefined : await store.updateUser(account.user.id, changes)
-    if (changed === undefined) throw new UserNotFound({ id: username })
+    if (account === undefined || changed === undefined) throw new UserNotFound({ id: username })
+    tx.audit(userChange('update', account.user, changed.user))
+    if (changes.passwordHash !== undefined)
+      tx.audit({ action: 'user.password', object: { type: 'user', id: changed.user.id } })
     tx.invalidate(NAMESPACE)
     return changed.user
-  })
+  }, CONSOLE)
 }

@@ -2,7 +2,7 @@ import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import type { Registry } from 'prom-client'
 import { identityMigrations } from '../../migrations/identity.js'
-import type { Answers, Auth, EnterModule, Migrations, ModuleOptions } from '../../plugins/contracts.js'
+import type { Answers, Audit, Auth, EnterModule, Migrations, ModuleOptions } from '../../plugins/contracts.js'
 import { identityMetrics } from './metrics.js'
 import { createPasswordHasher } from './passwords.js'
 import { createRevocationList } from './revocations.js'
@@ -34,6 +34,7 @@ async function identity(app: FastifyInstance, options: IdentityOptions): Promise
   const context = {
     answers: app.getDecorator<Answers>('answers'),
     auth,
+    audit: app.getDecorator<Audit>('audit'),
     metrics,
     revocations,
     hasher: createPasswordHasher((seconds) => metrics.hashing.observe(seconds)),
@@ -53,7 +54,7 @@ export default fp(identity, {
   fastify: '5.x',
   encapsulate: true,
   decorators: {
-    fastify: ['enterModule', 'answers', 'registry', 'auth', 'migrations'],
+    fastify: ['enterModule', 'answers', 'registry', 'audit', 'auth', 'migrations'],
     request: ['tenant', 'principal']
   }
 })

@@ -19,7 +19,7 @@ import { NoOwnPassword, UserNotFound, UsernameTaken } from './errors.js'
 import { checkPassword } from './passwords.js'
 import type { RevocationList } from './revocations.js'
 import { type SignIn, signIn, throttled } from './sign-in.js'
-import { createIdentityStore, usernameKey } from './store.js'
+import { createIdentityStore, userChange, usernameKey } from './store.js'
 
 export interface RouteContext extends SignIn {
   readonly answers: Answers
@@ -56,6 +56,7 @@ export const sessionRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app
       const tenant = tenantOf(request)
       return answers.write(request, reply, 204, async (tx) => {
         await createIdentityStore(tx.db).revokeToken(jti, sub, exp * 1000)
+        tx.audit({ action: 'auth.logout' })
         tx.afterCommit(() => revocations.tokenRevoked(tenant, jti, exp * 1000))
       })
     }
@@ -104,6 +105,7 @@ export const sessionRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app
       return answers.write(request, reply, 204, async (tx) => {
         const changed = await createIdentityStore(tx.db).updateUser(id, { passwordHash })
         if (changed === undefined) throw new UserNotFound({ id })
+        tx.audit({ action: 'user.password', object: { type: 'user', id } })
         tx.invalidate(NAMESPACE)
         tx.afterCommit(() => revocations.tokensEnded(tenant, id, changed.epoch))
       })
@@ -145,6 +147,7 @@ export const userRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, c
       return answers.write(request, reply, 201, async (tx) => {
         const user = await createIdentityStore(tx.db).insertUser({ username, displayName, role, passwordHash })
         if (user === undefined) throw new UsernameTaken({ username })
+        tx.audit(userChange('create', undefined, user))
         tx.invalidate(NAMESPACE)
         reply.header('location', `${app.prefix}/users/${user.id}`)
         return user
@@ -217,6 +220,8 @@ export const userRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, c
       answers.requireMatch(request, reply, before.user)
       const after = await store.updateUser(id, changes)
       if (after === undefined) throw new UserNotFound({ id })
+      tx.audit(userChange('update', before.user, after.user))
+      if (changes.passwordHash !== undefined) tx.audit({ action: 'user.password', object: { type: 'user', id } })
       tx.invalidate(NAMESPACE)
       tx.afterCommit(() => revocations.tokensEnded(tenant, id, after.epoch))
       return after.user

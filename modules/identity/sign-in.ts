@@ -1,5 +1,5 @@
 import type { FastifyRequest } from 'fastify'
-import { type Auth, Problem, type Tenant } from '../../plugins/contracts.js'
+import { type Agent, type Audit, type Auth, agentOf, Problem, type Tenant } from '../../plugins/contracts.js'
 import type { Login, LoginAnswer } from '../../schemas/identity.js'
 import { LoginFailed, LoginThrottled } from './errors.js'
 import type { IdentityMetrics } from './metrics.js'
@@ -9,6 +9,7 @@ import type { LoginThrottle } from './throttle.js'
 
 export interface SignIn {
   readonly auth: Auth
+  readonly audit: Audit
   readonly hasher: PasswordHasher
   readonly throttle: LoginThrottle
   readonly metrics: IdentityMetrics
@@ -29,14 +30,27 @@ export async function signIn(service: SignIn, request: FastifyRequest, login: Lo
     const tenant = await enter(auth, request, tenantId)
     const account = tenant === undefined ? undefined : await createIdentityStore(tenant.db).byUsername(login.username)
     const matches = await service.hasher.verify(account?.passwordHash, login.password)
-    if (!matches || tenant === undefined || account === undefined || account.user.disabled) return undefined
+    if (!matches || tenant === undefined || account === undefined || account.user.disabled) {
+      // Whoever it was meant to be is named by id; what was typed is not kept, since passwords end up in the wrong field.
+      const known = account === undefined ? {} : { object: { type: 'user', id: account.user.id } }
+      service.audit.note(request, { action: 'auth.login.failed', outcome: 'failure', ...known })
+      return undefined
+    }
     await strengthen(service.hasher, tenant, account, login.password)
     const { user, epoch } = account
+    await tenant.transact(async (tx) => tx.audit({ action: 'auth.login' }), signedIn(request, user))
     const accessToken = auth.sign({ subject: user.id, role: user.role, tenant: tenant.id, epoch }, ttlSeconds)
     metrics.issued.inc()
     return { accessToken, tokenType: 'Bearer' as const, expiresInSeconds: ttlSeconds, user }
   })
 }
+
+const signedIn = (request: FastifyRequest, { id, role }: LoginAnswer['user']): Agent => ({
+  ...agentOf(request),
+  actor: id,
+  role,
+  method: 'password'
+})
 
 /** Runs a check of a password under the limits; undefined from it is a failure. @throws LoginFailed, LoginThrottled */
 export async function throttled<R>(

@@ -1,5 +1,6 @@
 import { type Kysely, type Selectable, sql } from 'kysely'
 import { v7 as uuid } from 'uuid'
+import type { AuditEntry } from '../../plugins/contracts.js'
 import type { Role } from '../../schemas/common.js'
 import type { User } from '../../schemas/identity.js'
 
@@ -56,6 +57,15 @@ const toAccount = (row: Selectable<IdentityTables['users']>): Account => ({
   user: toUser(row),
   passwordHash: row.password_hash,
   epoch: row.tokens_valid_from
+})
+
+/** For the audit trail: who a person is stays with the user, who may be erased. */
+export const userChange = (action: 'create' | 'update', before: User | undefined, after: User): AuditEntry => ({
+  action: `user.${action}`,
+  object: { type: 'user', id: after.id },
+  ...(before === undefined ? {} : { before }),
+  after,
+  personal: ['username', 'displayName']
 })
 
 /** A transaction's `db` is a Kysely too: inside one, build a second store on it. */
