@@ -59,7 +59,7 @@ export async function verifyTrail(tenant: Tenant, now: number = Date.now()): Pro
   if (last !== undefined && (previous?.seq ?? 0) < last.through_batch)
     report('checkpoint', `batch ${last.through_batch}, up to which entries were dropped, is missing`)
 
-  for (const seq of await store.foundIn(gapsOf(ranges, 1).filter(([from]) => from <= settled)))
+  for (const seq of await store.foundIn(gapsOf(ranges, -Number.MAX_SAFE_INTEGER).filter(([from]) => from <= settled)))
     if (seq <= settled) report('inserted', 'no batch holds this entry, though it is older than the newest', null, seq)
   const entries = await store.count()
   return {
