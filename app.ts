@@ -1,5 +1,6 @@
 import type { FastifyInstance } from 'fastify'
 import anomaly, { anomalyHeadline } from './modules/anomaly/index.js'
+import audit from './modules/audit/index.js'
 import cacheStats from './modules/cache-stats/index.js'
 import dashboard from './modules/dashboard/index.js'
 import forecasting, { consumptionSeries, dailyDemand, forecastHeadline, runOut } from './modules/forecasting/index.js'
@@ -45,6 +46,7 @@ export async function app(
   const options = { prefix: '/api', authorize }
   const all = () => tenants.all()
 
+  await service.register(audit, { ...options, retentionDays: config.AUDIT_RETENTION_DAYS })
   await service.register(identity, {
     ...options,
     secondFactor: config.secondFactor,

@@ -86,6 +86,12 @@ export const Environment = Type.Object({
   ),
   CACHE: Type.String({ pattern: '^(on|off)$', default: 'on', description: 'on or off' }),
   WORKER_THREADS: Type.Integer({ minimum: 1, maximum: 256, default: 1, description: '1–256 threads for forecasts' }),
+  AUDIT_RETENTION_DAYS: Type.Integer({
+    minimum: 1,
+    maximum: 3650,
+    default: 365,
+    description: '1–3650 days that audit entries are kept'
+  }),
   LOG_LEVEL: Type.String({
     pattern: '^(fatal|error|warn|info|debug|trace|silent)$',
     default: 'info',

@@ -6,11 +6,12 @@ import type { FastifyInstance, FastifyRequest, onRequestHookHandler } from 'fast
 import fp from 'fastify-plugin'
 import { coreMigrations } from '../migrations/core.js'
 import { createAnswers, forgetOldKeys } from './answers.js'
+import { type AuditService, createAudit } from './audit.js'
 import { createAuth } from './auth.js'
 import { createCaches } from './cache.js'
 import { createCompute } from './compute.js'
 import type { SecretKey } from './config.js'
-import type { EnterModule, ModuleOptions, Tenant } from './contracts.js'
+import type { Audit, EnterModule, ModuleOptions, Tenant } from './contracts.js'
 import { openDatabaseServer, startFailure } from './database.js'
 import { TenantNotFound, Unauthenticated, useProblems } from './errors.js'
 import { createEvents } from './events.js'
@@ -73,7 +74,8 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     namespaces: CACHE_NAMESPACES
   })
   const events = createEvents({ log: app.log, registry })
-  const tenants = new Tenants({ server, tenancy, caches, events })
+  const audit = createAudit()
+  const tenants = new Tenants({ server, tenancy, caches, events, audit })
   tenants.addMigrations({ module: 'core', migrations: coreMigrations })
   databaseGauges(registry, server, tenants)
   const periodic = createPeriodic(() => tenants.all(), app.log)
@@ -117,8 +119,9 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   app.decorate('compute', compute)
   app.decorate('jobs', jobs)
   app.decorate('answers', answers)
+  app.decorate<Audit>('audit', audit)
   app.decorate('migrations', { add: tenants.addMigrations.bind(tenants) })
-  app.decorate('enterModule', moduleEntrance(tenancy, tenants))
+  app.decorate('enterModule', moduleEntrance(tenancy, tenants, audit))
   if (auth !== undefined) app.decorate('auth', auth)
   if (options.secretsKeys !== undefined) app.decorate('seal', createSeal(options.secretsKeys))
 
@@ -157,7 +160,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
 }
 
 /** What every module does first; see `EnterModule`. */
-function moduleEntrance(tenancy: 'single' | 'multi', tenants: Tenants): EnterModule {
+function moduleEntrance(tenancy: 'single' | 'multi', tenants: Tenants, audit: AuditService): EnterModule {
   const validatorCompiler = createValidatorCompiler()
   const enterSingleTenant: onRequestHookHandler = (request, _reply, done) => {
     const tenant = tenants.opened(SINGLE_TENANT)
@@ -171,7 +174,7 @@ function moduleEntrance(tenancy: 'single' | 'multi', tenants: Tenants): EnterMod
       )
     }
     app.setValidatorCompiler(validatorCompiler)
-    useProblems(app)
+    useProblems(app, audit.denied)
     if (tenancy === 'single') app.addHook('onRequest', enterSingleTenant)
     app.addHook('onRequest', authorize)
   }

@@ -44,7 +44,7 @@ const caller = (app: FastifyInstance) => (tenant: string) => {
     const options: InjectOptions = { method, url, headers: { authorization: `Bearer ${token}`, ...type, ...headers } }
     if (body !== undefined) options.payload = body
     const answer = await app.inject(options)
-    const isJson = String(answer.headers['content-type']).includes('json;')
+    const isJson = /[/+]json;/.test(String(answer.headers['content-type']))
     return {
       status: answer.statusCode,
       text: answer.body,
@@ -55,7 +55,7 @@ const caller = (app: FastifyInstance) => (tenant: string) => {
 }
 type Call = ReturnType<ReturnType<typeof caller>>
 
-/** Everything that a tenant's database holds, as one hash. */
+/** Everything that a tenant's database holds, as one hash; but for the trail, since what its owner does meanwhile is recorded. */
 async function hashOf(tenant: Tenant): Promise<string> {
   const names =
     tenant.dialect === 'sqlite'
@@ -65,6 +65,7 @@ async function hashOf(tenant: Tenant): Promise<string> {
         }>`select table_name as name from information_schema.tables where table_schema = ${`tenant_${tenant.id}`}`
   const hash = createHash('sha256')
   for (const { name } of (await names.execute(tenant.db)).rows.sort((a, b) => (a.name < b.name ? -1 : 1))) {
+    if (name.startsWith('audit_')) continue
     const { rows } = await sql`select * from ${sql.table(name)}`.execute(tenant.db)
     hash.update(
       `${name}\n${rows

@@ -1,7 +1,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyRequest } from 'fastify'
 import { Type } from 'typebox'
-import { access, type Tenant } from '../../plugins/contracts.js'
+import { access, agentOf, type Tenant } from '../../plugins/contracts.js'
 import { problems } from '../../schemas/common.js'
 import { User, UserParams } from '../../schemas/identity.js'
 import { FirstUser, LinkAcceptance, OneTimeLink } from '../../schemas/identity-accounts.js'
@@ -11,7 +11,7 @@ import { hashOfLink, passwordLink, tenantOfLink } from './links.js'
 import { checkPassword } from './password-rules.js'
 import type { RouteContext } from './routes.js'
 import { enter } from './sign-in.js'
-import { changeUser, createIdentityStore, IDENTITY_CACHE } from './store.js'
+import { addUser, changeUser, createIdentityStore } from './store.js'
 
 const tags = ['identity']
 
@@ -41,7 +41,7 @@ export const linkRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, c
         const account = await createIdentityStore(tx.db).byId(id)
         if (account === undefined || account.user.deleted) throw new UserNotFound({ id })
         return passwordLink(tx, tenant, publicUrl, id)
-      })
+      }, agentOf(request))
     }
   )
 
@@ -79,7 +79,7 @@ export const linkRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, c
       await tenant.transact(async (tx) => {
         if (!(await createLinkStore(tx.db).use(hash))) throw new LinkInvalid({})
         await changeUser(tx, tenant, user.id, { passwordHash, mustChangePassword: false })
-      })
+      }, agentOf(request))
       return reply.code(204).send(null)
     }
   )
@@ -107,11 +107,10 @@ export const linkRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, c
         const store = createIdentityStore(tx.db)
         const counts = await createLinkStore(tx.db).useForSetup(hash)
         if (!counts || !(await store.isEmpty())) throw new LinkInvalid({})
-        const user = await store.insertUser({ username, displayName, role: 'admin', passwordHash })
+        const user = await addUser(tx, { username, displayName, role: 'admin', passwordHash })
         if (user === undefined) throw new UsernameTaken({ username })
-        tx.invalidate(IDENTITY_CACHE)
         return user
-      })
+      }, agentOf(request))
     }
   )
 }
