@@ -40,6 +40,8 @@ export interface IdentityOptions extends ModuleOptions {
   secondFactor?: SecondFactorPolicy
   /** Where users find the service: links are built from it, and passkeys belong to it. Never taken from a request. */
   publicUrl?: string
+  /** The clock of codes and passkeys, in milliseconds. */
+  now?: () => number
 }
 
 /** NIST SP 800-63B Rev. 4, 2.2.3: at AAL2 an hour without activity, a day in all. */
@@ -55,8 +57,8 @@ async function identity(app: FastifyInstance, options: IdentityOptions): Promise
   app.getDecorator<Migrations>('migrations').add({ module: 'identity', migrations: identityMigrations })
   const auth = app.getDecorator<Auth>('auth')
   const metrics = identityMetrics(app.getDecorator<Registry>('registry'))
-  const { secondFactor: policy = 'required', publicUrl = DEFAULT_PUBLIC_URL } = options
-  const secondFactor = createSecondFactors({ seal: app.getDecorator<Seal>('seal'), policy, publicUrl, now: Date.now })
+  const { secondFactor: policy = 'required', publicUrl = DEFAULT_PUBLIC_URL, now = Date.now } = options
+  const secondFactor = createSecondFactors({ seal: app.getDecorator<Seal>('seal'), policy, publicUrl, now })
   auth.refuseWhen(noteUses((claims, tenant) => lacksFactor(secondFactor, claims) || isRevoked(claims, tenant)))
   auth.accept(apiTokens(secondFactor))
   const context = {

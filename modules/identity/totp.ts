@@ -10,10 +10,10 @@ export const SEED_BYTES = 20
 const SKEW_STEPS = 1
 
 /** HOTP of a counter (RFC 4226, 5.3); the counter is the step of TOTP. */
-export function codeAt(seed: Uint8Array, step: number, digits: number = DIGITS, algorithm = 'sha1'): string {
+export function codeAt(seed: Uint8Array, step: number, digits: number = DIGITS): string {
   const counter = Buffer.alloc(8)
   counter.writeBigUInt64BE(BigInt(step))
-  const digest = createHmac(algorithm, seed).update(counter).digest()
+  const digest = createHmac('sha1', seed).update(counter).digest()
   const offset = digest.readUInt8(digest.length - 1) & 0xf
   const value = (digest.readUInt32BE(offset) & 0x7fffffff) % 10 ** digits
   return String(value).padStart(digits, '0')
