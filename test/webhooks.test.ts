@@ -13,6 +13,7 @@ import webhooks, { type WebhooksOptions } from '../modules/webhooks/index.js'
 import { isBroken, isSpent, retryAfter, retryDelay } from '../modules/webhooks/retry.js'
 import { createSender } from '../modules/webhooks/sender.js'
 import { newSecret, signedHeaders } from '../modules/webhooks/signature.js'
+import { createWebhookStore } from '../modules/webhooks/store.js'
 import { createTargetPolicy, isPublic } from '../modules/webhooks/targets.js'
 import type { Tenant } from '../plugins/contracts.js'
 import core, { type Tenants } from '../plugins/core.js'
@@ -73,7 +74,7 @@ async function until<R>(what: string, find: () => R | undefined | false | Promis
     const found = await find()
     if (found !== undefined && found !== false) return found
     if (Date.now() > deadline) throw new Error(`it never came: ${what}`)
-    await sleep(5)
+    await sleep(10)
   }
 }
 
@@ -392,46 +393,48 @@ t.test('V1.3.6 what a name stands for: rebinding, mixed answers, redirects, slow
   await t.rejects(createSender({ policy }).send(url, {}, '{}', stop.signal), /closing/)
 })
 
-await eachDialect(t, async (t, dialect) => {
-  await t.test('the whole service: a movement becomes a message', async (t) => {
-    const { url, requests, state } = await receiver(t)
-    const app = await buildApp(t, { dialect, config: { WEBHOOK_ALLOWED_HOSTS: '127.0.0.1' } })
-    const admin = client(app, 'admin')
-    const made = await admin.post('/api/webhooks', { url, topics: [StockMoved.topic], description: 'ERP' })
-    t.match(made, { status: 201, headers: { 'cache-control': 'no-store' }, body: { active: true, failingSince: null } })
-    state.answer = (response, _received, count) => response.writeHead(count === 1 ? 500 : 200).end('text')
-    await admin.post('/api/inventory', { itemCode: 'A', name: 'Nails', unit: 'each' })
-    await admin.post('/api/movements', { type: 'receipt', lines: [{ itemCode: 'A', quantity: 7 }] })
-    const [received] = await until('a message', () => requests.length > 0 && requests)
-    t.match(new Verifier(made.body.secret).verify(received?.body ?? '', received?.headers ?? {}), {
-      type: StockMoved.topic,
-      timestamp: /^\d{4}-\d\d-\d\dT[\d:.]+Z$/,
-      data: { itemCodes: ['A'] }
-    })
-    t.match(received?.headers, { 'content-type': 'application/json', 'user-agent': /inventory/ })
-    const home = `/api/webhooks/${made.body.id}`
-    const [delivery] = await until('its failure', async () => {
-      const { body } = await admin.get(`${home}/deliveries?status=pending`)
-      return body.data[0]?.attempts === 1 && Date.parse(body.data[0].nextAttemptAt) < Date.now() + 11_000 && body.data
-    })
-    t.match((await admin.get(`${home}/deliveries/${delivery.id}`)).body, {
-      messageId: received?.id,
-      body: received?.body,
-      log: [{ outcome: 'status', httpStatus: 500, detail: null }]
-    })
-    t.match((await admin.get(home)).body.failingSince, /^\d{4}/)
-    t.match((await admin.post(`${home}/test`)).body, { topic: 'webhooks.ping', status: 'pending' })
-    await until('the ping', () => requests.some(({ body }) => JSON.parse(body).type === 'webhooks.ping'))
-    await until('its success', async () => (await admin.get(home)).body.failingSince === null)
-    for (const role of ['manager', 'staff', 'viewer'] as const) {
-      t.equal((await client(app, role).get('/api/webhooks')).status, 403, role)
-      t.equal((await client(app, role).post(`${home}/test`)).status, 403, role)
-    }
-    t.match(await admin.get(`${home}/deliveries?status=lost`), { status: 400 })
+t.test('the whole service: a movement becomes a message', async (t) => {
+  const { url, requests, state } = await receiver(t)
+  const app = await buildApp(t, { dialect: 'sqlite', config: { WEBHOOK_ALLOWED_HOSTS: '127.0.0.1' } })
+  const admin = client(app, 'admin')
+  const made = await admin.post('/api/webhooks', { url, topics: [StockMoved.topic], description: 'ERP' })
+  t.match(made, { status: 201, headers: { 'cache-control': 'no-store' }, body: { active: true, failingSince: null } })
+  state.answer = (response, _received, count) => response.writeHead(count === 1 ? 500 : 200).end('text')
+  await admin.post('/api/inventory', { itemCode: 'A', name: 'Nails', unit: 'each' })
+  await admin.post('/api/movements', { type: 'receipt', lines: [{ itemCode: 'A', quantity: 7 }] })
+  const [received] = await until('a message', () => requests.length > 0 && requests)
+  t.match(new Verifier(made.body.secret).verify(received?.body ?? '', received?.headers ?? {}), {
+    type: StockMoved.topic,
+    timestamp: /^\d{4}-\d\d-\d\dT[\d:.]+Z$/,
+    data: { itemCodes: ['A'] }
   })
+  t.match(received?.headers, { 'content-type': 'application/json', 'user-agent': /inventory/ })
+  const home = `/api/webhooks/${made.body.id}`
+  const [delivery] = await until('its failure', async () => {
+    const { body } = await admin.get(`${home}/deliveries?status=pending`)
+    return body.data[0]?.attempts === 1 && Date.parse(body.data[0].nextAttemptAt) < Date.now() + 11_000 && body.data
+  })
+  t.match((await admin.get(`${home}/deliveries/${delivery.id}`)).body, {
+    messageId: received?.id,
+    body: received?.body,
+    log: [{ outcome: 'status', httpStatus: 500, detail: null }]
+  })
+  t.match((await admin.get(home)).body.failingSince, /^\d{4}/)
+  t.match((await admin.post(`${home}/test`)).body, { topic: 'webhooks.ping', status: 'pending' })
+  await until('the ping', () => requests.some(({ body }) => JSON.parse(body).type === 'webhooks.ping'))
+  await until('its success', async () => (await admin.get(home)).body.failingSince === null)
+  for (const role of ['manager', 'staff', 'viewer'] as const) {
+    t.equal((await client(app, role).get('/api/webhooks')).status, 403, role)
+    t.equal((await client(app, role).post(`${home}/test`)).status, 403, role)
+  }
+  t.match(await admin.get(`${home}/deliveries?status=lost`), { status: 400 })
+})
+
+await eachDialect(t, async (t, dialect) => {
+  const shared = await node(t, await databaseFor(t, dialect))
 
   await t.test('webhooks: create, read, change, delete; the secret is shown once and sealed at rest', async (t) => {
-    const { tenant, call, create } = await node(t, await databaseFor(t, dialect))
+    const { tenant, call } = shared
     const input = { url: 'https://example.org/in', topics: [StockMoved.topic] }
     const made = await call('POST', '/webhooks', input, { 'idempotency-key': 'one' })
     t.match(made, {
@@ -488,7 +491,16 @@ await eachDialect(t, async (t, dialect) => {
       t.match({ status, body }, { status: expected, body: { code } })
     t.match(await call('DELETE', home), { status: 200, body: { id: shown.id } })
     t.equal((await call('DELETE', home)).status, 404)
-    for (let n = 0; n < 100; n++) await create(`https://example.org/${n}`)
+    await tenant.transact(async ({ db }) => {
+      const store = createWebhookStore(db)
+      const at = Date.now()
+      const rest = { previous_secret: null, previous_until: null, failures: 0, failing_since: null, description: null }
+      for (let n = 0; n < 100; n++) {
+        const id = `00000000-0000-7000-8000-${String(n).padStart(12, '0')}`
+        const row = { id, url: input.url, topics: '[]', secret: '', created_at: at, updated_at: at, ...rest }
+        await store.insert({ ...row, disabled_reason: 'manual' })
+      }
+    })
     t.match(await call('POST', '/webhooks', input), {
       status: 409,
       body: { code: 'WEBHOOK_LIMIT_REACHED', maximum: 100 }
@@ -496,11 +508,12 @@ await eachDialect(t, async (t, dialect) => {
     const first = (await call('GET', '/webhooks?limit=60')).body
     const second = (await call('GET', `/webhooks?limit=60&cursor=${first.page.nextCursor}`)).body
     t.equal(new Set([...first.data, ...second.data].map(({ id }) => id)).size, 100)
+    await tenant.transact(({ db }) => sql`delete from ${sql.table('webhooks')}`.execute(db))
   })
 
   await t.test('deliveries: retried under one id, given up, replayed, and a broken webhook is taken out', async (t) => {
     const { url, requests, state } = await receiver(t)
-    const { call, create, publish, deliveries, metric, clock } = await node(t, await databaseFor(t, dialect))
+    const { call, create, publish, deliveries, metric, clock } = shared
     const webhook = await create(url)
     const home = `/webhooks/${webhook.id}`
     const watcher = await receiver(t)
@@ -593,7 +606,7 @@ await eachDialect(t, async (t, dialect) => {
 
   await t.test('secrets are rotated without a pause', async (t) => {
     const { url, requests } = await receiver(t)
-    const { call, create, clock } = await node(t, await databaseFor(t, dialect))
+    const { call, create, clock } = shared
     const { id, secret: old } = await create(url)
     const verifies = async (secret: string, count: number) => {
       await call('POST', `/webhooks/${id}/test`)
