@@ -112,7 +112,10 @@ export interface ModuleOptions {
 
 /** The two ways a route answers: a read that is cached and validated by ETag, a write that is one idempotent transaction. */
 export interface Answers {
-  /** Serialises `load()` by the route's 200 schema, caches the bytes under `key`, honours If-None-Match and Accept-Encoding. */
+  /**
+   * Serialises `load()` by the route's 200 schema (a string is taken for the JSON itself), caches the bytes under `key`, honours
+   * If-None-Match and Accept-Encoding.
+   */
   read(
     request: FastifyRequest,
     reply: FastifyReply,
