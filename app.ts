@@ -31,6 +31,7 @@ export async function app(
     cache: config.CACHE === 'on',
     jwtKeys: config.jwtKeys,
     secretsKeys: config.secretsKeys,
+    secureCookies: config.NODE_ENV === 'production',
     workerThreads: config.WORKER_THREADS,
     dataDir: config.DATA_DIR,
     mode,
@@ -45,7 +46,12 @@ export async function app(
   const options = { prefix: '/api', authorize }
   const all = () => tenants.all()
 
-  await service.register(identity, { ...options })
+  await service.register(identity, {
+    ...options,
+    accessTokenTtlSeconds: config.ACCESS_TOKEN_TTL_SECONDS,
+    sessionIdleSeconds: config.SESSION_IDLE_SECONDS,
+    sessionTtlSeconds: config.SESSION_TTL_SECONDS
+  })
   await service.register(inventory, { ...options, dailyDemand, dataDir: config.DATA_DIR })
   await service.register(forecasting, {
     ...options,

@@ -36,6 +36,24 @@ export const Environment = Type.Object({
       description: 'id:secret pairs joined by commas, secrets of at least 32 characters; the first seals, all open'
     })
   ),
+  ACCESS_TOKEN_TTL_SECONDS: Type.Integer({
+    minimum: 10,
+    maximum: 86_400,
+    default: 900,
+    description: '10–86400 seconds that an access token counts'
+  }),
+  SESSION_IDLE_SECONDS: Type.Integer({
+    minimum: 60,
+    maximum: 2_678_400,
+    default: 3_600,
+    description: '60–2678400 seconds after which a session that is not used ends'
+  }),
+  SESSION_TTL_SECONDS: Type.Integer({
+    minimum: 60,
+    maximum: 2_678_400,
+    default: 86_400,
+    description: '60–2678400 seconds after which every session ends'
+  }),
   METRICS_TOKEN: Type.Optional(Type.String({ minLength: 16, description: 'a bearer token of at least 16 characters' })),
   TENANCY: Type.String({ pattern: '^(single|multi)$', default: 'single', description: 'single or multi' }),
   POSTGRES_POOL_SIZE: Type.Integer({ minimum: 1, maximum: 1000, default: 10, description: '1–1000 connections' }),

@@ -1,8 +1,9 @@
 import type { FastifyContextConfig, FastifyInstance, FastifyReply, FastifyRequest, onRequestHookHandler } from 'fastify'
+import type { Redis } from 'ioredis'
 import type { Kysely, Migration } from 'kysely'
-import type { Job, Role, TokenClaims } from '../schemas/common.js'
+import type { Job, Role, TokenClaims, TokenUse } from '../schemas/common.js'
 
-export type { TokenClaims } from '../schemas/common.js'
+export type { TokenClaims, TokenUse } from '../schemas/common.js'
 
 export { decodeCursor, encodeCursor, pageOf } from './cursor.js'
 export { PayloadTooLarge } from './limits.js'
@@ -43,6 +44,14 @@ export interface Cache {
   read(namespace: string, key: string, load: () => Promise<string>): Promise<CachedText>
 }
 
+/** What all processes share while Redis is there. Nothing may depend on it: without it each process is on its own. */
+export interface SharedStore {
+  /** Starts every key, so that deployments can share a Redis. */
+  readonly prefix: string
+  /** Runs commands, bounded in time. Never rejects; undefined when Redis is absent, down, too slow or answers an error. */
+  call<T>(run: (client: Redis) => Promise<T>): Promise<T | undefined>
+}
+
 /** What a domain works with on behalf of one tenant: on `request.tenant`, and handed to jobs and event handlers. */
 export interface Tenant {
   readonly id: string
@@ -51,6 +60,8 @@ export interface Tenant {
   readonly db: Kysely<unknown>
   readonly transact: Transact
   readonly cache: Cache
+  /** Changes when another process has committed to the database; undefined where the engine cannot tell cheaply. */
+  foreignVersion?(): number | undefined
 }
 
 /** Who makes the request; null where the host's own `authorize` sets none. */
@@ -62,19 +73,49 @@ export interface Principal {
 }
 
 /** A route's `config`: the least role that may call it. The core's `authorize` refuses a route that has none. */
-export interface RouteAccess {
+export interface RouteAccess extends RouteDemands {
   readonly role: Role | 'public'
 }
-export const access = (role: RouteAccess['role']): RouteAccess & FastifyContextConfig => ({ role })
+export interface RouteDemands {
+  /** Tokens of these uses may call it too; without this a token that is no access token never counts. */
+  readonly pending?: readonly TokenUse[]
+  /** The caller must have proved who it is within the last minutes: for the few routes that a stolen token must not reach. */
+  readonly fresh?: boolean
+}
+export const access = (role: RouteAccess['role'], demands: RouteDemands = {}): RouteAccess & FastifyContextConfig => ({
+  role,
+  ...demands
+})
 
 /** Answers at once from what this process knows, or a promise when it must ask the database first. */
 export type RevocationCheck = (claims: TokenClaims, tenant: Tenant) => boolean | Promise<boolean>
+
+/** What is known of a bearer token that is not a JWT: who it speaks for, and what it may at most. */
+export interface OpaqueToken {
+  readonly claims: TokenClaims
+  /** `area:read`, `area:write`, or `*` for all areas; an area is the first tag of a route in the OpenAPI document. */
+  readonly scopes: readonly string[]
+}
+/** Finds what a token of its kind stands for; undefined when there is none. Asked once, then remembered until it ends. */
+export interface OpaqueTokens {
+  readonly prefix: string
+  /** The tenant that the token names; undefined when it is not well-formed. */
+  tenantOf(token: string): string | undefined
+  find(token: string, tenant: Tenant): Promise<OpaqueToken | undefined>
+}
 
 export interface TokenSubject {
   readonly subject: string
   readonly role: Role
   readonly tenant: string
   readonly epoch?: number
+  readonly session?: string
+  /** How the caller proved who it is; see `amr` of the claims. */
+  readonly methods?: readonly string[]
+  /** Milliseconds: when that was. */
+  readonly authenticatedAt?: number
+  /** Left out: an access token. */
+  readonly use?: TokenUse
 }
 
 export interface Tokens {
@@ -86,12 +127,36 @@ export interface Tokens {
 export interface Auth extends Tokens {
   /** Finds the role that the route declares, who asks, and for which tenant. A route that declares none is closed. */
   readonly authorize: onRequestHookHandler
-  /** What the request's bearer token says. @throws Unauthenticated */
+  /** What the request's token says, from its header or its cookie. @throws Unauthenticated */
   claims(request: FastifyRequest): TokenClaims
+  /** Refuses a request that a page of another site may have caused. @throws CrossSite */
+  requireSameSite(request: FastifyRequest): void
   /** Gives a public route, such as the login, its tenant. Rejects or throws when there is no such tenant. */
   enterTenant(request: FastifyRequest, tenantId: string): Tenant | Promise<Tenant>
   /** Whoever issues tokens also says which of them no longer count; asked at every request. */
   refuseWhen(check: RevocationCheck): void
+  /** Bearer tokens of one more kind, told by how they begin. */
+  accept(tokens: OpaqueTokens): void
+  /** What the routes of this app are about, as scopes name it. */
+  areas(): readonly string[]
+  /** How cookies are called and limited for this request; see `plugins/cookies.ts`. */
+  readonly cookies: SessionCookies
+}
+
+/** Tokens in cookies that scripts cannot read, for pages of this server itself. */
+export interface SessionCookies {
+  accessToken(request: FastifyRequest): string | undefined
+  refreshToken(request: FastifyRequest): string | undefined
+  /** `refreshPath`: the one path that is sent the refresh token. */
+  set(request: FastifyRequest, reply: FastifyReply, tokens: CookieTokens): void
+  clear(request: FastifyRequest, reply: FastifyReply, refreshPath: string): void
+}
+export interface CookieTokens {
+  readonly accessToken: string
+  readonly accessSeconds: number
+  readonly refreshToken: string
+  readonly refreshSeconds: number
+  readonly refreshPath: string
 }
 
 /** Keeps secrets that must be read again (seeds, signing keys) encrypted at rest, under a key that no database backup holds. */

@@ -38,6 +38,8 @@ export interface CoreOptions {
   jwtKeys?: readonly [SecretKey, ...SecretKey[]]
   /** Turns on `seal`, which keeps stored secrets encrypted: `app.getDecorator('seal')`. */
   secretsKeys?: readonly [SecretKey, ...SecretKey[]]
+  /** Cookies are for HTTPS alone, whatever a request looks like; otherwise as it looks. */
+  secureCookies?: boolean
   workerThreads?: number
   /** Where files of running work are kept; the system's temporary folder otherwise. */
   dataDir?: string
@@ -94,12 +96,20 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   app.decorateRequest('principal', null)
   const enterTenant = (id: string) => tenants.opened(id) ?? tenants.get(id)
   const auth =
-    options.jwtKeys === undefined ? undefined : createAuth(app, { keys: options.jwtKeys, registry, enterTenant })
+    options.jwtKeys === undefined
+      ? undefined
+      : createAuth(app, {
+          keys: options.jwtKeys,
+          secureCookies: options.secureCookies ?? false,
+          registry,
+          enterTenant
+        })
   const answers = createAnswers({ waitForJob: jobs.wait })
 
   app.decorate('database', server)
   app.decorate('tenants', tenants)
   app.decorate('redis', redis?.client ?? null)
+  app.decorate('sharedStore', redis)
   app.decorate('registry', registry)
   app.decorate('caches', caches)
   app.decorate('events', events)

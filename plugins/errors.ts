@@ -23,6 +23,22 @@ export const Forbidden = problem<{ required: string; role: string }>('AUTH_FORBI
   en: 'This needs the role {required}; yours is {role}.',
   fr: 'Ceci exige le rôle {required} ; le vôtre est {role}.'
 })
+export const SecondFactorRequired = problem<{ use: string }>('AUTH_SECOND_FACTOR_REQUIRED', 403, {
+  en: 'The sign-in is not complete: this token serves only for the step {use}.',
+  fr: 'La connexion n’est pas achevée : ce jeton ne sert qu’à l’étape {use}.'
+})
+export const FreshAuthenticationRequired = problem<{ maxAgeSeconds: number }>('AUTH_FRESH_REQUIRED', 403, {
+  en: 'This needs a sign-in of the last {maxAgeSeconds} s; prove again who you are.',
+  fr: 'Ceci exige une connexion datant de {maxAgeSeconds} s au plus ; prouvez de nouveau qui vous êtes.'
+})
+export const ScopeMissing = problem<{ required: string }>('AUTH_SCOPE_MISSING', 403, {
+  en: 'This API token lacks the scope {required}.',
+  fr: 'Ce jeton d’API n’a pas la portée {required}.'
+})
+export const CrossSite = problem('AUTH_CROSS_SITE', 403, {
+  en: 'With a cookie this is allowed only to pages of this server itself.',
+  fr: 'Avec un cookie, ceci n’est permis qu’aux pages de ce serveur.'
+})
 export const RouteClosed = problem('AUTH_ROUTE_CLOSED', 403, {
   en: 'This route declares no role, so it is closed.',
   fr: 'Cette route ne déclare aucun rôle : elle est fermée.'

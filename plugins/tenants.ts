@@ -137,6 +137,7 @@ export class Tenants {
       dialect: database.dialect,
       db: database.db,
       cache,
+      foreignVersion: database.foreignVersion,
       transact: (work) => transact(database, cache, work, () => events.wake(tenant))
     }
     this.#ready.set(id, tenant)

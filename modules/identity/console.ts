@@ -3,13 +3,12 @@ import type { Role } from '../../schemas/common.js'
 import type { User, UserCreate } from '../../schemas/identity.js'
 import { UserNotFound, UsernameTaken } from './errors.js'
 import { checkPassword, createPasswordHasher } from './passwords.js'
-import { createIdentityStore, type UserChanges } from './store.js'
+import { changeUser, createIdentityStore, IDENTITY_CACHE, type UserChanges } from './store.js'
 
-/** What the operator may do at the console, where no token is asked for. A running server notices within a second. */
+/** What the operator may do at the console, where no token is asked for. A running server notices at its next request. */
 
 /** The subject of tokens that belong to no user. */
 export const CONSOLE_SUBJECT = 'cli'
-const NAMESPACE = 'identity'
 const hasher = createPasswordHasher()
 
 /** One bearer token, without a user or a database: it works before either exists. */
@@ -17,7 +16,7 @@ export function issueToken(
   tokens: Pick<Tokens, 'sign'>,
   { role, tenant, ttlSeconds }: { role: Role; tenant: string; ttlSeconds: number }
 ): string {
-  return tokens.sign({ subject: CONSOLE_SUBJECT, role, tenant }, ttlSeconds)
+  return tokens.sign({ subject: CONSOLE_SUBJECT, role, tenant, methods: ['console'] }, ttlSeconds)
 }
 
 /** @throws ID_PASSWORD_REFUSED, ID_USERNAME_TAKEN */
@@ -28,7 +27,7 @@ export async function createUser(tenant: Tenant, input: UserCreate): Promise<Use
   return tenant.transact(async (tx) => {
     const user = await createIdentityStore(tx.db).insertUser({ username, displayName, role, passwordHash })
     if (user === undefined) throw new UsernameTaken({ username })
-    tx.invalidate(NAMESPACE)
+    tx.invalidate(IDENTITY_CACHE)
     return user
   })
 }
@@ -51,11 +50,9 @@ export const disableUser = (tenant: Tenant, username: string): Promise<User> =>
 
 function change(tenant: Tenant, username: string, changes: UserChanges): Promise<User> {
   return tenant.transact(async (tx) => {
-    const store = createIdentityStore(tx.db)
-    const account = await store.byUsername(username)
-    const changed = account === undefined ? undefined : await store.updateUser(account.user.id, changes)
+    const account = await createIdentityStore(tx.db).byUsername(username)
+    const changed = account === undefined ? undefined : await changeUser(tx, tenant, account.user.id, changes)
     if (changed === undefined) throw new UserNotFound({ id: username })
-    tx.invalidate(NAMESPACE)
     return changed.user
   })
 }

@@ -36,3 +36,35 @@ export const RevocationsUnavailable = problem<{ retryAfterSeconds: number }>('ID
   en: 'Whether this token still counts cannot be told now; try again in {retryAfterSeconds} s.',
   fr: 'Impossible de vérifier maintenant si ce jeton est encore valable ; réessayez dans {retryAfterSeconds} s.'
 })
+export const SessionEnded = problem<{ reason: string }>('ID_SESSION_ENDED', 401, {
+  en: 'This session is over ({reason}); sign in again.',
+  fr: 'Cette session est terminée ({reason}) ; reconnectez-vous.'
+})
+export const SessionNotFound = problem<{ id: string }>('ID_SESSION_NOT_FOUND', 404, {
+  en: 'You have no session {id}.',
+  fr: 'Vous n’avez pas de session {id}.'
+})
+export const NoSession = problem('ID_NO_SESSION', 409, {
+  en: 'This token belongs to no session that could be renewed.',
+  fr: 'Ce jeton n’appartient à aucune session renouvelable.'
+})
+export const NoAccount = problem('ID_NO_ACCOUNT', 409, {
+  en: 'This token belongs to no user, who alone can have API tokens.',
+  fr: 'Ce jeton n’appartient à aucun utilisateur ; seul un utilisateur peut avoir des jetons d’API.'
+})
+export const TokenNotFound = problem<{ id: string }>('ID_TOKEN_NOT_FOUND', 404, {
+  en: 'You have no API token {id}.',
+  fr: 'Vous n’avez pas de jeton d’API {id}.'
+})
+export const TokenRoleTooHigh = problem<{ role: string; own: string }>('ID_TOKEN_ROLE_TOO_HIGH', 422, {
+  en: 'An API token of the role {role} is more than you may; yours is {own}.',
+  fr: 'Un jeton d’API du rôle {role} dépasse vos droits ; le vôtre est {own}.'
+})
+export const ScopeUnknown = problem<{ scope: string; areas: readonly string[] }>('ID_SCOPE_UNKNOWN', 422, {
+  en: 'There is no scope {scope}; the areas are {areas}.',
+  fr: 'La portée {scope} n’existe pas ; les domaines sont {areas}.'
+})
+export const TooManyTokens = problem<{ maximum: number }>('ID_TOO_MANY_TOKENS', 409, {
+  en: 'A user has at most {maximum} API tokens; end one first.',
+  fr: 'Un utilisateur a au plus {maximum} jetons d’API ; supprimez-en un d’abord.'
+})

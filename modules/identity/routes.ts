@@ -4,62 +4,23 @@ import type { FastifyRequest } from 'fastify'
 import { Type } from 'typebox'
 import { type Answers, access, type Principal, type Tenant } from '../../plugins/contracts.js'
 import { List, problems } from '../../schemas/common.js'
-import {
-  Login,
-  LoginAnswer,
-  Me,
-  PasswordChange,
-  User,
-  UserCreate,
-  UserListQuery,
-  UserParams,
-  UserPatch
-} from '../../schemas/identity.js'
+import { Me, PasswordChange, User, UserCreate, UserListQuery, UserParams, UserPatch } from '../../schemas/identity.js'
 import { NoOwnPassword, UserNotFound, UsernameTaken } from './errors.js'
 import { checkPassword } from './passwords.js'
-import type { RevocationList } from './revocations.js'
-import { type SignIn, signIn, throttled } from './sign-in.js'
-import { createIdentityStore, usernameKey } from './store.js'
+import { type SignIn, throttled } from './sign-in.js'
+import { changeUser, createIdentityStore, IDENTITY_CACHE, type UserChanges, usernameKey } from './store.js'
 
 export interface RouteContext extends SignIn {
   readonly answers: Answers
-  readonly revocations: RevocationList
 }
 
-const NAMESPACE = 'identity'
 const tags = ['identity']
 const tenantOf = (request: FastifyRequest) => request.getDecorator<Tenant>('tenant')
 const principalOf = (request: FastifyRequest) => request.getDecorator<Principal>('principal')
 
-/** Signing in and out, and what the caller may do with the own account. */
-export const sessionRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, context) => {
-  const { answers, auth, hasher, revocations } = context
-
-  app.post(
-    '/auth/login',
-    {
-      config: access('public'),
-      schema: { tags, summary: 'Sign in', body: Login, response: { 200: LoginAnswer, ...problems } }
-    },
-    // Not an idempotent write: its answer is a secret, and must not be kept.
-    async (request, reply) => {
-      reply.header('cache-control', 'no-store')
-      return signIn(context, request, request.body)
-    }
-  )
-
-  app.post(
-    '/auth/logout',
-    { config: access('viewer'), schema: { tags, summary: 'Sign out', response: { 204: Type.Null(), ...problems } } },
-    async (request, reply) => {
-      const { jti, sub, exp } = auth.claims(request)
-      const tenant = tenantOf(request)
-      return answers.write(request, reply, 204, async (tx) => {
-        await createIdentityStore(tx.db).revokeToken(jti, sub, exp * 1000)
-        tx.afterCommit(() => revocations.tokenRevoked(tenant, jti, exp * 1000))
-      })
-    }
-  )
+/** What the caller may do with the own account. */
+export const accountRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, context) => {
+  const { answers, hasher } = context
 
   app.get(
     '/auth/me',
@@ -69,7 +30,7 @@ export const sessionRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app
     },
     async (request, reply) => {
       const { subject, role, tenant } = principalOf(request)
-      return answers.read(request, reply, NAMESPACE, `me ${subject} ${role}`, async () => {
+      return answers.read(request, reply, IDENTITY_CACHE, `me ${subject} ${role}`, async () => {
         const account = await createIdentityStore(tenantOf(request).db).byId(subject)
         return { subject, role, tenant, user: account?.user ?? null }
       })
@@ -79,7 +40,7 @@ export const sessionRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app
   app.post(
     '/auth/password',
     {
-      config: access('viewer'),
+      config: access('viewer', { fresh: true }),
       schema: {
         tags,
         summary: 'Change the own password; ends all tokens of the user',
@@ -102,10 +63,7 @@ export const sessionRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app
       const passwordHash = await hasher.hash(newPassword)
       await concealPassword(context, request, 'newPassword')
       return answers.write(request, reply, 204, async (tx) => {
-        const changed = await createIdentityStore(tx.db).updateUser(id, { passwordHash })
-        if (changed === undefined) throw new UserNotFound({ id })
-        tx.invalidate(NAMESPACE)
-        tx.afterCommit(() => revocations.tokensEnded(tenant, id, changed.epoch))
+        if ((await changeUser(tx, tenant, id, { passwordHash })) === undefined) throw new UserNotFound({ id })
       })
     }
   )
@@ -113,8 +71,10 @@ export const sessionRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app
 
 /** The administrator's view of the users. */
 export const userRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, context) => {
-  const { answers, hasher, revocations } = context
+  const { answers, hasher } = context
   const config = access('admin')
+  // Whoever makes users or changes roles makes administrators.
+  const fresh = access('admin', { fresh: true })
 
   app.get(
     '/users',
@@ -124,7 +84,7 @@ export const userRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, c
     },
     async (request, reply) => {
       const { limit = 50, cursor } = request.query
-      return answers.read(request, reply, NAMESPACE, `users ${limit} ${cursor ?? ''}`, async () => {
+      return answers.read(request, reply, IDENTITY_CACHE, `users ${limit} ${cursor ?? ''}`, async () => {
         const store = createIdentityStore(tenantOf(request).db)
         const rows = await store.page(limit + 1, cursor)
         const data = rows.slice(0, limit)
@@ -136,7 +96,10 @@ export const userRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, c
 
   app.post(
     '/users',
-    { config, schema: { tags, summary: 'Create a user', body: UserCreate, response: { 201: User, ...problems } } },
+    {
+      config: fresh,
+      schema: { tags, summary: 'Create a user', body: UserCreate, response: { 201: User, ...problems } }
+    },
     async (request, reply) => {
       const { username, displayName = username, role, password } = request.body
       checkPassword(password, { username })
@@ -145,7 +108,7 @@ export const userRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, c
       return answers.write(request, reply, 201, async (tx) => {
         const user = await createIdentityStore(tx.db).insertUser({ username, displayName, role, passwordHash })
         if (user === undefined) throw new UsernameTaken({ username })
-        tx.invalidate(NAMESPACE)
+        tx.invalidate(IDENTITY_CACHE)
         reply.header('location', `${app.prefix}/users/${user.id}`)
         return user
       })
@@ -157,7 +120,7 @@ export const userRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, c
     { config, schema: { tags, summary: 'Read a user', params: UserParams, response: { 200: User, ...problems } } },
     async (request, reply) => {
       const { id } = request.params
-      return answers.read(request, reply, NAMESPACE, `user ${id}`, async () => {
+      return answers.read(request, reply, IDENTITY_CACHE, `user ${id}`, async () => {
         const account = await createIdentityStore(tenantOf(request).db).byId(id)
         if (account === undefined) throw new UserNotFound({ id })
         return account.user
@@ -168,7 +131,7 @@ export const userRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, c
   app.patch(
     '/users/:id',
     {
-      config,
+      config: fresh,
       schema: {
         tags,
         summary: 'Change a user; another role, another password or disabling ends all of the user’s tokens',
@@ -206,19 +169,16 @@ export const userRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, c
   const change = (
     request: FastifyRequest<{ Params: { id: string } }>,
     reply: Parameters<Answers['write']>[1],
-    changes: Parameters<ReturnType<typeof createIdentityStore>['updateUser']>[1]
+    changes: UserChanges
   ) => {
     const { id } = request.params
     const tenant = tenantOf(request)
     return answers.write(request, reply, 200, async (tx) => {
-      const store = createIdentityStore(tx.db)
-      const before = await store.byId(id)
+      const before = await createIdentityStore(tx.db).byId(id)
       if (before === undefined) throw new UserNotFound({ id })
       answers.requireMatch(request, reply, before.user)
-      const after = await store.updateUser(id, changes)
+      const after = await changeUser(tx, tenant, id, changes)
       if (after === undefined) throw new UserNotFound({ id })
-      tx.invalidate(NAMESPACE)
-      tx.afterCommit(() => revocations.tokensEnded(tenant, id, after.epoch))
       return after.user
     })
   }

@@ -1,7 +1,12 @@
 import { type Kysely, type Selectable, sql } from 'kysely'
 import { v7 as uuid } from 'uuid'
+import type { Tenant, Transaction } from '../../plugins/contracts.js'
 import type { Role } from '../../schemas/common.js'
 import type { User } from '../../schemas/identity.js'
+import { endTokens } from './revocations.js'
+
+/** The namespace of cached answers about users. */
+export const IDENTITY_CACHE = 'identity'
 
 export type IdentityTables = {
   users: {
@@ -17,7 +22,6 @@ export type IdentityTables = {
     created_at: number
     updated_at: number
   }
-  revoked_tokens: { jti: string; subject: string; expires_at: number; revoked_at: number }
 }
 
 export interface Account {
@@ -38,6 +42,26 @@ export interface UserChanges {
   readonly role?: Role
   readonly disabled?: boolean
   readonly passwordHash?: string
+  /** For what else ends them, such as another second factor. */
+  readonly endTokens?: true
+}
+
+/** Whatever may lower what a token allows, or shows that somebody else had it, ends all that were signed before. */
+const endsTokens = ({ role, passwordHash, disabled, endTokens }: UserChanges): boolean =>
+  role !== undefined || passwordHash !== undefined || disabled === true || endTokens === true
+
+/** Changes a user and ends the tokens with the same transaction. Undefined when there is no such user. */
+export async function changeUser(
+  tx: Transaction,
+  tenant: Tenant,
+  id: string,
+  changes: UserChanges
+): Promise<Account | undefined> {
+  const changed = await createIdentityStore(tx.db).updateUser(id, changes)
+  if (changed === undefined) return undefined
+  if (endsTokens(changes)) await endTokens(tx, tenant, { kind: 'subject', key: id, epoch: changed.epoch })
+  tx.invalidate(IDENTITY_CACHE)
+  return changed
 }
 
 /** How user names are compared: whatever their case and width. */
@@ -111,11 +135,10 @@ export function createIdentityStore(database: Kysely<unknown>) {
       return total
     },
 
-    /** Whatever may lower what a token allows ends all tokens signed before. Undefined when there is no such user. */
+    /** Only `changeUser` calls this: the epoch alone is not heard of elsewhere. Undefined when there is no such user. */
     updateUser: async (id: string, changes: UserChanges): Promise<Account | undefined> => {
       const now = Date.now()
       const { displayName, role, disabled, passwordHash } = changes
-      const endsTokens = role !== undefined || passwordHash !== undefined || disabled === true
       const row = await db
         .updateTable('users')
         .set(({ ref }) => ({
@@ -125,7 +148,7 @@ export function createIdentityStore(database: Kysely<unknown>) {
           ...(passwordHash === undefined ? {} : { password_hash: passwordHash }),
           ...(disabled === undefined ? {} : { disabled_at: disabled ? now : null }),
           // Always later than before, whatever the clock of this machine says.
-          ...(endsTokens
+          ...(endsTokens(changes)
             ? {
                 tokens_valid_from: sql<number>`case when ${ref('tokens_valid_from')} >= ${now} then ${ref('tokens_valid_from')} + 1 else ${now} end`
               }
@@ -145,39 +168,7 @@ export function createIdentityStore(database: Kysely<unknown>) {
         .where('id', '=', id)
         .where('password_hash', '=', before)
         .execute()
-    },
-
-    /** Also forgets those that have expired since. */
-    revokeToken: async (jti: string, subject: string, expiresAt: number): Promise<void> => {
-      const now = Date.now()
-      await db.deleteFrom('revoked_tokens').where('expires_at', '<', now).execute()
-      await db
-        .insertInto('revoked_tokens')
-        .values({ jti, subject, expires_at: expiresAt, revoked_at: now })
-        .onConflict((conflict) => conflict.column('jti').doNothing())
-        .execute()
-    },
-
-    /** What refuses tokens and was written at or after `since` (milliseconds; 0 for all). */
-    revocations: async (since: number): Promise<Revocations> => {
-      const tokens = await db
-        .selectFrom('revoked_tokens')
-        .select(['jti', 'expires_at as expiresAt'])
-        .where('revoked_at', '>=', since)
-        .where('expires_at', '>', Date.now())
-        .execute()
-      const subjects = await db
-        .selectFrom('users')
-        .select(['id', 'tokens_valid_from as epoch'])
-        .where('tokens_valid_from', '>=', Math.max(since, 1))
-        .execute()
-      return { tokens, subjects }
     }
   }
 }
 export type IdentityStore = ReturnType<typeof createIdentityStore>
-
-export interface Revocations {
-  readonly tokens: readonly { jti: string; expiresAt: number }[]
-  readonly subjects: readonly { id: string; epoch: number }[]
-}
