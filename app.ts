@@ -48,6 +48,8 @@ export async function app(
 
   await service.register(identity, {
     ...options,
+    secondFactor: config.secondFactor,
+    publicUrl: config.publicUrl,
     accessTokenTtlSeconds: config.ACCESS_TOKEN_TTL_SECONDS,
     sessionIdleSeconds: config.SESSION_IDLE_SECONDS,
     sessionTtlSeconds: config.SESSION_TTL_SECONDS

@@ -49,6 +49,7 @@ export function createAuth(app: FastifyInstance, options: AuthOptions): Auth {
   const cookies = createCookies(options.secureCookies ?? false)
   const counted = authMetrics(options.registry)
   const areas = collectAreas(app)
+  const steps = collectSteps(app)
   // Checking a signature costs more than a cached answer, so a token's is checked once; its time and revocation always.
   const known = new LRUCache<string, Verified>({ max: VERIFIED_MAX })
   const claimsOf = new WeakMap<Principal, TokenClaims>()
@@ -102,7 +103,8 @@ export function createAuth(app: FastifyInstance, options: AuthOptions): Auth {
   const refusal = ({ claims, scopes }: Verified, rule: Rule): Error | undefined => {
     const { role, use } = claims
     if (use !== undefined && !rule.pending.includes(use)) {
-      return counted.denied(role, 'second-factor', new SecondFactorRequired({ use }))
+      const routes = steps.get(use) ?? []
+      return counted.denied(role, 'second-factor', new SecondFactorRequired({ use, routes }))
     }
     if (RANK[role] < RANK[rule.role]) return counted.denied(role, 'role', new Forbidden({ required: rule.role, role }))
     if (scopes !== undefined && !scopes.has(rule.scope) && !scopes.has(rule.scopeOfAll)) {
@@ -240,6 +242,17 @@ function collectAreas(app: FastifyInstance): ReadonlySet<string> {
     if (area !== undefined && config !== undefined && 'role' in config && config.role !== 'public') areas.add(area)
   })
   return areas
+}
+
+/** The routes by which each step of a sign-in is taken, so that a refusal can say where to go on. */
+function collectSteps(app: FastifyInstance): ReadonlyMap<TokenUse, readonly string[]> {
+  const steps = new Map<TokenUse, string[]>()
+  app.addHook('onRoute', ({ method, url, config }) => {
+    if (config === undefined || !('pending' in config) || !Array.isArray(config.pending)) return
+    if (method !== 'HEAD')
+      for (const use of config.pending) steps.set(use, [...(steps.get(use) ?? []), `${method} ${url}`])
+  })
+  return steps
 }
 
 const DENIALS = ['role', 'undeclared', 'second-factor', 'scope', 'fresh', 'cross-site'] as const

@@ -36,6 +36,17 @@ export const Environment = Type.Object({
       description: 'id:secret pairs joined by commas, secrets of at least 32 characters; the first seals, all open'
     })
   ),
+  PUBLIC_URL: Type.Optional(
+    Type.String({
+      pattern: '^https?://[^\\s/?#]+(/[^\\s?#]*)?$',
+      description: 'the address that users open, such as https://stock.example.org'
+    })
+  ),
+  SECOND_FACTOR: Type.String({
+    pattern: '^(required|optional)$',
+    default: 'required',
+    description: 'required or, outside production, optional'
+  }),
   ACCESS_TOKEN_TTL_SECONDS: Type.Integer({
     minimum: 10,
     maximum: 86_400,
@@ -94,6 +105,9 @@ type SecretKeys = readonly [SecretKey, ...SecretKey[]]
 
 export interface Config extends Environment {
   readonly DATABASE_URL: string
+  /** `PUBLIC_URL`, or this machine's; without a slash at its end. */
+  readonly publicUrl: string
+  readonly secondFactor: 'required' | 'optional'
   /** The first signs, all verify. */
   readonly jwtKeys: SecretKeys
   /** The first seals secrets in the database, all open them. */
@@ -139,6 +153,8 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
     ...environment,
     DATA_DIR: dataDir,
     DATABASE_URL: databaseUrl,
+    publicUrl: (environment.PUBLIC_URL ?? `http://localhost:${environment.PORT}`).replace(/\/+$/, ''),
+    secondFactor: secondFactor(environment),
     jwtKeys: secretKeys(environment, 'JWT_SECRET', 'JWT_KEYS', join(dataDir, 'jwt-secret')),
     secretsKeys: secretKeys(environment, 'SECRETS_KEY', 'SECRETS_KEYS', join(dataDir, 'secrets-key'))
   }
@@ -161,6 +177,12 @@ function parse(env: Record<string, string | undefined>): Environment {
   const allowed = schema !== undefined && 'description' in schema ? schema.description : 'another value'
   const shown = SECRETS.has(name) ? 'a value that is refused (not shown)' : JSON.stringify(env[name])
   throw new ConfigError(`${name} is ${shown}; it may be ${allowed}`)
+}
+
+function secondFactor({ SECOND_FACTOR: policy, NODE_ENV: mode }: Environment): 'required' | 'optional' {
+  if (policy !== 'optional') return 'required'
+  if (mode !== 'production') return policy
+  throw new ConfigError(`SECOND_FACTOR is "optional"; with NODE_ENV=production it may be required`)
 }
 
 /** Each of the list is an address, a range, or a name that fits. */

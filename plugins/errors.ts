@@ -23,10 +23,14 @@ export const Forbidden = problem<{ required: string; role: string }>('AUTH_FORBI
   en: 'This needs the role {required}; yours is {role}.',
   fr: 'Ceci exige le rôle {required} ; le vôtre est {role}.'
 })
-export const SecondFactorRequired = problem<{ use: string }>('AUTH_SECOND_FACTOR_REQUIRED', 403, {
-  en: 'The sign-in is not complete: this token serves only for the step {use}.',
-  fr: 'La connexion n’est pas achevée : ce jeton ne sert qu’à l’étape {use}.'
-})
+export const SecondFactorRequired = problem<{ use: string; routes: readonly string[] }>(
+  'AUTH_SECOND_FACTOR_REQUIRED',
+  403,
+  {
+    en: 'The sign-in is not complete: this token serves only for the step {use} ({routes}).',
+    fr: 'La connexion n’est pas achevée : ce jeton ne sert qu’à l’étape {use} ({routes}).'
+  }
+)
 export const FreshAuthenticationRequired = problem<{ maxAgeSeconds: number }>('AUTH_FRESH_REQUIRED', 403, {
   en: 'This needs a sign-in of the last {maxAgeSeconds} s; prove again who you are.',
   fr: 'Ceci exige une connexion datant de {maxAgeSeconds} s au plus ; prouvez de nouveau qui vous êtes.'

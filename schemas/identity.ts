@@ -17,6 +17,8 @@ export const User = Closed({
   displayName: Type.String(),
   role: Role,
   disabled: Type.Boolean(),
+  deleted: Type.Boolean({ description: 'Deleted users are kept for the history, and out of lists' }),
+  mustChangePassword: Type.Boolean({ description: 'Until then nothing else is answered' }),
   createdAt: Instant,
   updatedAt: Instant
 })
@@ -28,7 +30,8 @@ export const UserCreate = Closed({
   username: Username,
   displayName: Type.Optional(Name),
   role: Role,
-  password: Password
+  password: Type.Optional(Password),
+  mustChangePassword: Type.Optional(Type.Boolean())
 })
 export type UserCreate = Static<typeof UserCreate>
 export const UserPatch = Type.Object(
@@ -36,7 +39,8 @@ export const UserPatch = Type.Object(
     displayName: Type.Optional(Name),
     role: Type.Optional(Role),
     disabled: Type.Optional(Type.Boolean()),
-    password: Type.Optional(Password)
+    password: Type.Optional(Password),
+    mustChangePassword: Type.Optional(Type.Boolean())
   },
   { additionalProperties: false, minProperties: 1 }
 )
@@ -65,13 +69,13 @@ export const SignedIn = Closed({
 })
 export type SignedIn = Static<typeof SignedIn>
 /** The password was right, and a step is left: `pendingToken` is a bearer token for that step alone. */
-export const SecondFactorPending = Closed({
-  secondFactor: TokenUse,
+export const StepPending = Closed({
+  step: TokenUse,
   methods: Type.Array(Type.String()),
   pendingToken: Type.String(),
   expiresInSeconds: Type.Integer()
 })
-export const LoginAnswer = Type.Union([SignedIn, SecondFactorPending])
+export const LoginAnswer = Type.Union([SignedIn, StepPending])
 export type LoginAnswer = Static<typeof LoginAnswer>
 
 const RefreshToken = Type.String({ minLength: 1, maxLength: 200, writeOnly: true } as const)

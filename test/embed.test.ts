@@ -120,7 +120,7 @@ const hosts: Record<string, string> = {
   await createUser(tenant, { username: 'ada', role: 'admin', password: 'correct horse battery staple' })
   await call('POST', '/x/auth/login', { username: 'ada', password: 'correct horse battery staple' })
   await call('POST', '/x/auth/login', { username: 'ada', password: 'wrong horse battery staple' })`,
-    `, jwtKeys: [{ id: 'k1', secret: 'Zr8#kq2Lw9-Tn4vXb7yHd3mPf6sJg1cQ' }]`
+    `, jwtKeys: [{ id: 'k1', secret: 'Zr8#kq2Lw9-Tn4vXb7yHd3mPf6sJg1cQ' }], secretsKeys: [{ id: 'k1', secret: 'aN5!uE0oRi7-Wt2zKx9lVb4hYc8qMd6f' }]`
   ),
   webhooks: host(
     'webhooks',
