@@ -13,6 +13,7 @@ import inventory, {
   items,
   stockGauges
 } from './modules/inventory/index.js'
+import webhooks from './modules/webhooks/index.js'
 import type { Config } from './plugins/config.js'
 import type { Auth, Tenants } from './plugins/core.js'
 import core from './plugins/core.js'
@@ -70,6 +71,11 @@ export async function app(
     runsOutFirst: async (tenant, limit) => runOut(tenant, await availableStock(tenant), limit)
   })
   await service.register(cacheStats, { ...options })
+  await service.register(webhooks, {
+    ...options,
+    allowedHosts: config.WEBHOOK_ALLOWED_HOSTS?.split(',').map((each) => each.trim()) ?? [],
+    tenants: all
+  })
   stockGauges(service.getDecorator('registry'), async () =>
     Promise.all((await tenants.list()).map((id) => tenants.get(id)))
   )

@@ -304,11 +304,19 @@ export interface Compute {
   run<Input, Output>(file: URL, input: Input, options?: { signal?: AbortSignal }): Promise<Output>
 }
 
+export interface OutboxEvent {
+  /** Of the row; on SQLite an id may come again once its row is gone. */
+  readonly id: number
+  readonly topic: string
+  readonly payload: unknown
+  /** Milliseconds since 1970. */
+  readonly createdAt: number
+}
 export interface EventHandler {
   readonly topic: string
   /** Names the subscription in logs. */
   readonly name: string
-  handle(event: { id: number; topic: string; payload: unknown }, tenant: Tenant): Promise<void>
+  handle(event: OutboxEvent, tenant: Tenant): Promise<void>
 }
 
 export interface Events {

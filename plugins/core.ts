@@ -51,7 +51,7 @@ export interface CoreOptions {
 }
 
 /** Known beforehand, so that their metrics start at 0. */
-const CACHE_NAMESPACES = ['inventory', 'forecasting', 'anomaly', 'dashboard', 'identity']
+const CACHE_NAMESPACES = ['inventory', 'forecasting', 'anomaly', 'dashboard', 'identity', 'webhooks']
 
 /** Provides what the domains rely on (`plugins/contracts.ts`): one call, and each domain can be registered beside it. */
 async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {

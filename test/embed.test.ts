@@ -133,6 +133,13 @@ const hosts: Record<string, string> = {
   await call('GET', '/x/audit')
   await call('GET', '/x/audit/verify')`
   ),
+  webhooks: host(
+    'webhooks',
+    '',
+    `await call('POST', '/x/webhooks', { url: 'https://example.org/in', topics: ['inventory.stock.moved'] })
+  await call('POST', '/x/webhooks', { url: 'https://169.254.169.254/', topics: ['inventory.stock.moved'] })`,
+    `, secretsKeys: [{ id: 'k1', secret: 'Zr8#kq2Lw9-Tn4vXb7yHd3mPf6sJg1cQ' }]`
+  ),
   // Two apps in one process; the host's own ways, with and without a module beside them.
   two: `
 import Fastify, { type FastifyInstance } from 'fastify'
@@ -368,6 +375,10 @@ t.test('each module alone in a bare Fastify app, on both databases', async (t) =
     identity: [
       { status: 200, body: { tokenType: 'Bearer', user: { username: 'ada' } } },
       { status: 401, body: { code: String } }
+    ],
+    webhooks: [
+      { status: 201, body: { active: true, secret: /^whsec_/ } },
+      { status: 422, body: { code: 'WEBHOOK_TARGET_REFUSED', reason: 'address' } }
     ]
   }
   for (const [name, answers] of Object.entries(expected)) {

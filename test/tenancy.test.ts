@@ -91,6 +91,9 @@ async function settled(tenant: Tenant): Promise<string> {
 
 const OVERRIDE = { expiresOn: '2999-12-31', factor: 2, reason: 'Alpha event' }
 
+/** Nobody listens there. */
+const WEBHOOK = { url: 'http://127.0.0.1:1024/alpha', topics: ['webhooks.disabled'] }
+
 /** One of everything, under names and ids that only this tenant may see. */
 async function furnish(t: Test, call: Call) {
   const must = async (method: Route['method'], url: string, body?: object | string, headers = {}) => {
@@ -156,7 +159,15 @@ async function furnish(t: Test, call: Call) {
   const override = await must('POST', '/api/ai/forecast/ALPHA-1/overrides', OVERRIDE)
   const found = await must('POST', '/api/ai/consumption/detect-anomalies', { itemCodes: ['ALPHA-1'] })
   t.ok(found.data.length > 0, 'an anomaly was found')
+  const webhook = await must('POST', '/api/webhooks', WEBHOOK)
+  const delivery = await must('POST', `/api/webhooks/${webhook.id}/test`)
+  const sent = `/api/webhooks/${webhook.id}/deliveries/${delivery.id}`
+  while ((await must('GET', sent)).log.length === 0) await sleep(20)
+  // Else it would be tried again while the owner's database is watched.
+  await must('PATCH', `/api/webhooks/${webhook.id}`, { active: false })
   return {
+    webhooks: String(webhook.id),
+    deliveries: String(delivery.id),
     movements: movement.id,
     reservations: String(reservation.id),
     users: String(user.id),
@@ -200,11 +211,13 @@ const bodies: Record<string, object | string> = {
   'POST /api/ai/feedback': { itemCode: 'ALPHA-1', date: '2026-01-05', subject: 'actual', verdict: 'exceptional' },
   'POST /api/ai/forecast/:itemCode/overrides': OVERRIDE,
   'POST /api/anomalies/:id/acknowledge': {},
-  'POST /api/anomalies/:id/resolve': { verdict: 'dismissed' }
+  'POST /api/anomalies/:id/resolve': { verdict: 'dismissed' },
+  'POST /api/webhooks': { ...WEBHOOK, url: 'https://beta.invalid/in' },
+  'PATCH /api/webhooks/:id': { active: false }
 }
 /** Writes that take none. */
 const BODILESS =
-  /^POST \/api\/(auth\/logout|reservations\/:id\/(post|void)|imports\/:id\/undo|ai\/forecast\/aggregate\/train)$|^DELETE /
+  /^POST \/api\/(auth\/logout|reservations\/:id\/(post|void)|imports\/:id\/undo|ai\/forecast\/aggregate\/train|webhooks\/.+)$|^DELETE /
 
 /** What a read must be asked to show the owner's own. */
 const queries: Record<string, string> = {
@@ -218,6 +231,7 @@ function fill({ method, url }: Route, ids: Ids): { url: string; body?: object | 
     id,
     modelId: ids.models,
     overrideId: ids.overrides,
+    deliveryId: ids.deliveries,
     itemCode: 'ALPHA-1',
     unit: 'alphabox',
     location: 'alpha-store',
@@ -235,7 +249,13 @@ await eachDialect(t, async (t, dialect) => {
   const folder = temporaryFolder(t)
   const database = dialect === 'postgres' ? await freshDatabase() : undefined
   if (database !== undefined) t.teardown(() => database.drop())
-  const env = { DATA_DIR: folder, TENANCY: 'multi', ...(database === undefined ? {} : { DATABASE_URL: database.url }) }
+  const hosts = { WEBHOOK_ALLOWED_HOSTS: '127.0.0.1' }
+  const env = {
+    DATA_DIR: folder,
+    TENANCY: 'multi',
+    ...hosts,
+    ...(database === undefined ? {} : { DATABASE_URL: database.url })
+  }
   const { app, routes, tenants, as } = await open(t, env)
 
   t.same(await tenants.list(), [], 'many-tenant service starts with none')
@@ -275,7 +295,7 @@ await eachDialect(t, async (t, dialect) => {
               [],
               `${name} shows nothing`
             )
-          if (/:(id|modelId|overrideId|itemCode|location)/.test(route.url))
+          if (/:(id|modelId|overrideId|deliveryId|itemCode|location)/.test(route.url))
             t.equal(other.status, 404, `${name} does not exist there`)
         }
         continue
