@@ -14,7 +14,34 @@ const strict: Options = {
 export function createValidatorCompiler(): FastifySchemaCompiler<FastifySchema> {
   const bodies = formats.default(withExactDecimals(new Ajv({ ...strict, coerceTypes: false })))
   const texts = formats.default(withExactDecimals(new Ajv({ ...strict, coerceTypes: true })))
-  return ({ schema, httpPart }) => (httpPart === 'body' ? bodies : texts).compile(schema)
+  return ({ schema, httpPart }) => {
+    const validate = (httpPart === 'body' ? bodies : texts).compile(schema)
+    return (value: unknown) => {
+      if (!validate(value)) return { error: validate.errors ?? [] }
+      const instancePath = unstorable(value, '')
+      return instancePath === undefined ? true : { error: [{ ...UNSTORABLE, instancePath }] }
+    }
+  }
+}
+
+const STORABLE = /^[^\u0000\p{Surrogate}]*$/u
+const pattern = STORABLE.source
+const UNSTORABLE = {
+  keyword: 'pattern',
+  schemaPath: '',
+  params: { pattern },
+  message: `must match pattern "${pattern}"`
+}
+
+/** Where a text has a NUL or half of a surrogate pair, which JSON and URLs can say and PostgreSQL cannot keep. */
+function unstorable(value: unknown, path: string): string | undefined {
+  if (typeof value === 'string') return STORABLE.test(value) ? undefined : path
+  if (typeof value !== 'object' || value === null) return undefined
+  for (const [name, each] of Object.entries(value)) {
+    const found = unstorable(each, `${path}/${name}`)
+    if (found !== undefined) return found
+  }
+  return undefined
 }
 
 /**

@@ -2,10 +2,11 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Readable } from 'node:stream'
+import { brotliDecompressSync, gunzipSync } from 'node:zlib'
 import type { ValidateFunction } from 'ajv'
 import { Ajv2020 } from 'ajv/dist/2020.js'
 import formats from 'ajv-formats'
-import type { FastifyInstance, InjectOptions } from 'fastify'
+import type { FastifyInstance, InjectOptions, LightMyRequestResponse } from 'fastify'
 import type { Test } from 'tap'
 import { loadConfig } from '../plugins/config.js'
 import type { Auth } from '../plugins/contracts.js'
@@ -65,6 +66,21 @@ export interface Answer {
 type Body = object | string | Buffer | Readable
 type Headers = Record<string, string>
 
+export function answerOf(response: LightMyRequestResponse): Answer {
+  const { statusCode: status, rawPayload } = response
+  const json = /^application\/(problem\+)?json;/.test(String(response.headers['content-type']))
+  const encoding = rawPayload.length === 0 ? undefined : response.headers['content-encoding']
+  const bytes =
+    encoding === 'br' ? brotliDecompressSync(rawPayload) : encoding === 'gzip' ? gunzipSync(rawPayload) : rawPayload
+  const text = bytes.toString()
+  return {
+    status,
+    body: json && text !== '' ? JSON.parse(text) : undefined,
+    text,
+    headers: Object.fromEntries(Object.entries(response.headers).map(([name, value]) => [name, String(value)]))
+  }
+}
+
 export interface Client {
   get(url: string, headers?: Headers): Promise<Answer>
   post(url: string, body?: Body, headers?: Headers): Promise<Answer>
@@ -87,14 +103,7 @@ export function client(app: FastifyInstance, role: Role, { tenant = 'main', subj
   ) => {
     const options: InjectOptions = { method, url, headers: { authorization: `Bearer ${token}`, ...headers } }
     if (body !== undefined) options.payload = body
-    const response = await app.inject(options)
-    const json = /^application\/(problem\+)?json;/.test(String(response.headers['content-type']))
-    const answer: Answer = {
-      status: response.statusCode,
-      body: json && response.body !== '' ? response.json() : undefined,
-      text: response.body,
-      headers: Object.fromEntries(Object.entries(response.headers).map(([name, value]) => [name, String(value)]))
-    }
+    const answer = answerOf(await app.inject(options))
     checkAnswer(app, method, url, answer)
     return answer
   }
@@ -137,7 +146,8 @@ function documentOf(app: FastifyInstance): Document {
   return document
 }
 
-function checkAnswer(app: FastifyInstance, method: string, url: string, answer: Answer): void {
+/** @throws Error when the OpenAPI document does not allow the answer */
+export function checkAnswer(app: FastifyInstance, method: string, url: string, answer: Answer): void {
   const document = documentOf(app)
   const path = new URL(url, 'http://localhost').pathname
   const found = document.paths.find(({ pattern }) => pattern.test(path))
