@@ -24,8 +24,8 @@ export function createValidatorCompiler(): FastifySchemaCompiler<FastifySchema> 
   }
 }
 
-const STORABLE = /^[^\u0000\p{Surrogate}]*$/u
-const pattern = STORABLE.source
+const pattern = '^[^\\u0000\\p{Surrogate}]*$'
+const STORABLE = new RegExp(pattern, 'u')
 const UNSTORABLE = {
   keyword: 'pattern',
   schemaPath: '',

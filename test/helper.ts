@@ -127,6 +127,15 @@ interface Document {
 const documents = new WeakMap<FastifyInstance, Document>()
 const ajv = formats.default(new Ajv2020({ strict: false, allErrors: true }))
 
+const compiledTexts = new Map<string, ValidateFunction>()
+/** A schema is repeated by every operation that uses it, and in every app. */
+function compiled(schema: object): ValidateFunction {
+  const text = JSON.stringify(schema)
+  const validate = compiledTexts.get(text) ?? ajv.compile(schema)
+  compiledTexts.set(text, validate)
+  return validate
+}
+
 function documentOf(app: FastifyInstance): Document {
   const known = documents.get(app)
   if (known !== undefined) return known
@@ -138,7 +147,7 @@ function documentOf(app: FastifyInstance): Document {
       .map(([template, operations]) => ({
         template,
         operations,
-        pattern: new RegExp(`^${template.replace(/[.*+?^$()|[\]\\]/g, '\\$&').replace(/\{[^}]+\}/g, '[^/]+')}/?$`)
+        pattern: new RegExp(`^${template.replace(/[.*+?^$()|[\]\\]/g, '\\$&').replace(/\{[^}]+\}/g, '[^/]*')}/?$`)
       })),
     validators: new Map<object, ValidateFunction>()
   }
@@ -172,7 +181,7 @@ function defectOf({ responses }: Operation, document: Document, answer: Answer):
   const type = (headers['content-type'] ?? '').split(';')[0] ?? ''
   const schema = response.content[type]?.schema
   if (schema === undefined) return `of the undeclared type ${type}`
-  const validate = document.validators.get(schema) ?? ajv.compile(schema)
+  const validate = document.validators.get(schema) ?? compiled(schema)
   document.validators.set(schema, validate)
   return validate(body === undefined ? text : body) ? undefined : ajv.errorsText(validate.errors)
 }

@@ -62,7 +62,7 @@ export const HOSTILE = [
   '%2e%2e%2f',
   '<script>alert(1)</script>',
   '{{7*7}}',
-  '${7*7}',
+  '#{7*7}',
   '=1+1',
   '@sum',
   '-1',
