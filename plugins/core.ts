@@ -23,7 +23,7 @@ import { registerOpenApi } from './openapi.js'
 import { createPeriodic } from './periodic.js'
 import { openRedis } from './redis.js'
 import { SINGLE_TENANT, Tenants } from './tenants.js'
-import { createValidatorCompiler } from './validation.js'
+import { createValidatorCompiler, refuseUndeclared } from './validation.js'
 import { VERSION } from './version.js'
 
 export interface CoreOptions {
@@ -157,6 +157,7 @@ function moduleEntrance(tenancy: 'single' | 'multi', tenants: Tenants): EnterMod
       )
     }
     app.setValidatorCompiler(validatorCompiler)
+    app.addHook('onRoute', refuseUndeclared)
     useProblems(app)
     if (tenancy === 'single') app.addHook('onRequest', enterSingleTenant)
     app.addHook('onRequest', authorize)

@@ -2,6 +2,7 @@ import swagger from '@fastify/swagger'
 import scalar from '@scalar/fastify-api-reference'
 import type { FastifyInstance, FastifySchema, RouteOptions } from 'fastify'
 import { access } from './contracts.js'
+import { NO_BODY } from './validation.js'
 
 /** `/openapi.json` and its reference page at `/docs`. Registered before the routes that it describes. */
 export async function registerOpenApi(app: FastifyInstance, version: string): Promise<void> {
@@ -53,11 +54,13 @@ function described(schema: FastifySchema | undefined, url: string, { method, con
     ...(verb === 'patch' || verb === 'delete' ? { 'If-Match': IF_MATCH } : {}),
     ...(verb === 'get' && !open ? { 'If-None-Match': IF_NONE_MATCH } : {})
   }
+  const { body, ...others } = schema ?? {}
   return {
     operationId: operationIdOf(verb, url),
     ...(open ? { security: [] } : {}),
     ...(Object.keys(properties).length === 0 ? {} : { headers: { type: 'object', properties } }),
-    ...schema
+    ...(body === undefined || body === NO_BODY ? {} : { body }),
+    ...others
   }
 }
 
