@@ -41,7 +41,7 @@ export interface CoreOptions {
   /** `worker`: takes jobs from the queue and serves nothing. */
   mode?: 'service' | 'worker'
   /** What the whole service wears. Left out when embedded: headers, limits and documents are the host's own. */
-  service?: { metricsToken?: string; corsOrigins: readonly string[]; requestsPerMinute: number }
+  service?: { metricsToken?: string; corsOrigins: readonly string[]; requestsPerMinute: number; docs?: boolean }
 }
 
 /** Known beforehand, so that their metrics start at 0. */
@@ -110,7 +110,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
 
   if (service !== undefined) {
     await registerHttp(app, { version: VERSION, ...service, redis: redis?.client ?? null })
-    await registerOpenApi(app, VERSION)
+    await registerOpenApi(app, VERSION, service.docs ?? true)
     const checks: HealthCheck[] = [{ name: 'database', optional: false, probe: () => server.ping() }]
     if (redis !== null) checks.push({ name: 'cache', optional: true, probe: () => redis.probe() })
     registerHealth(app, VERSION, checks)
