@@ -39,7 +39,8 @@ export async function app(
     service: {
       ...(config.METRICS_TOKEN === undefined ? {} : { metricsToken: config.METRICS_TOKEN }),
       corsOrigins: config.CORS_ORIGINS?.split(',') ?? [],
-      requestsPerMinute: config.RATE_LIMIT_PER_MINUTE
+      requestsPerMinute: config.RATE_LIMIT_PER_MINUTE,
+      docs: config.DOCS === 'on'
     }
   })
   const { authorize } = service.getDecorator<Auth>('auth')

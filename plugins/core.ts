@@ -25,7 +25,7 @@ import { createPeriodic } from './periodic.js'
 import { openRedis } from './redis.js'
 import { createSeal } from './seal.js'
 import { SINGLE_TENANT, Tenants } from './tenants.js'
-import { createValidatorCompiler } from './validation.js'
+import { createValidatorCompiler, refuseUndeclared } from './validation.js'
 import { VERSION } from './version.js'
 
 export interface CoreOptions {
@@ -47,7 +47,7 @@ export interface CoreOptions {
   /** `worker`: takes jobs from the queue and serves nothing. */
   mode?: 'service' | 'worker'
   /** What the whole service wears. Left out when embedded: headers, limits and documents are the host's own. */
-  service?: { metricsToken?: string; corsOrigins: readonly string[]; requestsPerMinute: number }
+  service?: { metricsToken?: string; corsOrigins: readonly string[]; requestsPerMinute: number; docs?: boolean }
 }
 
 /** Known beforehand, so that their metrics start at 0. */
@@ -127,7 +127,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
 
   if (service !== undefined) {
     await registerHttp(app, { version: VERSION, ...service, redis: redis?.client ?? null })
-    await registerOpenApi(app, VERSION)
+    await registerOpenApi(app, VERSION, service.docs ?? true)
     const checks: HealthCheck[] = [{ name: 'database', optional: false, probe: () => server.ping() }]
     if (redis !== null) checks.push({ name: 'cache', optional: true, probe: () => redis.probe() })
     registerHealth(app, VERSION, checks)
@@ -174,6 +174,7 @@ function moduleEntrance(tenancy: 'single' | 'multi', tenants: Tenants, audit: Au
       )
     }
     app.setValidatorCompiler(validatorCompiler)
+    app.addHook('onRoute', refuseUndeclared)
     useProblems(app, audit.denied)
     if (tenancy === 'single') app.addHook('onRequest', enterSingleTenant)
     app.addHook('onRequest', authorize)

@@ -51,6 +51,10 @@ export const RouteNotFound = problem<{ method: string; path: string }>('ROUTE_NO
   en: 'There is no route {method} {path}.',
   fr: 'La route {method} {path} n’existe pas.'
 })
+export const MethodNotAllowed = problem<{ method: string }>('METHOD_NOT_ALLOWED', 405, {
+  en: 'The method {method} is served nowhere here.',
+  fr: 'La méthode {method} n’est servie nulle part ici.'
+})
 export const PreconditionFailed = problem<{ current: string }>('PRECONDITION_FAILED', 412, {
   en: 'The resource has changed since you read it; its ETag is now {current}.',
   fr: 'La ressource a changé depuis votre lecture ; son ETag est maintenant {current}.'
@@ -136,6 +140,7 @@ const TITLES: Record<number, Record<Locale, string>> = {
   401: { en: 'Not authenticated', fr: 'Non authentifié' },
   403: { en: 'Forbidden', fr: 'Accès refusé' },
   404: { en: 'Not found', fr: 'Introuvable' },
+  405: { en: 'Method not allowed', fr: 'Méthode non autorisée' },
   409: { en: 'Conflict', fr: 'Conflit' },
   412: { en: 'Precondition failed', fr: 'Précondition non remplie' },
   413: { en: 'Too large', fr: 'Trop volumineux' },
