@@ -23,6 +23,7 @@ import { registerOpenApi } from './openapi.js'
 import { createPeriodic } from './periodic.js'
 import { openRedis } from './redis.js'
 import { SINGLE_TENANT, Tenants } from './tenants.js'
+import { createUnderWay, type UnderWay } from './under-way.js'
 import { createValidatorCompiler } from './validation.js'
 import { VERSION } from './version.js'
 
@@ -84,7 +85,8 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     registry,
     log: app.log,
     mode: options.mode ?? 'service',
-    node: nodeIdentity(options.dataDir)
+    node: nodeIdentity(options.dataDir),
+    dataDir: options.dataDir
   })
 
   app.decorateRequest('tenant', null)
@@ -105,7 +107,8 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   app.decorate('jobs', jobs)
   app.decorate('answers', answers)
   app.decorate('migrations', { add: tenants.addMigrations.bind(tenants) })
-  app.decorate('enterModule', moduleEntrance(tenancy, tenants))
+  const underWay = createUnderWay()
+  app.decorate('enterModule', moduleEntrance(tenancy, tenants, underWay))
   if (auth !== undefined) app.decorate('auth', auth)
 
   if (service !== undefined) {
@@ -133,6 +136,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   // Before requests are waited for: one of them may be waiting for a job.
   app.addHook('preClose', () => jobs.close())
   app.addHook('onClose', async () => {
+    await underWay.ended()
     await periodic.close()
     await events.close()
     await compute.close()
@@ -143,7 +147,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
 }
 
 /** What every module does first; see `EnterModule`. */
-function moduleEntrance(tenancy: 'single' | 'multi', tenants: Tenants): EnterModule {
+function moduleEntrance(tenancy: 'single' | 'multi', tenants: Tenants, underWay: UnderWay): EnterModule {
   const validatorCompiler = createValidatorCompiler()
   const enterSingleTenant: onRequestHookHandler = (request, _reply, done) => {
     const tenant = tenants.opened(SINGLE_TENANT)
@@ -158,6 +162,7 @@ function moduleEntrance(tenancy: 'single' | 'multi', tenants: Tenants): EnterMod
     }
     app.setValidatorCompiler(validatorCompiler)
     useProblems(app)
+    underWay.watch(app)
     if (tenancy === 'single') app.addHook('onRequest', enterSingleTenant)
     app.addHook('onRequest', authorize)
   }
