@@ -88,6 +88,7 @@ async function settled(tenant: Tenant): Promise<string> {
   throw new Error('the database does not come to rest')
 }
 
+const EVENT = { name: 'Alpha fair', yearly: { month: 5, day: 1 } }
 const OVERRIDE = { expiresOn: '2999-12-31', factor: 2, reason: 'Alpha event' }
 
 /** One of everything, under names and ids that only this tenant may see. */
@@ -145,6 +146,9 @@ async function furnish(t: Test, call: Call) {
   const day = at(1).slice(0, 10)
   await must('POST', '/api/ai/feedback', { itemCode: 'ALPHA-1', date: day, subject: 'actual', verdict: 'right' })
   const override = await must('POST', '/api/ai/forecast/ALPHA-1/overrides', OVERRIDE)
+  const event = await must('POST', '/api/ai/events', EVENT)
+  const regressor = await must('POST', '/api/ai/regressors', { name: 'Alpha guests' })
+  await must('PUT', `/api/ai/regressors/${regressor.id}/values`, { values: [{ date: day, value: 7 }] })
   const found = await must('POST', '/api/ai/consumption/detect-anomalies', { itemCodes: ['ALPHA-1'] })
   t.ok(found.data.length > 0, 'an anomaly was found')
   return {
@@ -155,6 +159,8 @@ async function furnish(t: Test, call: Call) {
     imports: String(run?.id),
     models: String(model?.id),
     overrides: String(override.id),
+    events: String(event.id),
+    regressors: String(regressor.id),
     anomalies: String(found.data[0]?.id)
   }
 }
@@ -185,6 +191,10 @@ const bodies: Record<string, object | string> = {
   'POST /api/ai/consumption/detect-anomalies': { itemCodes: ['ALPHA-1'] },
   'POST /api/ai/feedback': { itemCode: 'ALPHA-1', date: '2026-01-05', subject: 'actual', verdict: 'exceptional' },
   'POST /api/ai/forecast/:itemCode/overrides': OVERRIDE,
+  'POST /api/ai/events': EVENT,
+  'PUT /api/ai/events/:eventId': EVENT,
+  'POST /api/ai/regressors': { name: 'Mine' },
+  'PUT /api/ai/regressors/:regressorId/values': { values: [{ date: '2026-01-05', value: 1 }] },
   'POST /api/anomalies/:id/acknowledge': {},
   'POST /api/anomalies/:id/resolve': { verdict: 'dismissed' }
 }
@@ -204,6 +214,8 @@ function fill({ method, url }: Route, ids: Ids): { url: string; body?: object | 
     id,
     modelId: ids.models,
     overrideId: ids.overrides,
+    eventId: ids.events,
+    regressorId: ids.regressors,
     itemCode: 'ALPHA-1',
     unit: 'alphabox',
     location: 'alpha-store',
@@ -261,7 +273,7 @@ await eachDialect(t, async (t, dialect) => {
               [],
               `${name} shows nothing`
             )
-          if (/:(id|modelId|overrideId|itemCode|location)/.test(route.url))
+          if (/:(\w*[iI]d|itemCode|location)/.test(route.url))
             t.equal(other.status, 404, `${name} does not exist there`)
         }
         continue
@@ -269,8 +281,7 @@ await eachDialect(t, async (t, dialect) => {
       // A token of its own for each: one of the routes ends the token that calls it.
       const other = await as('beta')(route.method, request.url, request.body, { prefer: 'wait=20' })
       t.ok(other.status < 500, `${name}: ${other.status}`)
-      if (/:(id|modelId|overrideId)/.test(route.url))
-        t.equal(other.status, 404, `${name} does not exist there: ${other.text}`)
+      if (/:\w*[iI]d\b/.test(route.url)) t.equal(other.status, 404, `${name} does not exist there: ${other.text}`)
     }
     t.equal(await settled(await tenants.get('alpha')), before, 'not a byte of the owner’s database has changed')
   })
