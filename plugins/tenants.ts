@@ -1,7 +1,7 @@
 import { Value } from 'typebox/value'
 import { TenantId } from '../schemas/common.js'
 import type { Caches, TenantCache } from './cache.js'
-import type { MigrationSet, Tenant, Transaction } from './contracts.js'
+import type { MigrationSet, Tenant, Transaction, TransactOptions } from './contracts.js'
 import type { DatabaseServer, TenantDatabase } from './dialects/dialect.js'
 import { TenantNameInvalid, TenantNotFound } from './errors.js'
 import { appendToOutbox, type CoreTables, type EventService } from './events.js'
@@ -137,7 +137,7 @@ export class Tenants {
       dialect: database.dialect,
       db: database.db,
       cache,
-      transact: (work) => transact(database, cache, work, () => events.wake(tenant))
+      transact: (work, options) => transact(database, cache, work, () => events.wake(tenant), options)
     }
     this.#ready.set(id, tenant)
     return { tenant, database }
@@ -148,7 +148,8 @@ async function transact<R>(
   database: TenantDatabase,
   cache: TenantCache,
   work: (tx: Transaction) => Promise<R>,
-  wake: () => void
+  wake: () => void,
+  options: TransactOptions | undefined
 ): Promise<R> {
   // Made anew for each attempt: a transaction that is run again must not invalidate or count twice.
   let effects: Effects = { namespaces: new Set(), callbacks: [], published: false }
@@ -164,7 +165,7 @@ async function transact<R>(
       invalidate: (namespace) => void current.namespaces.add(namespace),
       afterCommit: (run) => void current.callbacks.push(run)
     })
-  })
+  }, options)
   for (const namespace of effects.namespaces) cache.invalidate(namespace)
   for (const run of effects.callbacks) run()
   if (effects.published) wake()

@@ -25,7 +25,8 @@ export type UnusualDays = (
 
 const MILLISECONDS_PER_DAY = 86_400_000
 /** Few at a time: reading and judging them must not hold up the event loop. */
-const ITEMS_PER_STEP = 8
+const ITEMS_PER_STEP = 4
+const HOLD_MILLISECONDS = 4
 
 const dayText = (day: number) => new Date(day * MILLISECONDS_PER_DAY).toISOString().slice(0, 10)
 
@@ -54,7 +55,13 @@ export async function scan(tenant: Tenant, source: SeriesSource, request: Detect
   const look = async (series: readonly DailySeries[]) => {
     items += series.length
     const unusual = await unusualOf?.(series.map(({ itemCode }) => itemCode))
-    for (const each of series) findings.push(...scanOne(each, request, unusual?.get(each.itemCode) ?? new Set()))
+    let since = performance.now()
+    for (const each of series) {
+      findings.push(...scanOne(each, request, unusual?.get(each.itemCode) ?? new Set()))
+      if (performance.now() - since < HOLD_MILLISECONDS) continue
+      await turn()
+      since = performance.now()
+    }
   }
   if (request.itemCodes !== undefined) {
     for (let at = 0; at < request.itemCodes.length; at += ITEMS_PER_STEP) {

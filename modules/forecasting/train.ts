@@ -20,6 +20,7 @@ const WORKER = new URL('./worker.js', import.meta.url)
 const ENGINE_VERSION = 2
 const SERIES_PER_READ = 4
 const SERIES_PER_BATCH = 24
+const SERIES_PER_TRANSACTION = 8
 const ITEMS_PER_PAGE = 500
 const HORIZON_DAYS = { day: 28, week: 91 } as const
 const TOP_DAYS = 90
@@ -165,7 +166,9 @@ export function createTraining({ source, derivation, compute, metrics, now, obse
     const { trained, failed } = await runBatch(series, run)
     run.signal.throwIfAborted()
     if (trained.length > 0) {
-      await tenant.transact(async (tx) => save(tenant, tx, trained, run))
+      for (const part of chunks(trained, SERIES_PER_TRANSACTION)) {
+        await tenant.transact((tx) => save(tenant, tx, part, run), { durability: 'relaxed' })
+      }
     }
     run.store(trained)
     for (const failure of failed) run.fail(failure)
