@@ -3,7 +3,13 @@ import anomaly, { anomalyHeadline } from './modules/anomaly/index.js'
 import audit from './modules/audit/index.js'
 import cacheStats from './modules/cache-stats/index.js'
 import dashboard from './modules/dashboard/index.js'
-import forecasting, { consumptionSeries, dailyDemand, forecastHeadline, runOut } from './modules/forecasting/index.js'
+import forecasting, {
+  consumptionSeries,
+  dailyDemand,
+  forecastHeadline,
+  runOut,
+  unusualDays
+} from './modules/forecasting/index.js'
 import identity from './modules/identity/index.js'
 import inventory, {
   availableStock,
@@ -48,6 +54,8 @@ export async function app(
   const options = { prefix: '/api', authorize }
   const all = () => tenants.all()
 
+  const consumption = { items, dailyFlow, dailyUseByLocation }
+
   await service.register(audit, { ...options, retentionDays: config.AUDIT_RETENTION_DAYS })
   await service.register(identity, {
     ...options,
@@ -60,10 +68,15 @@ export async function app(
   await service.register(inventory, { ...options, dailyDemand, dataDir: config.DATA_DIR })
   await service.register(forecasting, {
     ...options,
-    consumption: { items, dailyFlow, dailyUseByLocation },
+    consumption,
     tenants: all
   })
-  await service.register(anomaly, { ...options, series: consumptionSeries, tenants: all })
+  await service.register(anomaly, {
+    ...options,
+    series: consumptionSeries,
+    unusualDays: (tenant) => unusualDays(tenant, consumption),
+    tenants: all
+  })
   await service.register(dashboard, {
     ...options,
     inventory: inventoryHeadline,

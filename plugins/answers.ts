@@ -97,20 +97,23 @@ export function createAnswers({ waitForJob }: AnswersOptions): Answers {
     async write(request, reply, status, work) {
       const key = keyOf(request)
       const hash = key === undefined ? '' : hashOf(request)
-      const answer = await tenantOf(request).transact(async (tx): Promise<Stored> => {
-        const keys = tx.db.withTables<IdempotencyTables>()
-        const stored = key === undefined ? undefined : await takeKey(keys, key, hash)
-        if (stored !== undefined) return stored
-        const result = await audited(tx, request, status, work)
-        reply.code(status)
-        const fresh: Stored = {
-          status,
-          headers: headersOf(reply),
-          body: result === undefined ? '' : String(reply.serialize(result))
-        }
-        if (key !== undefined) await keepAnswer(keys, key, fresh)
-        return fresh
-      }, agentOf(request))
+      const answer = await tenantOf(request).transact(
+        async (tx): Promise<Stored> => {
+          const keys = tx.db.withTables<IdempotencyTables>()
+          const stored = key === undefined ? undefined : await takeKey(keys, key, hash)
+          if (stored !== undefined) return stored
+          const result = await audited(tx, request, status, work)
+          reply.code(status)
+          const fresh: Stored = {
+            status,
+            headers: headersOf(reply),
+            body: result === undefined ? '' : String(reply.serialize(result))
+          }
+          if (key !== undefined) await keepAnswer(keys, key, fresh)
+          return fresh
+        },
+        { agent: agentOf(request) }
+      )
       return sendStored(reply, answer)
     },
 
@@ -134,10 +137,13 @@ export function createAnswers({ waitForJob }: AnswersOptions): Answers {
           const started = await start()
           const body = String(reply.code(202).serialize(started))
           const fresh = { status: 202, headers: { location: `/api/jobs/${started.id}` }, body }
-          await tenant.transact(async (tx) => {
-            if (key !== undefined) await keepAnswer(tx.db.withTables<IdempotencyTables>(), key, fresh)
-            tx.audit({ action: `${started.kind}.start`, object: { type: 'job', id: started.id } })
-          }, agentOf(request))
+          await tenant.transact(
+            async (tx) => {
+              if (key !== undefined) await keepAnswer(tx.db.withTables<IdempotencyTables>(), key, fresh)
+              tx.audit({ action: `${started.kind}.start`, object: { type: 'job', id: started.id } })
+            },
+            { agent: agentOf(request) }
+          )
           return started
         } catch (error) {
           // What did not start may be tried again under the same key.

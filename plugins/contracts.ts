@@ -85,9 +85,18 @@ export interface AuditTrail {
 /**
  * Runs `work` in one transaction: durable when the promise resolves, undone when it rejects. `work` may run again on
  * PostgreSQL (serialization failure, deadlock), so it must not touch anything but the transaction; it never calls out.
- * `agent` is whom the audit trail names; the system itself when left out.
  */
-export type Transact = <R>(work: (tx: Transaction) => Promise<R>, agent?: Agent) => Promise<R>
+export type Transact = <R>(work: (tx: Transaction) => Promise<R>, options?: TransactOptions) => Promise<R>
+
+export interface TransactOptions {
+  /** Whom the audit trail names; the system itself when left out. */
+  agent?: Agent
+  /**
+   * `relaxed`: for what can be computed again. It outlives the death of the process and comes before every later commit, but does
+   * not wait for the disk, so a power cut may take it; a long run of them holds up nobody.
+   */
+  durability?: 'full' | 'relaxed'
+}
 
 /** A cached text with what HTTP needs of it; compressed forms are made once and kept. */
 export interface CachedText {

@@ -25,6 +25,7 @@ import { createPeriodic } from './periodic.js'
 import { openRedis } from './redis.js'
 import { createSeal } from './seal.js'
 import { SINGLE_TENANT, Tenants } from './tenants.js'
+import { createUnderWay, type UnderWay } from './under-way.js'
 import { createValidatorCompiler, refuseUndeclared } from './validation.js'
 import { VERSION } from './version.js'
 
@@ -91,7 +92,8 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     registry,
     log: app.log,
     mode: options.mode ?? 'service',
-    node: nodeIdentity(options.dataDir)
+    node: nodeIdentity(options.dataDir),
+    dataDir: options.dataDir
   })
 
   app.decorateRequest('tenant', null)
@@ -121,7 +123,8 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   app.decorate('answers', answers)
   app.decorate<Audit>('audit', audit)
   app.decorate('migrations', { add: tenants.addMigrations.bind(tenants) })
-  app.decorate('enterModule', moduleEntrance(tenancy, tenants, audit))
+  const underWay = createUnderWay()
+  app.decorate('enterModule', moduleEntrance({ tenancy, tenants, audit, underWay }))
   if (auth !== undefined) app.decorate('auth', auth)
   if (options.secretsKeys !== undefined) app.decorate('seal', createSeal(options.secretsKeys))
 
@@ -150,6 +153,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   // Before requests are waited for: one of them may be waiting for a job.
   app.addHook('preClose', () => jobs.close())
   app.addHook('onClose', async () => {
+    await underWay.ended()
     await periodic.close()
     await events.close()
     await compute.close()
@@ -159,8 +163,15 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   })
 }
 
+interface Entrance {
+  tenancy: 'single' | 'multi'
+  tenants: Tenants
+  audit: AuditService
+  underWay: UnderWay
+}
+
 /** What every module does first; see `EnterModule`. */
-function moduleEntrance(tenancy: 'single' | 'multi', tenants: Tenants, audit: AuditService): EnterModule {
+function moduleEntrance({ tenancy, tenants, audit, underWay }: Entrance): EnterModule {
   const validatorCompiler = createValidatorCompiler()
   const enterSingleTenant: onRequestHookHandler = (request, _reply, done) => {
     const tenant = tenants.opened(SINGLE_TENANT)
@@ -176,6 +187,7 @@ function moduleEntrance(tenancy: 'single' | 'multi', tenants: Tenants, audit: Au
     app.setValidatorCompiler(validatorCompiler)
     app.addHook('onRoute', refuseUndeclared)
     useProblems(app, audit.denied)
+    underWay.watch(app)
     if (tenancy === 'single') app.addHook('onRequest', enterSingleTenant)
     app.addHook('onRequest', authorize)
   }

@@ -58,7 +58,7 @@ export const jobRoutes: FastifyPluginAsyncTypebox<ModuleOptions> = async (app, o
     const job = await jobs.cancel(tenant, request.params.id)
     await tenant.transact(
       async (tx) => tx.audit({ action: `${job.kind}.cancel`, object: { type: 'job', id: job.id } }),
-      agentOf(request)
+      { agent: agentOf(request) }
     )
     return reply.code(202).header('cache-control', 'no-store').send(job)
   })

@@ -2,7 +2,7 @@ import { Value } from 'typebox/value'
 import { TenantId } from '../schemas/common.js'
 import { type AuditService, SYSTEM } from './audit.js'
 import type { Caches, TenantCache } from './cache.js'
-import type { Agent, AuditEntry, MigrationSet, Tenant, Transaction } from './contracts.js'
+import type { AuditEntry, MigrationSet, Tenant, Transaction, TransactOptions } from './contracts.js'
 import type { DatabaseServer, TenantDatabase } from './dialects/dialect.js'
 import { TenantNameInvalid, TenantNotFound } from './errors.js'
 import { appendToOutbox, type CoreTables, type EventService } from './events.js'
@@ -140,7 +140,7 @@ export class Tenants {
       db: database.db,
       cache,
       foreignVersion: database.foreignVersion,
-      transact: (work, agent) => transact({ database, cache, audit, wake: () => events.wake(tenant) }, work, agent)
+      transact: (work, options) => transact({ database, cache, audit, wake: () => events.wake(tenant) }, work, options)
     }
     this.#ready.set(id, tenant)
     return { tenant, database }
@@ -157,7 +157,7 @@ interface Surroundings {
 async function transact<R>(
   { database, cache, audit, wake }: Surroundings,
   work: (tx: Transaction) => Promise<R>,
-  agent: Agent = SYSTEM
+  options: TransactOptions = {}
 ): Promise<R> {
   // Made anew for each attempt: a transaction that is run again must not invalidate or count twice.
   let effects = noEffects()
@@ -174,9 +174,9 @@ async function transact<R>(
       afterCommit: (run) => void current.callbacks.push(run),
       audit: (entry) => void current.entries.push(entry)
     })
-    await audit.append(db, agent, current.entries)
+    await audit.append(db, options.agent ?? SYSTEM, current.entries)
     return done
-  })
+  }, options)
   for (const namespace of effects.namespaces) cache.invalidate(namespace)
   for (const run of effects.callbacks) run()
   if (effects.published) wake()

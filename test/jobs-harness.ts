@@ -139,10 +139,11 @@ export function openJobs(tenants: TestTenants, options: Partial<JobsOptions> = {
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const [, , databaseUrl = '', redisUrl = '', queueName = ''] = process.argv
+  const [, , databaseUrl = '', redisUrl = '', queueName = '', dataDir] = process.argv
   const { jobs } = openJobs(openTenants(databaseUrl), {
     redisUrl: redisUrl === '' ? undefined : redisUrl,
     queueName,
+    dataDir,
     mode: 'worker'
   })
   await jobs.ready()

@@ -89,6 +89,7 @@ async function settled(tenant: Tenant): Promise<string> {
   throw new Error('the database does not come to rest')
 }
 
+const EVENT = { name: 'Alpha fair', yearly: { month: 5, day: 1 } }
 const OVERRIDE = { expiresOn: '2999-12-31', factor: 2, reason: 'Alpha event' }
 
 /** Nobody listens there. */
@@ -157,6 +158,9 @@ async function furnish(t: Test, call: Call) {
   const day = at(1).slice(0, 10)
   await must('POST', '/api/ai/feedback', { itemCode: 'ALPHA-1', date: day, subject: 'actual', verdict: 'right' })
   const override = await must('POST', '/api/ai/forecast/ALPHA-1/overrides', OVERRIDE)
+  const event = await must('POST', '/api/ai/events', EVENT)
+  const regressor = await must('POST', '/api/ai/regressors', { name: 'Alpha guests' })
+  await must('PUT', `/api/ai/regressors/${regressor.id}/values`, { values: [{ date: day, value: 7 }] })
   const found = await must('POST', '/api/ai/consumption/detect-anomalies', { itemCodes: ['ALPHA-1'] })
   t.ok(found.data.length > 0, 'an anomaly was found')
   const webhook = await must('POST', '/api/webhooks', WEBHOOK)
@@ -177,6 +181,8 @@ async function furnish(t: Test, call: Call) {
     imports: String(run?.id),
     models: String(model?.id),
     overrides: String(override.id),
+    events: String(event.id),
+    regressors: String(regressor.id),
     anomalies: String(found.data[0]?.id)
   }
 }
@@ -210,6 +216,10 @@ const bodies: Record<string, object | string> = {
   'POST /api/ai/consumption/detect-anomalies': { itemCodes: ['ALPHA-1'] },
   'POST /api/ai/feedback': { itemCode: 'ALPHA-1', date: '2026-01-05', subject: 'actual', verdict: 'exceptional' },
   'POST /api/ai/forecast/:itemCode/overrides': OVERRIDE,
+  'POST /api/ai/events': EVENT,
+  'PUT /api/ai/events/:eventId': EVENT,
+  'POST /api/ai/regressors': { name: 'Mine' },
+  'PUT /api/ai/regressors/:regressorId/values': { values: [{ date: '2026-01-05', value: 1 }] },
   'POST /api/anomalies/:id/acknowledge': {},
   'POST /api/anomalies/:id/resolve': { verdict: 'dismissed' },
   'POST /api/webhooks': { ...WEBHOOK, url: 'https://beta.invalid/in' },
@@ -232,6 +242,8 @@ function fill({ method, url }: Route, ids: Ids): { url: string; body?: object | 
     modelId: ids.models,
     overrideId: ids.overrides,
     deliveryId: ids.deliveries,
+    eventId: ids.events,
+    regressorId: ids.regressors,
     itemCode: 'ALPHA-1',
     unit: 'alphabox',
     location: 'alpha-store',
@@ -295,7 +307,7 @@ await eachDialect(t, async (t, dialect) => {
               [],
               `${name} shows nothing`
             )
-          if (/:(id|modelId|overrideId|deliveryId|itemCode|location)/.test(route.url))
+          if (/:(\w*[iI]d|itemCode|location)/.test(route.url))
             t.equal(other.status, 404, `${name} does not exist there`)
         }
         continue
@@ -303,8 +315,7 @@ await eachDialect(t, async (t, dialect) => {
       // A token of its own for each: one of the routes ends the token that calls it.
       const other = await as('beta')(route.method, request.url, request.body, { prefer: 'wait=20' })
       t.ok(other.status < 500, `${name}: ${other.status}`)
-      if (/:(id|modelId|overrideId)/.test(route.url))
-        t.equal(other.status, 404, `${name} does not exist there: ${other.text}`)
+      if (/:\w*[iI]d\b/.test(route.url)) t.equal(other.status, 404, `${name} does not exist there: ${other.text}`)
     }
     t.equal(await settled(await tenants.get('alpha')), before, 'not a byte of the owner’s database has changed')
   })

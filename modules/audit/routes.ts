@@ -96,10 +96,9 @@ export const routes: FastifyPluginAsyncTypebox<{ metrics: AuditMetrics }> = asyn
       checkRange(request.query)
       const { format = 'ndjson', ...filter } = request.query
       const tenant = tenantOf(request)
-      await tenant.transact(
-        async (tx) => tx.audit({ action: 'audit.export', details: { format, ...filter } }),
-        agentOf(request)
-      )
+      await tenant.transact(async (tx) => tx.audit({ action: 'audit.export', details: { format, ...filter } }), {
+        agent: agentOf(request)
+      })
       const entries = entriesOf(tenant, filter)
       return reply
         .type(format === 'ndjson' ? 'application/x-ndjson; charset=utf-8' : 'text/csv; charset=utf-8')

@@ -27,7 +27,7 @@ const CONSOLE: Agent = {
 
 /** That a token was printed; what it is stays with whoever printed it. */
 export const recordToken = (tenant: Tenant, role: Role, ttlSeconds: number): Promise<void> =>
-  tenant.transact(async (tx) => tx.audit({ action: 'token.print', details: { role, ttlSeconds } }), CONSOLE)
+  tenant.transact(async (tx) => tx.audit({ action: 'token.print', details: { role, ttlSeconds } }), { agent: CONSOLE })
 
 /** One bearer token, without a user or a database: it works before either exists. */
 export function issueToken(
@@ -47,11 +47,14 @@ export async function createUser(
   const isSoleFactor = !isRequired(policy, role)
   if (password !== undefined) checkPassword(password, { username, tenant: tenant.id, isSoleFactor })
   const passwordHash = password === undefined ? NO_PASSWORD : await hasher.hash(password)
-  return tenant.transact(async (tx) => {
-    const user = await addUser(tx, { username, displayName, role, passwordHash, mustChangePassword })
-    if (user === undefined) throw new UsernameTaken({ username })
-    return user
-  }, CONSOLE)
+  return tenant.transact(
+    async (tx) => {
+      const user = await addUser(tx, { username, displayName, role, passwordHash, mustChangePassword })
+      if (user === undefined) throw new UsernameTaken({ username })
+      return user
+    },
+    { agent: CONSOLE }
+  )
 }
 
 /** In order of creation. */
@@ -82,7 +85,7 @@ export function removeSecondFactor(tenant: Tenant, username: string): Promise<Us
 export function linkFor(tenant: Tenant, publicUrl: string, username: string): Promise<OneTimeLink> {
   return tenant.transact(
     async (tx) => passwordLink(tx, tenant, publicUrl, (await accountOf(tx.db, username)).user.id),
-    CONSOLE
+    { agent: CONSOLE }
   )
 }
 
@@ -109,11 +112,14 @@ function change(
   changes: UserChanges,
   alongside?: (tx: Transaction, userId: string) => Promise<void>
 ): Promise<User> {
-  return tenant.transact(async (tx) => {
-    const { user } = await accountOf(tx.db, username)
-    const changed = await changeUser(tx, tenant, user.id, changes)
-    if (changed === undefined) throw new UserNotFound({ id: username })
-    await alongside?.(tx, user.id)
-    return changed.user
-  }, CONSOLE)
+  return tenant.transact(
+    async (tx) => {
+      const { user } = await accountOf(tx.db, username)
+      const changed = await changeUser(tx, tenant, user.id, changes)
+      if (changed === undefined) throw new UserNotFound({ id: username })
+      await alongside?.(tx, user.id)
+      return changed.user
+    },
+    { agent: CONSOLE }
+  )
 }

@@ -51,13 +51,16 @@ export async function addFactor<R>(
   const tenant = tenantOf(request)
   const { amr = [], auth_time: authTime } = auth.claims(request)
   const { user } = await ownAccount(request)
-  const { added, recoveryCodes, account } = await tenant.transact(async (tx) => {
-    const isFirst = !isEnrolled(await createSecondFactorStore(tx.db).factors(user.id))
-    const added = await add(tx)
-    const recoveryCodes = isFirst ? await renewRecoveryCodes(tx, user.id) : []
-    tx.audit({ action: 'user.second-factor.add', object: { type: 'user', id: user.id }, details: { method } })
-    return { added, recoveryCodes, account: await endAll(tx, tenant, user.id) }
-  }, agentOf(request))
+  const { added, recoveryCodes, account } = await tenant.transact(
+    async (tx) => {
+      const isFirst = !isEnrolled(await createSecondFactorStore(tx.db).factors(user.id))
+      const added = await add(tx)
+      const recoveryCodes = isFirst ? await renewRecoveryCodes(tx, user.id) : []
+      tx.audit({ action: 'user.second-factor.add', object: { type: 'user', id: user.id }, details: { method } })
+      return { added, recoveryCodes, account: await endAll(tx, tenant, user.id) }
+    },
+    { agent: agentOf(request) }
+  )
   const methods = [...new Set([...amr, method])]
   const authenticatedAt = authTime === undefined ? Date.now() : authTime * 1000
   reply.header('cache-control', 'no-store')
@@ -177,7 +180,7 @@ export const secondFactorRoutes: FastifyPluginAsyncTypebox<RouteContext> = async
       const { id } = (await ownAccount(request)).user
       if (!isEnrolled(await secondFactor.of(tenant, id))) throw new NotEnrolled({})
       reply.header('cache-control', 'no-store')
-      return { recoveryCodes: await tenant.transact((tx) => renewRecoveryCodes(tx, id), agentOf(request)) }
+      return { recoveryCodes: await tenant.transact((tx) => renewRecoveryCodes(tx, id), { agent: agentOf(request) }) }
     }
   )
 

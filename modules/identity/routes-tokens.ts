@@ -37,18 +37,21 @@ export const tokenRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, 
       const areas = ['*', ...auth.areas()]
       const unknown = scopes.find((scope) => !areas.includes(scope.split(':', 1)[0] ?? ''))
       if (unknown !== undefined) throw new ScopeUnknown({ scope: unknown, areas })
-      const made = await tenant.transact(async (tx) => {
-        const account = await createIdentityStore(tx.db).byId(subject)
-        if (account === undefined) throw new NoAccount({})
-        const made = await createApiToken(tx, tenant, account, {
-          name,
-          role,
-          scopes: [...new Set(scopes)],
-          expiresInDays
-        })
-        tx.audit({ action: 'token.create', object: { type: 'token', id: made.id }, details: { role, expiresInDays } })
-        return made
-      }, agentOf(request))
+      const made = await tenant.transact(
+        async (tx) => {
+          const account = await createIdentityStore(tx.db).byId(subject)
+          if (account === undefined) throw new NoAccount({})
+          const made = await createApiToken(tx, tenant, account, {
+            name,
+            role,
+            scopes: [...new Set(scopes)],
+            expiresInDays
+          })
+          tx.audit({ action: 'token.create', object: { type: 'token', id: made.id }, details: { role, expiresInDays } })
+          return made
+        },
+        { agent: agentOf(request) }
+      )
       return reply.code(201).header('cache-control', 'no-store').send(made)
     }
   )

@@ -142,11 +142,14 @@ async function beginSession(
   const { tenant, account, replaces } = passed
   const { id, role } = account.user
   const agent = { ...agentOf(request), actor: id, role, method: passed.methods.join('+') }
-  const opened = await tenant.transact(async (tx) => {
-    if (replaces !== undefined) await endSession(tx, tenant, replaces, account.user.id)
-    tx.audit({ action: 'auth.login' })
-    return openSession(tx, tenant, passed, deviceOf(request), service.life)
-  }, agent)
+  const opened = await tenant.transact(
+    async (tx) => {
+      if (replaces !== undefined) await endSession(tx, tenant, replaces, account.user.id)
+      tx.audit({ action: 'auth.login' })
+      return openSession(tx, tenant, passed, deviceOf(request), service.life)
+    },
+    { agent }
+  )
   return answerSession(service, request, reply, tenant, opened, passed.cookie)
 }
 

@@ -248,7 +248,7 @@ export async function runImport(
         await moveTo(tx, row.id, ['running'], 'undoing')
         tx.audit({ ...ended('import.fail', row.id, row.kind, row.total_rows), outcome: 'failure' })
       },
-      asked(row.actor, row.request_id)
+      { agent: asked(row.actor, row.request_id) }
     )
     await undo(context, job, row.id, row.kind)
     await rm(path, { force: true })
@@ -259,7 +259,7 @@ export async function runImport(
       if (await moveTo(tx, row.id, ['running'], 'succeeded'))
         tx.audit(ended('import.succeed', row.id, row.kind, row.total_rows))
     },
-    asked(row.actor, row.request_id)
+    { agent: asked(row.actor, row.request_id) }
   )
   await rm(path, { force: true })
   report.accepted = report.rows

@@ -1,9 +1,17 @@
 import type { AuditEntry, Tenant, Transaction } from '../../plugins/contracts.js'
 import { fromMicros, toMicros } from '../../schemas/decimal.js'
-import type { Item, ItemPatch, ItemRow, NewItem } from '../../schemas/inventory.js'
+import { type Item, type ItemPatch, type ItemRow, type NewItem, RESERVED_ITEM_CODES } from '../../schemas/inventory.js'
 import { createCatalogueStore } from './catalogue-store.js'
 import type { Context } from './context.js'
-import { BarcodeTaken, ItemExists, ItemHasStock, ItemNotFound, ItemUnitFixed, UnitNotFound } from './errors.js'
+import {
+  BarcodeTaken,
+  ItemCodeReserved,
+  ItemExists,
+  ItemHasStock,
+  ItemNotFound,
+  ItemUnitFixed,
+  UnitNotFound
+} from './errors.js'
 import { presentRow } from './item-rows.js'
 import { createItemStore, type ItemRecord } from './item-store.js'
 import { STOCK_CACHE } from './movements.js'
@@ -103,6 +111,7 @@ export async function createItem(tx: Transaction, body: NewItem): Promise<void> 
   await store.lock([body.itemCode])
   const known = (await store.records([body.itemCode])).get(body.itemCode)
   if (known !== undefined && known.archivedAt === null) throw new ItemExists({ itemCode: body.itemCode })
+  if (RESERVED_ITEM_CODES.has(body.itemCode)) throw new ItemCodeReserved({ itemCode: body.itemCode })
   if (!(await catalogue.unitExists(body.unit))) throw new UnitNotFound({ unit: body.unit })
   await refuseTakenBarcodes(tx, body.itemCode, body.barcodes ?? [])
   const categoryId = body.category == null ? null : await catalogue.categoryId(body.category)

@@ -190,10 +190,9 @@ export const transferRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
       const { kind } = request.params
       const tenant = tenantOf(request)
       const ndjson = request.query.format === 'ndjson'
-      await tenant.transact(
-        async (tx) => tx.audit({ action: 'export', object: { type: 'export', id: kind } }),
-        agentOf(request)
-      )
+      await tenant.transact(async (tx) => tx.audit({ action: 'export', object: { type: 'export', id: kind } }), {
+        agent: agentOf(request)
+      })
       const rows = (ndjson ? exportNdjson : exportCsv)(kind, tenant, seesCost(request))
       return reply
         .type(ndjson ? 'application/x-ndjson; charset=utf-8' : 'text/csv; charset=utf-8')
