@@ -8,6 +8,8 @@ import { Value } from 'typebox/value'
 const SECRET_RULE = 'a random secret of at least 32 characters'
 const KEYS_PATTERN = '^[A-Za-z0-9_-]{1,64}:[^,]{32,}(,[A-Za-z0-9_-]{1,64}:[^,]{32,})*$'
 const PROXY_RULE = 'addresses or ranges of the proxies whose X-Forwarded-* headers are believed, joined by commas'
+const WEBHOOK_RULE =
+  'names, addresses or ranges, joined by commas, that webhooks may reach though they are private, and over http'
 const Url = (protocols: string, description: string) => Type.String({ pattern: `^(${protocols}):`, description })
 
 /** Every variable the program reads. `.env.example` lists the same; a test holds the two together. */
@@ -64,6 +66,7 @@ export const Environment = Type.Object({
     description: '60–2678400 seconds after which every session ends'
   }),
   METRICS_TOKEN: Type.Optional(Type.String({ minLength: 16, description: 'a bearer token of at least 16 characters' })),
+  DOCS: Type.String({ pattern: '^(on|off)$', default: 'on', description: 'on or off' }),
   TENANCY: Type.String({ pattern: '^(single|multi)$', default: 'single', description: 'single or multi' }),
   POSTGRES_POOL_SIZE: Type.Integer({ minimum: 1, maximum: 1000, default: 10, description: '1–1000 connections' }),
   RATE_LIMIT_PER_MINUTE: Type.Integer({
@@ -84,8 +87,15 @@ export const Environment = Type.Object({
       description: PROXY_RULE
     })
   ),
+  WEBHOOK_ALLOWED_HOSTS: Type.Optional(Type.String({ minLength: 1, description: WEBHOOK_RULE })),
   CACHE: Type.String({ pattern: '^(on|off)$', default: 'on', description: 'on or off' }),
   WORKER_THREADS: Type.Integer({ minimum: 1, maximum: 256, default: 1, description: '1–256 threads for forecasts' }),
+  AUDIT_RETENTION_DAYS: Type.Integer({
+    minimum: 1,
+    maximum: 3650,
+    default: 365,
+    description: '1–3650 days that audit entries are kept'
+  }),
   LOG_LEVEL: Type.String({
     pattern: '^(fatal|error|warn|info|debug|trace|silent)$',
     default: 'info',
@@ -131,7 +141,13 @@ const SECRETS = new Set([
 export function loadConfig(env: Record<string, string | undefined>): Config {
   const environment = parse(env)
   const dataDir = resolve(environment.DATA_DIR)
-  checkProxies(environment.TRUST_PROXY)
+  checkRanges('TRUST_PROXY', environment.TRUST_PROXY, /^(loopback|linklocal|uniquelocal)$/, PROXY_RULE)
+  checkRanges(
+    'WEBHOOK_ALLOWED_HOSTS',
+    environment.WEBHOOK_ALLOWED_HOSTS,
+    /^[a-z0-9._-]*[a-z][a-z0-9._-]*$/i,
+    WEBHOOK_RULE
+  )
   const databaseUrl = environment.DATABASE_URL ?? `sqlite:${join(dataDir, 'inventory.sqlite')}`
   try {
     mkdirSync(dataDir, { recursive: true, mode: 0o700 })
@@ -176,16 +192,16 @@ function secondFactor({ SECOND_FACTOR: policy, NODE_ENV: mode }: Environment): '
   throw new ConfigError(`SECOND_FACTOR is "optional"; with NODE_ENV=production it may be required`)
 }
 
-function checkProxies(proxies: string | undefined): void {
-  const named = ['loopback', 'linklocal', 'uniquelocal']
-  const refused = proxies?.split(',').find((each) => {
+/** Each of the list is an address, a range, or a name that fits. */
+function checkRanges(variable: string, list: string | undefined, name: RegExp, rule: string): void {
+  const refused = list?.split(',').find((each) => {
     const [address = '', bits, ...rest] = each.trim().split('/')
     const version = isIP(address)
     const fits = bits === undefined || (/^\d{1,3}$/.test(bits) && Number(bits) <= (version === 4 ? 32 : 128))
-    return !named.includes(each.trim()) && (version === 0 || !fits || rest.length > 0)
+    return !name.test(each.trim()) && (version === 0 || !fits || rest.length > 0)
   })
   if (refused === undefined) return
-  throw new ConfigError(`TRUST_PROXY is ${JSON.stringify(proxies)}; it may be ${PROXY_RULE}`)
+  throw new ConfigError(`${variable} is ${JSON.stringify(list)}; it may be ${rule}`)
 }
 
 const WEAK = /^(.)\1+$|secret|password|changeme|example|0123456789|123456789|abcdefgh/i

@@ -5,6 +5,8 @@ import type { Job, Role, TokenClaims, TokenUse } from '../schemas/common.js'
 
 export type { TokenClaims, TokenUse } from '../schemas/common.js'
 
+export { agentOf } from './audit.js'
+export { csvCell } from './csv.js'
 export { decodeCursor, encodeCursor, pageOf } from './cursor.js'
 export { PayloadTooLarge } from './limits.js'
 export { type Localised, Problem, type ProblemParams, problem } from './problem.js'
@@ -23,13 +25,78 @@ export interface Transaction {
   invalidate(namespace: string): void
   /** Runs after commit, and never when it rolls back: counters, wake-ups. Must not throw. */
   afterCommit(run: () => void): void
+  /**
+   * Keeps what was done in the audit trail, in this transaction: both are there or neither. Without a trail it does nothing.
+   * A write of `answers` that says nothing itself is recorded by its route and path.
+   */
+  audit(entry: AuditEntry): void
+}
+
+/** What was done, for the audit trail. Who did it is the transaction's agent. */
+export interface AuditEntry {
+  /** The thing and what is done to it, such as `item.update`, `ledger.post`, `auth.login`. */
+  readonly action: string
+  /** `success` when left out. */
+  readonly outcome?: AuditOutcome
+  readonly object?: { readonly type: string; readonly id: string }
+  /** The object's fields before and after: what differs is kept. Leave secrets out; fields named like one are concealed. */
+  readonly before?: object | null
+  readonly after?: object | null
+  /** Fields that tell who a person is: that they changed is kept, what they hold is not. */
+  readonly personal?: readonly string[]
+  /** What else matters: counts, reasons. No names of people, no free text. */
+  readonly details?: Readonly<Record<string, string | number | boolean | null>>
+}
+export type AuditOutcome = 'success' | 'failure' | 'denied'
+
+/** Who acts and how the request reached us, in opaque ids: names live with the users, who may be erased. */
+export interface Agent {
+  /** A user's id; `cli` at the console, `system` for upkeep and jobs, null when nobody was recognised. */
+  readonly actor: string | null
+  readonly role: Role | null
+  /** How they were recognised: `token`, `console`, … */
+  readonly method: string | null
+  /** Opaque id of the session or token. */
+  readonly session: string | null
+  readonly requestId: string | null
+  readonly traceId: string | null
+  readonly address: string | null
+}
+
+/** The audit trail's side of the core: a decorator, `audit`. */
+export interface Audit {
+  /**
+   * Notes what happens outside a transaction, such as a failed sign-in: kept soon, and coalesced in a flood. Answers that are
+   * 401 or 403 are noted as `auth.denied` anyway, unless the request was noted before.
+   */
+  note(request: FastifyRequest, entry: AuditEntry): void
+  /** Where entries go from now on; one module says so. */
+  keepIn(trail: AuditTrail): void
+}
+
+/** What keeps audit entries. */
+export interface AuditTrail {
+  /** In the transaction of the change. */
+  append(db: Kysely<unknown>, agent: Agent, entries: readonly AuditEntry[]): Promise<void>
+  /** `tenant` is null where none was recognised. Must not throw. */
+  note(tenant: Tenant | null, agent: Agent, entry: AuditEntry): void
 }
 
 /**
  * Runs `work` in one transaction: durable when the promise resolves, undone when it rejects. `work` may run again on
  * PostgreSQL (serialization failure, deadlock), so it must not touch anything but the transaction; it never calls out.
  */
-export type Transact = <R>(work: (tx: Transaction) => Promise<R>) => Promise<R>
+export type Transact = <R>(work: (tx: Transaction) => Promise<R>, options?: TransactOptions) => Promise<R>
+
+export interface TransactOptions {
+  /** Whom the audit trail names; the system itself when left out. */
+  agent?: Agent
+  /**
+   * `relaxed`: for what can be computed again. It outlives the death of the process and comes before every later commit, but does
+   * not wait for the disk, so a power cut may take it; a long run of them holds up nobody.
+   */
+  durability?: 'full' | 'relaxed'
+}
 
 /** A cached text with what HTTP needs of it; compressed forms are made once and kept. */
 export interface CachedText {
@@ -70,6 +137,9 @@ export interface Principal {
   readonly subject: string
   readonly role: Role
   readonly tenant: string
+  /** Opaque id of the session or token that speaks for them, and how it was recognised; for the audit trail. */
+  readonly session?: string
+  readonly method?: string
 }
 
 /** A route's `config`: the least role that may call it. The core's `authorize` refuses a route that has none. */
@@ -243,11 +313,19 @@ export interface Compute {
   run<Input, Output>(file: URL, input: Input, options?: { signal?: AbortSignal }): Promise<Output>
 }
 
+export interface OutboxEvent {
+  /** Of the row; on SQLite an id may come again once its row is gone. */
+  readonly id: number
+  readonly topic: string
+  readonly payload: unknown
+  /** Milliseconds since 1970. */
+  readonly createdAt: number
+}
 export interface EventHandler {
   readonly topic: string
   /** Names the subscription in logs. */
   readonly name: string
-  handle(event: { id: number; topic: string; payload: unknown }, tenant: Tenant): Promise<void>
+  handle(event: OutboxEvent, tenant: Tenant): Promise<void>
 }
 
 export interface Events {

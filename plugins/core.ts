@@ -6,11 +6,12 @@ import type { FastifyInstance, FastifyRequest, onRequestHookHandler } from 'fast
 import fp from 'fastify-plugin'
 import { coreMigrations } from '../migrations/core.js'
 import { createAnswers, forgetOldKeys } from './answers.js'
+import { type AuditService, createAudit } from './audit.js'
 import { createAuth } from './auth.js'
 import { createCaches } from './cache.js'
 import { createCompute } from './compute.js'
 import type { SecretKey } from './config.js'
-import type { EnterModule, ModuleOptions, Tenant } from './contracts.js'
+import type { Audit, EnterModule, ModuleOptions, Tenant } from './contracts.js'
 import { openDatabaseServer, startFailure } from './database.js'
 import { TenantNotFound, Unauthenticated, useProblems } from './errors.js'
 import { createEvents } from './events.js'
@@ -24,7 +25,8 @@ import { createPeriodic } from './periodic.js'
 import { openRedis } from './redis.js'
 import { createSeal } from './seal.js'
 import { SINGLE_TENANT, Tenants } from './tenants.js'
-import { createValidatorCompiler } from './validation.js'
+import { createUnderWay, type UnderWay } from './under-way.js'
+import { createValidatorCompiler, refuseUndeclared } from './validation.js'
 import { VERSION } from './version.js'
 
 export interface CoreOptions {
@@ -46,11 +48,11 @@ export interface CoreOptions {
   /** `worker`: takes jobs from the queue and serves nothing. */
   mode?: 'service' | 'worker'
   /** What the whole service wears. Left out when embedded: headers, limits and documents are the host's own. */
-  service?: { metricsToken?: string; corsOrigins: readonly string[]; requestsPerMinute: number }
+  service?: { metricsToken?: string; corsOrigins: readonly string[]; requestsPerMinute: number; docs?: boolean }
 }
 
 /** Known beforehand, so that their metrics start at 0. */
-const CACHE_NAMESPACES = ['inventory', 'forecasting', 'anomaly', 'dashboard', 'identity']
+const CACHE_NAMESPACES = ['inventory', 'forecasting', 'anomaly', 'dashboard', 'identity', 'webhooks']
 
 /** Provides what the domains rely on (`plugins/contracts.ts`): one call, and each domain can be registered beside it. */
 async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
@@ -73,7 +75,8 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     namespaces: CACHE_NAMESPACES
   })
   const events = createEvents({ log: app.log, registry })
-  const tenants = new Tenants({ server, tenancy, caches, events })
+  const audit = createAudit()
+  const tenants = new Tenants({ server, tenancy, caches, events, audit })
   tenants.addMigrations({ module: 'core', migrations: coreMigrations })
   databaseGauges(registry, server, tenants)
   const periodic = createPeriodic(() => tenants.all(), app.log)
@@ -89,7 +92,8 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     registry,
     log: app.log,
     mode: options.mode ?? 'service',
-    node: nodeIdentity(options.dataDir)
+    node: nodeIdentity(options.dataDir),
+    dataDir: options.dataDir
   })
 
   app.decorateRequest('tenant', null)
@@ -117,14 +121,16 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   app.decorate('compute', compute)
   app.decorate('jobs', jobs)
   app.decorate('answers', answers)
+  app.decorate<Audit>('audit', audit)
   app.decorate('migrations', { add: tenants.addMigrations.bind(tenants) })
-  app.decorate('enterModule', moduleEntrance(tenancy, tenants))
+  const underWay = createUnderWay()
+  app.decorate('enterModule', moduleEntrance({ tenancy, tenants, audit, underWay }))
   if (auth !== undefined) app.decorate('auth', auth)
   if (options.secretsKeys !== undefined) app.decorate('seal', createSeal(options.secretsKeys))
 
   if (service !== undefined) {
     await registerHttp(app, { version: VERSION, ...service, redis: redis?.client ?? null })
-    await registerOpenApi(app, VERSION)
+    await registerOpenApi(app, VERSION, service.docs ?? true)
     const checks: HealthCheck[] = [{ name: 'database', optional: false, probe: () => server.ping() }]
     if (redis !== null) checks.push({ name: 'cache', optional: true, probe: () => redis.probe() })
     registerHealth(app, VERSION, checks)
@@ -147,6 +153,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   // Before requests are waited for: one of them may be waiting for a job.
   app.addHook('preClose', () => jobs.close())
   app.addHook('onClose', async () => {
+    await underWay.ended()
     await periodic.close()
     await events.close()
     await compute.close()
@@ -156,8 +163,15 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   })
 }
 
+interface Entrance {
+  tenancy: 'single' | 'multi'
+  tenants: Tenants
+  audit: AuditService
+  underWay: UnderWay
+}
+
 /** What every module does first; see `EnterModule`. */
-function moduleEntrance(tenancy: 'single' | 'multi', tenants: Tenants): EnterModule {
+function moduleEntrance({ tenancy, tenants, audit, underWay }: Entrance): EnterModule {
   const validatorCompiler = createValidatorCompiler()
   const enterSingleTenant: onRequestHookHandler = (request, _reply, done) => {
     const tenant = tenants.opened(SINGLE_TENANT)
@@ -171,7 +185,9 @@ function moduleEntrance(tenancy: 'single' | 'multi', tenants: Tenants): EnterMod
       )
     }
     app.setValidatorCompiler(validatorCompiler)
-    useProblems(app)
+    app.addHook('onRoute', refuseUndeclared)
+    useProblems(app, audit.denied)
+    underWay.watch(app)
     if (tenancy === 'single') app.addHook('onRequest', enterSingleTenant)
     app.addHook('onRequest', authorize)
   }

@@ -4,6 +4,7 @@ import type { Registry } from 'prom-client'
 import { identityMigrations } from '../../migrations/identity.js'
 import type {
   Answers,
+  Audit,
   Auth,
   EnterModule,
   Migrations,
@@ -63,6 +64,7 @@ async function identity(app: FastifyInstance, options: IdentityOptions): Promise
   const context = {
     answers: app.getDecorator<Answers>('answers'),
     auth,
+    audit: app.getDecorator<Audit>('audit'),
     metrics,
     hasher: createPasswordHasher((seconds) => metrics.hashing.observe(seconds)),
     throttle: createLoginThrottle(app.getDecorator<SharedStore | null>('sharedStore')),
@@ -112,6 +114,7 @@ export {
   issueToken,
   linkFor,
   listUsers,
+  recordToken,
   removeSecondFactor,
   setPassword,
   setupLinkFor
@@ -122,7 +125,7 @@ export default fp(identity, {
   fastify: '5.x',
   encapsulate: true,
   decorators: {
-    fastify: ['enterModule', 'answers', 'registry', 'auth', 'migrations', 'seal', 'periodic', 'sharedStore'],
+    fastify: ['enterModule', 'answers', 'registry', 'audit', 'auth', 'migrations', 'seal', 'periodic', 'sharedStore'],
     request: ['tenant', 'principal']
   }
 })
