@@ -1,8 +1,9 @@
-import { createHmac, createPrivateKey, generateKeyPairSync, type KeyObject, sign as signBytes } from 'node:crypto'
+import { createHmac, generateKeyPairSync, type KeyObject, sign as signBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import { text } from 'node:stream/consumers'
 import Provider from 'oidc-provider'
+import type { Registry } from 'prom-client'
 import t, { type Test } from 'tap'
 import type { OidcOptions } from '../../modules/identity/index.js'
 import { claimAt, roleOf } from '../../modules/identity/oidc.js'
@@ -450,9 +451,8 @@ t.test('what a browser brings back: state, its own departure, codes that were us
   t.match(await nia.visit(second.url), { status: 303, url: `${PUBLIC_URL}/` })
   nia.cookies.splice(0, nia.cookies.length, ...departure)
   t.match(await nia.visit(second.url), failed, 'a code is used once')
-  const cookie = nia.cookies.find(({ name }) => name.includes('inventory-oidc'))
   const third = await nia.signIn('n-1', '1', atCallback)
-  for (const each of nia.cookies) if (each.name === cookie?.name) each.value = `${each.value.slice(0, -2)}AA`
+  for (const each of nia.cookies) if (each.name.endsWith('inventory-oidc')) each.value = `${each.value.slice(0, -2)}AA`
   t.match(await nia.visit(third.url), { ...failed, body: { reason: 'state' } }, 'a departure that was altered')
 
   const silent = await nia.signIn('n-1', '1', atCallback)
@@ -461,7 +461,7 @@ t.test('what a browser brings back: state, its own departure, codes that were us
   t.match(fresh.text, /<form/, 'and asks again when it is to')
   t.match(await nia.visit(fresh.url, undefined, { login: 'n-1', factors: '1' }), { status: 303, url: `${PUBLIC_URL}/` })
 
-  const metrics = await service.app.getDecorator<import('prom-client').Registry>('registry').metrics()
+  const metrics = await service.app.getDecorator<Registry>('registry').metrics()
   t.match(metrics, /auth_oidc_sign_ins_total\{outcome="success"\} 2\n/)
   t.match(metrics, /auth_oidc_sign_ins_total\{outcome="failure"\} 11\n/)
   t.equal((await call('GET', '/users', token('admin'))).body.data.length, 1, 'one account came of all this')
@@ -533,7 +533,6 @@ t.test('what comes from the provider: every ID token that is not exactly right i
     'the same way of tampering, but right: so that the table proves something'
   )
   t.equal((await right.api('GET', '/auth/me')).status, 200)
-  t.ok(createPrivateKey({ key: jwk, format: 'jwk' }))
 })
 
 t.test('a provider that tells groups elsewhere, or not at all, or is not there', async (t) => {
