@@ -7,7 +7,7 @@ export type { TokenClaims, TokenUse } from '../schemas/common.js'
 
 export { decodeCursor, encodeCursor, pageOf } from './cursor.js'
 export { PayloadTooLarge } from './limits.js'
-export { Problem, type ProblemParams, problem } from './problem.js'
+export { type Localised, Problem, type ProblemParams, problem } from './problem.js'
 
 /** What a domain may rely on. A host that embeds one domain supplies these decorators itself, or registers the core. */
 
