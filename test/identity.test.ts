@@ -264,7 +264,7 @@ for (const [dialect, provide] of Object.entries(databases)) {
     await rolesAndEnds(t, service)
     await writes(t, service)
 
-    t.test('another process notices within a second', async (t) => {
+    t.test('another process notices at its next request', async (t) => {
       await noticesElsewhere(t, dialect === 'sqlite' ? `sqlite:${t.testdir()}/two.sqlite` : database.url)
     })
   })
@@ -449,16 +449,7 @@ async function noticesElsewhere(t: Test, url: string) {
   for (const each of [mine, signedOut]) t.equal((await b.call('GET', '/auth/me', each)).status, 200)
   await a.call('POST', '/auth/logout', signedOut)
   await disableUser(await a.tenant(), name)
-  const until = async (held: string) => {
-    const since = Date.now()
-    while ((await b.call('GET', '/auth/me', held)).status !== 401) {
-      if (Date.now() - since > 3_000) return Number.POSITIVE_INFINITY
-      await new Promise((resolve) => setTimeout(resolve, 20))
-    }
-    return Date.now() - since
-  }
-  t.ok((await until(mine)) <= 1_500)
-  t.ok((await until(signedOut)) <= 1_500)
+  for (const held of [mine, signedOut]) t.equal((await b.call('GET', '/auth/me', held)).status, 401)
   const c = await start(url)
   t.equal((await c.call('GET', '/auth/me', mine)).status, 401, 'a process that starts later knows at its first request')
   for (const { app } of [a, b, c]) await app.close()
@@ -481,7 +472,7 @@ function forge(header: object, payload: object, secret = SECRET, hash = 'sha256'
   return `${input}.${createHmac(hash, secret).update(input).digest('base64url')}`
 }
 
-t.test('forged tokens: each is refused for its reason, and counted', async (t) => {
+t.test('V9.1.1-3, V9.2.1-3 forged tokens: each is refused for its reason, and counted', async (t) => {
   const { app, call, metric } = await start('sqlite::memory:')
   t.teardown(() => app.close())
   const now = Math.floor(Date.now() / 1000)
@@ -559,7 +550,7 @@ t.test('forged tokens: each is refused for its reason, and counted', async (t) =
     (await call('GET', '/users', undefined, undefined, { headers: { authorization: `bearer ${good}` } })).status,
     200
   )
-  t.equal((await call('GET', `/users?access_token=${good}`)).status, 401, 'never from the URL')
+  t.equal((await call('GET', `/users?access_token=${good}`)).status, 401, 'V14.2.1 never from the URL')
 })
 
 t.test('authorize: an undeclared route is closed, a kept token still expires', async (t) => {
@@ -588,7 +579,7 @@ t.test('authorize: an undeclared route is closed, a kept token still expires', a
 })
 
 t.test(
-  'two apps in one process, each with its keys; a key is replaced without a pause; the host has its own tokens',
+  'V9.1.3 two apps in one process, each with its keys; a key is replaced without a pause; the host has its own tokens',
   async (t) => {
     const host = Fastify()
     await host.register(fastifyJwt, { secret: OTHER_SECRET })

@@ -135,6 +135,14 @@ async function furnish(t: Test, call: Call) {
     role: 'viewer',
     password: 'correct horse battery staple'
   })
+  const signedIn = await must('POST', '/api/auth/login', {
+    username: 'alpha',
+    password: 'correct horse battery staple',
+    tenant: 'alpha'
+  })
+  const [session] = (await must('GET', `/api/users/${user.id}/sessions`)).data
+  const own = { authorization: `Bearer ${signedIn.accessToken}` }
+  const apiToken = await must('POST', '/api/tokens', { name: 'alpha script', scopes: ['*:read'] }, own)
   const imported = await must('POST', '/api/import/items', 'itemCode,name,unit\nALPHA-2,Alpha two,each\n', {
     prefer: 'wait=20'
   })
@@ -162,6 +170,8 @@ async function furnish(t: Test, call: Call) {
     movements: movement.id,
     reservations: String(reservation.id),
     users: String(user.id),
+    auth: String(session?.id),
+    tokens: String(apiToken.id),
     jobs: String(imported.id),
     imports: String(run?.id),
     models: String(model?.id),
@@ -174,6 +184,9 @@ type Ids = Awaited<ReturnType<typeof furnish>>
 /** A valid body for each write, so that it fails for want of the thing and not for its form. */
 const bodies: Record<string, object | string> = {
   'POST /api/auth/login': { username: 'alpha', password: 'correct horse battery staple' },
+  'POST /api/auth/refresh': { refreshToken: `ir_alpha_${'A'.repeat(43)}` },
+  'POST /api/auth/reauthenticate': { password: 'correct horse battery staple' },
+  'POST /api/tokens': { name: 'mine', scopes: ['*:read'] },
   'POST /api/auth/password': {
     currentPassword: 'correct horse battery staple',
     newPassword: 'another horse battery staple'
