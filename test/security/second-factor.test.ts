@@ -447,10 +447,14 @@ t.test(
     await lax.call('POST', '/users', lax.token('admin'), { username: 'ivy', role: 'admin', password: PASSWORD })
     const { accessToken, refreshToken } = (await lax.login('ivy', PASSWORD)).body
     t.equal((await lax.call('GET', '/users', accessToken)).status, 200)
+    const made = await lax.call('POST', '/tokens', accessToken, { name: 'program', scopes: ['*:read'] })
+    const program: string = made.body.token
+    t.equal((await lax.call('GET', '/users', program)).status, 200)
     await lax.app.close()
     const strict = await startIdentity(url)
     t.teardown(() => strict.app.close())
     t.equal((await strict.call('GET', '/users', accessToken)).status, 401)
+    t.equal((await strict.call('GET', '/users', program)).status, 401, 'an API token made without one')
     t.match(await strict.call('POST', '/auth/refresh', undefined, { refreshToken }), {
       status: 401,
       body: { reason: 'second-factor' }
