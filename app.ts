@@ -61,6 +61,7 @@ export async function app(
     ...options,
     secondFactor: config.secondFactor,
     publicUrl: config.publicUrl,
+    ...(config.oidc === undefined ? {} : { oidc: config.oidc }),
     accessTokenTtlSeconds: config.ACCESS_TOKEN_TTL_SECONDS,
     sessionIdleSeconds: config.SESSION_IDLE_SECONDS,
     sessionTtlSeconds: config.SESSION_TTL_SECONDS

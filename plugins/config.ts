@@ -10,6 +10,8 @@ const KEYS_PATTERN = '^[A-Za-z0-9_-]{1,64}:[^,]{32,}(,[A-Za-z0-9_-]{1,64}:[^,]{3
 const PROXY_RULE = 'addresses or ranges of the proxies whose X-Forwarded-* headers are believed, joined by commas'
 const WEBHOOK_RULE =
   'names, addresses or ranges, joined by commas, that webhooks may reach though they are private, and over http'
+const GROUP = '[^,:]+(:[^,:]+)*:(viewer|staff|manager|admin)'
+const OIDC_ROLES_RULE = 'group:role pairs joined by commas, such as stock-keepers:staff,stock-owners:admin'
 const Url = (protocols: string, description: string) => Type.String({ pattern: `^(${protocols}):`, description })
 
 /** Every variable the program reads. `.env.example` lists the same; a test holds the two together. */
@@ -42,6 +44,29 @@ export const Environment = Type.Object({
       description: 'the address that users open, such as https://stock.example.org'
     })
   ),
+  OIDC_ISSUER: Type.Optional(Url('https|http', 'https://<identity provider>, or http on this machine for development')),
+  OIDC_CLIENT_ID: Type.Optional(Type.String({ minLength: 1, description: 'what the provider calls this service' })),
+  OIDC_CLIENT_SECRET: Type.Optional(Type.String({ minLength: 16, description: 'the secret shared with the provider' })),
+  OIDC_SCOPE: Type.String({
+    pattern: '^openid( [\\x21\\x23-\\x5b\\x5d-\\x7e]+)*$',
+    default: 'openid profile',
+    description: 'openid, and scopes that make the provider tell names and groups, separated by spaces'
+  }),
+  OIDC_ROLE_CLAIM: Type.String({
+    minLength: 1,
+    maxLength: 200,
+    default: 'groups',
+    description: 'the claim that holds a user’s groups, such as groups or realm_access.roles'
+  }),
+  OIDC_ROLES: Type.Optional(Type.String({ pattern: `^${GROUP}(,${GROUP})*$`, description: OIDC_ROLES_RULE })),
+  OIDC_MFA_ACR: Type.Optional(
+    Type.String({ minLength: 1, description: 'values of acr that stand for more than one factor, joined by commas' })
+  ),
+  OIDC_TENANT: Type.String({
+    pattern: '^[a-z][a-z0-9-]{0,39}$',
+    default: 'main',
+    description: 'the tenant whose users sign in at the provider'
+  }),
   SECOND_FACTOR: Type.String({
     pattern: '^(required|optional)$',
     default: 'required',
@@ -110,11 +135,24 @@ export interface SecretKey {
 }
 type SecretKeys = readonly [SecretKey, ...SecretKey[]]
 
+interface Oidc {
+  readonly issuer: string
+  readonly clientId: string
+  readonly clientSecret: string
+  readonly scope: string
+  readonly roleClaim: string
+  readonly roles: Record<string, 'viewer' | 'staff' | 'manager' | 'admin'>
+  readonly strongAcr: string[]
+  readonly tenant: string
+}
+
 export interface Config extends Environment {
   readonly DATABASE_URL: string
   /** `PUBLIC_URL`, or this machine's; without a slash at its end. */
   readonly publicUrl: string
   readonly secondFactor: 'required' | 'optional'
+  /** The identity provider, when there is one. */
+  readonly oidc: Oidc | undefined
   /** The first signs, all verify. */
   readonly jwtKeys: SecretKeys
   /** The first seals secrets in the database, all open them. */
@@ -130,6 +168,7 @@ const SECRETS = new Set([
   'SECRETS_KEY',
   'SECRETS_KEYS',
   'METRICS_TOKEN',
+  'OIDC_CLIENT_SECRET',
   'DATABASE_URL',
   'REDIS_URL'
 ])
@@ -162,6 +201,7 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
     DATABASE_URL: databaseUrl,
     publicUrl: (environment.PUBLIC_URL ?? `http://localhost:${environment.PORT}`).replace(/\/+$/, ''),
     secondFactor: secondFactor(environment),
+    oidc: oidc(environment),
     jwtKeys: secretKeys(environment, 'JWT_SECRET', 'JWT_KEYS', join(dataDir, 'jwt-secret')),
     secretsKeys: secretKeys(environment, 'SECRETS_KEY', 'SECRETS_KEYS', join(dataDir, 'secrets-key'))
   }
@@ -180,16 +220,58 @@ function parse(env: Record<string, string | undefined>): Environment {
   if (Value.Check(Environment, values)) return values
   const [first] = Value.Errors(Environment, values)
   const name = first?.instancePath.split('/')[1] ?? ''
-  const schema = Object.entries(Environment.properties).find(([key]) => key === name)?.[1]
-  const allowed = schema !== undefined && 'description' in schema ? schema.description : 'another value'
+  const allowed = descriptionOf(name)
   const shown = SECRETS.has(name) ? 'a value that is refused (not shown)' : JSON.stringify(env[name])
   throw new ConfigError(`${name} is ${shown}; it may be ${allowed}`)
+}
+
+function descriptionOf(variable: string): string {
+  const schema = Object.entries(Environment.properties).find(([name]) => name === variable)?.[1]
+  return schema !== undefined && 'description' in schema ? String(schema.description) : 'another value'
 }
 
 function secondFactor({ SECOND_FACTOR: policy, NODE_ENV: mode }: Environment): 'required' | 'optional' {
   if (policy !== 'optional') return 'required'
   if (mode !== 'production') return policy
   throw new ConfigError(`SECOND_FACTOR is "optional"; with NODE_ENV=production it may be required`)
+}
+
+/** @throws ConfigError when the provider is named and something that it needs is not, or it would be spoken to in the clear */
+function oidc(env: Environment): Oidc | undefined {
+  const { OIDC_ISSUER: issuer } = env
+  if (issuer === undefined) return undefined
+  const required = (name: 'OIDC_CLIENT_ID' | 'OIDC_CLIENT_SECRET' | 'OIDC_ROLES' | 'PUBLIC_URL'): string => {
+    const value = env[name]
+    if (value !== undefined) return value
+    throw new ConfigError(`${name} is not set; with OIDC_ISSUER it may be ${descriptionOf(name)}`)
+  }
+  const url = URL.canParse(issuer) ? new URL(issuer) : undefined
+  const here = env.NODE_ENV !== 'production' && /^(localhost|127\.0\.0\.1|\[::1\])$/.test(url?.hostname ?? '')
+  if (url === undefined || (url.protocol !== 'https:' && !here)) {
+    throw new ConfigError(`OIDC_ISSUER is ${JSON.stringify(issuer)}; it may be ${descriptionOf('OIDC_ISSUER')}`)
+  }
+  required('PUBLIC_URL')
+  return {
+    issuer,
+    clientId: required('OIDC_CLIENT_ID'),
+    clientSecret: required('OIDC_CLIENT_SECRET'),
+    scope: env.OIDC_SCOPE,
+    roleClaim: env.OIDC_ROLE_CLAIM,
+    roles: groupRoles(required('OIDC_ROLES')),
+    strongAcr: env.OIDC_MFA_ACR?.split(',') ?? [],
+    tenant: env.OIDC_TENANT
+  }
+}
+
+/** A group may have colons in its name: the role is what follows the last. */
+function groupRoles(pairs: string): Oidc['roles'] {
+  const roles: Oidc['roles'] = {}
+  for (const pair of pairs.split(',')) {
+    const at = pair.lastIndexOf(':')
+    const role = (['viewer', 'staff', 'manager', 'admin'] as const).find((each) => each === pair.slice(at + 1))
+    if (role !== undefined) roles[pair.slice(0, at)] = role
+  }
+  return roles
 }
 
 /** Each of the list is an address, a range, or a name that fits. */

@@ -78,6 +78,19 @@ export const StepPending = Closed({
 export const LoginAnswer = Type.Union([SignedIn, StepPending])
 export type LoginAnswer = Static<typeof LoginAnswer>
 
+export const OidcLogin = Closed({
+  fresh: Type.Optional(Type.Boolean({ description: 'true: the provider asks again, whoever is signed in there' }))
+})
+/** Providers add parameters of their own. */
+export const OidcCallback = Type.Object(
+  {
+    code: Type.Optional(Type.String({ maxLength: 4000 })),
+    state: Type.Optional(Type.String({ maxLength: 500 })),
+    error: Type.Optional(Type.String({ maxLength: 500 }))
+  },
+  { additionalProperties: Type.String({ maxLength: 4000 }) }
+)
+
 const RefreshToken = Type.String({ minLength: 1, maxLength: 200, writeOnly: true } as const)
 /** Without a token the one of the cookie counts. */
 export const Refresh = Closed({ refreshToken: Type.Optional(RefreshToken) })
