@@ -100,6 +100,11 @@ export const ForecastPoint = Closed({
   upper95: Type.Number(),
   modelMean: Type.Optional(
     Type.Number({ description: 'What the model says, where a person’s override is served instead' })
+  ),
+  baseMean: Type.Optional(
+    Type.Number({
+      description: 'What the item’s own model says, where a figure that agrees with the sums is served instead'
+    })
   )
 })
 export type ForecastPoint = Static<typeof ForecastPoint>
