@@ -4,9 +4,12 @@ import { isIP } from 'node:net'
 import { join, resolve } from 'node:path'
 import { type Static, Type } from 'typebox'
 import { Value } from 'typebox/value'
+import { ConfigError } from './config-error.js'
+import { isGuessable, refuseDefaultSecrets, type TlsIdentity, tlsIdentity, withSecretFiles } from './secrets.js'
 
 const JWT_SECRET_RULE = 'a random secret of at least 32 characters'
 const PROXY_RULE = 'addresses or ranges of the proxies whose X-Forwarded-* headers are believed, joined by commas'
+const PemFile = (holds: string) => Type.Optional(Type.String({ minLength: 1, description: `a PEM file with ${holds}` }))
 const Url = (protocols: string, description: string) => Type.String({ pattern: `^(${protocols}):`, description })
 
 /** Every variable the program reads. `.env.example` lists the same; a test holds the two together. */
@@ -19,6 +22,12 @@ export const Environment = Type.Object({
   DATA_DIR: Type.String({ minLength: 1, default: './data', description: 'a folder' }),
   DATABASE_URL: Type.Optional(Url('sqlite|postgres|postgresql', 'sqlite:<path> or postgres://user@host:port/database')),
   REDIS_URL: Type.Optional(Url('redis|rediss', 'redis://host:port or rediss://host:port')),
+  POSTGRES_CA_FILE: PemFile('the certificates that the server’s must come from'),
+  POSTGRES_CERT_FILE: PemFile('the certificate that is shown to the server'),
+  POSTGRES_KEY_FILE: PemFile('its private key'),
+  REDIS_CA_FILE: PemFile('the certificates that the server’s must come from'),
+  REDIS_CERT_FILE: PemFile('the certificate that is shown to the server'),
+  REDIS_KEY_FILE: PemFile('its private key'),
   JWT_SECRET: Type.Optional(Type.String({ minLength: 32, description: JWT_SECRET_RULE })),
   JWT_KEYS: Type.Optional(
     Type.String({
@@ -67,21 +76,26 @@ export interface Config extends Environment {
   readonly DATABASE_URL: string
   /** The first signs, all verify. */
   readonly jwtKeys: readonly [JwtKey, ...JwtKey[]]
+  readonly postgresTls?: TlsIdentity
+  readonly redisTls?: TlsIdentity
 }
 
-/** Names the variable, what it holds and what it may hold. Secrets are never shown. */
-export class ConfigError extends Error {}
+export { ConfigError }
 
+/** Never shown; each may also come from the file that its name with `_FILE` names. */
 const SECRETS = new Set(['JWT_SECRET', 'JWT_KEYS', 'METRICS_TOKEN', 'DATABASE_URL', 'REDIS_URL'])
 
 /**
  * Reads the configuration. Creates `DATA_DIR` and, outside production, a signing secret in it (mode 0600).
  * @throws ConfigError in one line, on the first bad value
  */
-export function loadConfig(env: Record<string, string | undefined>): Config {
-  const environment = parse(env)
+export function loadConfig(variables: Record<string, string | undefined>): Config {
+  const environment = parse(withSecretFiles(variables, SECRETS))
   const dataDir = resolve(environment.DATA_DIR)
   checkProxies(environment.TRUST_PROXY)
+  if (environment.NODE_ENV === 'production') refuseDefaultSecrets(names(environment))
+  const postgresTls = tlsIdentity(names(environment), 'POSTGRES')
+  const redisTls = tlsIdentity(names(environment), 'REDIS')
   const databaseUrl = environment.DATABASE_URL ?? `sqlite:${join(dataDir, 'inventory.sqlite')}`
   try {
     mkdirSync(dataDir, { recursive: true, mode: 0o700 })
@@ -90,8 +104,18 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
       `DATA_DIR is ${JSON.stringify(dataDir)}, which cannot be created; it may be a folder this user can write`
     )
   }
-  return { ...environment, DATA_DIR: dataDir, DATABASE_URL: databaseUrl, jwtKeys: jwtKeys(environment, dataDir) }
+  return {
+    ...environment,
+    DATA_DIR: dataDir,
+    DATABASE_URL: databaseUrl,
+    jwtKeys: jwtKeys(environment, dataDir),
+    ...(postgresTls === undefined ? {} : { postgresTls }),
+    ...(redisTls === undefined ? {} : { redisTls })
+  }
 }
+
+const names = (environment: Environment): Record<string, string> =>
+  Object.fromEntries(Object.entries(environment).map(([name, value]) => [name, String(value)]))
 
 function parse(env: Record<string, string | undefined>): Environment {
   const given: Record<string, string | number> = {}
@@ -124,8 +148,6 @@ function checkProxies(proxies: string | undefined): void {
   throw new ConfigError(`TRUST_PROXY is ${JSON.stringify(proxies)}; it may be ${PROXY_RULE}`)
 }
 
-const WEAK = /^(.)\1+$|secret|password|changeme|example|0123456789|123456789|abcdefgh/i
-
 function jwtKeys(env: Environment, dataDir: string): readonly [JwtKey, ...JwtKey[]] {
   const pairs = (env.JWT_KEYS ?? '').split(',').filter((pair) => pair !== '')
   const keys = pairs.map((pair) => ({
@@ -134,7 +156,7 @@ function jwtKeys(env: Environment, dataDir: string): readonly [JwtKey, ...JwtKey
   }))
   if (env.JWT_SECRET !== undefined) keys.push({ id: 'default', secret: env.JWT_SECRET })
   for (const { secret } of keys) {
-    if (WEAK.test(secret) || new Set(secret).size < 8) {
+    if (isGuessable(secret)) {
       throw new ConfigError(
         `${env.JWT_KEYS === undefined ? 'JWT_SECRET' : 'JWT_KEYS'} is a value that is refused (not shown): too easy to guess; it may be ${JWT_SECRET_RULE}, such as \`openssl rand -base64 48\` prints`
       )

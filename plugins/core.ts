@@ -21,7 +21,8 @@ import { createJobs } from './jobs.js'
 import { createRegistry, databaseGauges, databaseMetrics, httpMetrics, metricsRoute } from './metrics.js'
 import { registerOpenApi } from './openapi.js'
 import { createPeriodic } from './periodic.js'
-import { openRedis } from './redis.js'
+import { checkRedis, openRedis } from './redis.js'
+import type { TlsIdentity } from './secrets.js'
 import { SINGLE_TENANT, Tenants } from './tenants.js'
 import { createValidatorCompiler, refuseUndeclared } from './validation.js'
 import { VERSION } from './version.js'
@@ -31,7 +32,11 @@ export interface CoreOptions {
   databaseUrl: string
   tenancy?: 'single' | 'multi'
   poolSize?: number
+  /** With it the connections to PostgreSQL are encrypted and its certificate and name verified. */
+  postgresTls?: TlsIdentity
   redisUrl?: string
+  /** For a `rediss://` URL. */
+  redisTls?: TlsIdentity
   cache?: boolean
   /** Turns on token checks: `app.getDecorator('auth').authorize`. */
   jwtKeys?: readonly [JwtKey, ...JwtKey[]]
@@ -49,18 +54,18 @@ const CACHE_NAMESPACES = ['inventory', 'forecasting', 'anomaly', 'dashboard', 'i
 
 /** Provides what the domains rely on (`plugins/contracts.ts`): one call, and each domain can be registered beside it. */
 async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
-  const { tenancy = 'single', service } = options
+  const { tenancy = 'single', service, redisUrl, redisTls } = options
   const registry = createRegistry(VERSION)
   if (service !== undefined) await httpMetrics(app, registry)
 
   const dialect = options.databaseUrl.startsWith('sqlite:') ? 'sqlite' : 'postgresql'
   const server = openDatabaseServer(
-    { databaseUrl: options.databaseUrl, tenancy, poolSize: options.poolSize ?? 10 },
+    { databaseUrl: options.databaseUrl, tenancy, poolSize: options.poolSize ?? 10, tls: options.postgresTls },
     databaseMetrics(registry, dialect)
   )
   const deployment = deploymentOf(options.databaseUrl)
   const redis =
-    options.redisUrl === undefined ? null : openRedis({ url: options.redisUrl, log: app.log, prefix: `${deployment}:` })
+    redisUrl === undefined ? null : openRedis({ url: redisUrl, tls: redisTls, log: app.log, prefix: `${deployment}:` })
   const caches = createCaches({
     redis,
     enabled: options.cache ?? true,
@@ -79,7 +84,8 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   const compute = createCompute({ threads: options.workerThreads ?? 1 })
   const jobs = createJobs({
     tenants,
-    redisUrl: options.redisUrl,
+    redisUrl,
+    redisTls,
     queueName: `${deployment}-jobs`,
     registry,
     log: app.log,
@@ -124,6 +130,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   }
 
   app.addHook('onReady', async () => {
+    if (redisUrl !== undefined) await checkRedis(redisUrl, redisTls)
     await tenants.ready().catch((error) => {
       throw startFailure(error)
     })
