@@ -85,7 +85,9 @@ export function createAnswers({ waitForJob }: AnswersOptions): Answers {
   return {
     async read(request, reply, namespace, key, load) {
       const text = await tenantOf(request).cache.read(namespace, key, async () => {
-        const serialized = reply.code(200).serialize(await load())
+        const answer = await load()
+        if (typeof answer === 'string') return answer
+        const serialized = reply.code(200).serialize(answer)
         return typeof serialized === 'string' ? serialized : serialized.toString()
       })
       return sendText(request, reply, text)

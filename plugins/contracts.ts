@@ -6,7 +6,7 @@ export type { TokenClaims } from '../schemas/common.js'
 
 export { decodeCursor, encodeCursor, pageOf } from './cursor.js'
 export { PayloadTooLarge } from './limits.js'
-export { Problem, type ProblemParams, problem } from './problem.js'
+export { type Localised, Problem, type ProblemParams, problem } from './problem.js'
 
 /** What a domain may rely on. A host that embeds one domain supplies these decorators itself, or registers the core. */
 
@@ -102,7 +102,10 @@ export interface ModuleOptions {
 
 /** The two ways a route answers: a read that is cached and validated by ETag, a write that is one idempotent transaction. */
 export interface Answers {
-  /** Serialises `load()` by the route's 200 schema, caches the bytes under `key`, honours If-None-Match and Accept-Encoding. */
+  /**
+   * Serialises `load()` by the route's 200 schema (a string is taken for the JSON itself), caches the bytes under `key`, honours
+   * If-None-Match and Accept-Encoding.
+   */
   read(
     request: FastifyRequest,
     reply: FastifyReply,

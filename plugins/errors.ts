@@ -207,7 +207,7 @@ export function answerProblem(error: unknown, request: FastifyRequest, reply: Fa
   if (found.status === 401) void reply.header('www-authenticate', 'Bearer')
   const errors = fieldErrors(error, locale)
   const body = {
-    ...found.params,
+    ...found.members(locale),
     type: `urn:problem:inventory:${found.code}`,
     title: (TITLES[found.status] ?? TITLES[500])?.[locale],
     status: found.status,

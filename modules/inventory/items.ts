@@ -4,23 +4,23 @@ import type { Item, ItemPatch, ItemRow, NewItem } from '../../schemas/inventory.
 import { createCatalogueStore } from './catalogue-store.js'
 import type { Context } from './context.js'
 import { BarcodeTaken, ItemExists, ItemHasStock, ItemNotFound, ItemUnitFixed, UnitNotFound } from './errors.js'
-import { presentRow } from './item-list.js'
+import { presentRow } from './item-rows.js'
 import { createItemStore, type ItemRecord } from './item-store.js'
 import { STOCK_CACHE } from './movements.js'
 
-/** Adds what other modules know of a page of items. */
-export async function withFigures(
+/** Asks other modules what they know of these items; answers what is shown of each. */
+export async function outlookFor(
   { onOrder, dailyDemand }: Pick<Context, 'onOrder' | 'dailyDemand'>,
   tenant: Tenant,
-  rows: readonly Omit<ItemRow, 'onOrder' | 'daysOfCover'>[]
-): Promise<ItemRow[]> {
-  const codes = rows.map(({ itemCode }) => itemCode)
-  const [ordered, demand] = await Promise.all([onOrder?.(tenant, codes), dailyDemand?.(tenant, codes)])
-  return rows.map((row) => {
-    const perDay = demand?.get(row.itemCode)
-    const daysOfCover = perDay === undefined || perDay <= 0 ? null : Math.round((row.available / perDay) * 10) / 10
-    return Object.assign(row, { onOrder: ordered?.get(row.itemCode) ?? 0, daysOfCover })
-  })
+  itemCodes: readonly string[]
+): Promise<(itemCode: string, availableMicros: number) => Pick<ItemRow, 'onOrder' | 'daysOfCover'>> {
+  const [ordered, demand] = await Promise.all([onOrder?.(tenant, itemCodes), dailyDemand?.(tenant, itemCodes)])
+  return (itemCode, availableMicros) => {
+    const perDay = demand?.get(itemCode)
+    const daysOfCover =
+      perDay === undefined || perDay <= 0 ? null : Math.round((fromMicros(availableMicros) / perDay) * 10) / 10
+    return { onOrder: ordered?.get(itemCode) ?? 0, daysOfCover }
+  }
 }
 
 export async function loadItem(
@@ -33,9 +33,9 @@ export async function loadItem(
   const store = createItemStore(db)
   const [row] = await store.find([itemCode])
   if (row === undefined) throw new ItemNotFound({ itemCode })
-  const [shown] = await withFigures(context, tenant, [presentRow(row, showCost)])
-  if (shown === undefined) throw new ItemNotFound({ itemCode })
-  return { ...shown, ...(await store.details(row)) }
+  const outlookOf = await outlookFor(context, tenant, [itemCode])
+  const outlook = outlookOf(itemCode, row.on_hand - row.reserved)
+  return { ...presentRow(row, showCost), ...outlook, ...(await store.details(row)) }
 }
 
 /** The micro values and defaults of what a client sent, over what is stored. */

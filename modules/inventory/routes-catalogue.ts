@@ -15,6 +15,7 @@ import {
 } from './errors.js'
 import { createItemStore } from './item-store.js'
 import { STOCK_CACHE } from './movements.js'
+import { NOT_TRACKED } from './rules.js'
 
 const tags = ['catalogue']
 const querystring = Closed(PageQuery)
@@ -148,7 +149,7 @@ export const catalogueRoutes: FastifyPluginAsyncTypebox<Context> = async (app, {
       return answers.write(request, reply, 200, async (tx) => {
         const item = (await createItemStore(tx.db).records([itemCode])).get(itemCode)
         if (item === undefined || item.archivedAt !== null) throw new ItemNotFound({ itemCode })
-        if (item.tracking === 'none') throw new LotRule({ itemCode, rule: 'is not tracked by lot', line: 1 })
+        if (item.tracking === 'none') throw new LotRule({ itemCode, rule: NOT_TRACKED, line: 1 })
         const store = createCatalogueStore(tx.db)
         await store.upsertLot(item.id, request.body)
         tx.invalidate(STOCK_CACHE)

@@ -5,9 +5,9 @@ import * as schemas from '../../schemas/inventory.js'
 import { createCatalogueStore } from './catalogue-store.js'
 import { authorOf, type Context, cacheKey, seesCost, tenantOf } from './context.js'
 import { CostHidden, ItemNotFound, UnitNotFound } from './errors.js'
-import { presentRow } from './item-list.js'
+import { rowText } from './item-rows.js'
 import { createItemStore } from './item-store.js'
-import { createItem, loadItem, patchItem, removeItem, withFigures } from './items.js'
+import { createItem, loadItem, outlookFor, patchItem, removeItem } from './items.js'
 import { createLedgerQueries } from './ledger-queries.js'
 import { STOCK_CACHE } from './movements.js'
 
@@ -35,8 +35,11 @@ export const itemRoutes: FastifyPluginAsyncTypebox<Context> = async (app, contex
       if (!showCost && request.query.sort?.endsWith('value')) throw new CostHidden({ sort: request.query.sort })
       return answers.read(request, reply, STOCK_CACHE, cacheKey(request), async () => {
         const { rows, cursorOf } = await createItemStore(tenant.db).list(request.query)
-        const page = pageOf(rows, request.query.limit ?? 50, cursorOf, (row) => presentRow(row, showCost))
-        return { ...page, data: await withFigures(context, tenant, page.data) }
+        const { data, page } = pageOf(rows, request.query.limit ?? 50, cursorOf, (row) => row)
+        const codes = data.map(({ code }) => code)
+        const outlookOf = await outlookFor(context, tenant, codes)
+        const texts = data.map((row) => rowText(row, showCost, outlookOf(row.code, row.on_hand - row.reserved)))
+        return `{"data":[${texts.join()}],"page":${JSON.stringify(page)}}`
       })
     }
   )
