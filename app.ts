@@ -38,6 +38,7 @@ export async function app(
       ...(config.METRICS_TOKEN === undefined ? {} : { metricsToken: config.METRICS_TOKEN }),
       corsOrigins: config.CORS_ORIGINS?.split(',') ?? [],
       requestsPerMinute: config.RATE_LIMIT_PER_MINUTE,
+      rateLimits: config.rateLimits,
       docs: config.DOCS === 'on'
     }
   })

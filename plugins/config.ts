@@ -5,10 +5,12 @@ import { join, resolve } from 'node:path'
 import { type Static, Type } from 'typebox'
 import { Value } from 'typebox/value'
 import { ConfigError } from './config-error.js'
+import { LIMIT_CLASSES, type RateLimits } from './rate-limits.js'
 import { isGuessable, refuseDefaultSecrets, type TlsIdentity, tlsIdentity, withSecretFiles } from './secrets.js'
 
 const JWT_SECRET_RULE = 'a random secret of at least 32 characters'
 const PROXY_RULE = 'addresses or ranges of the proxies whose X-Forwarded-* headers are believed, joined by commas'
+const LIMIT = `(${LIMIT_CLASSES.join('|')}):[1-9]\\d{0,7}`
 const PemFile = (holds: string) => Type.Optional(Type.String({ minLength: 1, description: `a PEM file with ${holds}` }))
 const Url = (protocols: string, description: string) => Type.String({ pattern: `^(${protocols}):`, description })
 
@@ -43,7 +45,12 @@ export const Environment = Type.Object({
     minimum: 0,
     maximum: 10_000_000,
     default: 0,
-    description: 'requests a minute for each client, 0: no limit'
+    description: 'requests a minute for each address, 0: no limit'
+  }),
+  RATE_LIMITS: Type.String({
+    pattern: `^(none|${LIMIT}(,${LIMIT})*)$`,
+    default: 'sign-in:600,export:600,import:600,report:600,training:600',
+    description: `class:requests pairs joined by commas, a minute and for each user (${LIMIT_CLASSES.join(', ')}), or none`
   }),
   CORS_ORIGINS: Type.Optional(
     Type.String({
@@ -76,6 +83,7 @@ export interface Config extends Environment {
   readonly DATABASE_URL: string
   /** The first signs, all verify. */
   readonly jwtKeys: readonly [JwtKey, ...JwtKey[]]
+  readonly rateLimits: RateLimits
   readonly postgresTls?: TlsIdentity
   readonly redisTls?: TlsIdentity
 }
@@ -109,10 +117,16 @@ export function loadConfig(variables: Record<string, string | undefined>): Confi
     DATA_DIR: dataDir,
     DATABASE_URL: databaseUrl,
     jwtKeys: jwtKeys(environment, dataDir),
+    rateLimits: rateLimitsOf(environment.RATE_LIMITS),
     ...(postgresTls === undefined ? {} : { postgresTls }),
     ...(redisTls === undefined ? {} : { redisTls })
   }
 }
+
+const rateLimitsOf = (text: string): RateLimits =>
+  Object.fromEntries(
+    text.split(',').flatMap((pair) => (pair === 'none' ? [] : [[pair.split(':')[0], Number(pair.split(':')[1])]]))
+  )
 
 const names = (environment: Environment): Record<string, string> =>
   Object.fromEntries(Object.entries(environment).map(([name, value]) => [name, String(value)]))

@@ -64,8 +64,14 @@ export interface Principal {
 /** A route's `config`: the least role that may call it. The core's `authorize` refuses a route that has none. */
 export interface RouteAccess {
   readonly role: Role | 'public'
+  /** What it costs, for `RATE_LIMITS`; by its method where it is left out. */
+  readonly limit?: LimitClass
 }
-export const access = (role: RouteAccess['role']): RouteAccess & FastifyContextConfig => ({ role })
+export type LimitClass = 'sign-in' | 'export' | 'import' | 'report' | 'training' | 'write' | 'read'
+export const access = (role: RouteAccess['role'], limit?: LimitClass): RouteAccess & FastifyContextConfig => ({
+  role,
+  ...(limit === undefined ? {} : { limit })
+})
 
 /** Answers at once from what this process knows, or a promise when it must ask the database first. */
 export type RevocationCheck = (claims: TokenClaims, tenant: Tenant) => boolean | Promise<boolean>

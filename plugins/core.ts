@@ -21,6 +21,7 @@ import { createJobs } from './jobs.js'
 import { createRegistry, databaseGauges, databaseMetrics, httpMetrics, metricsRoute } from './metrics.js'
 import { registerOpenApi } from './openapi.js'
 import { createPeriodic } from './periodic.js'
+import type { RateLimits } from './rate-limits.js'
 import { checkRedis, openRedis } from './redis.js'
 import type { TlsIdentity } from './secrets.js'
 import { SINGLE_TENANT, Tenants } from './tenants.js'
@@ -46,7 +47,13 @@ export interface CoreOptions {
   /** `worker`: takes jobs from the queue and serves nothing. */
   mode?: 'service' | 'worker'
   /** What the whole service wears. Left out when embedded: headers, limits and documents are the host's own. */
-  service?: { metricsToken?: string; corsOrigins: readonly string[]; requestsPerMinute: number; docs?: boolean }
+  service?: {
+    metricsToken?: string
+    corsOrigins: readonly string[]
+    requestsPerMinute: number
+    rateLimits?: RateLimits
+    docs?: boolean
+  }
 }
 
 /** Known beforehand, so that their metrics start at 0. */
@@ -115,7 +122,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   if (auth !== undefined) app.decorate('auth', auth)
 
   if (service !== undefined) {
-    await registerHttp(app, { version: VERSION, ...service, redis: redis?.client ?? null })
+    await registerHttp(app, { rateLimits: {}, ...service, version: VERSION, redis, registry })
     await registerOpenApi(app, VERSION, service.docs ?? true)
     const checks: HealthCheck[] = [{ name: 'database', optional: false, probe: () => server.ping() }]
     if (redis !== null) checks.push({ name: 'cache', optional: true, probe: () => redis.probe() })

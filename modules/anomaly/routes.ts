@@ -77,7 +77,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers,
   app.post(
     '/ai/consumption/detect-anomalies',
     {
-      config: access('manager'),
+      config: access('manager', 'training'),
       preValidation: bodyOptional,
       schema: {
         tags,

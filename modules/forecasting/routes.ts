@@ -44,7 +44,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) =
   app.post(
     '/consumption/derive',
     {
-      config: access('manager'),
+      config: access('manager', 'training'),
       preValidation: bodyOptional,
       schema: {
         tags,
@@ -62,7 +62,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) =
   app.post(
     '/forecast/train',
     {
-      config: access('manager'),
+      config: access('manager', 'training'),
       preValidation: bodyOptional,
       schema: {
         tags,
@@ -81,7 +81,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) =
   app.post(
     '/forecast/aggregate/train',
     {
-      config: access('manager'),
+      config: access('manager', 'training'),
       schema: {
         tags,
         summary: 'Forecasts categories, locations and the total, as a job; the nightly training does so too',

@@ -38,7 +38,7 @@ export const sessionRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app
   app.post(
     '/auth/login',
     {
-      config: access('public'),
+      config: access('public', 'sign-in'),
       schema: { tags, summary: 'Sign in', body: Login, response: { 200: LoginAnswer, ...problems } }
     },
     // Not an idempotent write: its answer is a secret, and must not be kept.
@@ -79,7 +79,7 @@ export const sessionRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app
   app.post(
     '/auth/password',
     {
-      config: access('viewer'),
+      config: access('viewer', 'sign-in'),
       schema: {
         tags,
         summary: 'Change the own password; ends all tokens of the user',
