@@ -1,8 +1,15 @@
 import type { FastifyInstance } from 'fastify'
 import anomaly, { anomalyHeadline } from './modules/anomaly/index.js'
+import audit from './modules/audit/index.js'
 import cacheStats from './modules/cache-stats/index.js'
 import dashboard from './modules/dashboard/index.js'
-import forecasting, { consumptionSeries, dailyDemand, forecastHeadline, runOut } from './modules/forecasting/index.js'
+import forecasting, {
+  consumptionSeries,
+  dailyDemand,
+  forecastHeadline,
+  runOut,
+  unusualDays
+} from './modules/forecasting/index.js'
 import identity from './modules/identity/index.js'
 import inventory, {
   availableStock,
@@ -12,6 +19,7 @@ import inventory, {
   items,
   stockGauges
 } from './modules/inventory/index.js'
+import webhooks from './modules/webhooks/index.js'
 import type { Config } from './plugins/config.js'
 import type { Auth, Tenants } from './plugins/core.js'
 import core from './plugins/core.js'
@@ -31,6 +39,8 @@ export async function app(
     ...(config.redisTls === undefined ? {} : { redisTls: config.redisTls }),
     cache: config.CACHE === 'on',
     jwtKeys: config.jwtKeys,
+    secretsKeys: config.secretsKeys,
+    secureCookies: config.NODE_ENV === 'production',
     workerThreads: config.WORKER_THREADS,
     dataDir: config.DATA_DIR,
     mode,
@@ -47,14 +57,29 @@ export async function app(
   const options = { prefix: '/api', authorize }
   const all = () => tenants.all()
 
-  await service.register(identity, { ...options })
+  const consumption = { items, dailyFlow, dailyUseByLocation }
+
+  await service.register(audit, { ...options, retentionDays: config.AUDIT_RETENTION_DAYS })
+  await service.register(identity, {
+    ...options,
+    secondFactor: config.secondFactor,
+    publicUrl: config.publicUrl,
+    accessTokenTtlSeconds: config.ACCESS_TOKEN_TTL_SECONDS,
+    sessionIdleSeconds: config.SESSION_IDLE_SECONDS,
+    sessionTtlSeconds: config.SESSION_TTL_SECONDS
+  })
   await service.register(inventory, { ...options, dailyDemand, dataDir: config.DATA_DIR })
   await service.register(forecasting, {
     ...options,
-    consumption: { items, dailyFlow, dailyUseByLocation },
+    consumption,
     tenants: all
   })
-  await service.register(anomaly, { ...options, series: consumptionSeries, tenants: all })
+  await service.register(anomaly, {
+    ...options,
+    series: consumptionSeries,
+    unusualDays: (tenant) => unusualDays(tenant, consumption),
+    tenants: all
+  })
   await service.register(dashboard, {
     ...options,
     inventory: inventoryHeadline,
@@ -63,6 +88,11 @@ export async function app(
     runsOutFirst: async (tenant, limit) => runOut(tenant, await availableStock(tenant), limit)
   })
   await service.register(cacheStats, { ...options })
+  await service.register(webhooks, {
+    ...options,
+    allowedHosts: config.WEBHOOK_ALLOWED_HOSTS?.split(',').map((each) => each.trim()) ?? [],
+    tenants: all
+  })
   stockGauges(service.getDecorator('registry'), async () =>
     Promise.all((await tenants.list()).map((id) => tenants.get(id)))
   )

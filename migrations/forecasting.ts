@@ -194,5 +194,39 @@ export const forecastingMigrations: Record<string, Migration> = {
         .addColumn('claimed_at', instant, (c) => c.notNull())
         .execute()
     }
+  },
+
+  '0003-calendar': {
+    async up(db: Kysely<unknown>) {
+      const scoped = (table: string) =>
+        db.schema
+          .createTable(table)
+          .addColumn('id', text(db), (c) => c.primaryKey())
+          .addColumn('name', 'text', (c) => c.notNull())
+          .addColumn('category', 'text')
+          .addColumn('item_code', text(db))
+          .addColumn('created_by', 'text')
+          .addColumn('created_at', instant, (c) => c.notNull())
+      await scoped('forecast_events')
+        .addColumn('kind', text(db), (c) => c.notNull())
+        .addColumn('dates', 'text')
+        .addColumn('yearly', 'text')
+        .addColumn('days_before', 'integer', (c) => c.notNull())
+        .addColumn('days_after', 'integer', (c) => c.notNull())
+        .addColumn('updated_at', instant, (c) => c.notNull())
+        .execute()
+      await scoped('forecast_regressors')
+        .addColumn('description', 'text')
+        .addUniqueConstraint('forecast_regressors_name', ['name'])
+        .execute()
+      await db.schema
+        .createTable('forecast_regressor_values')
+        .addColumn('regressor_id', text(db), (c) => c.notNull())
+        .addColumn('day', text(db), (c) => c.notNull())
+        .addColumn('value', 'double precision', (c) => c.notNull())
+        .addPrimaryKeyConstraint('forecast_regressor_values_pk', ['regressor_id', 'day'])
+        .modifyEnd(isPostgres(db) ? sql`` : sql`without rowid`)
+        .execute()
+    }
   }
 }

@@ -1,5 +1,6 @@
 import { type Static, Type } from 'typebox'
-import { Closed, Code, Day, Instant, List, Nullable, PageQuery, Quantity, Text, Uuid } from './common.js'
+import { FactorEffect } from './calendar.js'
+import { Closed, Code, Day, Instant, List, Name, Nullable, PageQuery, Quantity, Text, Uuid } from './common.js'
 
 /** What a caller may ask for by name; `combination` is the default. */
 export const FORECAST_MODELS = [
@@ -54,7 +55,14 @@ export type DeriveRequest = Static<typeof DeriveRequest>
 const training = {
   models: Type.Optional(Type.Array(ModelName, { minItems: 1, maxItems: FORECAST_MODELS.length, uniqueItems: true })),
   frequency: Type.Optional(Frequency),
-  horizonDays: Type.Optional(Type.Integer({ minimum: 1, maximum: 365 }))
+  horizonDays: Type.Optional(Type.Integer({ minimum: 1, maximum: 365 })),
+  regressors: Type.Optional(
+    Type.Array(Name, {
+      maxItems: 50,
+      uniqueItems: true,
+      description: 'Figures to use, which must be known to the end of the horizon; left out: all that are'
+    })
+  )
 }
 /** At most one of `itemCodes`, `top`, `all`; none means all. */
 export const TrainRequest = Closed({
@@ -113,6 +121,7 @@ const described = {
   dataFrom: Day,
   dataTo: Day,
   observations: Type.Integer(),
+  factors: Type.Optional(Type.Array(FactorEffect, { description: 'What is known beforehand, and what it does' })),
   censored: Type.Integer({ description: 'Periods without stock, which say nothing of demand' })
 }
 export const Forecast = Closed({ ...described, points: Type.Array(ForecastPoint) })
@@ -392,6 +401,7 @@ export const Explanation = Closed({
     )
   }),
   demand: Closed({ class: Type.String(), averageInterval: measure, sizeVariation: measure }),
+  factors: Type.Array(FactorEffect),
   accuracy: Accuracy,
   baseline: Closed({ model: ServedModel, wape: measure, mase: measure }),
   gainPercent: Nullable(Type.Number({ description: 'How much smaller the errors are than the baseline’s' })),
@@ -408,40 +418,3 @@ export const Explanation = Closed({
   sentence: Type.String()
 })
 export type Explanation = Static<typeof Explanation>
-
-export const AggregateLevel = Type.Union([Type.Literal('total'), Type.Literal('category'), Type.Literal('location')])
-export const AggregateQuery = Closed({
-  level: AggregateLevel,
-  key: Type.Optional(
-    Type.String({
-      maxLength: 200,
-      description: 'Category (empty: items without one) or location code; not for the total'
-    })
-  )
-})
-export const Aggregate = Closed({
-  level: AggregateLevel,
-  key: Type.String(),
-  frequency: Type.Literal('day'),
-  method: Type.Union([Type.Literal('bottom-up'), Type.Literal('mint')], {
-    description: 'Whichever erred less on the sums over the last 28 days, forecast from before them'
-  }),
-  backTest: Closed({
-    baseWape: measure,
-    bottomUpWape: measure,
-    mintWape: measure,
-    shrinkage: Type.Number({ description: '0 to 1: how much of the errors’ covariance gave way to its diagonal' })
-  }),
-  trainedAt: Instant,
-  dataTo: Day,
-  points: Type.Array(ForecastPoint),
-  children: Type.Array(
-    Closed({
-      level: Type.Union([Type.Literal('category'), Type.Literal('item'), Type.Literal('rest')]),
-      key: Type.String(),
-      means: Type.Array(Type.Number())
-    }),
-    { description: 'What the figures are the sum of, day by day; rest: the less used items of a category together' }
-  )
-})
-export type Aggregate = Static<typeof Aggregate>

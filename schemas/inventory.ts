@@ -34,6 +34,12 @@ const itemFields = {
   parLevel: Type.Optional(Nullable(Amount)),
   unitCost: Type.Optional(Nullable(Amount))
 }
+/**
+ * Codes that no item may have: `/api/inventory/units` and the like are routes of their own, and clients resolve dots before they
+ * ask. Held against the routes by a test.
+ */
+export const RESERVED_ITEM_CODES: ReadonlySet<string> = new Set(['.', '..', 'aggregate', 'categories', 'lots', 'units'])
+
 export const NewItem = Closed({ itemCode: Code, unit: UnitCode, tracking: Type.Optional(Tracking), ...itemFields })
 export type NewItem = Static<typeof NewItem>
 /** The base unit and the tracking are what the ledger counts in, so they never change. */

@@ -1,6 +1,7 @@
 import { setImmediate as turn } from 'node:timers/promises'
 import type { Compute, Tenant } from '../../plugins/contracts.js'
-import type { Aggregate, Forecast } from '../../schemas/forecasting.js'
+import type { Forecast } from '../../schemas/forecasting.js'
+import type { Aggregate } from '../../schemas/hierarchy.js'
 import { chunks, createConsumptionStore } from './consumption-store.js'
 import type { ConsumptionSource } from './derive.js'
 import type { BaseBatch, BaseForecast, BaseSeries } from './hierarchy-worker.js'

@@ -41,6 +41,8 @@ export interface ForecastingOptions extends ModuleOptions {
 const NOTHING_MOVES: ConsumptionSource = { items: async () => [], dailyFlow: async () => [] }
 
 const NIGHTLY_TICK_SECONDS = 300
+/** Soon, and late enough for several changes to share one run. */
+const CALENDAR_TICK_SECONDS = 30
 
 const Barrier = Type.Object({ id: Type.String() })
 
@@ -64,7 +66,14 @@ async function forecasting(app: FastifyInstance, options: ForecastingOptions) {
   }
   subscribe(app.getDecorator<Events>('events'))
 
-  const train = createTraining({ derivation, compute: app.getDecorator<Compute>('compute'), metrics, now, observe })
+  const train = createTraining({
+    source: consumption,
+    derivation,
+    compute: app.getDecorator<Compute>('compute'),
+    metrics,
+    now,
+    observe
+  })
   jobs.define<TrainRequest>({ kind: TRAIN_JOB, run: train })
   const aggregate = createAggregation({ source: consumption, compute: app.getDecorator<Compute>('compute'), now })
   jobs.define<unknown>({
@@ -77,6 +86,7 @@ async function forecasting(app: FastifyInstance, options: ForecastingOptions) {
   })
   const nightly = createNightly({ jobs, derivation, train, aggregate, now, hour: options.nightlyHour ?? NIGHTLY_HOUR })
   jobs.define<unknown>({ kind: NIGHTLY_JOB, run: nightly.run })
+  app.getDecorator<Periodic>('periodic').every(CALENDAR_TICK_SECONDS, 'calendar training', nightly.startRequested)
   if (options.nightlyHour !== null) {
     app.getDecorator<Periodic>('periodic').every(NIGHTLY_TICK_SECONDS, 'nightly training', nightly.tick)
   }
@@ -136,7 +146,8 @@ export {
   type LeadTimeDemand,
   leadTimeDemand,
   type RunOut,
-  runOut
+  runOut,
+  unusualDays
 } from './ports.js'
 export default fp(forecasting, {
   name: 'inventory-enterprise/forecasting',

@@ -9,6 +9,8 @@ import type { TrainingReport } from './train.js'
 import type { Failure } from './worker.js'
 
 export const NIGHTLY_JOB = 'forecasting.nightly'
+/** What is known beforehand has changed: everything it touches is trained again, as at night. */
+export const CALENDAR_RUN = 'forecasting.calendar'
 /** From this hour of the day on (UTC) the day's training is due; a service that was down then does it when it is back. */
 export const NIGHTLY_HOUR = 2
 const ITEMS_PER_PAGE = 500
@@ -73,6 +75,18 @@ export function createNightly({ jobs, derivation, train, aggregate, now, hour }:
       if (!isOurs) return
       const { id } = await jobs.start(tenant, NIGHTLY_JOB, {})
       await tenant.transact((tx) => createLearningStore(tx.db, tenant.dialect).keepSchedule(NIGHTLY_JOB, day, id))
+    },
+
+    /** Starts the training that a change of the calendar asked for; several changes at once ask for one. */
+    async startRequested(tenant: Tenant): Promise<void> {
+      if (!(await createLearningStore(tenant.db, tenant.dialect).isRunRequested(CALENDAR_RUN))) return
+      const at = now()
+      const isOurs = await tenant.transact((tx) =>
+        createLearningStore(tx.db, tenant.dialect).claimRun(CALENDAR_RUN, at)
+      )
+      if (!isOurs) return
+      const { id } = await jobs.start(tenant, NIGHTLY_JOB, {})
+      await tenant.transact((tx) => createLearningStore(tx.db, tenant.dialect).keepRun(CALENDAR_RUN, at, id))
     },
 
     async run({ tenant, signal, progress, ...context }: JobContext<unknown>): Promise<NightlyReport> {

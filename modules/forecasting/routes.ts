@@ -3,8 +3,6 @@ import type { FastifyRequest } from 'fastify'
 import { access, decodeCursor, encodeCursor, pageOf } from '../../plugins/contracts.js'
 import { Job, problems } from '../../schemas/common.js'
 import {
-  Aggregate,
-  AggregateQuery,
   type Artifact,
   DeriveRequest,
   Forecast,
@@ -18,10 +16,17 @@ import {
   SeriesQuery,
   TrainRequest
 } from '../../schemas/forecasting.js'
+import { Aggregate, AggregateQuery } from '../../schemas/hierarchy.js'
+import { requireRegressors } from './calendar-store.js'
+import { createConsumptionStore } from './consumption-store.js'
 import { type Context, forecastsOf, NAMESPACE, requireItem, tenantOf } from './context.js'
 import { AggregateUnknown, ModelNotFound, NotTrained, RangeInvalid, ScopeAmbiguous } from './errors.js'
 import { seriesOf } from './ports.js'
+import { calendarRoutes } from './routes-calendar.js'
 import { learningRoutes } from './routes-learning.js'
+import { MILLISECONDS_PER_DAY, periodDays } from './series.js'
+import type { ForecastingTables } from './store.js'
+import { horizonOf } from './train.js'
 
 export const DERIVE_JOB = 'forecasting.derive'
 export const AGGREGATE_JOB = 'forecasting.aggregate'
@@ -44,7 +49,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) =
   app.post(
     '/consumption/derive',
     {
-      config: access('manager', 'training'),
+      config: access('manager', { limit: 'training' }),
       preValidation: bodyOptional,
       schema: {
         tags,
@@ -62,7 +67,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) =
   app.post(
     '/forecast/train',
     {
-      config: access('manager', 'training'),
+      config: access('manager', { limit: 'training' }),
       preValidation: bodyOptional,
       schema: {
         tags,
@@ -74,6 +79,15 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) =
     async (request, reply) => {
       const given = (['itemCodes', 'top', 'all'] as const).filter((name) => request.body[name] !== undefined)
       if (given.length > 1) throw new ScopeAmbiguous({ given })
+      const { regressors = [], frequency = 'day' } = request.body
+      if (regressors.length > 0) {
+        const today = Math.floor(now() / MILLISECONDS_PER_DAY)
+        const tenant = tenantOf(request)
+        const end = await createConsumptionStore(tenant.db.withTables<ForecastingTables>(), tenant.dialect).lastDay(
+          today
+        )
+        await requireRegressors(tenant, regressors, end ?? today - 1, horizonOf(request.body) * periodDays(frequency))
+      }
       return answers.job(request, reply, () => jobs.start(tenantOf(request), TRAIN_JOB, request.body))
     }
   )
@@ -81,7 +95,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) =
   app.post(
     '/forecast/aggregate/train',
     {
-      config: access('manager', 'training'),
+      config: access('manager', { limit: 'training' }),
       schema: {
         tags,
         summary: 'Forecasts categories, locations and the total, as a job; the nightly training does so too',
@@ -161,7 +175,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) =
         NAMESPACE,
         `series:${today}:${frequency}:${from}:${to}:${itemCode}`,
         async () => {
-          const series = await seriesOf(tenantOf(request), itemCode, request.query, now())
+          const series = await seriesOf(tenantOf(request), context.consumption, itemCode, request.query, now())
           if (series.points.length === 0) await requireItem(context, tenantOf(request), itemCode)
           return series
         }
@@ -222,4 +236,5 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) =
     }
   )
   await app.register(learningRoutes, { ...context, prefix: '' })
+  await app.register(calendarRoutes, { ...context, prefix: '' })
 }

@@ -1,6 +1,7 @@
 import { type CompiledQuery, type Kysely, sql } from 'kysely'
 import { isPostgres } from '../../migrations/columns.js'
-import type { Aggregate, Frequency, ModelRow } from '../../schemas/forecasting.js'
+import type { Frequency, ModelRow } from '../../schemas/forecasting.js'
+import type { Aggregate } from '../../schemas/hierarchy.js'
 import { type ConsumptionTables, chunks } from './consumption-store.js'
 import type { LearningTables } from './learning-store.js'
 import type { Override } from './outcomes.js'
@@ -54,6 +55,7 @@ export type ForecastingTables = ConsumptionTables &
 export interface TrainingParameters {
   models?: readonly string[]
   horizonDays?: number
+  regressors?: readonly string[]
 }
 export interface SaveOptions {
   frequency: Frequency

@@ -111,12 +111,16 @@ function openSchema(root: Kysely<unknown>, schema: string, events: DatabaseEvent
 
 const retrying =
   (db: Kysely<unknown>, events: DatabaseEvents): RawTransact =>
-  async (work) => {
+  async (work, { durability = 'full' } = {}) => {
+    const run = async (tx: Kysely<unknown>) => {
+      if (durability === 'relaxed') await sql`set local synchronous_commit = off`.execute(tx)
+      return work(tx)
+    }
     for (let attempt = 1; ; attempt++) {
       const startedAt = performance.now()
       const seconds = () => (performance.now() - startedAt) / 1000
       try {
-        const result = await db.transaction().execute(work)
+        const result = await db.transaction().execute(run)
         events.transaction('commit', seconds())
         return result
       } catch (error) {
