@@ -34,7 +34,9 @@ export async function app(
     databaseUrl: config.DATABASE_URL,
     tenancy: config.TENANCY === 'multi' ? 'multi' : 'single',
     poolSize: config.POSTGRES_POOL_SIZE,
+    ...(config.postgresTls === undefined ? {} : { postgresTls: config.postgresTls }),
     ...(config.REDIS_URL === undefined ? {} : { redisUrl: config.REDIS_URL }),
+    ...(config.redisTls === undefined ? {} : { redisTls: config.redisTls }),
     cache: config.CACHE === 'on',
     jwtKeys: config.jwtKeys,
     secretsKeys: config.secretsKeys,
@@ -46,6 +48,7 @@ export async function app(
       ...(config.METRICS_TOKEN === undefined ? {} : { metricsToken: config.METRICS_TOKEN }),
       corsOrigins: config.CORS_ORIGINS?.split(',') ?? [],
       requestsPerMinute: config.RATE_LIMIT_PER_MINUTE,
+      rateLimits: config.rateLimits,
       docs: config.DOCS === 'on'
     }
   })

@@ -146,7 +146,10 @@ export interface Principal {
 export interface RouteAccess extends RouteDemands {
   readonly role: Role | 'public'
 }
+export type LimitClass = 'sign-in' | 'export' | 'import' | 'report' | 'training' | 'write' | 'read'
 export interface RouteDemands {
+  /** What it costs, for `RATE_LIMITS`; by its method where it is left out. */
+  readonly limit?: LimitClass
   /** Tokens of these uses may call it too; without this a token that is no access token never counts. */
   readonly pending?: readonly TokenUse[]
   /** The caller must have proved who it is within the last minutes: for the few routes that a stolen token must not reach. */
