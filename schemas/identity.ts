@@ -1,5 +1,6 @@
 import { type Static, Type } from 'typebox'
 import { Closed, Instant, Name, Nullable, PageQuery, Role, TenantId, Uuid } from './common.js'
+import { ACCOUNT, personal } from './personal.js'
 
 /** Letters, digits and what addresses hold: no white space, so that a name is one word in a log. */
 export const Username = Type.String({
@@ -13,8 +14,8 @@ export const Password = Type.String({ minLength: 1, maxLength: 1024, writeOnly: 
 
 export const User = Closed({
   id: Uuid,
-  username: Type.String(),
-  displayName: Type.String(),
+  username: personal(Type.String(), ACCOUNT),
+  displayName: personal(Type.String(), ACCOUNT),
   role: Role,
   disabled: Type.Boolean(),
   createdAt: Instant,
@@ -25,15 +26,15 @@ export type User = Static<typeof User>
 export const UserParams = Closed({ id: Uuid })
 export const UserListQuery = Closed({ ...PageQuery, cursor: Type.Optional(Uuid) })
 export const UserCreate = Closed({
-  username: Username,
-  displayName: Type.Optional(Name),
+  username: personal(Username, ACCOUNT),
+  displayName: Type.Optional(personal(Name, ACCOUNT)),
   role: Role,
   password: Password
 })
 export type UserCreate = Static<typeof UserCreate>
 export const UserPatch = Type.Object(
   {
-    displayName: Type.Optional(Name),
+    displayName: Type.Optional(personal(Name, ACCOUNT)),
     role: Type.Optional(Role),
     disabled: Type.Optional(Type.Boolean()),
     password: Type.Optional(Password)
@@ -43,7 +44,7 @@ export const UserPatch = Type.Object(
 export type UserPatch = Static<typeof UserPatch>
 
 export const Login = Closed({
-  username: Type.String({ minLength: 1, maxLength: 64 }),
+  username: personal(Type.String({ minLength: 1, maxLength: 64 }), ACCOUNT),
   password: Password,
   tenant: Type.Optional(TenantId)
 })
@@ -57,4 +58,9 @@ export const LoginAnswer = Closed({
 export type LoginAnswer = Static<typeof LoginAnswer>
 export const PasswordChange = Closed({ currentPassword: Password, newPassword: Password })
 /** `user` is null for a token printed at the console, which belongs to no user. */
-export const Me = Closed({ subject: Type.String(), role: Role, tenant: TenantId, user: Nullable(User) })
+export const Me = Closed({
+  subject: personal(Type.String(), ACCOUNT),
+  role: Role,
+  tenant: TenantId,
+  user: Nullable(User)
+})

@@ -126,6 +126,7 @@ function subscribe(events: Events): void {
 
 export { forecastingMigrations as migrations } from '../../migrations/forecasting.js'
 export type { ConsumptionSource, DailyFlow } from './derive.js'
+export { personalData } from './personal.js'
 export {
   accuracySummary,
   type ConsumptionSeries,
@@ -138,6 +139,7 @@ export {
   type RunOut,
   runOut
 } from './ports.js'
+
 export default fp(forecasting, {
   name: 'inventory-enterprise/forecasting',
   fastify: '5.x',

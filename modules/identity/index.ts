@@ -48,6 +48,7 @@ async function identity(app: FastifyInstance, options: IdentityOptions): Promise
 
 export { identityMigrations as migrations } from '../../migrations/identity.js'
 export { createUser, disableUser, issueToken, listUsers, recordToken, setPassword } from './console.js'
+export { personalData, rectifyUser, userExists } from './personal.js'
 
 export default fp(identity, {
   name: 'inventory-enterprise/identity',
