@@ -1,28 +1,31 @@
 import type { FastifyInstance } from 'fastify'
-import anomaly, { anomalyHeadline } from './modules/anomaly/index.js'
-import audit from './modules/audit/index.js'
+import anomaly, { anomalyHeadline, personalData as anomalyPersonal } from './modules/anomaly/index.js'
+import audit, { personalData as auditPersonal } from './modules/audit/index.js'
 import cacheStats from './modules/cache-stats/index.js'
 import dashboard from './modules/dashboard/index.js'
 import forecasting, {
   consumptionSeries,
   dailyDemand,
   forecastHeadline,
+  personalData as forecastingPersonal,
   runOut,
   unusualDays
 } from './modules/forecasting/index.js'
-import identity from './modules/identity/index.js'
+import identity, { personalData as identityPersonal, rectifyUser, userExists } from './modules/identity/index.js'
 import inventory, {
   availableStock,
   dailyFlow,
   dailyUseByLocation,
   inventoryHeadline,
+  personalData as inventoryPersonal,
   items,
   stockGauges
 } from './modules/inventory/index.js'
+import privacy from './modules/privacy/index.js'
 import webhooks from './modules/webhooks/index.js'
 import type { Config } from './plugins/config.js'
 import type { Auth, Tenants } from './plugins/core.js'
-import core from './plugins/core.js'
+import core, { personalData as corePersonal } from './plugins/core.js'
 
 /** The map: the core, then each module in dependency order, and the ports between them. */
 export async function app(
@@ -93,6 +96,11 @@ export async function app(
     ...options,
     allowedHosts: config.WEBHOOK_ALLOWED_HOSTS?.split(',').map((each) => each.trim()) ?? [],
     tenants: all
+  })
+  await service.register(privacy, {
+    ...options,
+    holders: [identityPersonal, auditPersonal, inventoryPersonal, forecastingPersonal, anomalyPersonal, corePersonal],
+    subjects: { exists: userExists, rectify: rectifyUser }
   })
   stockGauges(service.getDecorator('registry'), async () =>
     Promise.all((await tenants.list()).map((id) => tenants.get(id)))

@@ -239,6 +239,7 @@ function scrapeAllowed(token: string | undefined): (request: FastifyRequest) => 
 
 export type * from './contracts.js'
 export { access, Problem, problem } from './contracts.js'
+export { personalData } from './kept-answers.js'
 export type { Tenants }
 
 export default fp(core, { name: 'inventory-enterprise/core', fastify: '5.x' })

@@ -126,6 +126,7 @@ export {
   setupLinkFor
 } from './console.js'
 export type { OidcOptions } from './oidc.js'
+export { personalData, rectifyUser, userExists } from './personal.js'
 
 export default fp(identity, {
   name: 'inventory-enterprise/identity',
