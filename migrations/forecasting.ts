@@ -228,5 +228,31 @@ export const forecastingMigrations: Record<string, Migration> = {
         .modifyEnd(isPostgres(db) ? sql`` : sql`without rowid`)
         .execute()
     }
+  },
+
+  '0004-coherent': {
+    async up(db: Kysely<unknown>) {
+      // Sums of days and of weeks; what was there is made again by the next night.
+      await db.schema.dropTable('ai_aggregates').execute()
+      await db.schema
+        .createTable('ai_aggregates')
+        .addColumn('frequency', text(db), (c) => c.notNull())
+        .addColumn('level', text(db), (c) => c.notNull())
+        .addColumn('key', text(db), (c) => c.notNull())
+        .addColumn('answer', 'text', (c) => c.notNull())
+        .addPrimaryKeyConstraint('ai_aggregates_frequency_pk', ['frequency', 'level', 'key'])
+        .execute()
+      // Means per period that agree with the sums, where those are served instead of the model's own.
+      await db.schema.alterTable('ai_forecasts').addColumn('reconciled', 'text').execute()
+      await db.schema
+        .createTable('ai_location_forecasts')
+        .addColumn('item_code', text(db), (c) => c.notNull())
+        .addColumn('frequency', text(db), (c) => c.notNull())
+        .addColumn('location', text(db), (c) => c.notNull())
+        .addColumn('data_hash', text(db), (c) => c.notNull())
+        .addColumn('answer', 'text', (c) => c.notNull())
+        .addPrimaryKeyConstraint('ai_location_forecasts_pk', ['item_code', 'frequency', 'location'])
+        .execute()
+    }
   }
 }

@@ -150,5 +150,18 @@ export const identityMigrations: Migrations = {
         .execute()
       await db.schema.createIndex('one_time_links_user_id').on('one_time_links').column('user_id').execute()
     }
+  },
+  '0004-oidc': {
+    async up(db: Kysely<unknown>) {
+      await db.schema
+        .createTable('oidc_identities')
+        .addColumn('issuer', text(db), (c) => c.notNull())
+        .addColumn('subject', text(db), (c) => c.notNull())
+        .addColumn('user_id', text(db), (c) => c.notNull().references('users.id'))
+        .addColumn('created_at', instant, (c) => c.notNull())
+        .addPrimaryKeyConstraint('oidc_identities_key', ['issuer', 'subject'])
+        .execute()
+      await db.schema.createIndex('oidc_identities_user_id').on('oidc_identities').column('user_id').execute()
+    }
   }
 }

@@ -1,6 +1,6 @@
 import { type Static, Type } from 'typebox'
 import { Closed, Day, Instant, Nullable } from './common.js'
-import { ForecastPoint, Frequency } from './forecasting.js'
+import { Accuracy, ForecastPoint, Frequency } from './forecasting.js'
 
 const measure = Nullable(Type.Number())
 
@@ -20,7 +20,8 @@ export const Aggregate = Closed({
   key: Type.String(),
   frequency: Frequency,
   method: Type.Union([Type.Literal('bottom-up'), Type.Literal('mint')], {
-    description: 'Whichever erred less on the sums over the last 28 days, forecast from before them'
+    description:
+      'Whichever erred less on items and sums over the last horizon, forecast from before it; items serve accordingly'
   }),
   backTest: Closed({
     baseWape: measure,
@@ -41,3 +42,21 @@ export const Aggregate = Closed({
   )
 })
 export type Aggregate = Static<typeof Aggregate>
+
+export const ItemLocations = Closed({
+  itemCode: Type.String(),
+  frequency: Frequency,
+  locations: Type.Array(
+    Closed({
+      location: Type.String(),
+      model: Type.String(),
+      trainedAt: Instant,
+      accuracy: Accuracy,
+      baseline: Closed({ model: Type.String(), ...Accuracy.properties }),
+      servesBaseline: Type.Boolean(),
+      points: Type.Array(ForecastPoint)
+    }),
+    { description: 'They add up to what the item serves; none where it is used at one place, or too little' }
+  )
+})
+export type ItemLocations = Static<typeof ItemLocations>

@@ -21,7 +21,7 @@ import { createAggregation } from './aggregates.js'
 import { type ConsumptionTables, createConsumptionStore } from './consumption-store.js'
 import { BARRIER_TOPIC, type ConsumptionSource, createDerivation } from './derive.js'
 import { createForecastMetrics } from './metrics.js'
-import { createNightly, NIGHTLY_HOUR, NIGHTLY_JOB } from './nightly.js'
+import { createNightly, NIGHTLY_HOUR, NIGHTLY_JOB, SUMS_RUN } from './nightly.js'
 import { forecastHeadline } from './ports.js'
 import { learningFigures } from './realised.js'
 import { AGGREGATE_JOB, DERIVE_JOB, routes, TRAIN_JOB } from './routes.js'
@@ -74,8 +74,17 @@ async function forecasting(app: FastifyInstance, options: ForecastingOptions) {
     now,
     observe
   })
-  jobs.define<TrainRequest>({ kind: TRAIN_JOB, run: train })
-  const aggregate = createAggregation({ source: consumption, compute: app.getDecorator<Compute>('compute'), now })
+  const aggregation = createAggregation({ source: consumption, compute: app.getDecorator<Compute>('compute'), now })
+  const aggregate = aggregation.train
+  jobs.define<TrainRequest>({
+    kind: TRAIN_JOB,
+    run: async (context) => {
+      const report = await train(context)
+      if (report.trained > 0) await aggregation.refresh(context.tenant, context.signal)
+      return report
+    }
+  })
+  jobs.define<unknown>({ kind: SUMS_RUN, run: ({ tenant, signal }) => aggregation.refresh(tenant, signal) })
   jobs.define<unknown>({
     kind: AGGREGATE_JOB,
     run: async ({ tenant, signal }) => {
@@ -136,6 +145,7 @@ function subscribe(events: Events): void {
 
 export { forecastingMigrations as migrations } from '../../migrations/forecasting.js'
 export type { ConsumptionSource, DailyFlow } from './derive.js'
+export { personalData } from './personal.js'
 export {
   accuracySummary,
   type ConsumptionSeries,
@@ -149,6 +159,7 @@ export {
   runOut,
   unusualDays
 } from './ports.js'
+
 export default fp(forecasting, {
   name: 'inventory-enterprise/forecasting',
   fastify: '5.x',

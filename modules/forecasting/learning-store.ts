@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { type Kysely, sql } from 'kysely'
 import type { Dialect } from '../../plugins/contracts.js'
-import type { DriftKind, Frequency } from '../../schemas/forecasting.js'
+import type { DriftKind, Forecast, Frequency } from '../../schemas/forecasting.js'
 import { chunks } from './consumption-store.js'
 import type { Outcome, Served, Sums } from './outcomes.js'
 import { addSums, noSums, SUM_NAMES } from './outcomes.js'
@@ -154,6 +154,34 @@ export function createLearningStore(root: Kysely<unknown>, dialect: Dialect) {
         .orderBy('first_day')
         .execute()
       return grouped(rows)
+    },
+
+    /** What is shown of a forecast from now on, which is what will be measured. */
+    async serveOtherwise(itemCode: string, frequency: Frequency, { points }: Pick<Forecast, 'points'>): Promise<void> {
+      const first = points[0]?.date ?? ''
+      const row = await db
+        .selectFrom('forecast_served')
+        .select('path')
+        .where('item_code', '=', itemCode)
+        .where('frequency', '=', frequency)
+        .where('first_day', '=', first)
+        .executeTakeFirst()
+      if (row === undefined) return
+      const path: Omit<Served, 'firstDay'> = {
+        ...JSON.parse(row.path),
+        mean: points.map(({ mean }) => mean),
+        lower80: points.map(({ lower80 }) => lower80),
+        upper80: points.map(({ upper80 }) => upper80),
+        lower95: points.map(({ lower95 }) => lower95),
+        upper95: points.map(({ upper95 }) => upper95)
+      }
+      await db
+        .updateTable('forecast_served')
+        .set({ path: JSON.stringify(path) })
+        .where('item_code', '=', itemCode)
+        .where('frequency', '=', frequency)
+        .where('first_day', '=', first)
+        .execute()
     },
 
     /** Forecasts before the last one of each item are over once their outcomes are stored. */

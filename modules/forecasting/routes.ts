@@ -16,11 +16,12 @@ import {
   SeriesQuery,
   TrainRequest
 } from '../../schemas/forecasting.js'
-import { Aggregate, AggregateQuery } from '../../schemas/hierarchy.js'
+import { Aggregate, AggregateQuery, ItemLocations } from '../../schemas/hierarchy.js'
 import { requireRegressors } from './calendar-store.js'
 import { createConsumptionStore } from './consumption-store.js'
-import { type Context, forecastsOf, NAMESPACE, requireItem, tenantOf } from './context.js'
+import { type Context, forecastsOf, NAMESPACE, requireForecast, requireItem, tenantOf } from './context.js'
 import { AggregateUnknown, ModelNotFound, NotTrained, RangeInvalid, ScopeAmbiguous } from './errors.js'
+import { locationsOf } from './locations.js'
 import { seriesOf } from './ports.js'
 import { calendarRoutes } from './routes-calendar.js'
 import { learningRoutes } from './routes-learning.js'
@@ -49,7 +50,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) =
   app.post(
     '/consumption/derive',
     {
-      config: access('manager'),
+      config: access('manager', { limit: 'training' }),
       preValidation: bodyOptional,
       schema: {
         tags,
@@ -67,7 +68,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) =
   app.post(
     '/forecast/train',
     {
-      config: access('manager'),
+      config: access('manager', { limit: 'training' }),
       preValidation: bodyOptional,
       schema: {
         tags,
@@ -95,7 +96,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) =
   app.post(
     '/forecast/aggregate/train',
     {
-      config: access('manager'),
+      config: access('manager', { limit: 'training' }),
       schema: {
         tags,
         summary: 'Forecasts categories, locations and the total, as a job; the nightly training does so too',
@@ -117,9 +118,9 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) =
       }
     },
     async (request, reply) => {
-      const { level, key = '' } = request.query
-      return answers.read(request, reply, NAMESPACE, `aggregate:${level}:${key}`, async () => {
-        const row = await forecastsOf(tenantOf(request)).aggregate(level, level === 'total' ? '' : key)
+      const { level, key = '', frequency = 'day' } = request.query
+      return answers.read(request, reply, NAMESPACE, `aggregate:${frequency}:${level}:${key}`, async () => {
+        const row = await forecastsOf(tenantOf(request)).aggregate(frequency, level, level === 'total' ? '' : key)
         if (row === undefined) throw new AggregateUnknown({ level, key })
         return JSON.parse(row.answer)
       })
@@ -147,6 +148,30 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) =
         if (row !== undefined) return JSON.parse(row.answer)
         await requireItem(context, tenant, itemCode)
         throw new NotTrained({ itemCode, frequency: frequency ?? 'day, week' })
+      })
+    }
+  )
+
+  app.get(
+    '/forecast/:itemCode/locations',
+    {
+      config: access('viewer'),
+      schema: {
+        tags,
+        summary: 'The forecast of an item at each location where it is used; they add up to the item’s',
+        params: ForecastParams,
+        querystring: ForecastQuery,
+        response: { 200: ItemLocations, ...problems }
+      }
+    },
+    async (request, reply) => {
+      const { itemCode } = request.params
+      const { frequency } = request.query
+      return answers.read(request, reply, NAMESPACE, `locations:${frequency ?? ''}:${itemCode}`, async () => {
+        const tenant = tenantOf(request)
+        const row = await requireForecast(context, tenant, itemCode, frequency)
+        const rows = await forecastsOf(tenant).locations(itemCode, row.frequency)
+        return locationsOf(itemCode, row.frequency, JSON.parse(row.answer), rows)
       })
     }
   )
