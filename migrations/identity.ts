@@ -98,5 +98,70 @@ export const identityMigrations: Migrations = {
       await db.schema.dropTable('revoked_tokens').execute()
       await db.schema.dropIndex('users_tokens_valid_from').execute()
     }
+  },
+  '0003-second-factor': {
+    async up(db: Kysely<unknown>) {
+      await db.schema
+        .alterTable('users')
+        .addColumn('must_change_password', 'integer', (c) => c.notNull().defaultTo(0))
+        .execute()
+      await db.schema.alterTable('users').addColumn('deleted_at', instant).execute()
+      // `seed` and `pending_seed` are sealed. A pending one takes the other's place once a code of it was given.
+      await db.schema
+        .createTable('totp_factors')
+        .addColumn('user_id', text(db), (c) => c.primaryKey().references('users.id'))
+        .addColumn('seed', text(db))
+        .addColumn('last_step', instant)
+        .addColumn('pending_seed', text(db))
+        .addColumn('pending_at', instant)
+        .execute()
+      await db.schema
+        .createTable('recovery_codes')
+        .addColumn('user_id', text(db), (c) => c.notNull().references('users.id'))
+        .addColumn('code_hash', text(db), (c) => c.notNull())
+        .addColumn('used_at', instant)
+        .addPrimaryKeyConstraint('recovery_codes_key', ['user_id', 'code_hash'])
+        .execute()
+      await db.schema
+        .createTable('passkeys')
+        .addColumn('id', text(db), (c) => c.primaryKey())
+        .addColumn('user_id', text(db), (c) => c.notNull().references('users.id'))
+        .addColumn('credential_id', text(db), (c) => c.notNull().unique())
+        .addColumn('public_key', text(db), (c) => c.notNull())
+        .addColumn('counter', instant, (c) => c.notNull())
+        .addColumn('transports', text(db), (c) => c.notNull())
+        .addColumn('name', text(db), (c) => c.notNull())
+        .addColumn('is_backed_up', 'integer', (c) => c.notNull())
+        .addColumn('created_at', instant, (c) => c.notNull())
+        .addColumn('last_used_at', instant)
+        .execute()
+      await db.schema.createIndex('passkeys_user_id').on('passkeys').column('user_id').execute()
+      await db.schema
+        .createTable('used_challenges')
+        .addColumn('challenge_hash', text(db), (c) => c.primaryKey())
+        .addColumn('expires_at', instant, (c) => c.notNull())
+        .execute()
+      // `user_id` is null for the link that makes the first user.
+      await db.schema
+        .createTable('one_time_links')
+        .addColumn('token_hash', text(db), (c) => c.primaryKey())
+        .addColumn('user_id', text(db), (c) => c.references('users.id'))
+        .addColumn('expires_at', instant, (c) => c.notNull())
+        .execute()
+      await db.schema.createIndex('one_time_links_user_id').on('one_time_links').column('user_id').execute()
+    }
+  },
+  '0004-oidc': {
+    async up(db: Kysely<unknown>) {
+      await db.schema
+        .createTable('oidc_identities')
+        .addColumn('issuer', text(db), (c) => c.notNull())
+        .addColumn('subject', text(db), (c) => c.notNull())
+        .addColumn('user_id', text(db), (c) => c.notNull().references('users.id'))
+        .addColumn('created_at', instant, (c) => c.notNull())
+        .addPrimaryKeyConstraint('oidc_identities_key', ['issuer', 'subject'])
+        .execute()
+      await db.schema.createIndex('oidc_identities_user_id').on('oidc_identities').column('user_id').execute()
+    }
   }
 }

@@ -49,6 +49,7 @@ export function createAuth(app: FastifyInstance, options: AuthOptions): Auth {
   const cookies = createCookies(options.secureCookies ?? false)
   const counted = authMetrics(options.registry)
   const areas = collectAreas(app)
+  const steps = collectSteps(app)
   // Checking a signature costs more than a cached answer, so a token's is checked once; its time and revocation always.
   const known = new LRUCache<string, Verified>({ max: VERIFIED_MAX })
   const claimsOf = new WeakMap<Principal, TokenClaims>()
@@ -65,7 +66,13 @@ export function createAuth(app: FastifyInstance, options: AuthOptions): Auth {
   }
 
   const remember = (key: string, claims: TokenClaims, scopes?: readonly string[]): Verified => {
-    const principal = Object.freeze({ subject: claims.sub, role: claims.role, tenant: claims.tenant })
+    const principal = Object.freeze({
+      subject: claims.sub,
+      role: claims.role,
+      tenant: claims.tenant,
+      session: claims.sid ?? claims.jti,
+      ...(claims.amr === undefined ? {} : { method: claims.amr.join('+') })
+    })
     claimsOf.set(principal, claims)
     const fresh = { claims, principal, expiresAtMs: claims.exp * 1000, scopes: scopes && new Set(scopes) }
     known.set(key, fresh)
@@ -102,7 +109,8 @@ export function createAuth(app: FastifyInstance, options: AuthOptions): Auth {
   const refusal = ({ claims, scopes }: Verified, rule: Rule): Error | undefined => {
     const { role, use } = claims
     if (use !== undefined && !rule.pending.includes(use)) {
-      return counted.denied(role, 'second-factor', new SecondFactorRequired({ use }))
+      const routes = steps.get(use) ?? []
+      return counted.denied(role, 'second-factor', new SecondFactorRequired({ use, routes }))
     }
     if (RANK[role] < RANK[rule.role]) return counted.denied(role, 'role', new Forbidden({ required: rule.role, role }))
     if (scopes !== undefined && !scopes.has(rule.scope) && !scopes.has(rule.scopeOfAll)) {
@@ -115,10 +123,11 @@ export function createAuth(app: FastifyInstance, options: AuthOptions): Auth {
   }
 
   const judge = (request: FastifyRequest, rule: Rule, token: Verified): Verdict => {
+    // Whoever is refused below is named in the audit trail.
+    request.setDecorator('principal', token.principal)
     const tenant = enterTenant(request, token.claims.tenant)
     const conclude = (revoked: boolean): undefined | Error => {
       if (revoked) return counted.rejected(rejection('revoked'))
-      request.setDecorator('principal', token.principal)
       return refusal(token, rule)
     }
     if (tenant instanceof Promise) {
@@ -240,6 +249,17 @@ function collectAreas(app: FastifyInstance): ReadonlySet<string> {
     if (area !== undefined && config !== undefined && 'role' in config && config.role !== 'public') areas.add(area)
   })
   return areas
+}
+
+/** The routes by which each step of a sign-in is taken, so that a refusal can say where to go on. */
+function collectSteps(app: FastifyInstance): ReadonlyMap<TokenUse, readonly string[]> {
+  const steps = new Map<TokenUse, string[]>()
+  app.addHook('onRoute', ({ method, url, config }) => {
+    if (config === undefined || !('pending' in config) || !Array.isArray(config.pending)) return
+    if (method !== 'HEAD')
+      for (const use of config.pending) steps.set(use, [...(steps.get(use) ?? []), `${method} ${url}`])
+  })
+  return steps
 }
 
 const DENIALS = ['role', 'undeclared', 'second-factor', 'scope', 'fresh', 'cross-site'] as const

@@ -47,8 +47,15 @@ export const Role = Type.Union([
 ])
 export type Role = Static<typeof Role>
 
-/** What a token that is no access token is for: enrolling a second factor that the role demands, or giving one. */
-export const TokenUse = Type.Union([Type.Literal('enrol'), Type.Literal('second-factor')])
+/** What a token that is no access token is for: the step that a sign-in still lacks. */
+export const TokenUse = Type.Union([
+  /** Enrolling a second factor, which the role demands. */
+  Type.Literal('enrol'),
+  /** Giving one. */
+  Type.Literal('second-factor'),
+  /** Taking another password. */
+  Type.Literal('password')
+])
 export type TokenUse = Static<typeof TokenUse>
 
 /** What a bearer token says. Times are seconds since 1970 (RFC 7519). */

@@ -430,6 +430,7 @@ onBothDatabases(t, 'a run outlives what goes wrong in it', async (t, host) => {
   })
   const run = (using: Compute) =>
     createTraining({
+      source: ledger,
       derivation: createDerivation(ledger, () => host.clock.now),
       compute: using,
       metrics: createForecastMetrics(new Registry()),

@@ -1,9 +1,12 @@
 import { availableParallelism } from 'node:os'
 import { setImmediate as turn } from 'node:timers/promises'
 import type { Compute, JobContext, Tenant, Transaction } from '../../plugins/contracts.js'
+import type { FactorEffect } from '../../schemas/calendar.js'
 import type { Frequency, TrainRequest } from '../../schemas/forecasting.js'
+import type { Calendar, Known } from './calendar.js'
+import { CALENDAR_DAYS, calendarOf, scopedItems } from './calendar-store.js'
 import { chunks, createConsumptionStore } from './consumption-store.js'
-import type { Derivation } from './derive.js'
+import type { ConsumptionSource, Derivation } from './derive.js'
 import { createRealisation, type Realisation } from './learn.js'
 import { createLearningStore } from './learning-store.js'
 import type { ForecastMetrics } from './metrics.js'
@@ -17,6 +20,7 @@ const WORKER = new URL('./worker.js', import.meta.url)
 const ENGINE_VERSION = 2
 const SERIES_PER_READ = 4
 const SERIES_PER_BATCH = 24
+const SERIES_PER_TRANSACTION = 8
 const ITEMS_PER_PAGE = 500
 const HORIZON_DAYS = { day: 28, week: 91 } as const
 const TOP_DAYS = 90
@@ -28,6 +32,8 @@ export interface TrainingReport {
   trained: number
   skipped: number
   failed: Failure[]
+  /** figures known beforehand that were left out, and why */
+  unusedRegressors: { name: string; reason: string }[]
   models: Record<string, number>
   frequency: Frequency
   horizonDays: number
@@ -40,6 +46,7 @@ export interface TrainingReport {
 }
 
 interface Dependencies {
+  source: ConsumptionSource
   derivation: Derivation
   compute: Compute
   metrics: ForecastMetrics
@@ -48,7 +55,7 @@ interface Dependencies {
 }
 
 /** The job: derives what is stale, then trains what changed, in worker threads, and stores each batch as it is ready. */
-export function createTraining({ derivation, compute, metrics, now, observe }: Dependencies) {
+export function createTraining({ source, derivation, compute, metrics, now, observe }: Dependencies) {
   async function scope(tenant: Tenant, params: TrainRequest, failed: Failure[], end: number): Promise<string[]> {
     const store = createConsumptionStore(tenant.db.withTables<ForecastingTables>(), tenant.dialect)
     if (params.itemCodes !== undefined) {
@@ -91,13 +98,21 @@ export function createTraining({ derivation, compute, metrics, now, observe }: D
     itemCodes: readonly string[],
     end: number,
     run: Run,
-    realisation: Realisation
+    { realisation, calendar }: { realisation: Realisation; calendar: Calendar }
   ): Promise<TrainingSeries[]> {
     const db = tenant.db.withTables<ForecastingTables>()
+    const step = periodDays(run.frequency)
     const days = await createConsumptionStore(db, tenant.dialect).days(itemCodes)
     const unknown = await realisation.unknownDays()
     const hashes = await createForecastStore(db).hashes(itemCodes, run.frequency)
-    const all = new Map([...days].map(([code, active]) => [code, demand(active, end, run.frequency, unknown(code))]))
+    const items = await scopedItems(tenant, source, calendar, itemCodes)
+    const itemOf = (code: string) => items.get(code) ?? { itemCode: code }
+    const all = new Map(
+      [...days].map(([code, active]) => {
+        const closed = calendar.closed(itemOf(code), end).map(dayText)
+        return [code, demand(active, end, run.frequency, [...unknown(code), ...closed])]
+      })
+    )
     const drifted = await realisation.take(all)
     const result: TrainingSeries[] = []
     for (const [itemCode, series] of all) {
@@ -105,9 +120,13 @@ export function createTraining({ derivation, compute, metrics, now, observe }: D
         run.fail({ itemCode, reason: `less than one whole ${run.frequency} of history` })
         continue
       }
-      const dataHash = fingerprint(series, run.parameters)
+      const last = series.start + series.values.length * step - 1
+      const known = calendar.of(itemOf(itemCode), series.start, last, last + run.horizon * step)
+      run.note(known.unused)
+      const isKnown = known.factors.length + known.closed.length + known.unused.length > 0
+      const dataHash = fingerprint(series, isKnown ? [...run.parameters, hashable(known)] : run.parameters)
       if (hashes.get(itemCode) === dataHash && !drifted.has(itemCode)) run.skip()
-      else result.push({ itemCode, dataHash, ...series })
+      else result.push({ itemCode, dataHash, ...series, ...(isKnown ? { known } : {}) })
     }
     return result
   }
@@ -147,7 +166,9 @@ export function createTraining({ derivation, compute, metrics, now, observe }: D
     const { trained, failed } = await runBatch(series, run)
     run.signal.throwIfAborted()
     if (trained.length > 0) {
-      await tenant.transact(async (tx) => save(tenant, tx, trained, run))
+      for (const part of chunks(trained, SERIES_PER_TRANSACTION)) {
+        await tenant.transact((tx) => save(tenant, tx, part, run), { durability: 'relaxed' })
+      }
     }
     run.store(trained)
     for (const failure of failed) run.fail(failure)
@@ -168,6 +189,8 @@ export function createTraining({ derivation, compute, metrics, now, observe }: D
 
   async function trainAll(tenant: Tenant, itemCodes: readonly string[], end: number, run: Run): Promise<void> {
     const realisation = createRealisation(tenant, run.frequency, end, { now, metrics })
+    const until = end + (run.horizon + 1) * periodDays(run.frequency)
+    const calendar = await calendarOf(tenant, dayText(end - CALENDAR_DAYS), dayText(until), run.asked.regressors)
     const pending = new Set<Promise<void>>()
     // One batch more than there are threads, so that none waits while the next is read.
     const window = availableParallelism() + 1
@@ -184,7 +207,7 @@ export function createTraining({ derivation, compute, metrics, now, observe }: D
     let batch: TrainingSeries[] = []
     for (const part of chunks(itemCodes, SERIES_PER_READ)) {
       if (run.signal.aborted || failure !== undefined) break
-      batch.push(...(await changed(tenant, part, end, run, realisation)))
+      batch.push(...(await changed(tenant, part, end, run, { realisation, calendar })))
       if (batch.length >= SERIES_PER_BATCH) {
         await send(batch)
         batch = []
@@ -214,6 +237,16 @@ export function createTraining({ derivation, compute, metrics, now, observe }: D
   }
 }
 
+/** Periods that a training asked for in this way forecasts. */
+export const horizonOf = ({ frequency = 'day', horizonDays = HORIZON_DAYS[frequency] }: TrainRequest): number =>
+  Math.ceil(horizonDays / periodDays(frequency))
+
+const hashable = ({ factors, closed, unused }: Known) => [
+  factors.map(({ values, ...factor }) => ({ ...factor, values: values && Array.from(values) })),
+  closed,
+  unused
+]
+
 type Run = ReturnType<typeof createRun>
 
 /** What one training run counts. */
@@ -225,9 +258,10 @@ function createRun(
   now: number
 ) {
   const frequency = params.frequency ?? 'day'
-  const horizon = Math.ceil((params.horizonDays ?? HORIZON_DAYS[frequency]) / periodDays(frequency))
+  const horizon = horizonOf(params)
   const failed: Failure[] = []
   const models: Record<string, number> = {}
+  const incomplete = new Map<string, string>()
   const sums = { errors: 0, baselineErrors: 0, volume: 0, mase: 0, maseCount: 0 }
   let trained = 0
   let skipped = 0
@@ -247,12 +281,18 @@ function createRun(
     /** What the nightly training asks for again. */
     asked: {
       ...(params.models === undefined ? {} : { models: params.models }),
-      ...(params.horizonDays === undefined ? {} : { horizonDays: params.horizonDays })
+      ...(params.horizonDays === undefined ? {} : { horizonDays: params.horizonDays }),
+      ...(params.regressors === undefined ? {} : { regressors: params.regressors })
     },
     parameters: [ENGINE_VERSION, frequency, horizon, params.models ?? null],
     expect(count: number) {
       total = count
       progress(0, total)
+    },
+    /** Figures that apply and are not complete, each once. */
+    note(unused: readonly FactorEffect[]) {
+      for (const { name, part, reason } of unused)
+        if (part === 'figure' && reason !== null) incomplete.set(name, reason)
     },
     skip() {
       skipped++
@@ -285,6 +325,7 @@ function createRun(
         trained,
         skipped,
         failed,
+        unusedRegressors: [...incomplete].map(([name, reason]) => ({ name, reason })),
         models,
         frequency,
         horizonDays: horizon * periodDays(frequency),

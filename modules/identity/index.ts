@@ -4,22 +4,29 @@ import type { Registry } from 'prom-client'
 import { identityMigrations } from '../../migrations/identity.js'
 import type {
   Answers,
+  Audit,
   Auth,
   EnterModule,
   Migrations,
   ModuleOptions,
   Periodic,
+  Seal,
   SharedStore
 } from '../../plugins/contracts.js'
 import { apiTokens, forgetApiTokens, noteUses } from './api-tokens.js'
 import { identityMetrics } from './metrics.js'
+import type { OidcOptions } from './oidc.js'
+import { oidcRoutes } from './oidc-routes.js'
 import { createPasswordHasher } from './passwords.js'
 import { forgetTokenEnds, isRevoked, TOKEN_LIFE_SECONDS_MAX } from './revocations.js'
 import { accountRoutes, userRoutes } from './routes.js'
+import { linkRoutes } from './routes-links.js'
+import { passkeyRoutes } from './routes-passkeys.js'
+import { secondFactorRoutes } from './routes-second-factor.js'
 import { sessionRoutes } from './routes-sessions.js'
 import { tokenRoutes } from './routes-tokens.js'
+import { createSecondFactors, lacksFactor, type SecondFactorPolicy } from './second-factor.js'
 import { forgetSessions } from './session-store.js'
-import type { SecondFactor } from './sign-in.js'
 import { createLoginThrottle } from './throttle.js'
 
 export interface IdentityOptions extends ModuleOptions {
@@ -31,10 +38,20 @@ export interface IdentityOptions extends ModuleOptions {
   sessionTtlSeconds?: number
   /** The tenant of a sign-in that names none. */
   defaultTenant?: string
+  /** `required` (the default): managers and administrators need a second factor. */
+  secondFactor?: SecondFactorPolicy
+  /** Where users find the service: links are built from it, and passkeys belong to it. Never taken from a request. */
+  publicUrl?: string
+  /** Signing in at an identity provider as well. */
+  oidc?: OidcOptions
+  /** The clock of codes and passkeys, in milliseconds. */
+  now?: () => number
 }
 
 /** NIST SP 800-63B Rev. 4, 2.2.3: at AAL2 an hour without activity, a day in all. */
 const DEFAULTS = { accessTokenTtlSeconds: 900, sessionIdleSeconds: 3_600, sessionTtlSeconds: 86_400 }
+/** As a service on this machine is found; a passkey for it works in a browser here and nowhere else. */
+const DEFAULT_PUBLIC_URL = 'http://localhost:8083'
 const SESSION_SECONDS_MAX = 31 * 86_400
 
 /** Users, sign-in and sign-out; says to the core which tokens no longer count. */
@@ -44,16 +61,20 @@ async function identity(app: FastifyInstance, options: IdentityOptions): Promise
   app.getDecorator<Migrations>('migrations').add({ module: 'identity', migrations: identityMigrations })
   const auth = app.getDecorator<Auth>('auth')
   const metrics = identityMetrics(app.getDecorator<Registry>('registry'))
-  const secondFactor: SecondFactor = { methods: async () => [], required: () => false }
-  auth.refuseWhen(noteUses(isRevoked))
+  const { secondFactor: policy = 'required', publicUrl = DEFAULT_PUBLIC_URL, now = Date.now } = options
+  const seal = app.getDecorator<Seal>('seal')
+  const secondFactor = createSecondFactors({ seal, policy, publicUrl, now })
+  auth.refuseWhen(noteUses((claims, tenant) => lacksFactor(secondFactor, claims) || isRevoked(claims, tenant)))
   auth.accept(apiTokens(secondFactor))
   const context = {
     answers: app.getDecorator<Answers>('answers'),
     auth,
+    audit: app.getDecorator<Audit>('audit'),
     metrics,
     hasher: createPasswordHasher((seconds) => metrics.hashing.observe(seconds)),
     throttle: createLoginThrottle(app.getDecorator<SharedStore | null>('sharedStore')),
     secondFactor,
+    publicUrl,
     accessSeconds: accessTokenTtlSeconds,
     life: { idleSeconds: sessionIdleSeconds, absoluteSeconds: sessionTtlSeconds },
     defaultTenant: options.defaultTenant ?? 'main',
@@ -63,6 +84,10 @@ async function identity(app: FastifyInstance, options: IdentityOptions): Promise
   await app.register(accountRoutes, context)
   await app.register(userRoutes, context)
   await app.register(tokenRoutes, context)
+  await app.register(secondFactorRoutes, context)
+  await app.register(passkeyRoutes, context)
+  await app.register(linkRoutes, context)
+  if (options.oidc !== undefined) await app.register(oidcRoutes, { ...context, oidc: options.oidc, seal })
   app.getDecorator<Periodic>('periodic').every(3_600, 'sessions', (tenant) =>
     tenant.transact(async (tx) => {
       await forgetSessions(tx)
@@ -89,14 +114,26 @@ function lives(options: IdentityOptions): typeof DEFAULTS {
 }
 
 export { identityMigrations as migrations } from '../../migrations/identity.js'
-export { createUser, disableUser, issueToken, listUsers, setPassword } from './console.js'
+export {
+  createUser,
+  disableUser,
+  issueToken,
+  linkFor,
+  listUsers,
+  recordToken,
+  removeSecondFactor,
+  setPassword,
+  setupLinkFor
+} from './console.js'
+export type { OidcOptions } from './oidc.js'
+export { personalData, rectifyUser, userExists } from './personal.js'
 
 export default fp(identity, {
   name: 'inventory-enterprise/identity',
   fastify: '5.x',
   encapsulate: true,
   decorators: {
-    fastify: ['enterModule', 'answers', 'registry', 'auth', 'migrations', 'periodic', 'sharedStore'],
+    fastify: ['enterModule', 'answers', 'registry', 'audit', 'auth', 'migrations', 'seal', 'periodic', 'sharedStore'],
     request: ['tenant', 'principal']
   }
 })

@@ -107,7 +107,7 @@ export const sessionRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app
   app.post(
     '/auth/logout',
     {
-      config: access('viewer', { pending: ['enrol', 'second-factor'] }),
+      config: access('viewer', { pending: ['enrol', 'second-factor', 'password'] }),
       schema: { tags, summary: 'Sign out: ends the session', response: { 204: Type.Null(), ...problems } }
     },
     async (request, reply) => {

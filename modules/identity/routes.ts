@@ -6,12 +6,17 @@ import { type Answers, access, type Principal, type Tenant } from '../../plugins
 import { List, problems } from '../../schemas/common.js'
 import { Me, PasswordChange, User, UserCreate, UserListQuery, UserParams, UserPatch } from '../../schemas/identity.js'
 import { NoOwnPassword, UserNotFound, UsernameTaken } from './errors.js'
-import { checkPassword } from './passwords.js'
+import { checkPassword } from './password-rules.js'
+import { NO_PASSWORD } from './passwords.js'
+import { removeFactors, type SecondFactors } from './second-factor.js'
 import { type SignIn, throttled } from './sign-in.js'
-import { changeUser, createIdentityStore, IDENTITY_CACHE, type UserChanges, usernameKey } from './store.js'
+import { addUser, changeUser, createIdentityStore, IDENTITY_CACHE, type UserChanges, usernameKey } from './store.js'
 
 export interface RouteContext extends SignIn {
   readonly answers: Answers
+  readonly secondFactor: SecondFactors
+  /** Where users find the service; links are built from it, and passkeys belong to it. */
+  readonly publicUrl: string
 }
 
 const tags = ['identity']
@@ -20,7 +25,7 @@ const principalOf = (request: FastifyRequest) => request.getDecorator<Principal>
 
 /** What the caller may do with the own account. */
 export const accountRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, context) => {
-  const { answers, hasher } = context
+  const { answers, hasher, secondFactor } = context
 
   app.get(
     '/auth/me',
@@ -40,7 +45,7 @@ export const accountRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app
   app.post(
     '/auth/password',
     {
-      config: access('viewer', { fresh: true }),
+      config: access('viewer', { pending: ['password'], fresh: true, limit: 'sign-in' }),
       schema: {
         tags,
         summary: 'Change the own password; ends all tokens of the user',
@@ -59,11 +64,13 @@ export const accountRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app
       await throttled(context, attempt, async () =>
         (await hasher.verify(account.passwordHash, currentPassword)) ? true : undefined
       )
-      checkPassword(newPassword, { username })
+      const isSoleFactor = await secondFactor.isPasswordAlone(tenant, account.user)
+      checkPassword(newPassword, { username, tenant: tenant.id, isSoleFactor })
       const passwordHash = await hasher.hash(newPassword)
       await concealPassword(context, request, 'newPassword')
       return answers.write(request, reply, 204, async (tx) => {
-        if ((await changeUser(tx, tenant, id, { passwordHash })) === undefined) throw new UserNotFound({ id })
+        const changed = await changeUser(tx, tenant, id, { passwordHash, mustChangePassword: false })
+        if (changed === undefined) throw new UserNotFound({ id })
       })
     }
   )
@@ -71,7 +78,7 @@ export const accountRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app
 
 /** The administrator's view of the users. */
 export const userRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, context) => {
-  const { answers, hasher } = context
+  const { answers, hasher, secondFactor } = context
   const config = access('admin')
   // Whoever makes users or changes roles makes administrators.
   const fresh = access('admin', { fresh: true })
@@ -101,14 +108,11 @@ export const userRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, c
       schema: { tags, summary: 'Create a user', body: UserCreate, response: { 201: User, ...problems } }
     },
     async (request, reply) => {
-      const { username, displayName = username, role, password } = request.body
-      checkPassword(password, { username })
-      const passwordHash = await hasher.hash(password)
-      await concealPassword(context, request, 'password')
+      const { username, displayName = username, role, password, mustChangePassword = false } = request.body
+      const passwordHash = password === undefined ? NO_PASSWORD : await hashNew(request, password, { username, role })
       return answers.write(request, reply, 201, async (tx) => {
-        const user = await createIdentityStore(tx.db).insertUser({ username, displayName, role, passwordHash })
+        const user = await addUser(tx, { username, displayName, role, passwordHash, mustChangePassword })
         if (user === undefined) throw new UsernameTaken({ username })
-        tx.invalidate(IDENTITY_CACHE)
         reply.header('location', `${app.prefix}/users/${user.id}`)
         return user
       })
@@ -145,9 +149,8 @@ export const userRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, c
       if (password === undefined) return change(request, reply, changes)
       const account = await createIdentityStore(tenantOf(request).db).byId(request.params.id)
       if (account === undefined) throw new UserNotFound(request.params)
-      checkPassword(password, account.user)
-      const passwordHash = await hasher.hash(password)
-      await concealPassword(context, request, 'password')
+      const role = changes.role ?? account.user.role
+      const passwordHash = await hashNew(request, password, { ...account.user, role })
       return change(request, reply, { ...changes, passwordHash })
     }
   )
@@ -158,12 +161,12 @@ export const userRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, c
       config,
       schema: {
         tags,
-        summary: 'Disable a user; the history keeps the id',
+        summary: 'Delete a user for good; the history keeps the id, and the name may be given to another',
         params: UserParams,
         response: { 200: User, ...problems }
       }
     },
-    async (request, reply) => change(request, reply, { disabled: true })
+    async (request, reply) => change(request, reply, { deleted: true })
   )
 
   const change = (
@@ -175,12 +178,28 @@ export const userRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, c
     const tenant = tenantOf(request)
     return answers.write(request, reply, 200, async (tx) => {
       const before = await createIdentityStore(tx.db).byId(id)
-      if (before === undefined) throw new UserNotFound({ id })
+      if (before === undefined || before.user.deleted) throw new UserNotFound({ id })
       answers.requireMatch(request, reply, before.user)
       const after = await changeUser(tx, tenant, id, changes)
       if (after === undefined) throw new UserNotFound({ id })
+      if (changes.deleted === true) await removeFactors(tx, id)
       return after.user
     })
+  }
+
+  /** @throws PasswordRefused */
+  const hashNew = async (
+    request: FastifyRequest,
+    password: string,
+    user: { id?: string; username: string; role: User['role'] }
+  ): Promise<string> => {
+    const tenant = tenantOf(request)
+    const { id = '', username, role } = user
+    const isSoleFactor = await secondFactor.isPasswordAlone(tenant, { id, role })
+    checkPassword(password, { username, tenant: tenant.id, isSoleFactor })
+    const passwordHash = await hasher.hash(password)
+    await concealPassword(context, request, 'password')
+    return passwordHash
   }
 }
 

@@ -1,9 +1,18 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import { type Auth, Problem, type Tenant, type TokenClaims, type TokenUse } from '../../plugins/contracts.js'
+import {
+  type Audit,
+  type Auth,
+  agentOf,
+  Problem,
+  type Tenant,
+  type TokenClaims,
+  type TokenUse
+} from '../../plugins/contracts.js'
 import type { Role } from '../../schemas/common.js'
 import type { Login, LoginAnswer, SignedIn } from '../../schemas/identity.js'
-import { LoginFailed, LoginThrottled, SessionEnded } from './errors.js'
+import { LoginFailed, LoginThrottled, SecondFactorFailed, SessionEnded } from './errors.js'
 import type { IdentityMetrics } from './metrics.js'
+import { isTooShortAlone } from './password-rules.js'
 import type { PasswordHasher } from './passwords.js'
 import {
   type Device,
@@ -15,7 +24,7 @@ import {
   type SessionLife,
   tenantOfRefreshToken
 } from './session-store.js'
-import { type Account, createIdentityStore, usernameKey } from './store.js'
+import { type Account, changeUser, createIdentityStore, usernameKey } from './store.js'
 import type { LoginThrottle } from './throttle.js'
 
 /** What a second factor has to say of a user. */
@@ -28,6 +37,7 @@ export interface SecondFactor {
 
 export interface SignIn {
   readonly auth: Auth
+  readonly audit: Audit
   readonly hasher: PasswordHasher
   readonly throttle: LoginThrottle
   readonly metrics: IdentityMetrics
@@ -40,7 +50,7 @@ export interface SignIn {
 }
 
 /** How long the step after the password may take. */
-const PENDING_SECONDS: Readonly<Record<TokenUse, number>> = { enrol: 900, 'second-factor': 300 }
+const PENDING_SECONDS: Readonly<Record<TokenUse, number>> = { enrol: 900, 'second-factor': 300, password: 900 }
 /** RFC 8176, what proves more than a password does: a code, a key, several factors at once. */
 const STRONG: ReadonlySet<string> = new Set(['otp', 'hwk', 'swk', 'mfa'])
 
@@ -73,9 +83,14 @@ export async function signIn(
     const tenant = await enter(auth, request, tenantId)
     const account = tenant === undefined ? undefined : await createIdentityStore(tenant.db).byUsername(login.username)
     const matches = await hasher.verify(account?.passwordHash, login.password)
-    if (!matches || tenant === undefined || account === undefined || account.user.disabled) return undefined
+    if (!matches || tenant === undefined || account === undefined || account.user.disabled) {
+      // Whoever it was meant to be is named by id; what was typed is not kept, since passwords end up in the wrong field.
+      const known = account === undefined ? {} : { object: { type: 'user', id: account.user.id } }
+      service.audit.note(request, { action: 'auth.login.failed', outcome: 'failure', ...known })
+      return undefined
+    }
     await strengthen(hasher, tenant, account, login.password)
-    return { tenant, account }
+    return { tenant, account: await demandLonger(service, tenant, account, login.password) }
   })
   const replaces = presentSession(auth, request, found.tenant, found.account)
   return proceed(service, request, reply, { ...found, methods: ['pwd'], authenticatedAt: Date.now(), cookie, replaces })
@@ -101,7 +116,7 @@ export async function proceed(
     { ...subject, authenticatedAt, ...(replaces === undefined ? {} : { session: replaces }) },
     seconds
   )
-  return { secondFactor: use, methods: [...enrolled], pendingToken, expiresInSeconds: seconds }
+  return { step: use, methods: [...enrolled], pendingToken, expiresInSeconds: seconds }
 }
 
 export const isStrong = (methods: readonly string[]): boolean => methods.some((method) => STRONG.has(method))
@@ -113,9 +128,9 @@ export function missingStep(
   methods: readonly string[],
   enrolled: readonly string[]
 ): TokenUse | undefined {
-  if (isStrong(methods)) return undefined
-  if (enrolled.length > 0) return 'second-factor'
-  return secondFactor.required(user.role) ? 'enrol' : undefined
+  if (!isStrong(methods) && enrolled.length > 0) return 'second-factor'
+  if (!isStrong(methods) && secondFactor.required(user.role)) return 'enrol'
+  return user.mustChangePassword ? 'password' : undefined
 }
 
 async function beginSession(
@@ -125,10 +140,16 @@ async function beginSession(
   passed: Passed
 ): Promise<SignedIn> {
   const { tenant, account, replaces } = passed
-  const opened = await tenant.transact(async (tx) => {
-    if (replaces !== undefined) await endSession(tx, tenant, replaces, account.user.id)
-    return openSession(tx, tenant, passed, deviceOf(request), service.life)
-  })
+  const { id, role } = account.user
+  const agent = { ...agentOf(request), actor: id, role, method: passed.methods.join('+') }
+  const opened = await tenant.transact(
+    async (tx) => {
+      if (replaces !== undefined) await endSession(tx, tenant, replaces, account.user.id)
+      tx.audit({ action: 'auth.login' })
+      return openSession(tx, tenant, passed, deviceOf(request), service.life)
+    },
+    { agent }
+  )
   return answerSession(service, request, reply, tenant, opened, passed.cookie)
 }
 
@@ -214,25 +235,31 @@ function presentSession(auth: Auth, request: FastifyRequest, tenant: Tenant, acc
   return claims.tenant === tenant.id && claims.sub === account.user.id ? claims.sid : undefined
 }
 
-/** Runs a check of a password under the limits; undefined from it is a failure. @throws LoginFailed, LoginThrottled */
+/**
+ * Runs a check of a password, or of a second factor, under the limits; undefined from it is a failure.
+ * @throws LoginFailed or SecondFactorFailed, LoginThrottled
+ */
 export async function throttled<R>(
   { throttle, metrics }: Pick<SignIn, 'throttle' | 'metrics'>,
   attempt: Parameters<LoginThrottle['take']>[0],
-  check: () => Promise<R | undefined>
+  check: () => Promise<R | undefined>,
+  what: 'password' | 'second-factor' = 'password'
 ): Promise<R> {
+  const attempts = what === 'password' ? metrics.attempts : metrics.factors
   const retryAfterSeconds = await throttle.take(attempt)
   if (retryAfterSeconds > 0) {
-    metrics.attempts.inc({ outcome: 'throttled' })
+    attempts.inc({ outcome: 'throttled' })
     throw new LoginThrottled({ retryAfterSeconds })
   }
   const result = await check()
-  metrics.attempts.inc({ outcome: result === undefined ? 'failure' : 'success' })
-  if (result === undefined) throw new LoginFailed({})
+  attempts.inc({ outcome: result === undefined ? 'failure' : 'success' })
+  if (result === undefined) throw what === 'password' ? new LoginFailed({}) : new SecondFactorFailed({})
   await throttle.succeeded(attempt)
   return result
 }
 
-async function enter(auth: Auth, request: FastifyRequest, tenantId: string): Promise<Tenant | undefined> {
+/** Undefined when there is no such tenant, which is not told to whoever signs in. */
+export async function enter(auth: Auth, request: FastifyRequest, tenantId: string): Promise<Tenant | undefined> {
   try {
     return await auth.enterTenant(request, tenantId)
   } catch (error) {
@@ -246,4 +273,18 @@ async function strengthen(hasher: PasswordHasher, tenant: Tenant, account: Accou
   if (!hasher.isOutdated(account.passwordHash)) return
   const stronger = await hasher.hash(password)
   await tenant.transact((tx) => createIdentityStore(tx.db).replaceHash(account.user.id, account.passwordHash, stronger))
+}
+
+/** Neither is its length known at another time: one that has to do alone what it was not made for must be changed. */
+async function demandLonger(
+  { secondFactor }: SignIn,
+  tenant: Tenant,
+  account: Account,
+  password: string
+): Promise<Account> {
+  const { user } = account
+  if (user.mustChangePassword || !isTooShortAlone(password)) return account
+  if (secondFactor.required(user.role) || (await secondFactor.methods(tenant, user.id)).length > 0) return account
+  const changes = { mustChangePassword: true }
+  return (await tenant.transact((tx) => changeUser(tx, tenant, user.id, changes))) ?? account
 }

@@ -1,8 +1,10 @@
 import { type Kysely, type Selectable, sql } from 'kysely'
 import { v7 as uuid } from 'uuid'
-import type { Tenant, Transaction } from '../../plugins/contracts.js'
+import type { AuditEntry, Tenant, Transaction } from '../../plugins/contracts.js'
 import type { Role } from '../../schemas/common.js'
 import type { User } from '../../schemas/identity.js'
+import { createLinkStore } from './link-store.js'
+import { NO_PASSWORD } from './passwords.js'
 import { endTokens } from './revocations.js'
 
 /** The namespace of cached answers about users. */
@@ -19,6 +21,8 @@ export type IdentityTables = {
     /** Milliseconds; a token signed under an earlier value is refused. 0 until something ends a user's tokens. */
     tokens_valid_from: number
     disabled_at: number | null
+    must_change_password: number
+    deleted_at: number | null
     created_at: number
     updated_at: number
   }
@@ -35,6 +39,7 @@ export interface NewUser {
   readonly displayName: string
   readonly role: Role
   readonly passwordHash: string
+  readonly mustChangePassword?: boolean
 }
 
 export interface UserChanges {
@@ -42,24 +47,48 @@ export interface UserChanges {
   readonly role?: Role
   readonly disabled?: boolean
   readonly passwordHash?: string
+  readonly mustChangePassword?: boolean
+  /** For good: the row stays for the history, the name may be given to somebody else. */
+  readonly deleted?: true
   /** For what else ends them, such as another second factor. */
   readonly endTokens?: true
 }
 
 /** Whatever may lower what a token allows, or shows that somebody else had it, ends all that were signed before. */
-const endsTokens = ({ role, passwordHash, disabled, endTokens }: UserChanges): boolean =>
-  role !== undefined || passwordHash !== undefined || disabled === true || endTokens === true
+const endsTokens = (changes: UserChanges): boolean => {
+  const { role, passwordHash, disabled, deleted = false, mustChangePassword, endTokens } = changes
+  const lowers = disabled === true || mustChangePassword === true || endTokens === true
+  return lowers || deleted || role !== undefined || passwordHash !== undefined
+}
 
-/** Changes a user and ends the tokens with the same transaction. Undefined when there is no such user. */
+/** Undefined when the name is taken. */
+export async function addUser(tx: Transaction, user: NewUser): Promise<User | undefined> {
+  const added = await createIdentityStore(tx.db).insertUser(user)
+  if (added === undefined) return undefined
+  tx.audit(userChange('create', undefined, added))
+  tx.invalidate(IDENTITY_CACHE)
+  return added
+}
+
+/** Changes a user, and ends tokens and links with the same transaction. Undefined when there is no such user. */
 export async function changeUser(
   tx: Transaction,
   tenant: Tenant,
   id: string,
   changes: UserChanges
 ): Promise<Account | undefined> {
-  const changed = await createIdentityStore(tx.db).updateUser(id, changes)
+  const store = createIdentityStore(tx.db)
+  const before = await store.byId(id)
+  const changed = await store.updateUser(id, changes)
   if (changed === undefined) return undefined
-  if (endsTokens(changes)) await endTokens(tx, tenant, { kind: 'subject', key: id, epoch: changed.epoch })
+  const { passwordHash, endTokens: ends, ...fields } = changes
+  if (Object.keys(fields).length > 0) tx.audit(userChange('update', before?.user, changed.user))
+  if (passwordHash !== undefined) tx.audit({ action: 'user.password', object: { type: 'user', id } })
+  if (ends === true) tx.audit({ action: 'user.tokens.end', object: { type: 'user', id } })
+  if (endsTokens(changes)) {
+    await endTokens(tx, tenant, { kind: 'subject', key: id, epoch: changed.epoch })
+    await createLinkStore(tx.db).removeOfUser(id)
+  }
   tx.invalidate(IDENTITY_CACHE)
   return changed
 }
@@ -73,6 +102,8 @@ const toUser = (row: Selectable<IdentityTables['users']>): User => ({
   displayName: row.display_name,
   role: row.role,
   disabled: row.disabled_at !== null,
+  deleted: row.deleted_at !== null,
+  mustChangePassword: row.must_change_password === 1,
   createdAt: new Date(row.created_at).toISOString(),
   updatedAt: new Date(row.updated_at).toISOString()
 })
@@ -82,12 +113,27 @@ const toAccount = (row: Selectable<IdentityTables['users']>): Account => ({
   epoch: row.tokens_valid_from
 })
 
+/** For the audit trail: who a person is stays with the user, who may be erased. */
+export const userChange = (action: 'create' | 'update', before: User | undefined, after: User): AuditEntry => ({
+  action: `user.${action}`,
+  object: { type: 'user', id: after.id },
+  ...(before === undefined ? {} : { before }),
+  after,
+  personal: ['username', 'displayName']
+})
+
 /** A transaction's `db` is a Kysely too: inside one, build a second store on it. */
 export function createIdentityStore(database: Kysely<unknown>) {
   const db = database.withTables<IdentityTables>()
   return {
-    /** Undefined when the name is taken. */
-    insertUser: async ({ username, displayName, role, passwordHash }: NewUser): Promise<User | undefined> => {
+    /** Only `addUser` calls this. Undefined when the name is taken. */
+    insertUser: async ({
+      username,
+      displayName,
+      role,
+      passwordHash,
+      mustChangePassword = false
+    }: NewUser): Promise<User | undefined> => {
       const now = Date.now()
       const row = await db
         .insertInto('users')
@@ -100,6 +146,8 @@ export function createIdentityStore(database: Kysely<unknown>) {
           password_hash: passwordHash,
           tokens_valid_from: 0,
           disabled_at: null,
+          must_change_password: mustChangePassword ? 1 : 0,
+          deleted_at: null,
           created_at: now,
           updated_at: now
         })
@@ -122,14 +170,19 @@ export function createIdentityStore(database: Kysely<unknown>) {
 
     /** In order of creation: a UUIDv7 sorts by its time. */
     page: async (limit: number, after?: string): Promise<User[]> => {
-      const query = db.selectFrom('users').selectAll().orderBy('id').limit(limit)
+      const query = db.selectFrom('users').selectAll().where('deleted_at', 'is', null).orderBy('id').limit(limit)
       const rows = await (after === undefined ? query : query.where('id', '>', after)).execute()
       return rows.map(toUser)
     },
 
+    /** Whether nobody was ever made here. */
+    isEmpty: async (): Promise<boolean> =>
+      (await db.selectFrom('users').select('id').limit(1).executeTakeFirst()) === undefined,
+
     count: async (): Promise<number> => {
       const { total } = await db
         .selectFrom('users')
+        .where('deleted_at', 'is', null)
         .select(({ fn }) => fn.countAll<number>().as('total'))
         .executeTakeFirstOrThrow()
       return total
@@ -138,7 +191,7 @@ export function createIdentityStore(database: Kysely<unknown>) {
     /** Only `changeUser` calls this: the epoch alone is not heard of elsewhere. Undefined when there is no such user. */
     updateUser: async (id: string, changes: UserChanges): Promise<Account | undefined> => {
       const now = Date.now()
-      const { displayName, role, disabled, passwordHash } = changes
+      const { displayName, role, disabled, passwordHash, mustChangePassword, deleted } = changes
       const row = await db
         .updateTable('users')
         .set(({ ref }) => ({
@@ -147,6 +200,11 @@ export function createIdentityStore(database: Kysely<unknown>) {
           ...(role === undefined ? {} : { role }),
           ...(passwordHash === undefined ? {} : { password_hash: passwordHash }),
           ...(disabled === undefined ? {} : { disabled_at: disabled ? now : null }),
+          ...(mustChangePassword === undefined ? {} : { must_change_password: mustChangePassword ? 1 : 0 }),
+          ...(deleted === undefined
+            ? {}
+            : // No name is spelled like this key.
+              { deleted_at: now, disabled_at: now, username_key: ` deleted ${id}`, password_hash: NO_PASSWORD }),
           // Always later than before, whatever the clock of this machine says.
           ...(endsTokens(changes)
             ? {
@@ -155,6 +213,7 @@ export function createIdentityStore(database: Kysely<unknown>) {
             : {})
         }))
         .where('id', '=', id)
+        .where('deleted_at', 'is', null)
         .returningAll()
         .executeTakeFirst()
       return row === undefined ? undefined : toAccount(row)

@@ -36,11 +36,13 @@ async function start(t: Test, databaseUrl: string, { redisUrl, secureCookies = f
   await app.register(core, {
     databaseUrl,
     jwtKeys: [...KEYS],
+    secretsKeys: [...KEYS],
     secureCookies,
     ...(redisUrl === undefined ? {} : { redisUrl })
   })
   const auth = app.getDecorator<Auth>('auth')
   await app.register(identity, {
+    secondFactor: 'optional',
     prefix: '/api',
     authorize: auth.authorize,
     accessTokenTtlSeconds: ACCESS_SECONDS,
@@ -694,8 +696,9 @@ async function endsElsewhere(t: Test, a: Service, b: Service, name: string) {
     },
     disabling: () => admin('PATCH', { disabled: true }),
     demotion: () => admin('PATCH', { role: 'viewer' }),
-    deletion: () => admin('DELETE'),
-    'a change at the console': async () => (await disableUser(a.tenant, username)).disabled
+    'a change at the console': async () => (await disableUser(a.tenant, username)).disabled,
+    // For good, so it is the last.
+    deletion: () => admin('DELETE')
   }
   for (const [name, end] of Object.entries(ends)) {
     const held = await hold()
