@@ -238,8 +238,13 @@ async function signIns(t: Test, app: FastifyInstance): Promise<void> {
     },
     wrong: { action: 'auth.login.failed', outcome: 'failure', actor: null, object: { type: 'user', id: user.id } },
     unknown: { action: 'auth.login.failed', outcome: 'failure', actor: null, object: null, traceId: TRACE },
-    missing: { action: 'auth.denied', outcome: 'denied', actor: null, details: { code: 'AUTH_REQUIRED' } },
-    malformed: { action: 'auth.denied', outcome: 'denied', actor: null },
+    missing: {
+      action: 'auth.denied',
+      outcome: 'denied',
+      actor: null,
+      details: { code: 'AUTH_REQUIRED', reason: 'missing' }
+    },
+    malformed: { action: 'auth.denied', outcome: 'denied', actor: null, details: { reason: 'malformed' } },
     expired: { action: 'auth.denied', outcome: 'denied', actor: null },
     role: { action: 'auth.denied', actor: user.id, role: 'staff', details: { code: 'AUTH_FORBIDDEN' } },
     out: { action: 'auth.logout', outcome: 'success', actor: user.id },
