@@ -1,5 +1,6 @@
 import type { FastifyInstance } from 'fastify'
 import anomaly, { anomalyHeadline } from './modules/anomaly/index.js'
+import audit from './modules/audit/index.js'
 import cacheStats from './modules/cache-stats/index.js'
 import dashboard from './modules/dashboard/index.js'
 import forecasting, {
@@ -18,6 +19,7 @@ import inventory, {
   items,
   stockGauges
 } from './modules/inventory/index.js'
+import webhooks from './modules/webhooks/index.js'
 import type { Config } from './plugins/config.js'
 import type { Auth, Tenants } from './plugins/core.js'
 import core from './plugins/core.js'
@@ -35,13 +37,16 @@ export async function app(
     ...(config.REDIS_URL === undefined ? {} : { redisUrl: config.REDIS_URL }),
     cache: config.CACHE === 'on',
     jwtKeys: config.jwtKeys,
+    secretsKeys: config.secretsKeys,
+    secureCookies: config.NODE_ENV === 'production',
     workerThreads: config.WORKER_THREADS,
     dataDir: config.DATA_DIR,
     mode,
     service: {
       ...(config.METRICS_TOKEN === undefined ? {} : { metricsToken: config.METRICS_TOKEN }),
       corsOrigins: config.CORS_ORIGINS?.split(',') ?? [],
-      requestsPerMinute: config.RATE_LIMIT_PER_MINUTE
+      requestsPerMinute: config.RATE_LIMIT_PER_MINUTE,
+      docs: config.DOCS === 'on'
     }
   })
   const { authorize } = service.getDecorator<Auth>('auth')
@@ -51,7 +56,15 @@ export async function app(
 
   const consumption = { items, dailyFlow, dailyUseByLocation }
 
-  await service.register(identity, { ...options })
+  await service.register(audit, { ...options, retentionDays: config.AUDIT_RETENTION_DAYS })
+  await service.register(identity, {
+    ...options,
+    secondFactor: config.secondFactor,
+    publicUrl: config.publicUrl,
+    accessTokenTtlSeconds: config.ACCESS_TOKEN_TTL_SECONDS,
+    sessionIdleSeconds: config.SESSION_IDLE_SECONDS,
+    sessionTtlSeconds: config.SESSION_TTL_SECONDS
+  })
   await service.register(inventory, { ...options, dailyDemand, dataDir: config.DATA_DIR })
   await service.register(forecasting, {
     ...options,
@@ -72,6 +85,11 @@ export async function app(
     runsOutFirst: async (tenant, limit) => runOut(tenant, await availableStock(tenant), limit)
   })
   await service.register(cacheStats, { ...options })
+  await service.register(webhooks, {
+    ...options,
+    allowedHosts: config.WEBHOOK_ALLOWED_HOSTS?.split(',').map((each) => each.trim()) ?? [],
+    tenants: all
+  })
   stockGauges(service.getDecorator('registry'), async () =>
     Promise.all((await tenants.list()).map((id) => tenants.get(id)))
   )

@@ -209,6 +209,7 @@ function program(): Command {
     .addOption(tenantOption())
     .option('--ttl <time>', 'how long it counts, such as 30m, 1h, 7d', parseTtl, 3600)
     .action(async ({ role, tenant, ttl }: { role: (typeof ROLES)[number]; tenant?: string; ttl: number }) => {
+      await withTenant(tenant, async (entered) => (await identity()).recordToken(entered, role, ttl))
       const config = loadConfig(process.env)
       print(await tokenFor(config, role, tenantName(config, tenant), ttl))
     })
@@ -216,27 +217,29 @@ function program(): Command {
   addTenants(cli, jsonOption)
   cli
     .command('verify')
-    .description('recompute every balance from the ledger and compare')
+    .description('recompute every balance from the ledger, and the chain of the audit trail, and compare')
     .addOption(tenantOption())
     .addOption(jsonOption())
     .action(({ tenant: named, json }: { tenant?: string; json?: boolean }) =>
       withTenant(named, async (tenant) => {
         const { verifyLedger } = await import('./modules/inventory/index.js')
-        const result = await verifyLedger(tenant)
-        print(
-          json
-            ? JSON.stringify(result)
-            : `${result.transactions} transactions, ${result.moves} moves: ${result.ok ? 'every balance agrees' : 'MISMATCHES'}`
-        )
-        if (!result.ok)
-          fail({
-            detail: result.mismatches
-              .map(
-                ({ itemCode, what, stored, recomputed }) =>
-                  `${itemCode}: ${what} is ${stored}, the moves say ${recomputed}`
-              )
-              .join('\n')
-          })
+        const { verifyTrail } = await import('./modules/audit/index.js')
+        const [ledger, trail] = [await verifyLedger(tenant), await verifyTrail(tenant)]
+        const lines = [
+          `${ledger.transactions} transactions, ${ledger.moves} moves: ${ledger.ok ? 'every balance agrees' : 'MISMATCHES'}`,
+          `${trail.entries} audit entries, ${trail.batches} batches: ${trail.ok ? 'the chain holds' : 'MISMATCHES'}`
+        ]
+        print(json ? JSON.stringify({ ...ledger, ok: ledger.ok && trail.ok, audit: trail }) : lines.join('\n'))
+        const found = [
+          ...ledger.mismatches.map(
+            ({ itemCode, what, stored, recomputed }) => `${itemCode}: ${what} is ${stored}, the moves say ${recomputed}`
+          ),
+          ...trail.mismatches.map(
+            ({ batch, entry, what, detail }) =>
+              `audit${batch === null ? '' : ` batch ${batch}`}${entry === null ? '' : ` entry ${entry}`}: ${what}, ${detail}`
+          )
+        ]
+        if (found.length > 0) fail({ detail: found.join('\n') })
       })
     )
   cli

@@ -3,8 +3,9 @@ import { negotiate } from '@fastify/accept-negotiator'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Kysely } from 'kysely'
 import type { Job } from '../schemas/common.js'
+import { agentOf, defaultEntry } from './audit.js'
 import { etagOf } from './cache.js'
-import type { Answers, CachedText, Principal, Tenant } from './contracts.js'
+import type { Answers, CachedText, Principal, Tenant, Transaction } from './contracts.js'
 import { IdempotencyInProgress, IdempotencyKeyInvalid, IdempotencyKeyReused, PreconditionFailed } from './errors.js'
 
 type IdempotencyTable = {
@@ -85,7 +86,9 @@ export function createAnswers({ waitForJob }: AnswersOptions): Answers {
   return {
     async read(request, reply, namespace, key, load) {
       const text = await tenantOf(request).cache.read(namespace, key, async () => {
-        const serialized = reply.code(200).serialize(await load())
+        const answer = await load()
+        if (typeof answer === 'string') return answer
+        const serialized = reply.code(200).serialize(answer)
         return typeof serialized === 'string' ? serialized : serialized.toString()
       })
       return sendText(request, reply, text)
@@ -94,20 +97,23 @@ export function createAnswers({ waitForJob }: AnswersOptions): Answers {
     async write(request, reply, status, work) {
       const key = keyOf(request)
       const hash = key === undefined ? '' : hashOf(request)
-      const answer = await tenantOf(request).transact(async (tx): Promise<Stored> => {
-        const keys = tx.db.withTables<IdempotencyTables>()
-        const stored = key === undefined ? undefined : await takeKey(keys, key, hash)
-        if (stored !== undefined) return stored
-        const result = await work(tx)
-        reply.code(status)
-        const fresh: Stored = {
-          status,
-          headers: headersOf(reply),
-          body: result === undefined ? '' : String(reply.serialize(result))
-        }
-        if (key !== undefined) await keepAnswer(keys, key, fresh)
-        return fresh
-      })
+      const answer = await tenantOf(request).transact(
+        async (tx): Promise<Stored> => {
+          const keys = tx.db.withTables<IdempotencyTables>()
+          const stored = key === undefined ? undefined : await takeKey(keys, key, hash)
+          if (stored !== undefined) return stored
+          const result = await audited(tx, request, status, work)
+          reply.code(status)
+          const fresh: Stored = {
+            status,
+            headers: headersOf(reply),
+            body: result === undefined ? '' : String(reply.serialize(result))
+          }
+          if (key !== undefined) await keepAnswer(keys, key, fresh)
+          return fresh
+        },
+        { agent: agentOf(request) }
+      )
       return sendStored(reply, answer)
     },
 
@@ -129,11 +135,15 @@ export function createAnswers({ waitForJob }: AnswersOptions): Answers {
       async function begin(): Promise<Job> {
         try {
           const started = await start()
-          if (key !== undefined) {
-            const body = String(reply.code(202).serialize(started))
-            const fresh = { status: 202, headers: { location: `/api/jobs/${started.id}` }, body }
-            await tenant.transact(async (tx) => keepAnswer(tx.db.withTables<IdempotencyTables>(), key, fresh))
-          }
+          const body = String(reply.code(202).serialize(started))
+          const fresh = { status: 202, headers: { location: `/api/jobs/${started.id}` }, body }
+          await tenant.transact(
+            async (tx) => {
+              if (key !== undefined) await keepAnswer(tx.db.withTables<IdempotencyTables>(), key, fresh)
+              tx.audit({ action: `${started.kind}.start`, object: { type: 'job', id: started.id } })
+            },
+            { agent: agentOf(request) }
+          )
           return started
         } catch (error) {
           // What did not start may be tried again under the same key.
@@ -158,6 +168,23 @@ export function createAnswers({ waitForJob }: AnswersOptions): Answers {
       if (!names(header, etag)) throw new PreconditionFailed({ current: etag })
     }
   }
+}
+
+/** Every write leaves an entry in the audit trail: the work's own, or else its route and path. */
+async function audited<R>(
+  tx: Transaction,
+  request: FastifyRequest,
+  status: number,
+  work: (tx: Transaction) => Promise<R>
+): Promise<R> {
+  let told = false
+  const audit: Transaction['audit'] = (entry) => {
+    told = true
+    tx.audit(entry)
+  }
+  const result = await work({ ...tx, audit })
+  if (!told) tx.audit(defaultEntry(request, status))
+  return result
 }
 
 /** Keys are a caller's own: the same key of another user is another key. */

@@ -6,11 +6,12 @@ import type { FastifyInstance, FastifyRequest, onRequestHookHandler } from 'fast
 import fp from 'fastify-plugin'
 import { coreMigrations } from '../migrations/core.js'
 import { createAnswers, forgetOldKeys } from './answers.js'
+import { type AuditService, createAudit } from './audit.js'
 import { createAuth } from './auth.js'
 import { createCaches } from './cache.js'
 import { createCompute } from './compute.js'
-import type { JwtKey } from './config.js'
-import type { EnterModule, ModuleOptions, Tenant } from './contracts.js'
+import type { SecretKey } from './config.js'
+import type { Audit, EnterModule, ModuleOptions, Tenant } from './contracts.js'
 import { openDatabaseServer, startFailure } from './database.js'
 import { TenantNotFound, Unauthenticated, useProblems } from './errors.js'
 import { createEvents } from './events.js'
@@ -22,9 +23,10 @@ import { createRegistry, databaseGauges, databaseMetrics, httpMetrics, metricsRo
 import { registerOpenApi } from './openapi.js'
 import { createPeriodic } from './periodic.js'
 import { openRedis } from './redis.js'
+import { createSeal } from './seal.js'
 import { SINGLE_TENANT, Tenants } from './tenants.js'
 import { createUnderWay, type UnderWay } from './under-way.js'
-import { createValidatorCompiler } from './validation.js'
+import { createValidatorCompiler, refuseUndeclared } from './validation.js'
 import { VERSION } from './version.js'
 
 export interface CoreOptions {
@@ -35,18 +37,22 @@ export interface CoreOptions {
   redisUrl?: string
   cache?: boolean
   /** Turns on token checks: `app.getDecorator('auth').authorize`. */
-  jwtKeys?: readonly [JwtKey, ...JwtKey[]]
+  jwtKeys?: readonly [SecretKey, ...SecretKey[]]
+  /** Turns on `seal`, which keeps stored secrets encrypted: `app.getDecorator('seal')`. */
+  secretsKeys?: readonly [SecretKey, ...SecretKey[]]
+  /** Cookies are for HTTPS alone, whatever a request looks like; otherwise as it looks. */
+  secureCookies?: boolean
   workerThreads?: number
   /** Where files of running work are kept; the system's temporary folder otherwise. */
   dataDir?: string
   /** `worker`: takes jobs from the queue and serves nothing. */
   mode?: 'service' | 'worker'
   /** What the whole service wears. Left out when embedded: headers, limits and documents are the host's own. */
-  service?: { metricsToken?: string; corsOrigins: readonly string[]; requestsPerMinute: number }
+  service?: { metricsToken?: string; corsOrigins: readonly string[]; requestsPerMinute: number; docs?: boolean }
 }
 
 /** Known beforehand, so that their metrics start at 0. */
-const CACHE_NAMESPACES = ['inventory', 'forecasting', 'anomaly', 'dashboard', 'identity']
+const CACHE_NAMESPACES = ['inventory', 'forecasting', 'anomaly', 'dashboard', 'identity', 'webhooks']
 
 /** Provides what the domains rely on (`plugins/contracts.ts`): one call, and each domain can be registered beside it. */
 async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
@@ -69,7 +75,8 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     namespaces: CACHE_NAMESPACES
   })
   const events = createEvents({ log: app.log, registry })
-  const tenants = new Tenants({ server, tenancy, caches, events })
+  const audit = createAudit()
+  const tenants = new Tenants({ server, tenancy, caches, events, audit })
   tenants.addMigrations({ module: 'core', migrations: coreMigrations })
   databaseGauges(registry, server, tenants)
   const periodic = createPeriodic(() => tenants.all(), app.log)
@@ -93,12 +100,20 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   app.decorateRequest('principal', null)
   const enterTenant = (id: string) => tenants.opened(id) ?? tenants.get(id)
   const auth =
-    options.jwtKeys === undefined ? undefined : createAuth(app, { keys: options.jwtKeys, registry, enterTenant })
+    options.jwtKeys === undefined
+      ? undefined
+      : createAuth(app, {
+          keys: options.jwtKeys,
+          secureCookies: options.secureCookies ?? false,
+          registry,
+          enterTenant
+        })
   const answers = createAnswers({ waitForJob: jobs.wait })
 
   app.decorate('database', server)
   app.decorate('tenants', tenants)
   app.decorate('redis', redis?.client ?? null)
+  app.decorate('sharedStore', redis)
   app.decorate('registry', registry)
   app.decorate('caches', caches)
   app.decorate('events', events)
@@ -106,14 +121,16 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   app.decorate('compute', compute)
   app.decorate('jobs', jobs)
   app.decorate('answers', answers)
+  app.decorate<Audit>('audit', audit)
   app.decorate('migrations', { add: tenants.addMigrations.bind(tenants) })
   const underWay = createUnderWay()
-  app.decorate('enterModule', moduleEntrance(tenancy, tenants, underWay))
+  app.decorate('enterModule', moduleEntrance({ tenancy, tenants, audit, underWay }))
   if (auth !== undefined) app.decorate('auth', auth)
+  if (options.secretsKeys !== undefined) app.decorate('seal', createSeal(options.secretsKeys))
 
   if (service !== undefined) {
     await registerHttp(app, { version: VERSION, ...service, redis: redis?.client ?? null })
-    await registerOpenApi(app, VERSION)
+    await registerOpenApi(app, VERSION, service.docs ?? true)
     const checks: HealthCheck[] = [{ name: 'database', optional: false, probe: () => server.ping() }]
     if (redis !== null) checks.push({ name: 'cache', optional: true, probe: () => redis.probe() })
     registerHealth(app, VERSION, checks)
@@ -146,8 +163,15 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   })
 }
 
+interface Entrance {
+  tenancy: 'single' | 'multi'
+  tenants: Tenants
+  audit: AuditService
+  underWay: UnderWay
+}
+
 /** What every module does first; see `EnterModule`. */
-function moduleEntrance(tenancy: 'single' | 'multi', tenants: Tenants, underWay: UnderWay): EnterModule {
+function moduleEntrance({ tenancy, tenants, audit, underWay }: Entrance): EnterModule {
   const validatorCompiler = createValidatorCompiler()
   const enterSingleTenant: onRequestHookHandler = (request, _reply, done) => {
     const tenant = tenants.opened(SINGLE_TENANT)
@@ -161,7 +185,8 @@ function moduleEntrance(tenancy: 'single' | 'multi', tenants: Tenants, underWay:
       )
     }
     app.setValidatorCompiler(validatorCompiler)
-    useProblems(app)
+    app.addHook('onRoute', refuseUndeclared)
+    useProblems(app, audit.denied)
     underWay.watch(app)
     if (tenancy === 'single') app.addHook('onRequest', enterSingleTenant)
     app.addHook('onRequest', authorize)

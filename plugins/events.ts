@@ -52,8 +52,8 @@ export function createEvents({ log, registry }: { log: FastifyBaseLogger; regist
   })
   for (const outcome of ['success', 'failure'] as const) delivered.inc({ outcome }, 0)
 
-  async function deliver(tenant: Tenant, { id, topic, payload, attempts }: OutboxRow): Promise<void> {
-    const event = { id, topic, payload: JSON.parse(payload) }
+  async function deliver(tenant: Tenant, { id, topic, payload, created_at, attempts }: OutboxRow): Promise<void> {
+    const event = { id, topic, payload: JSON.parse(payload), createdAt: created_at }
     for (const handler of handlers) {
       if (handler.topic !== topic) continue
       try {
@@ -106,6 +106,7 @@ interface OutboxRow {
   id: number
   topic: string
   payload: string
+  created_at: number
   attempts: number
 }
 
@@ -125,7 +126,7 @@ const claim = (tenant: Tenant): Promise<OutboxRow[]> =>
         'in',
         ids.map(({ id }) => id)
       )
-      .returning(['id', 'topic', 'payload', 'attempts'])
+      .returning(['id', 'topic', 'payload', 'created_at', 'attempts'])
       .execute()
     return rows.sort((a, b) => a.id - b.id)
   })

@@ -4,7 +4,9 @@ import helmet from '@fastify/helmet'
 import rateLimit from '@fastify/rate-limit'
 import Fastify, { type FastifyInstance } from 'fastify'
 import type { Redis } from 'ioredis'
-import { answerProblem, RouteNotFound, TooManyRequests } from './errors.js'
+import { answerProblem, MethodNotAllowed, RouteNotFound, TooManyRequests } from './errors.js'
+
+const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE']
 
 export interface HttpOptions {
   version: string
@@ -24,7 +26,7 @@ export async function registerHttp(app: FastifyInstance, options: HttpOptions): 
   if (options.corsOrigins.length > 0) {
     await app.register(cors, {
       origin: [...options.corsOrigins],
-      methods: ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE'],
+      methods: METHODS,
       credentials: false,
       exposedHeaders: ['etag', 'location', 'retry-after', 'x-request-id']
     })
@@ -50,13 +52,16 @@ export async function registerHttp(app: FastifyInstance, options: HttpOptions): 
     globalDecompression: false
   })
   app.setErrorHandler(answerProblem)
-  app.setNotFoundHandler((request, reply) =>
-    answerProblem(
-      new RouteNotFound({ method: request.method, path: request.url.split('?', 1)[0] ?? '' }),
-      request,
-      reply
-    )
-  )
+  app.setNotFoundHandler((request, reply) => {
+    const { method } = request
+    if (METHODS.includes(method)) {
+      const path = request.url.split('?', 1)[0] ?? ''
+      return answerProblem(new RouteNotFound({ method, path }), request, reply)
+    }
+    // TRACE and its like, which no route of any module serves.
+    void reply.header('allow', METHODS.join(', '))
+    return answerProblem(new MethodNotAllowed({ method }), request, reply)
+  })
 }
 
 /** What helmet answers with, asked once: its plugin builds all of its middleware anew for every request. */

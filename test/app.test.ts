@@ -567,6 +567,8 @@ t.test('a bad configuration ends the program with one line', async (t) => {
     ['JWT_SECRET', 'a'.repeat(40), true],
     ['JWT_KEYS', 'k1', true],
     ['JWT_KEYS', `k1:${'b'.repeat(40)}`, true],
+    ['SECRETS_KEY', 'short-canary', true],
+    ['SECRETS_KEYS', `k1:${'b'.repeat(40)}`, true],
     ['METRICS_TOKEN', 'canary', true],
     ['POSTGRES_POOL_SIZE', '0'],
     ['RATE_LIMIT_PER_MINUTE', 'often'],
@@ -591,6 +593,8 @@ t.test('a bad configuration ends the program with one line', async (t) => {
     else t.match(message, value, 'and shows it')
   }
   t.throws(() => loadConfig({ DATA_DIR: folder, NODE_ENV: 'production' }), /^JWT_SECRET is not set/)
+  const production = { DATA_DIR: folder, NODE_ENV: 'production', JWT_SECRET: 'kV3-nY8wRq5tZm2xLc7pHd9sJf4bGu6e' }
+  t.throws(() => loadConfig(production), /^SECRETS_KEY is not set/)
   t.equal(loadConfig({ DATA_DIR: folder, PORT: '' }).PORT, 8083, 'an empty variable is one that is not set')
 
   for (const [env, line] of [

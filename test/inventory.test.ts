@@ -382,6 +382,11 @@ async function lots(t: Test, { manager, staff, viewer }: Context) {
     status: 422,
     body: { code: 'INV_LOT_RULE', line: 1 }
   })
+  const nameless = { type: 'receipt', lines: [{ itemCode: 'LT-1', quantity: 5 }] }
+  t.match((await staff.post('/api/movements', nameless, { 'accept-language': 'fr' })).body, {
+    detail: 'Ligne 1 : LT-1 est suivi par lot, ce qui entre ou se réserve nomme donc son lot.',
+    rule: 'est suivi par lot, ce qui entre ou se réserve nomme donc son lot'
+  })
   for (const [lot, expiresOn] of [
     ['L-MAY', '2030-05-01'],
     ['L-APR', '2030-04-01'],

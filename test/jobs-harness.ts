@@ -52,7 +52,9 @@ export function openTenants(databaseUrl: string): TestTenants {
       db,
       transact: async (work) => {
         if (tenants.away) throw new Error('connect ECONNREFUSED')
-        return transact((tx) => work({ db: tx, publish: async () => {}, invalidate: () => {}, afterCommit: () => {} }))
+        return transact((tx) =>
+          work({ db: tx, publish: async () => {}, invalidate: () => {}, afterCommit: () => {}, audit: () => {} })
+        )
       },
       cache: { read: () => Promise.reject(new Error('jobs read no cache')) }
     }

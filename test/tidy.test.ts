@@ -116,6 +116,7 @@ const PURE = [
   /^modules\/forecasting\/series\.ts$/,
   /^modules\/anomaly\/(detectors|explain)\.ts$/,
   /^modules\/inventory\/search-text\.ts$/,
+  /^modules\/webhooks\/(retry|signature)\.ts$/,
   /^schemas\/decimal\.ts$/
 ]
 const NUMERIC = /^(node:crypto|arima|@bsull\/augurs[\w-]*(\/\w+)?)$/

@@ -5,7 +5,7 @@ import { createConsumptionStore } from './consumption-store.js'
 import type { ConsumptionSource } from './derive.js'
 import { createLearningStore } from './learning-store.js'
 import { daily, dayNumber, dayText, estimateAt, MILLISECONDS_PER_DAY, periodDays, weekly } from './series.js'
-import { createForecastStore, type ForecastingTables } from './store.js'
+import { createForecastStore, dailyMeans, type ForecastingTables } from './store.js'
 
 /** What other domains read of forecasting; a host hands these functions to them as options. */
 
@@ -32,7 +32,7 @@ const consumptionOf = (tenant: Tenant) =>
 
 /** Mean forecast per day in the item's unit; items without a forecast are left out. */
 export const dailyDemand = (tenant: Tenant, itemCodes: readonly string[]): Promise<Map<string, number>> =>
-  forecastsOf(tenant).dailyMeans(itemCodes)
+  dailyMeans(tenant.db, itemCodes)
 
 export interface LeadTimeDemand {
   /** days per step */
@@ -94,7 +94,10 @@ export async function runOut(
   now = Date.now()
 ): Promise<RunOut[]> {
   const store = forecastsOf(tenant)
-  const means = await store.dailyMeans(stock.map(({ itemCode }) => itemCode))
+  const means = await dailyMeans(
+    tenant.db,
+    stock.map(({ itemCode }) => itemCode)
+  )
   const candidates = stock
     .map((item) => ({ ...item, pace: means.get(item.itemCode) ?? 0 }))
     .filter(({ pace }) => pace > 0)

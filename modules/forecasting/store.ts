@@ -1,4 +1,4 @@
-import { type Kysely, sql } from 'kysely'
+import { type CompiledQuery, type Kysely, sql } from 'kysely'
 import { isPostgres } from '../../migrations/columns.js'
 import type { Frequency, ModelRow } from '../../schemas/forecasting.js'
 import type { Aggregate } from '../../schemas/hierarchy.js'
@@ -290,19 +290,6 @@ export function createForecastStore(db: Kysely<ForecastingTables>) {
         ])
         .execute(),
 
-    /** Mean forecast per day: the weekly one where no daily one was trained. */
-    async dailyMeans(itemCodes: readonly string[]): Promise<Map<string, number>> {
-      const json = JSON.stringify(itemCodes)
-      // One parameter: every list of stock asks this, and binding each code apart costs more than the answer.
-      const names = isPostgres(db)
-        ? sql`select jsonb_array_elements_text(${json}::jsonb)`
-        : sql`select value from json_each(${json})`
-      const { rows } = await sql<{ item_code: string; daily_mean: number }>`
-        select item_code, daily_mean from ${sql.table('ai_forecasts')}
-        where item_code in (${names}) order by item_code, frequency desc`.execute(db)
-      return new Map(rows.map((row) => [row.item_code, row.daily_mean]))
-    },
-
     answers: (itemCodes: readonly string[]) =>
       db
         .selectFrom('ai_forecasts')
@@ -383,3 +370,28 @@ export function createForecastStore(db: Kysely<ForecastingTables>) {
 }
 
 export type ForecastStore = ReturnType<typeof createForecastStore>
+
+interface DailyMean {
+  item_code: string
+  daily_mean: number
+}
+/** Every list of stock asks for means, and building the query costs more than running it. */
+const dailyMeansQueries = new WeakMap<Kysely<unknown>, CompiledQuery<DailyMean>>()
+
+/** Mean forecast per day: the weekly one where no daily one was trained. `root` is the tenant's own database object. */
+export async function dailyMeans(root: Kysely<unknown>, itemCodes: readonly string[]): Promise<Map<string, number>> {
+  const query = dailyMeansQueries.get(root) ?? compileDailyMeans(root)
+  dailyMeansQueries.set(root, query)
+  const { rows } = await root.executeQuery<DailyMean>({ ...query, parameters: [JSON.stringify(itemCodes)] })
+  return new Map(rows.map((row) => [row.item_code, row.daily_mean]))
+}
+
+function compileDailyMeans(root: Kysely<unknown>): CompiledQuery<DailyMean> {
+  // One parameter: binding each code apart costs more than the answer.
+  const codes = isPostgres(root)
+    ? sql`select jsonb_array_elements_text(${''}::jsonb)`
+    : sql`select value from json_each(${''})`
+  return sql<DailyMean>`
+    select item_code, daily_mean from ${sql.table('ai_forecasts')}
+    where item_code in (${codes}) order by item_code, frequency desc`.compile(root)
+}

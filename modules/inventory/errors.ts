@@ -1,4 +1,4 @@
-import { problem } from '../../plugins/contracts.js'
+import { type Localised, problem } from '../../plugins/contracts.js'
 
 export const ItemNotFound = problem<{ itemCode: string }>('INV_ITEM_NOT_FOUND', 404, {
   en: 'The item {itemCode} does not exist.',
@@ -60,11 +60,11 @@ export const LotNotFound = problem<{ itemCode: string; lot: string }>('INV_LOT_N
   en: 'The item {itemCode} has no lot {lot}.',
   fr: 'L’article {itemCode} n’a pas de lot {lot}.'
 })
-export const LotRule = problem<{ itemCode: string; rule: string; line: number }>('INV_LOT_RULE', 422, {
+export const LotRule = problem<{ itemCode: string; rule: Localised; line: number }>('INV_LOT_RULE', 422, {
   en: 'Line {line}: {itemCode} {rule}.',
-  fr: 'Ligne {line} : {itemCode} — {rule}.'
+  fr: 'Ligne {line} : {itemCode} {rule}.'
 })
-export const MovementRule = problem<{ line: number; rule: string }>('INV_MOVEMENT_RULE', 422, {
+export const MovementRule = problem<{ line: number; rule: Localised }>('INV_MOVEMENT_RULE', 422, {
   en: 'Line {line}: {rule}.',
   fr: 'Ligne {line} : {rule}.'
 })
