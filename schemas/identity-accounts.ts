@@ -40,17 +40,7 @@ const credential = {
   rawId: Base64Url(1400),
   type: Type.Literal('public-key'),
   authenticatorAttachment: Type.Optional(Nullable(Type.String({ maxLength: 32 }))),
-  /** What a browser says of the one extension that it was asked for. */
-  clientExtensionResults: Type.Optional(
-    Closed({
-      credProps: Type.Optional(
-        Closed({
-          rk: Type.Optional(Type.Boolean()),
-          authenticatorDisplayName: Type.Optional(Type.String({ maxLength: 200 }))
-        })
-      )
-    })
-  )
+  clientExtensionResults: Type.Optional(Type.Object({}, { description: 'Not used' }))
 }
 export const PasskeyRegistration = Closed({
   ...credential,
