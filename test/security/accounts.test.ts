@@ -337,6 +337,15 @@ await eachDialect(t, async (t, dialect) => {
   })
 })
 
+t.test('V6.3.2 a link for the first user is void once there is one, however that came about', async (t) => {
+  const { app, call, tenant } = await startIdentity('sqlite::memory:')
+  t.teardown(() => app.close())
+  const link = await setupLinkFor(await tenant(), PUBLIC_URL)
+  const body = { token: new URL(link?.url ?? '').hash.replace('#token=', ''), username: 'eve', password: PASSWORD }
+  await createUser(await tenant(), { username: 'ada', role: 'viewer', password: PASSWORD })
+  t.match(await call('POST', '/auth/setup', undefined, body), { status: 422, body: { code: 'ID_LINK_INVALID' } })
+})
+
 t.test('V6.3.2 the server prints the link at its start, to whoever started it, until there is a user', async (t) => {
   const env = await serviceEnvironment(t, { PUBLIC_URL: 'https://stock.example.org/' })
   const service = await startService(t, env)
