@@ -1,12 +1,12 @@
 import { randomInt, randomUUID } from 'node:crypto'
 import type { FastifyInstance } from 'fastify'
 import { sql } from 'kysely'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { Type } from 'typebox'
 import { type Answers, access, type EnterModule, type Tenant } from '../../plugins/contracts.js'
 import { problem } from '../../plugins/problem.js'
 import { Closed, problems, Text } from '../../schemas/common.js'
-import { client, eachDialect } from '../helper.js'
+import { client, type Dialect, eachDialect } from '../helper.js'
 import { fuzz } from './fuzzer.js'
 import { openService } from './service.js'
 
@@ -38,23 +38,6 @@ async function furnish(app: FastifyInstance): Promise<void> {
   await made('/api/movements', { type: 'receipt', lines })
   await made('/api/reservations', { itemCode: 'A-1', quantity: 2 })
 }
-
-await eachDialect(t, async (t, dialect) => {
-  const service = await openService(t, { dialect })
-  await furnish(service.app)
-  const routes = service.routes.filter(({ method, url }) => method !== 'HEAD' && !DOCS.test(url))
-  const { defect, requests, statuses, succeeded } = await fuzz(service, routes, {
-    seed: SEED,
-    milliseconds: MILLISECONDS
-  })
-  t.equal(defect, undefined, `FUZZ_SEED=${SEED}: ${requests} requests`)
-  const counts = [...statuses].sort(([a], [b]) => a - b).map(([status, count]) => `${count} × ${status}`)
-  t.comment(
-    `FUZZ_SEED=${SEED}: ${requests} requests to ${routes.length} routes, ${succeeded.size} of which succeeded; ${counts.join(', ')}`
-  )
-  t.ok(requests > 50, `${requests} requests`)
-  t.ok([...statuses.keys()].some((status) => status < 300) && statuses.has(400), 'right and wrong ones')
-})
 
 const Refused = problem('TEST_REFUSED', 409, { en: 'Refused.', fr: 'Refusé.' })
 
@@ -109,7 +92,24 @@ const FOUND: Record<string, RegExp> = {
   '/api/planted/schema': /answered 200 to a body that its schema refuses/
 }
 
-await eachDialect(t, async (t, dialect) => {
+async function madeFromSchemas(t: Test, dialect: Dialect): Promise<void> {
+  const service = await openService(t, { dialect })
+  await furnish(service.app)
+  const routes = service.routes.filter(({ method, url }) => method !== 'HEAD' && !DOCS.test(url))
+  const { defect, requests, statuses, succeeded } = await fuzz(service, routes, {
+    seed: SEED,
+    milliseconds: MILLISECONDS
+  })
+  t.equal(defect, undefined, `FUZZ_SEED=${SEED}: ${requests} requests`)
+  const counts = [...statuses].sort(([a], [b]) => a - b).map(([status, count]) => `${count} × ${status}`)
+  t.comment(
+    `FUZZ_SEED=${SEED}: ${requests} requests to ${routes.length} routes, ${succeeded.size} of which succeeded; ${counts.join(', ')}`
+  )
+  t.ok(requests > 50, `${requests} requests`)
+  t.ok([...statuses.keys()].some((status) => status < 300) && statuses.has(400), 'right and wrong ones')
+}
+
+async function badHandlersFound(t: Test, dialect: Dialect): Promise<void> {
   const service = await openService(t, { dialect, plant: badHandlers })
   const planted = service.routes.filter(({ method, url }) => method !== 'HEAD' && url.startsWith('/api/planted/'))
   t.same(planted.map(({ url }) => url).sort(), Object.keys(FOUND).sort())
@@ -117,4 +117,9 @@ await eachDialect(t, async (t, dialect) => {
     const { defect } = await fuzz(service, [route], { seed: 1, runs: 300, milliseconds: 10_000 })
     t.match(defect, FOUND[route.url], `${route.url} is caught`)
   }
+}
+
+await eachDialect(t, async (t, dialect) => {
+  await t.test('requests made from the schemas', (t) => madeFromSchemas(t, dialect))
+  await t.test('bad handlers are found', (t) => badHandlersFound(t, dialect))
 })

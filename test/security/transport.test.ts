@@ -249,7 +249,12 @@ t.test('V13.3.1 secrets come from files, and what is wrong with one is said with
 
 t.test('V13.2.3 production takes no secret that can be guessed', async (t) => {
   const DATA_DIR = temporaryFolder(t)
-  const sound = { NODE_ENV: 'production', DATA_DIR, JWT_SECRET: 'kV3-nY8wRq5tZm2xLc7pHd9sJf4bGu6e' }
+  const sound = {
+    NODE_ENV: 'production',
+    DATA_DIR,
+    JWT_SECRET: 'kV3-nY8wRq5tZm2xLc7pHd9sJf4bGu6e',
+    SECRETS_KEY: 'pX9-bT4vNq7yKd2mWc6rHf8sJz3gLu5a'
+  }
   t.doesNotThrow(() =>
     loadConfig({
       ...sound,
@@ -265,6 +270,8 @@ t.test('V13.2.3 production takes no secret that can be guessed', async (t) => {
     ['JWT_SECRET', 'changeme-changeme-changeme-changeme'],
     ['JWT_SECRET', 'my-super-secret-key-for-signing-tokens'],
     ['JWT_SECRET', '01234567890123456789012345678901'],
+    ['SECRETS_KEY', ''],
+    ['SECRETS_KEY', 'b'.repeat(64)],
     ['JWT_KEYS', 'a:password-password-password-password'],
     ['METRICS_TOKEN', 'aaaaaaaaaaaaaaaa'],
     ['METRICS_TOKEN', 'changeme-changeme'],
