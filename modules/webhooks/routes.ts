@@ -212,7 +212,7 @@ export const webhookRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app
         })
         if (changed === undefined) throw new WebhookNotFound({ id })
         tx.invalidate(NAMESPACE)
-        tx.afterCommit(() => dispatcher.wake(tenant))
+        tx.afterCommit(() => void dispatcher.wake(tenant))
         return toWebhook(changed)
       })
     }
@@ -308,7 +308,7 @@ export const deliveryRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (ap
         const [delivery] = await createDeliveryStore(tx.db, tenant.dialect).enqueue([id], message, at)
         if (delivery === undefined) throw new Error('a ping was not stored')
         tx.invalidate(NAMESPACE)
-        tx.afterCommit(() => dispatcher.wake(tenant))
+        tx.afterCommit(() => void dispatcher.wake(tenant))
         reply.header('location', `${app.prefix}/webhooks/${id}/deliveries/${delivery.id}`)
         return toDelivery(delivery)
       })
@@ -389,7 +389,7 @@ export const deliveryRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (ap
           throw new DeliveryPending({ id: deliveryId })
         }
         tx.invalidate(NAMESPACE)
-        tx.afterCommit(() => dispatcher.wake(tenant))
+        tx.afterCommit(() => void dispatcher.wake(tenant))
         return toDelivery(replayed)
       })
     }
@@ -413,7 +413,7 @@ export const deliveryRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (ap
         requireActive(await existing(tx, id))
         const replayed = await createDeliveryStore(tx.db, tenant.dialect).replayDead(id, now())
         tx.invalidate(NAMESPACE)
-        tx.afterCommit(() => dispatcher.wake(tenant))
+        tx.afterCommit(() => void dispatcher.wake(tenant))
         return { replayed }
       })
     }
