@@ -91,7 +91,7 @@ export const identityMigrations: Migrations = {
       )
       await sql`insert into ${sql.table('token_ends')} (version, kind, key, epoch, expires_at)
         select (select count(*) from ${sql.table('revoked_tokens')}) + row_number() over (order by id),
-          'subject', id, tokens_valid_from, updated_at + 86400000
+          'subject', id, tokens_valid_from, 9007199254740991
         from ${sql.table('users')} where tokens_valid_from > 0`.execute(db)
       await sql`insert into ${sql.table('token_ends_counter')} (id, version)
         select 1, count(*) from ${sql.table('token_ends')}`.execute(db)

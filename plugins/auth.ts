@@ -66,7 +66,13 @@ export function createAuth(app: FastifyInstance, options: AuthOptions): Auth {
   }
 
   const remember = (key: string, claims: TokenClaims, scopes?: readonly string[]): Verified => {
-    const principal = Object.freeze({ subject: claims.sub, role: claims.role, tenant: claims.tenant })
+    const principal = Object.freeze({
+      subject: claims.sub,
+      role: claims.role,
+      tenant: claims.tenant,
+      session: claims.sid ?? claims.jti,
+      ...(claims.amr === undefined ? {} : { method: claims.amr.join('+') })
+    })
     claimsOf.set(principal, claims)
     const fresh = { claims, principal, expiresAtMs: claims.exp * 1000, scopes: scopes && new Set(scopes) }
     known.set(key, fresh)
@@ -117,10 +123,11 @@ export function createAuth(app: FastifyInstance, options: AuthOptions): Auth {
   }
 
   const judge = (request: FastifyRequest, rule: Rule, token: Verified): Verdict => {
+    // Whoever is refused below is named in the audit trail.
+    request.setDecorator('principal', token.principal)
     const tenant = enterTenant(request, token.claims.tenant)
     const conclude = (revoked: boolean): undefined | Error => {
       if (revoked) return counted.rejected(rejection('revoked'))
-      request.setDecorator('principal', token.principal)
       return refusal(token, rule)
     }
     if (tenant instanceof Promise) {

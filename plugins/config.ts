@@ -4,10 +4,15 @@ import { isIP } from 'node:net'
 import { join, resolve } from 'node:path'
 import { type Static, Type } from 'typebox'
 import { Value } from 'typebox/value'
+import { ConfigError } from './config-error.js'
+import { LIMIT_CLASSES, type RateLimits } from './rate-limits.js'
+import { isGuessable, refuseDefaultSecrets, type TlsIdentity, tlsIdentity, withSecretFiles } from './secrets.js'
 
 const SECRET_RULE = 'a random secret of at least 32 characters'
 const KEYS_PATTERN = '^[A-Za-z0-9_-]{1,64}:[^,]{32,}(,[A-Za-z0-9_-]{1,64}:[^,]{32,})*$'
 const PROXY_RULE = 'addresses or ranges of the proxies whose X-Forwarded-* headers are believed, joined by commas'
+const LIMIT = `(${LIMIT_CLASSES.join('|')}):[1-9]\\d{0,7}`
+const PemFile = (holds: string) => Type.Optional(Type.String({ minLength: 1, description: `a PEM file with ${holds}` }))
 const WEBHOOK_RULE =
   'names, addresses or ranges, joined by commas, that webhooks may reach though they are private, and over http'
 const GROUP = '[^,:]+(:[^,:]+)*:(viewer|staff|manager|admin)'
@@ -24,6 +29,12 @@ export const Environment = Type.Object({
   DATA_DIR: Type.String({ minLength: 1, default: './data', description: 'a folder' }),
   DATABASE_URL: Type.Optional(Url('sqlite|postgres|postgresql', 'sqlite:<path> or postgres://user@host:port/database')),
   REDIS_URL: Type.Optional(Url('redis|rediss', 'redis://host:port or rediss://host:port')),
+  POSTGRES_CA_FILE: PemFile('the certificates that the server’s must come from'),
+  POSTGRES_CERT_FILE: PemFile('the certificate that is shown to the server'),
+  POSTGRES_KEY_FILE: PemFile('its private key'),
+  REDIS_CA_FILE: PemFile('the certificates that the server’s must come from'),
+  REDIS_CERT_FILE: PemFile('the certificate that is shown to the server'),
+  REDIS_KEY_FILE: PemFile('its private key'),
   JWT_SECRET: Type.Optional(Type.String({ minLength: 32, description: SECRET_RULE })),
   JWT_KEYS: Type.Optional(
     Type.String({
@@ -91,13 +102,19 @@ export const Environment = Type.Object({
     description: '60–2678400 seconds after which every session ends'
   }),
   METRICS_TOKEN: Type.Optional(Type.String({ minLength: 16, description: 'a bearer token of at least 16 characters' })),
+  DOCS: Type.String({ pattern: '^(on|off)$', default: 'on', description: 'on or off' }),
   TENANCY: Type.String({ pattern: '^(single|multi)$', default: 'single', description: 'single or multi' }),
   POSTGRES_POOL_SIZE: Type.Integer({ minimum: 1, maximum: 1000, default: 10, description: '1–1000 connections' }),
   RATE_LIMIT_PER_MINUTE: Type.Integer({
     minimum: 0,
     maximum: 10_000_000,
     default: 0,
-    description: 'requests a minute for each client, 0: no limit'
+    description: 'requests a minute for each address, 0: no limit'
+  }),
+  RATE_LIMITS: Type.String({
+    pattern: `^(none|${LIMIT}(,${LIMIT})*)$`,
+    default: 'sign-in:600,export:600,import:600,report:600,training:600',
+    description: `class:requests pairs joined by commas, a minute and for each user (${LIMIT_CLASSES.join(', ')}), or none`
   }),
   CORS_ORIGINS: Type.Optional(
     Type.String({
@@ -114,6 +131,12 @@ export const Environment = Type.Object({
   WEBHOOK_ALLOWED_HOSTS: Type.Optional(Type.String({ minLength: 1, description: WEBHOOK_RULE })),
   CACHE: Type.String({ pattern: '^(on|off)$', default: 'on', description: 'on or off' }),
   WORKER_THREADS: Type.Integer({ minimum: 1, maximum: 256, default: 1, description: '1–256 threads for forecasts' }),
+  AUDIT_RETENTION_DAYS: Type.Integer({
+    minimum: 1,
+    maximum: 3650,
+    default: 365,
+    description: '1–3650 days that audit entries are kept'
+  }),
   LOG_LEVEL: Type.String({
     pattern: '^(fatal|error|warn|info|debug|trace|silent)$',
     default: 'info',
@@ -150,11 +173,14 @@ export interface Config extends Environment {
   readonly jwtKeys: SecretKeys
   /** The first seals secrets in the database, all open them. */
   readonly secretsKeys: SecretKeys
+  readonly rateLimits: RateLimits
+  readonly postgresTls?: TlsIdentity
+  readonly redisTls?: TlsIdentity
 }
 
-/** Names the variable, what it holds and what it may hold. Secrets are never shown. */
-export class ConfigError extends Error {}
+export { ConfigError }
 
+/** Never shown; each may also come from the file that its name with `_FILE` names. */
 const SECRETS = new Set([
   'JWT_SECRET',
   'JWT_KEYS',
@@ -170,8 +196,8 @@ const SECRETS = new Set([
  * Reads the configuration. Creates `DATA_DIR` and, outside production, secrets in it (mode 0600).
  * @throws ConfigError in one line, on the first bad value
  */
-export function loadConfig(env: Record<string, string | undefined>): Config {
-  const environment = parse(env)
+export function loadConfig(variables: Record<string, string | undefined>): Config {
+  const environment = parse(withSecretFiles(variables, SECRETS))
   const dataDir = resolve(environment.DATA_DIR)
   checkRanges('TRUST_PROXY', environment.TRUST_PROXY, /^(loopback|linklocal|uniquelocal)$/, PROXY_RULE)
   checkRanges(
@@ -180,6 +206,9 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
     /^[a-z0-9._-]*[a-z][a-z0-9._-]*$/i,
     WEBHOOK_RULE
   )
+  if (environment.NODE_ENV === 'production') refuseDefaultSecrets(names(environment))
+  const postgresTls = tlsIdentity(names(environment), 'POSTGRES')
+  const redisTls = tlsIdentity(names(environment), 'REDIS')
   const databaseUrl = environment.DATABASE_URL ?? `sqlite:${join(dataDir, 'inventory.sqlite')}`
   try {
     mkdirSync(dataDir, { recursive: true, mode: 0o700 })
@@ -196,9 +225,20 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
     secondFactor: secondFactor(environment),
     oidc: oidc(environment),
     jwtKeys: secretKeys(environment, 'JWT_SECRET', 'JWT_KEYS', join(dataDir, 'jwt-secret')),
-    secretsKeys: secretKeys(environment, 'SECRETS_KEY', 'SECRETS_KEYS', join(dataDir, 'secrets-key'))
+    secretsKeys: secretKeys(environment, 'SECRETS_KEY', 'SECRETS_KEYS', join(dataDir, 'secrets-key')),
+    rateLimits: rateLimitsOf(environment.RATE_LIMITS),
+    ...(postgresTls === undefined ? {} : { postgresTls }),
+    ...(redisTls === undefined ? {} : { redisTls })
   }
 }
+
+const rateLimitsOf = (text: string): RateLimits =>
+  Object.fromEntries(
+    text.split(',').flatMap((pair) => (pair === 'none' ? [] : [[pair.split(':')[0], Number(pair.split(':')[1])]]))
+  )
+
+const names = (environment: Environment): Record<string, string> =>
+  Object.fromEntries(Object.entries(environment).map(([name, value]) => [name, String(value)]))
 
 function parse(env: Record<string, string | undefined>): Environment {
   const given: Record<string, string | number> = {}
@@ -279,8 +319,6 @@ function checkRanges(variable: string, list: string | undefined, name: RegExp, r
   throw new ConfigError(`${variable} is ${JSON.stringify(list)}; it may be ${rule}`)
 }
 
-const WEAK = /^(.)\1+$|secret|password|changeme|example|0123456789|123456789|abcdefgh/i
-
 /** `many` are before `one`, which has the id `default`; without either, one is generated into `file`, except in production. */
 function secretKeys(
   env: Environment,
@@ -296,7 +334,7 @@ function secretKeys(
   const single = env[one]
   if (single !== undefined) keys.push({ id: 'default', secret: single })
   for (const { secret } of keys) {
-    if (WEAK.test(secret) || new Set(secret).size < 8) {
+    if (isGuessable(secret)) {
       throw new ConfigError(
         `${env[many] === undefined ? one : many} is a value that is refused (not shown): too easy to guess; it may be ${SECRET_RULE}, such as \`openssl rand -base64 48\` prints`
       )

@@ -2,11 +2,15 @@ import type { FastifyContextConfig, FastifyInstance, FastifyReply, FastifyReques
 import type { Redis } from 'ioredis'
 import type { Kysely, Migration } from 'kysely'
 import type { Job, Role, TokenClaims, TokenUse } from '../schemas/common.js'
+import type { Activity } from '../schemas/personal.js'
 
 export type { TokenClaims, TokenUse } from '../schemas/common.js'
 
+export { agentOf } from './audit.js'
+export { csvCell } from './csv.js'
 export { decodeCursor, encodeCursor, pageOf } from './cursor.js'
 export { PayloadTooLarge } from './limits.js'
+export { type Prepared, prepared, slots } from './prepared.js'
 export { type Localised, Problem, type ProblemParams, problem } from './problem.js'
 
 /** What a domain may rely on. A host that embeds one domain supplies these decorators itself, or registers the core. */
@@ -23,13 +27,98 @@ export interface Transaction {
   invalidate(namespace: string): void
   /** Runs after commit, and never when it rolls back: counters, wake-ups. Must not throw. */
   afterCommit(run: () => void): void
+  /**
+   * Keeps what was done in the audit trail, in this transaction: both are there or neither. Without a trail it does nothing.
+   * A write of `answers` that says nothing itself is recorded by its route and path.
+   */
+  audit(entry: AuditEntry): void
+}
+
+/** What was done, for the audit trail. Who did it is the transaction's agent. */
+export interface AuditEntry {
+  /** The thing and what is done to it, such as `item.update`, `ledger.post`, `auth.login`. */
+  readonly action: string
+  /** `success` when left out. */
+  readonly outcome?: AuditOutcome
+  readonly object?: { readonly type: string; readonly id: string }
+  /** The object's fields before and after: what differs is kept. Leave secrets out; fields named like one are concealed. */
+  readonly before?: object | null
+  readonly after?: object | null
+  /** Fields that tell who a person is: that they changed is kept, what they hold is not. */
+  readonly personal?: readonly string[]
+  /** What else matters: counts, reasons. No names of people, no free text. */
+  readonly details?: Readonly<Record<string, string | number | boolean | null>>
+}
+export type AuditOutcome = 'success' | 'failure' | 'denied'
+
+/** Who acts and how the request reached us, in opaque ids: names live with the users, who may be erased. */
+export interface Agent {
+  /** A user's id; `cli` at the console, `system` for upkeep and jobs, null when nobody was recognised. */
+  readonly actor: string | null
+  readonly role: Role | null
+  /** How they were recognised: `token`, `console`, … */
+  readonly method: string | null
+  /** Opaque id of the session or token. */
+  readonly session: string | null
+  readonly requestId: string | null
+  readonly traceId: string | null
+  readonly address: string | null
+}
+
+/** The audit trail's side of the core: a decorator, `audit`. */
+export interface Audit {
+  /**
+   * Notes what happens outside a transaction, such as a failed sign-in: kept soon, and coalesced in a flood. Answers that are
+   * 401 or 403 are noted as `auth.denied` anyway, unless the request was noted before.
+   */
+  note(request: FastifyRequest, entry: AuditEntry): void
+  /** Where entries go from now on; one module says so. */
+  keepIn(trail: AuditTrail): void
+}
+
+/** What a module keeps about people, for the rights that they have on it. Whoever serves these takes it as an option. */
+export interface PersonalData {
+  /** Who holds it, such as `identity`. */
+  readonly holder: string
+  /** Schemas of the API whose fields are marked by `personal`. */
+  readonly schemas: Readonly<Record<string, object>>
+  /** Columns as `table.column`, with why they are kept. */
+  readonly columns: Readonly<Record<string, Activity>>
+  /** Everything that is kept about a subject, without secrets; each becomes a list of the subject's file. */
+  readonly sections: Readonly<Record<string, (tenant: Tenant, subject: string) => AsyncIterable<object>>>
+  /** Takes out what names the subject; opaque ids stay, so ledger and audit trail hold. @returns how many rows changed */
+  erase?(tx: Transaction, subject: string, tenant: Tenant): Promise<number>
+  /** How long what is kept; whoever keeps it removes what is older. */
+  readonly retention?: readonly RetentionRule[]
+}
+export interface RetentionRule {
+  readonly what: string
+  readonly keptFor: string
+}
+
+/** What keeps audit entries. */
+export interface AuditTrail {
+  /** In the transaction of the change. */
+  append(db: Kysely<unknown>, agent: Agent, entries: readonly AuditEntry[]): Promise<void>
+  /** `tenant` is null where none was recognised. Must not throw. */
+  note(tenant: Tenant | null, agent: Agent, entry: AuditEntry): void
 }
 
 /**
  * Runs `work` in one transaction: durable when the promise resolves, undone when it rejects. `work` may run again on
  * PostgreSQL (serialization failure, deadlock), so it must not touch anything but the transaction; it never calls out.
  */
-export type Transact = <R>(work: (tx: Transaction) => Promise<R>) => Promise<R>
+export type Transact = <R>(work: (tx: Transaction) => Promise<R>, options?: TransactOptions) => Promise<R>
+
+export interface TransactOptions {
+  /** Whom the audit trail names; the system itself when left out. */
+  agent?: Agent
+  /**
+   * `relaxed`: for what can be computed again. It outlives the death of the process and comes before every later commit, but does
+   * not wait for the disk, so a power cut may take it; a long run of them holds up nobody.
+   */
+  durability?: 'full' | 'relaxed'
+}
 
 /** A cached text with what HTTP needs of it; compressed forms are made once and kept. */
 export interface CachedText {
@@ -70,13 +159,19 @@ export interface Principal {
   readonly subject: string
   readonly role: Role
   readonly tenant: string
+  /** Opaque id of the session or token that speaks for them, and how it was recognised; for the audit trail. */
+  readonly session?: string
+  readonly method?: string
 }
 
 /** A route's `config`: the least role that may call it. The core's `authorize` refuses a route that has none. */
 export interface RouteAccess extends RouteDemands {
   readonly role: Role | 'public'
 }
+export type LimitClass = 'sign-in' | 'export' | 'import' | 'report' | 'training' | 'write' | 'read'
 export interface RouteDemands {
+  /** What it costs, for `RATE_LIMITS`; by its method where it is left out. */
+  readonly limit?: LimitClass
   /** Tokens of these uses may call it too; without this a token that is no access token never counts. */
   readonly pending?: readonly TokenUse[]
   /** The caller must have proved who it is within the last minutes: for the few routes that a stolen token must not reach. */

@@ -51,6 +51,10 @@ export const RouteNotFound = problem<{ method: string; path: string }>('ROUTE_NO
   en: 'There is no route {method} {path}.',
   fr: 'La route {method} {path} n’existe pas.'
 })
+export const MethodNotAllowed = problem<{ method: string }>('METHOD_NOT_ALLOWED', 405, {
+  en: 'The method {method} is served nowhere here.',
+  fr: 'La méthode {method} n’est servie nulle part ici.'
+})
 export const PreconditionFailed = problem<{ current: string }>('PRECONDITION_FAILED', 412, {
   en: 'The resource has changed since you read it; its ETag is now {current}.',
   fr: 'La ressource a changé depuis votre lecture ; son ETag est maintenant {current}.'
@@ -136,6 +140,7 @@ const TITLES: Record<number, Record<Locale, string>> = {
   401: { en: 'Not authenticated', fr: 'Non authentifié' },
   403: { en: 'Forbidden', fr: 'Accès refusé' },
   404: { en: 'Not found', fr: 'Introuvable' },
+  405: { en: 'Method not allowed', fr: 'Méthode non autorisée' },
   409: { en: 'Conflict', fr: 'Conflit' },
   412: { en: 'Precondition failed', fr: 'Précondition non remplie' },
   413: { en: 'Too large', fr: 'Trop volumineux' },
@@ -173,13 +178,16 @@ function toProblem(error: unknown, request: FastifyRequest): Problem {
   if (validation !== undefined) return new Invalid({})
   if (code === 'FST_ERR_CTP_BODY_TOO_LARGE')
     return new PayloadTooLarge({ limitBytes: request.routeOptions.bodyLimit ?? 0 })
-  if (statusCode === 415)
-    return new UnsupportedMediaType({ received: String(request.headers['content-type'] ?? 'none') })
+  if (statusCode === 415) return new UnsupportedMediaType({ received: mediaTypeOf(request.headers['content-type']) })
   if (statusCode === 429) return new TooManyRequests({ retryAfterSeconds: 1 })
   if (statusCode !== undefined && statusCode >= 400 && statusCode < 500) return new Malformed({ reason: error.message })
   if (isUnavailable(error)) return new DatabaseUnavailable({ retryAfterSeconds: 2 })
   return new InternalError({})
 }
+
+/** Nothing but a media type is told back. */
+const mediaTypeOf = (header: string | undefined): string =>
+  header === undefined ? 'none' : (/^[\w.+-]+\/[\w.+-]+/.exec(header)?.[0] ?? 'unknown')
 
 // Its types declare a default export that the CommonJS module does not have.
 const localize: Record<Locale, (errors: object[]) => void> = createRequire(import.meta.url)('ajv-i18n')
@@ -241,7 +249,17 @@ export function answerProblem(error: unknown, request: FastifyRequest, reply: Fa
     .send(JSON.stringify(body))
 }
 
-/** Makes a context answer its errors as problems. The core calls it for each module, never for the host. */
-export function useProblems(app: FastifyInstance): void {
-  app.setErrorHandler((error, request, reply) => answerProblem(error, request, reply))
+/**
+ * Makes a context answer its errors as problems; `denied` is told of each answer that refuses somebody. The core calls it for
+ * each module, never for the host.
+ */
+export function useProblems(
+  app: FastifyInstance,
+  denied: (request: FastifyRequest, error: unknown) => void = () => {}
+): void {
+  app.setErrorHandler((error, request, reply) => {
+    const sent = answerProblem(error, request, reply)
+    if (reply.statusCode === 401 || reply.statusCode === 403) denied(request, error)
+    return sent
+  })
 }

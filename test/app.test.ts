@@ -538,7 +538,7 @@ t.test('the OpenAPI document is valid, complete, and shown at /docs without the 
   const page = await service.inject('/docs/')
   t.equal(page.statusCode, 200)
   const policy = String(page.headers['content-security-policy'])
-  t.match(policy, /default-src 'self'/)
+  t.match(policy, /default-src 'none'/)
   t.notMatch(policy, /https?:|\*/, 'the page may load and call nothing outside')
   const loaded = [...page.body.matchAll(/(?:src|href)="([^"]+)"/g)].map(([, url = '']) => url)
   t.ok(
@@ -569,6 +569,8 @@ t.test('a bad configuration ends the program with one line', async (t) => {
     ['JWT_KEYS', `k1:${'b'.repeat(40)}`, true],
     ['SECRETS_KEY', 'short-canary', true],
     ['SECRETS_KEYS', `k1:${'b'.repeat(40)}`, true],
+    ['PUBLIC_URL', 'stock.example.org'],
+    ['SECOND_FACTOR', 'never'],
     ['METRICS_TOKEN', 'canary', true],
     ['POSTGRES_POOL_SIZE', '0'],
     ['RATE_LIMIT_PER_MINUTE', 'often'],

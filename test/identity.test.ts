@@ -572,7 +572,7 @@ t.test('authorize: an undeclared route is closed, a kept token still expires', a
   t.equal(await metric('authz_denials_total{role="none",kind="undeclared"}'), 2)
   t.equal((await get('/open')).body, 'open')
   const short = `Bearer ${issueToken(auth, { role: 'manager', tenant: 'main', ttlSeconds: 2 })}`
-  t.strictSame((await get('/read', short)).json(), { subject: 'cli', role: 'manager', tenant: 'main' })
+  t.match((await get('/read', short)).json(), { subject: 'cli', role: 'manager', tenant: 'main' })
   await new Promise((resolve) => setTimeout(resolve, 2_100))
   t.match((await get('/read', short)).json(), { code: 'AUTH_REQUIRED' }, 'though its signature was checked before')
   await host.close()

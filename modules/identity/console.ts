@@ -1,5 +1,5 @@
 import type { Kysely } from 'kysely'
-import type { Tenant, Tokens, Transaction } from '../../plugins/contracts.js'
+import type { Agent, Tenant, Tokens, Transaction } from '../../plugins/contracts.js'
 import type { Role } from '../../schemas/common.js'
 import type { User, UserCreate } from '../../schemas/identity.js'
 import type { OneTimeLink } from '../../schemas/identity-accounts.js'
@@ -8,13 +8,26 @@ import { passwordLink, setupLink } from './links.js'
 import { checkPassword } from './password-rules.js'
 import { createPasswordHasher, NO_PASSWORD } from './passwords.js'
 import { isPasswordAlone, isRequired, removeFactors, type SecondFactorPolicy } from './second-factor.js'
-import { type Account, changeUser, createIdentityStore, IDENTITY_CACHE, type UserChanges } from './store.js'
+import { type Account, addUser, changeUser, createIdentityStore, type UserChanges } from './store.js'
 
 /** What the operator may do at the console, where no token is asked for. A running server notices at its next request. */
 
 /** The subject of tokens that belong to no user. */
 export const CONSOLE_SUBJECT = 'cli'
 const hasher = createPasswordHasher()
+const CONSOLE: Agent = {
+  actor: CONSOLE_SUBJECT,
+  role: 'admin',
+  method: 'console',
+  session: null,
+  requestId: null,
+  traceId: null,
+  address: null
+}
+
+/** That a token was printed; what it is stays with whoever printed it. */
+export const recordToken = (tenant: Tenant, role: Role, ttlSeconds: number): Promise<void> =>
+  tenant.transact(async (tx) => tx.audit({ action: 'token.print', details: { role, ttlSeconds } }), { agent: CONSOLE })
 
 /** One bearer token, without a user or a database: it works before either exists. */
 export function issueToken(
@@ -34,13 +47,14 @@ export async function createUser(
   const isSoleFactor = !isRequired(policy, role)
   if (password !== undefined) checkPassword(password, { username, tenant: tenant.id, isSoleFactor })
   const passwordHash = password === undefined ? NO_PASSWORD : await hasher.hash(password)
-  return tenant.transact(async (tx) => {
-    const store = createIdentityStore(tx.db)
-    const user = await store.insertUser({ username, displayName, role, passwordHash, mustChangePassword })
-    if (user === undefined) throw new UsernameTaken({ username })
-    tx.invalidate(IDENTITY_CACHE)
-    return user
-  })
+  return tenant.transact(
+    async (tx) => {
+      const user = await addUser(tx, { username, displayName, role, passwordHash, mustChangePassword })
+      if (user === undefined) throw new UsernameTaken({ username })
+      return user
+    },
+    { agent: CONSOLE }
+  )
 }
 
 /** In order of creation. */
@@ -69,7 +83,10 @@ export function removeSecondFactor(tenant: Tenant, username: string): Promise<Us
 
 /** A link by which the user sets a password, once. @throws ID_USER_NOT_FOUND */
 export function linkFor(tenant: Tenant, publicUrl: string, username: string): Promise<OneTimeLink> {
-  return tenant.transact(async (tx) => passwordLink(tx, tenant, publicUrl, (await accountOf(tx.db, username)).user.id))
+  return tenant.transact(
+    async (tx) => passwordLink(tx, tenant, publicUrl, (await accountOf(tx.db, username)).user.id),
+    { agent: CONSOLE }
+  )
 }
 
 /** A link that makes the first user; undefined once there was one. */
@@ -95,11 +112,14 @@ function change(
   changes: UserChanges,
   alongside?: (tx: Transaction, userId: string) => Promise<void>
 ): Promise<User> {
-  return tenant.transact(async (tx) => {
-    const { user } = await accountOf(tx.db, username)
-    const changed = await changeUser(tx, tenant, user.id, changes)
-    if (changed === undefined) throw new UserNotFound({ id: username })
-    await alongside?.(tx, user.id)
-    return changed.user
-  })
+  return tenant.transact(
+    async (tx) => {
+      const { user } = await accountOf(tx.db, username)
+      const changed = await changeUser(tx, tenant, user.id, changes)
+      if (changed === undefined) throw new UserNotFound({ id: username })
+      await alongside?.(tx, user.id)
+      return changed.user
+    },
+    { agent: CONSOLE }
+  )
 }

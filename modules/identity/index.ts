@@ -4,6 +4,7 @@ import type { Registry } from 'prom-client'
 import { identityMigrations } from '../../migrations/identity.js'
 import type {
   Answers,
+  Audit,
   Auth,
   EnterModule,
   Migrations,
@@ -68,6 +69,7 @@ async function identity(app: FastifyInstance, options: IdentityOptions): Promise
   const context = {
     answers: app.getDecorator<Answers>('answers'),
     auth,
+    audit: app.getDecorator<Audit>('audit'),
     metrics,
     hasher: createPasswordHasher((seconds) => metrics.hashing.observe(seconds)),
     throttle: createLoginThrottle(app.getDecorator<SharedStore | null>('sharedStore')),
@@ -118,18 +120,20 @@ export {
   issueToken,
   linkFor,
   listUsers,
+  recordToken,
   removeSecondFactor,
   setPassword,
   setupLinkFor
 } from './console.js'
 export type { OidcOptions } from './oidc.js'
+export { personalData, rectifyUser, userExists } from './personal.js'
 
 export default fp(identity, {
   name: 'inventory-enterprise/identity',
   fastify: '5.x',
   encapsulate: true,
   decorators: {
-    fastify: ['enterModule', 'answers', 'registry', 'auth', 'migrations', 'seal', 'periodic', 'sharedStore'],
+    fastify: ['enterModule', 'answers', 'registry', 'audit', 'auth', 'migrations', 'seal', 'periodic', 'sharedStore'],
     request: ['tenant', 'principal']
   }
 })

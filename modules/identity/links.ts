@@ -34,6 +34,7 @@ export async function passwordLink(
   userId: string
 ): Promise<OneTimeLink> {
   await createLinkStore(tx.db).removeOfUser(userId)
+  tx.audit({ action: 'user.link', object: { type: 'user', id: userId } })
   return makeLink(tx, tenant, `${publicUrl}/accept`, userId, PASSWORD_HOURS)
 }
 

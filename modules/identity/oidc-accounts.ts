@@ -8,7 +8,7 @@ import type { Arrival } from './oidc.js'
 import { NO_PASSWORD } from './passwords.js'
 import { type Account, changeUser, createIdentityStore, IDENTITY_CACHE } from './store.js'
 
-type OidcTables = {
+export type OidcTables = {
   oidc_identities: { issuer: string; subject: string; user_id: string; created_at: number }
 }
 

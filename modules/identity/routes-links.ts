@@ -1,7 +1,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyRequest } from 'fastify'
 import { Type } from 'typebox'
-import { access, type Tenant } from '../../plugins/contracts.js'
+import { access, agentOf, type Tenant } from '../../plugins/contracts.js'
 import { problems } from '../../schemas/common.js'
 import { User, UserParams } from '../../schemas/identity.js'
 import { FirstUser, LinkAcceptance, OneTimeLink } from '../../schemas/identity-accounts.js'
@@ -11,7 +11,7 @@ import { hashOfLink, passwordLink, tenantOfLink } from './links.js'
 import { checkPassword } from './password-rules.js'
 import type { RouteContext } from './routes.js'
 import { enter } from './sign-in.js'
-import { changeUser, createIdentityStore, IDENTITY_CACHE } from './store.js'
+import { addUser, changeUser, createIdentityStore } from './store.js'
 
 const tags = ['identity']
 
@@ -37,11 +37,14 @@ export const linkRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, c
       const { id } = request.params
       const tenant = request.getDecorator<Tenant>('tenant')
       reply.code(201).header('cache-control', 'no-store')
-      return tenant.transact(async (tx) => {
-        const account = await createIdentityStore(tx.db).byId(id)
-        if (account === undefined || account.user.deleted) throw new UserNotFound({ id })
-        return passwordLink(tx, tenant, publicUrl, id)
-      })
+      return tenant.transact(
+        async (tx) => {
+          const account = await createIdentityStore(tx.db).byId(id)
+          if (account === undefined || account.user.deleted) throw new UserNotFound({ id })
+          return passwordLink(tx, tenant, publicUrl, id)
+        },
+        { agent: agentOf(request) }
+      )
     }
   )
 
@@ -76,10 +79,13 @@ export const linkRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, c
       // Before the link is used up: whoever is refused may try another.
       checkPassword(password, { username: user.username, tenant: tenant.id, isSoleFactor })
       const passwordHash = await hasher.hash(password)
-      await tenant.transact(async (tx) => {
-        if (!(await createLinkStore(tx.db).use(hash))) throw new LinkInvalid({})
-        await changeUser(tx, tenant, user.id, { passwordHash, mustChangePassword: false })
-      })
+      await tenant.transact(
+        async (tx) => {
+          if (!(await createLinkStore(tx.db).use(hash))) throw new LinkInvalid({})
+          await changeUser(tx, tenant, user.id, { passwordHash, mustChangePassword: false })
+        },
+        { agent: agentOf(request) }
+      )
       return reply.code(204).send(null)
     }
   )
@@ -103,15 +109,17 @@ export const linkRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, c
       checkPassword(password, { username, tenant: tenant.id, isSoleFactor: !secondFactor.required('admin') })
       const passwordHash = await hasher.hash(password)
       reply.code(201)
-      return tenant.transact(async (tx) => {
-        const store = createIdentityStore(tx.db)
-        const counts = await createLinkStore(tx.db).useForSetup(hash)
-        if (!counts || !(await store.isEmpty())) throw new LinkInvalid({})
-        const user = await store.insertUser({ username, displayName, role: 'admin', passwordHash })
-        if (user === undefined) throw new UsernameTaken({ username })
-        tx.invalidate(IDENTITY_CACHE)
-        return user
-      })
+      return tenant.transact(
+        async (tx) => {
+          const store = createIdentityStore(tx.db)
+          const counts = await createLinkStore(tx.db).useForSetup(hash)
+          if (!counts || !(await store.isEmpty())) throw new LinkInvalid({})
+          const user = await addUser(tx, { username, displayName, role: 'admin', passwordHash })
+          if (user === undefined) throw new UsernameTaken({ username })
+          return user
+        },
+        { agent: agentOf(request) }
+      )
     }
   )
 }

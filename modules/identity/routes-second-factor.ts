@@ -1,7 +1,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { Type } from 'typebox'
-import { access, type Principal, type Tenant, type Transaction } from '../../plugins/contracts.js'
+import { access, agentOf, type Principal, type Tenant, type Transaction } from '../../plugins/contracts.js'
 import { problems } from '../../schemas/common.js'
 import { LoginAnswer, UserParams } from '../../schemas/identity.js'
 import {
@@ -51,12 +51,16 @@ export async function addFactor<R>(
   const tenant = tenantOf(request)
   const { amr = [], auth_time: authTime } = auth.claims(request)
   const { user } = await ownAccount(request)
-  const { added, recoveryCodes, account } = await tenant.transact(async (tx) => {
-    const isFirst = !isEnrolled(await createSecondFactorStore(tx.db).factors(user.id))
-    const added = await add(tx)
-    const recoveryCodes = isFirst ? await renewRecoveryCodes(tx, user.id) : []
-    return { added, recoveryCodes, account: await endAll(tx, tenant, user.id) }
-  })
+  const { added, recoveryCodes, account } = await tenant.transact(
+    async (tx) => {
+      const isFirst = !isEnrolled(await createSecondFactorStore(tx.db).factors(user.id))
+      const added = await add(tx)
+      const recoveryCodes = isFirst ? await renewRecoveryCodes(tx, user.id) : []
+      tx.audit({ action: 'user.second-factor.add', object: { type: 'user', id: user.id }, details: { method } })
+      return { added, recoveryCodes, account: await endAll(tx, tenant, user.id) }
+    },
+    { agent: agentOf(request) }
+  )
   const methods = [...new Set([...amr, method])]
   const authenticatedAt = authTime === undefined ? Date.now() : authTime * 1000
   reply.header('cache-control', 'no-store')
@@ -176,7 +180,7 @@ export const secondFactorRoutes: FastifyPluginAsyncTypebox<RouteContext> = async
       const { id } = (await ownAccount(request)).user
       if (!isEnrolled(await secondFactor.of(tenant, id))) throw new NotEnrolled({})
       reply.header('cache-control', 'no-store')
-      return { recoveryCodes: await tenant.transact((tx) => renewRecoveryCodes(tx, id)) }
+      return { recoveryCodes: await tenant.transact((tx) => renewRecoveryCodes(tx, id), { agent: agentOf(request) }) }
     }
   )
 

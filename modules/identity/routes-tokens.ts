@@ -1,7 +1,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyRequest } from 'fastify'
 import { Type } from 'typebox'
-import { access, type Principal, type Tenant } from '../../plugins/contracts.js'
+import { access, agentOf, type Principal, type Tenant } from '../../plugins/contracts.js'
 import { List, problems } from '../../schemas/common.js'
 import { ApiToken, ApiTokenCreate, ApiTokenCreated, TokenParams, UserParams } from '../../schemas/identity.js'
 import { createApiToken, deleteApiToken, isAbove, listApiTokens } from './api-tokens.js'
@@ -37,11 +37,21 @@ export const tokenRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, 
       const areas = ['*', ...auth.areas()]
       const unknown = scopes.find((scope) => !areas.includes(scope.split(':', 1)[0] ?? ''))
       if (unknown !== undefined) throw new ScopeUnknown({ scope: unknown, areas })
-      const made = await tenant.transact(async (tx) => {
-        const account = await createIdentityStore(tx.db).byId(subject)
-        if (account === undefined) throw new NoAccount({})
-        return createApiToken(tx, tenant, account, { name, role, scopes: [...new Set(scopes)], expiresInDays })
-      })
+      const made = await tenant.transact(
+        async (tx) => {
+          const account = await createIdentityStore(tx.db).byId(subject)
+          if (account === undefined) throw new NoAccount({})
+          const made = await createApiToken(tx, tenant, account, {
+            name,
+            role,
+            scopes: [...new Set(scopes)],
+            expiresInDays
+          })
+          tx.audit({ action: 'token.create', object: { type: 'token', id: made.id }, details: { role, expiresInDays } })
+          return made
+        },
+        { agent: agentOf(request) }
+      )
       return reply.code(201).header('cache-control', 'no-store').send(made)
     }
   )
@@ -76,6 +86,7 @@ export const tokenRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, 
       return answers.write(request, reply, 204, async (tx) => {
         const deleted = await deleteApiToken(tx, tenant, id, role === 'admin' ? undefined : subject)
         if (!deleted) throw new TokenNotFound({ id })
+        tx.audit({ action: 'token.delete', object: { type: 'token', id } })
       })
     }
   )

@@ -10,7 +10,7 @@ import { checkPassword } from './password-rules.js'
 import { NO_PASSWORD } from './passwords.js'
 import { removeFactors, type SecondFactors } from './second-factor.js'
 import { type SignIn, throttled } from './sign-in.js'
-import { changeUser, createIdentityStore, IDENTITY_CACHE, type UserChanges, usernameKey } from './store.js'
+import { addUser, changeUser, createIdentityStore, IDENTITY_CACHE, type UserChanges, usernameKey } from './store.js'
 
 export interface RouteContext extends SignIn {
   readonly answers: Answers
@@ -45,7 +45,7 @@ export const accountRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app
   app.post(
     '/auth/password',
     {
-      config: access('viewer', { pending: ['password'], fresh: true }),
+      config: access('viewer', { pending: ['password'], fresh: true, limit: 'sign-in' }),
       schema: {
         tags,
         summary: 'Change the own password; ends all tokens of the user',
@@ -111,15 +111,8 @@ export const userRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, c
       const { username, displayName = username, role, password, mustChangePassword = false } = request.body
       const passwordHash = password === undefined ? NO_PASSWORD : await hashNew(request, password, { username, role })
       return answers.write(request, reply, 201, async (tx) => {
-        const user = await createIdentityStore(tx.db).insertUser({
-          username,
-          displayName,
-          role,
-          passwordHash,
-          mustChangePassword
-        })
+        const user = await addUser(tx, { username, displayName, role, passwordHash, mustChangePassword })
         if (user === undefined) throw new UsernameTaken({ username })
-        tx.invalidate(IDENTITY_CACHE)
         reply.header('location', `${app.prefix}/users/${user.id}`)
         return user
       })

@@ -133,6 +133,7 @@ const useRecoveryCode = (tenant: Tenant, userId: string, code: string, at: numbe
 export async function renewRecoveryCodes(tx: Transaction, userId: string): Promise<string[]> {
   const codes = makeRecoveryCodes()
   await createSecondFactorStore(tx.db).replaceRecoveryCodes(userId, codes.map(hashRecoveryCode))
+  tx.audit({ action: 'user.recovery-codes', object: { type: 'user', id: userId } })
   return codes
 }
 
@@ -142,4 +143,5 @@ export async function removeFactors(tx: Transaction, userId: string): Promise<vo
   await store.removeTotp(userId)
   await store.replaceRecoveryCodes(userId, [])
   await createPasskeyStore(tx.db).removeAll(userId)
+  tx.audit({ action: 'user.second-factor.remove', object: { type: 'user', id: userId } })
 }

@@ -1,5 +1,13 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import { type Auth, Problem, type Tenant, type TokenClaims, type TokenUse } from '../../plugins/contracts.js'
+import {
+  type Audit,
+  type Auth,
+  agentOf,
+  Problem,
+  type Tenant,
+  type TokenClaims,
+  type TokenUse
+} from '../../plugins/contracts.js'
 import type { Role } from '../../schemas/common.js'
 import type { Login, LoginAnswer, SignedIn } from '../../schemas/identity.js'
 import { LoginFailed, LoginThrottled, SecondFactorFailed, SessionEnded } from './errors.js'
@@ -29,6 +37,7 @@ export interface SecondFactor {
 
 export interface SignIn {
   readonly auth: Auth
+  readonly audit: Audit
   readonly hasher: PasswordHasher
   readonly throttle: LoginThrottle
   readonly metrics: IdentityMetrics
@@ -74,7 +83,12 @@ export async function signIn(
     const tenant = await enter(auth, request, tenantId)
     const account = tenant === undefined ? undefined : await createIdentityStore(tenant.db).byUsername(login.username)
     const matches = await hasher.verify(account?.passwordHash, login.password)
-    if (!matches || tenant === undefined || account === undefined || account.user.disabled) return undefined
+    if (!matches || tenant === undefined || account === undefined || account.user.disabled) {
+      // Whoever it was meant to be is named by id; what was typed is not kept, since passwords end up in the wrong field.
+      const known = account === undefined ? {} : { object: { type: 'user', id: account.user.id } }
+      service.audit.note(request, { action: 'auth.login.failed', outcome: 'failure', ...known })
+      return undefined
+    }
     await strengthen(hasher, tenant, account, login.password)
     return { tenant, account: await demandLonger(service, tenant, account, login.password) }
   })
@@ -126,10 +140,16 @@ async function beginSession(
   passed: Passed
 ): Promise<SignedIn> {
   const { tenant, account, replaces } = passed
-  const opened = await tenant.transact(async (tx) => {
-    if (replaces !== undefined) await endSession(tx, tenant, replaces, account.user.id)
-    return openSession(tx, tenant, passed, deviceOf(request), service.life)
-  })
+  const { id, role } = account.user
+  const agent = { ...agentOf(request), actor: id, role, method: passed.methods.join('+') }
+  const opened = await tenant.transact(
+    async (tx) => {
+      if (replaces !== undefined) await endSession(tx, tenant, replaces, account.user.id)
+      tx.audit({ action: 'auth.login' })
+      return openSession(tx, tenant, passed, deviceOf(request), service.life)
+    },
+    { agent }
+  )
   return answerSession(service, request, reply, tenant, opened, passed.cookie)
 }
 
@@ -193,12 +213,13 @@ export async function refresh(
   const tenantId = tenantOfRefreshToken(token)
   const tenant = tenantId === undefined ? undefined : await enter(auth, request, tenantId)
   if (tenant === undefined) throw refuse('unknown')
-  const opened = await tenant.transact((tx) => rotate(tx, tenant, token, life))
+  const agent = agentOf(request)
+  const opened = await tenant.transact((tx) => rotate(tx, tenant, token, life), { agent })
   if (typeof opened === 'string') throw refuse(opened)
   const { account, methods, id } = opened.session
   const enrolled = isStrong(methods) ? [] : await secondFactor.methods(tenant, account.user.id)
   if (missingStep(secondFactor, account, methods, enrolled) !== undefined) {
-    await tenant.transact((tx) => endSession(tx, tenant, id, account.user.id))
+    await tenant.transact((tx) => endSession(tx, tenant, id, account.user.id), { agent })
     throw refuse('second-factor')
   }
   return answerSession(service, request, reply, tenant, opened, cookie)

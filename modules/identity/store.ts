@@ -1,6 +1,6 @@
 import { type Kysely, type Selectable, sql } from 'kysely'
 import { v7 as uuid } from 'uuid'
-import type { Tenant, Transaction } from '../../plugins/contracts.js'
+import type { AuditEntry, Tenant, Transaction } from '../../plugins/contracts.js'
 import type { Role } from '../../schemas/common.js'
 import type { User } from '../../schemas/identity.js'
 import { createLinkStore } from './link-store.js'
@@ -61,6 +61,15 @@ const endsTokens = (changes: UserChanges): boolean => {
   return lowers || deleted || role !== undefined || passwordHash !== undefined
 }
 
+/** Undefined when the name is taken. */
+export async function addUser(tx: Transaction, user: NewUser): Promise<User | undefined> {
+  const added = await createIdentityStore(tx.db).insertUser(user)
+  if (added === undefined) return undefined
+  tx.audit(userChange('create', undefined, added))
+  tx.invalidate(IDENTITY_CACHE)
+  return added
+}
+
 /** Changes a user, and ends tokens and links with the same transaction. Undefined when there is no such user. */
 export async function changeUser(
   tx: Transaction,
@@ -68,8 +77,14 @@ export async function changeUser(
   id: string,
   changes: UserChanges
 ): Promise<Account | undefined> {
-  const changed = await createIdentityStore(tx.db).updateUser(id, changes)
+  const store = createIdentityStore(tx.db)
+  const before = await store.byId(id)
+  const changed = await store.updateUser(id, changes)
   if (changed === undefined) return undefined
+  const { passwordHash, endTokens: ends, ...fields } = changes
+  if (Object.keys(fields).length > 0) tx.audit(userChange('update', before?.user, changed.user))
+  if (passwordHash !== undefined) tx.audit({ action: 'user.password', object: { type: 'user', id } })
+  if (ends === true) tx.audit({ action: 'user.tokens.end', object: { type: 'user', id } })
   if (endsTokens(changes)) {
     await endTokens(tx, tenant, { kind: 'subject', key: id, epoch: changed.epoch })
     await createLinkStore(tx.db).removeOfUser(id)
@@ -98,11 +113,20 @@ const toAccount = (row: Selectable<IdentityTables['users']>): Account => ({
   epoch: row.tokens_valid_from
 })
 
+/** For the audit trail: who a person is stays with the user, who may be erased. */
+export const userChange = (action: 'create' | 'update', before: User | undefined, after: User): AuditEntry => ({
+  action: `user.${action}`,
+  object: { type: 'user', id: after.id },
+  ...(before === undefined ? {} : { before }),
+  after,
+  personal: ['username', 'displayName']
+})
+
 /** A transaction's `db` is a Kysely too: inside one, build a second store on it. */
 export function createIdentityStore(database: Kysely<unknown>) {
   const db = database.withTables<IdentityTables>()
   return {
-    /** Undefined when the name is taken. */
+    /** Only `addUser` calls this. Undefined when the name is taken. */
     insertUser: async ({
       username,
       displayName,

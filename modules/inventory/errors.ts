@@ -8,6 +8,10 @@ export const ItemExists = problem<{ itemCode: string }>('INV_ITEM_EXISTS', 409, 
   en: 'There is already an item {itemCode}.',
   fr: 'L’article {itemCode} existe déjà.'
 })
+export const ItemCodeReserved = problem<{ itemCode: string }>('INV_ITEM_CODE_RESERVED', 422, {
+  en: '"{itemCode}" is a part of this API’s own addresses, where an item of that code could not be found; take another code.',
+  fr: '« {itemCode} » fait partie des adresses de cette API, où un article de ce code serait introuvable ; prenez un autre code.'
+})
 export const ItemUnitFixed = problem<{ itemCode: string; unit: string; tracking: string }>('INV_ITEM_UNIT_FIXED', 409, {
   en: '{itemCode} was counted in {unit} with the tracking {tracking} before it was archived, and its history still is.',
   fr: '{itemCode} se comptait en {unit} avec le suivi {tracking} avant d’être archivé, et son historique l’est encore.'

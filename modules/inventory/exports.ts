@@ -1,4 +1,4 @@
-import type { Tenant } from '../../plugins/contracts.js'
+import { csvCell, type Tenant } from '../../plugins/contracts.js'
 import { fromMicros } from '../../schemas/decimal.js'
 import type { ExportKind } from '../../schemas/inventory.js'
 import { faceOf } from './item-rows.js'
@@ -100,12 +100,4 @@ export async function* exportNdjson(kind: ExportKind, tenant: Tenant, showCost: 
   for await (const row of rowsOf(kind, tenant, showCost)) {
     yield `${JSON.stringify(Object.fromEntries(COLUMNS[kind].map((name) => [name, row[name] ?? null])))}\n`
   }
-}
-
-/** RFC 4180. A text that a spreadsheet would run as a formula is marked as text; an import takes the mark off again. */
-export function csvCell(value: Cell): string {
-  if (value === null) return ''
-  if (typeof value === 'number') return String(value)
-  const harmless = /^'*[=+\-@\t\r]/.test(value) ? `'${value}` : value
-  return /[",\r\n]/.test(harmless) ? `"${harmless.replaceAll('"', '""')}"` : harmless
 }

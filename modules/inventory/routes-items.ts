@@ -3,7 +3,7 @@ import { access, pageOf } from '../../plugins/contracts.js'
 import { Closed, PageQuery, problems } from '../../schemas/common.js'
 import * as schemas from '../../schemas/inventory.js'
 import { createCatalogueStore } from './catalogue-store.js'
-import { authorOf, type Context, cacheKey, seesCost, tenantOf } from './context.js'
+import { type Context, cacheKey, seesCost, tenantOf } from './context.js'
 import { CostHidden, ItemNotFound, UnitNotFound } from './errors.js'
 import { rowText } from './item-rows.js'
 import { createItemStore } from './item-store.js'
@@ -161,8 +161,12 @@ export const itemRoutes: FastifyPluginAsyncTypebox<Context> = async (app, contex
         if (item === undefined || item.archivedAt !== null) throw new ItemNotFound({ itemCode })
         if (!(await createCatalogueStore(tx.db).unitExists(unit))) throw new UnitNotFound({ unit })
         await store.setUnit(item.id, unit, numerator, denominator)
+        tx.audit({
+          action: 'item.unit',
+          object: { type: 'item', id: itemCode },
+          details: { unit, numerator, denominator }
+        })
         tx.invalidate(STOCK_CACHE)
-        request.log.info({ itemCode, unit, actor: authorOf(request).actor }, 'unit conversion set')
         return loadItem(
           { onOrder: undefined, dailyDemand: undefined },
           tenantOf(request),

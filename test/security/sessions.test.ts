@@ -10,7 +10,14 @@ import { createPasswordHasher } from '../../modules/identity/passwords.js'
 import { openSession } from '../../modules/identity/session-store.js'
 import { createIdentityStore } from '../../modules/identity/store.js'
 import { createLoginThrottle } from '../../modules/identity/throttle.js'
-import { type Auth, access, type EnterModule, type SharedStore, type TokenUse } from '../../plugins/contracts.js'
+import {
+  type Audit,
+  type Auth,
+  access,
+  type EnterModule,
+  type SharedStore,
+  type TokenUse
+} from '../../plugins/contracts.js'
 import core, { type Tenants } from '../../plugins/core.js'
 import { serverOptions } from '../../plugins/server-options.js'
 import type { Role } from '../../schemas/common.js'
@@ -36,11 +43,13 @@ async function start(t: Test, databaseUrl: string, { redisUrl, secureCookies = f
   await app.register(core, {
     databaseUrl,
     jwtKeys: [...KEYS],
+    secretsKeys: [...KEYS],
     secureCookies,
     ...(redisUrl === undefined ? {} : { redisUrl })
   })
   const auth = app.getDecorator<Auth>('auth')
   await app.register(identity, {
+    secondFactor: 'optional',
     prefix: '/api',
     authorize: auth.authorize,
     accessTokenTtlSeconds: ACCESS_SECONDS,
@@ -54,6 +63,11 @@ async function start(t: Test, databaseUrl: string, { redisUrl, secureCookies = f
     stock.post('/stock', { schema, config: access('staff') }, async () => ({}))
     stock.post('/stock/close', { schema, config: access('manager') }, async () => ({}))
     stock.post('/enrol', { schema, config: access('viewer', { pending: ['enrol'] }) }, async () => ({}))
+  })
+  const trail: string[] = []
+  app.getDecorator<Audit>('audit').keepIn({
+    append: async (_db, _agent, entries) => void trail.push(...entries.map(({ action }) => action)),
+    note: () => {}
   })
   await app.ready()
   t.teardown(() => app.close())
@@ -98,7 +112,7 @@ async function start(t: Test, databaseUrl: string, { redisUrl, secureCookies = f
   const refresh = (refreshToken: string) => call('POST', '/api/auth/refresh', undefined, { refreshToken })
   const me = async (token: string) => (await call('GET', '/api/auth/me', token)).status
   const admin = issueToken(auth, { role: 'admin', tenant: 'main', ttlSeconds: 86_400 * 30 })
-  return { app, auth, tenant, call, signIn, login, create, refresh, me, admin }
+  return { app, auth, tenant, trail, call, signIn, login, create, refresh, me, admin }
 }
 type Service = Awaited<ReturnType<typeof start>>
 interface Held {
@@ -135,6 +149,7 @@ await eachDialect(t, async (t, dialect) => {
   const url = await database(t, dialect)
   const service = await start(t, url)
   await lives(t, service)
+  await crowd(t, service)
   await rotation(t, service)
   await proofs(t, service)
   await apiTokens(t, service)
@@ -239,7 +254,25 @@ async function lives(t: Test, { call, signIn, login, create, refresh, me, admin 
   )
 }
 
-async function rotation(t: Test, { call, login, create, refresh, me, tenant }: Service) {
+async function crowd(t: Test, { login, create, refresh }: Service) {
+  t.test('V7.1.2 a user has at most fifty sessions; the one that was silent longest makes room', async (t) => {
+    const time = clock(t)
+    await create('ora')
+    const held: Held[] = []
+    for (let n = 0; n < 50; n++) held.push(await login('ora'))
+    time.pass(60)
+    const { body } = await refresh(held[0]?.refresh ?? '')
+    await login('ora')
+    t.equal((await refresh(body.refreshToken)).status, 200, 'used a moment ago')
+    t.equal((await refresh(held[49]?.refresh ?? '')).status, 200)
+    const statuses = await Promise.all(
+      held.slice(1, 49).map(async ({ refresh: token }) => (await refresh(token)).status)
+    )
+    t.equal(statuses.filter((status) => status === 401).length, 1)
+  })
+}
+
+async function rotation(t: Test, { call, login, create, refresh, me, tenant, trail }: Service) {
   t.test(
     'refresh: a token is used up; sent twice at once both get one successor; later, or when that was used, the family dies',
     async (t) => {
@@ -256,6 +289,7 @@ async function rotation(t: Test, { call, login, create, refresh, me, tenant }: S
       const { body } = await refresh(second)
       const stolen = await refresh(first.refresh)
       t.match(stolen, { status: 401, body: { reason: 'reused' } }, 'its successor was used: somebody has a copy')
+      t.equal(trail.filter((action) => action === 'session.reused').length, 1, 'which the audit trail tells')
       t.equal(await me(body.accessToken), 401, 'the access tokens of the family too, at once')
       t.match(await refresh(body.refreshToken), { status: 401, body: { reason: 'ended' } })
 
@@ -385,6 +419,14 @@ async function proofs(t: Test, { call, login, create, me, admin, auth, tenant }:
     const step = pending('enrol')
     t.equal((await call('POST', '/api/auth/logout', step)).status, 204)
     t.equal((await call('POST', '/enrol', step)).status, 401, 'a step that was given up')
+    const held = await login('pia')
+    const sid = sessionOf(held.access).sid ?? ''
+    const replacing = auth.sign(
+      { subject: id, role: 'admin', tenant: 'main', epoch: 0, session: sid, use: 'enrol' },
+      60
+    )
+    t.equal((await call('POST', '/api/auth/logout', replacing)).status, 204)
+    t.equal(await me(held.access), 200, 'leaves the session that it was to replace')
     await setPassword(tenant, 'pia', 'a brand new passphrase')
     t.equal((await call('POST', '/enrol', pending('enrol'))).status, 401, 'ends with the password')
     const forged = auth.sign({ subject: id, role: 'admin', tenant: 'main', epoch: 9e15, use: 'enrol' }, 60)
@@ -667,8 +709,9 @@ async function endsElsewhere(t: Test, a: Service, b: Service, name: string) {
     },
     disabling: () => admin('PATCH', { disabled: true }),
     demotion: () => admin('PATCH', { role: 'viewer' }),
-    deletion: () => admin('DELETE'),
-    'a change at the console': async () => (await disableUser(a.tenant, username)).disabled
+    'a change at the console': async () => (await disableUser(a.tenant, username)).disabled,
+    // For good, so it is the last.
+    deletion: () => admin('DELETE')
   }
   for (const [name, end] of Object.entries(ends)) {
     const held = await hold()
