@@ -438,6 +438,9 @@ t.test('the whole service: a movement becomes a message', async (t) => {
     t.equal((await client(app, role).post(`${home}/test`)).status, 403, role)
   }
   t.match(await admin.get(`${home}/deliveries?status=lost`), { status: 400 })
+  const [entry] = (await admin.get('/api/audit?action=webhook.create')).body.data
+  t.match(entry, { object: { type: 'webhook', id: made.body.id }, outcome: 'success' }, 'the audit trail knows')
+  t.notMatch(JSON.stringify(entry), /whsec_|\/in"/, 'of the URL its host alone, and no secret')
 })
 
 await eachDialect(t, async (t, dialect) => {

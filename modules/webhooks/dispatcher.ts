@@ -154,6 +154,7 @@ export function createDispatcher(dependencies: Dependencies): Dispatcher {
     if (httpStatus !== GONE && !broken) return
     const reason: DisabledReason = httpStatus === GONE ? 'gone' : 'failing'
     await store.update(webhookId, { disabled_reason: reason, updated_at: at })
+    tx.audit({ action: 'webhook.disable', object: { type: 'webhook', id: webhookId }, details: { reason, failures } })
     await tx.publish(WebhookDisabled.topic, { webhookId, reason, failures })
     tx.afterCommit(() => {
       metrics.disabled(reason)
