@@ -195,8 +195,9 @@ async function checkRole(t: Test, app: FastifyInstance, route: Route, least: Rol
 
 const patternOf = ({ url }: Route) => new RegExp(`^${url.replace(/:\w+/g, '[^/]+')}/?$`)
 
+const { app, routes } = await openService(t, { dialect: 'sqlite' })
+
 t.test('V8.2.1 each role at each route, and at each method that is none', async (t) => {
-  const { app, routes } = await openService(t, { dialect: 'sqlite' })
   const rules = new Map(Object.entries(RULES).flatMap(([role, names]) => names.map((name) => [name, role] as const)))
   const api = routes.filter(isApi)
   t.same(
@@ -227,7 +228,6 @@ t.test('V8.2.1 each role at each route, and at each method that is none', async 
 })
 
 t.test('V2.2.1 each route refuses what its schemas do not name', async (t) => {
-  const { app, routes } = await openService(t, { dialect: 'sqlite' })
   for (const route of routes.filter(isApi)) {
     for (const [part, schema] of Object.entries({ ...route.schema, response: undefined })) {
       if (!['body', 'querystring', 'params'].includes(part)) continue
