@@ -242,6 +242,30 @@ export const forecastingMigrations: Record<string, Migration> = {
         .addColumn('answer', 'text', (c) => c.notNull())
         .addPrimaryKeyConstraint('ai_aggregates_frequency_pk', ['frequency', 'level', 'key'])
         .execute()
+      // All that the accuracy of what serves is made of, without the artifacts beside it.
+      await db.schema
+        .createIndex('ai_models_accuracy')
+        .on('ai_models')
+        .columns([
+          'status',
+          'model',
+          'frequency',
+          'serves_baseline',
+          'volume',
+          'wape',
+          'bias',
+          'baseline_wape',
+          'mase',
+          'coverage80',
+          'coverage95'
+        ])
+        .execute()
+      await db.schema.createIndex('ai_models_model').on('ai_models').columns(['model', 'id']).execute()
+      await db.schema
+        .createIndex('ai_models_frequency')
+        .on('ai_models')
+        .columns(['frequency', 'status', 'id'])
+        .execute()
       // Means per period that agree with the sums, where those are served instead of the model's own.
       await db.schema.alterTable('ai_forecasts').addColumn('reconciled', 'text').execute()
       await db.schema

@@ -7,6 +7,7 @@ import { agentOf, defaultEntry } from './audit.js'
 import { etagOf } from './cache.js'
 import type { Answers, CachedText, Principal, Tenant, Transaction } from './contracts.js'
 import { IdempotencyInProgress, IdempotencyKeyInvalid, IdempotencyKeyReused, PreconditionFailed } from './errors.js'
+import { prepared } from './prepared.js'
 
 type IdempotencyTable = {
   key: string
@@ -81,7 +82,7 @@ export function createAnswers({ waitForJob }: AnswersOptions): Answers {
   const tenantOf = (request: FastifyRequest) => request.getDecorator<Tenant>('tenant')
 
   const reserve = async (tenant: Tenant, key: string, hash: string): Promise<Stored | undefined> =>
-    tenant.transact(async (tx) => takeKey(tx.db.withTables<IdempotencyTables>(), key, hash))
+    tenant.transact(async (tx) => takeKey(tx.db, key, hash))
 
   return {
     async read(request, reply, namespace, key, load) {
@@ -99,8 +100,7 @@ export function createAnswers({ waitForJob }: AnswersOptions): Answers {
       const hash = key === undefined ? '' : hashOf(request)
       const answer = await tenantOf(request).transact(
         async (tx): Promise<Stored> => {
-          const keys = tx.db.withTables<IdempotencyTables>()
-          const stored = key === undefined ? undefined : await takeKey(keys, key, hash)
+          const stored = key === undefined ? undefined : await takeKey(tx.db, key, hash)
           if (stored !== undefined) return stored
           const result = await audited(tx, request, status, work)
           reply.code(status)
@@ -109,7 +109,7 @@ export function createAnswers({ waitForJob }: AnswersOptions): Answers {
             headers: headersOf(reply),
             body: result === undefined ? '' : String(reply.serialize(result))
           }
-          if (key !== undefined) await keepAnswer(keys, key, fresh)
+          if (key !== undefined) await keepAnswer(tx.db, key, fresh)
           return fresh
         },
         { agent: agentOf(request) }
@@ -139,7 +139,7 @@ export function createAnswers({ waitForJob }: AnswersOptions): Answers {
           const fresh = { status: 202, headers: { location: `/api/jobs/${started.id}` }, body }
           await tenant.transact(
             async (tx) => {
-              if (key !== undefined) await keepAnswer(tx.db.withTables<IdempotencyTables>(), key, fresh)
+              if (key !== undefined) await keepAnswer(tx.db, key, fresh)
               tx.audit({ action: `${started.kind}.start`, object: { type: 'job', id: started.id } })
             },
             { agent: agentOf(request) }
@@ -200,20 +200,37 @@ function hashOf(request: FastifyRequest, fingerprint?: string): string {
   return hash.update(fingerprint ?? JSON.stringify(request.body ?? null)).digest('base64url')
 }
 
-type Keys = Kysely<IdempotencyTables>
+const insertKey = prepared<{ key: string; hash: string; now: number }, unknown>((db, slot) =>
+  db
+    .withTables<IdempotencyTables>()
+    .insertInto('idempotency_keys')
+    .values({
+      key: slot('key'),
+      request_hash: slot('hash'),
+      status: null,
+      headers: null,
+      body: null,
+      created_at: slot('now')
+    })
+    .onConflict((conflict) => conflict.column('key').doNothing())
+)
+const fillKey = prepared<{ key: string; status: number; headers: string; body: string }, unknown>((db, slot) =>
+  db
+    .withTables<IdempotencyTables>()
+    .updateTable('idempotency_keys')
+    .set({ status: slot('status'), headers: slot('headers'), body: slot('body') })
+    .where('key', '=', slot('key'))
+)
 
 /**
  * Takes the key for this request, or answers what is stored under it. On PostgreSQL a second request with the same key
  * waits in the insert until the first commits; on SQLite writers take turns anyway.
  */
-async function takeKey(db: Keys, key: string, hash: string): Promise<Stored | undefined> {
+async function takeKey(root: Kysely<unknown>, key: string, hash: string): Promise<Stored | undefined> {
+  const db = root.withTables<IdempotencyTables>()
   const now = Date.now()
-  const taken = await db
-    .insertInto('idempotency_keys')
-    .values({ key, request_hash: hash, status: null, headers: null, body: null, created_at: now })
-    .onConflict((conflict) => conflict.column('key').doNothing())
-    .executeTakeFirst()
-  if (Number(taken.numInsertedOrUpdatedRows) > 0) return undefined
+  const { numAffectedRows = 0n } = await root.executeQuery(insertKey(root, { key, hash, now }))
+  if (numAffectedRows > 0n) return undefined
   const row = await db.selectFrom('idempotency_keys').selectAll().where('key', '=', key).executeTakeFirstOrThrow()
   if (row.request_hash !== hash) throw new IdempotencyKeyReused({})
   if (row.status !== null) return { status: row.status, headers: JSON.parse(row.headers ?? '{}'), body: row.body ?? '' }
@@ -222,12 +239,8 @@ async function takeKey(db: Keys, key: string, hash: string): Promise<Stored | un
   return undefined
 }
 
-async function keepAnswer(db: Keys, key: string, { status, headers, body }: Stored): Promise<void> {
-  await db
-    .updateTable('idempotency_keys')
-    .set({ status, headers: JSON.stringify(headers), body })
-    .where('key', '=', key)
-    .execute()
+async function keepAnswer(db: Kysely<unknown>, key: string, { headers, ...answer }: Stored): Promise<void> {
+  await db.executeQuery(fillKey(db, { key, headers: JSON.stringify(headers), ...answer }))
 }
 
 /** A key counts for a week; a retry comes within minutes. */

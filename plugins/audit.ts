@@ -1,6 +1,7 @@
 import type { FastifyRequest } from 'fastify'
 import type { Kysely } from 'kysely'
 import type { Agent, Audit, AuditEntry, AuditTrail, Principal, Tenant } from './contracts.js'
+import { Problem } from './problem.js'
 
 /** W3C Trace Context, version 00. */
 const TRACEPARENT = /^00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$/
@@ -33,8 +34,8 @@ export function agentOf(request: FastifyRequest): Agent {
 
 export interface AuditService extends Audit {
   append(db: Kysely<unknown>, agent: Agent, entries: readonly AuditEntry[]): Promise<void>
-  /** An answer that refused somebody; `code` is the problem's. */
-  denied(request: FastifyRequest, code: string): void
+  /** An answer that refused somebody, and the problem it told. */
+  denied(request: FastifyRequest, error: unknown): void
 }
 
 /** Hands entries to the module that keeps them; without one they go nowhere. */
@@ -55,11 +56,19 @@ export function createAudit(): AuditService {
     append: async (db, agent, entries) => {
       if (entries.length > 0) await trail?.append(db, agent, entries)
     },
-    denied: (request, code) => {
+    denied: (request, error) => {
       if (noted.has(request)) return
-      note(request, { action: 'auth.denied', outcome: 'denied', object: routeOf(request), details: { code } })
+      note(request, { action: 'auth.denied', outcome: 'denied', object: routeOf(request), details: reasonOf(error) })
     }
   }
+}
+
+/** Coded reasons alone, no text that came with the request. */
+const REASON = /^[a-z][a-z-]{0,39}$/
+function reasonOf(error: unknown): { code: string; reason?: string } {
+  if (!(error instanceof Problem)) return { code: '' }
+  const { reason } = error.params
+  return { code: error.code, ...(typeof reason === 'string' && REASON.test(reason) ? { reason } : {}) }
 }
 
 /** The route and not the path: what was refused is counted by it. */

@@ -10,6 +10,7 @@ export { agentOf } from './audit.js'
 export { csvCell } from './csv.js'
 export { decodeCursor, encodeCursor, pageOf } from './cursor.js'
 export { PayloadTooLarge } from './limits.js'
+export { type Prepared, prepared, slots } from './prepared.js'
 export { type Localised, Problem, type ProblemParams, problem } from './problem.js'
 
 /** What a domain may rely on. A host that embeds one domain supplies these decorators itself, or registers the core. */
@@ -87,13 +88,12 @@ export interface PersonalData {
   readonly sections: Readonly<Record<string, (tenant: Tenant, subject: string) => AsyncIterable<object>>>
   /** Takes out what names the subject; opaque ids stay, so ledger and audit trail hold. @returns how many rows changed */
   erase?(tx: Transaction, subject: string, tenant: Tenant): Promise<number>
-  /** How long what is kept. `remove` takes out what is older, again and again. */
+  /** How long what is kept; whoever keeps it removes what is older. */
   readonly retention?: readonly RetentionRule[]
 }
 export interface RetentionRule {
   readonly what: string
   readonly keptFor: string
-  remove?(tenant: Tenant): Promise<unknown>
 }
 
 /** What keeps audit entries. */

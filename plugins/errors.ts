@@ -255,12 +255,11 @@ export function answerProblem(error: unknown, request: FastifyRequest, reply: Fa
  */
 export function useProblems(
   app: FastifyInstance,
-  denied: (request: FastifyRequest, code: string) => void = () => {}
+  denied: (request: FastifyRequest, error: unknown) => void = () => {}
 ): void {
   app.setErrorHandler((error, request, reply) => {
     const sent = answerProblem(error, request, reply)
-    if (reply.statusCode === 401 || reply.statusCode === 403)
-      denied(request, error instanceof Problem ? error.code : '')
+    if (reply.statusCode === 401 || reply.statusCode === 403) denied(request, error)
     return sent
   })
 }

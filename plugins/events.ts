@@ -2,6 +2,7 @@ import type { FastifyBaseLogger } from 'fastify'
 import type { Generated, Kysely } from 'kysely'
 import { Counter, type Registry } from 'prom-client'
 import type { EventHandler, Events, Tenant } from './contracts.js'
+import { prepared } from './prepared.js'
 
 type OutboxTable = {
   id: Generated<number>
@@ -23,11 +24,21 @@ const CLAIM_MILLISECONDS = 60_000
 const ATTEMPTS_MAX = 10
 const NEVER = Number.MAX_SAFE_INTEGER
 
-export async function appendToOutbox(db: Kysely<CoreTables>, topic: string, payload: unknown): Promise<void> {
-  await db
+const intoOutbox = prepared<{ topic: string; payload: string; now: number }, unknown>((db, slot) =>
+  db
+    .withTables<CoreTables>()
     .insertInto('outbox')
-    .values({ topic, payload: JSON.stringify(payload), created_at: Date.now(), claimed_until: 0, attempts: 0 })
-    .execute()
+    .values({
+      topic: slot('topic'),
+      payload: slot('payload'),
+      created_at: slot('now'),
+      claimed_until: 0,
+      attempts: 0
+    })
+)
+
+export async function appendToOutbox(db: Kysely<unknown>, topic: string, payload: unknown): Promise<void> {
+  await db.executeQuery(intoOutbox(db, { topic, payload: JSON.stringify(payload), now: Date.now() }))
 }
 
 export interface EventService extends Events {

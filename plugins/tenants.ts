@@ -5,7 +5,7 @@ import type { Caches, TenantCache } from './cache.js'
 import type { AuditEntry, MigrationSet, Tenant, Transaction, TransactOptions } from './contracts.js'
 import type { DatabaseServer, TenantDatabase } from './dialects/dialect.js'
 import { TenantNameInvalid, TenantNotFound } from './errors.js'
-import { appendToOutbox, type CoreTables, type EventService } from './events.js'
+import { appendToOutbox, type EventService } from './events.js'
 import { migrate } from './migrate.js'
 
 export interface TenantsOptions {
@@ -168,7 +168,7 @@ async function transact<R>(
       db,
       publish: async (topic, payload) => {
         current.published = true
-        await appendToOutbox(db.withTables<CoreTables>(), topic, payload)
+        await appendToOutbox(db, topic, payload)
       },
       invalidate: (namespace) => void current.namespaces.add(namespace),
       afterCommit: (run) => void current.callbacks.push(run),

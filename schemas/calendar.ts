@@ -1,5 +1,6 @@
 import { type Static, Type } from 'typebox'
 import { Closed, Code, Day, Instant, List, Name, Nullable, PageQuery, Text, Uuid } from './common.js'
+import { JUDGEMENT, personal } from './personal.js'
 
 /** What is known beforehand: days on which something happens, and figures (guests, prices, degrees) for each day. */
 
@@ -54,7 +55,7 @@ export const Event = Closed({
   category: Nullable(Type.String()),
   itemCode: Nullable(Type.String()),
   upcoming: Type.Array(Day, { description: 'Within a year, at most five, without the days around' }),
-  createdBy: Nullable(Type.String()),
+  createdBy: Nullable(personal(Type.String(), JUDGEMENT)),
   createdAt: Instant,
   updatedAt: Instant
 })
@@ -74,7 +75,7 @@ export const Regressor = Closed({
   from: Nullable(Day),
   to: Nullable(Day),
   missing: Type.Integer({ description: 'Days between from and to without a value' }),
-  createdBy: Nullable(Type.String()),
+  createdBy: Nullable(personal(Type.String(), JUDGEMENT)),
   createdAt: Instant
 })
 export type Regressor = Static<typeof Regressor>

@@ -1,6 +1,7 @@
 import { type Static, Type } from 'typebox'
 import { Closed, Instant, Name, Nullable, TenantId, Uuid } from './common.js'
 import { CookieMode, LoginAnswer, Password, Username } from './identity.js'
+import { ACCOUNT, personal } from './personal.js'
 
 /** Second factors, passkeys and one-time links. */
 
@@ -115,7 +116,7 @@ export type OneTimeLink = Static<typeof OneTimeLink>
 export const LinkAcceptance = Closed({ token: LinkToken, password: Password })
 export const FirstUser = Closed({
   token: LinkToken,
-  username: Username,
-  displayName: Type.Optional(Name),
+  username: personal(Username, ACCOUNT),
+  displayName: Type.Optional(personal(Name, ACCOUNT)),
   password: Password
 })

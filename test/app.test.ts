@@ -569,6 +569,8 @@ t.test('a bad configuration ends the program with one line', async (t) => {
     ['JWT_KEYS', `k1:${'b'.repeat(40)}`, true],
     ['SECRETS_KEY', 'short-canary', true],
     ['SECRETS_KEYS', `k1:${'b'.repeat(40)}`, true],
+    ['PUBLIC_URL', 'stock.example.org'],
+    ['SECOND_FACTOR', 'never'],
     ['METRICS_TOKEN', 'canary', true],
     ['POSTGRES_POOL_SIZE', '0'],
     ['RATE_LIMIT_PER_MINUTE', 'often'],

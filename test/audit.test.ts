@@ -200,7 +200,7 @@ async function sameTransaction(t: Test, app: FastifyInstance, dialect: Dialect):
 
 async function signIns(t: Test, app: FastifyInstance): Promise<void> {
   const tenant = await tenantOf(app)
-  const user = await createUser(tenant, { username: 'sam', role: 'manager', password: PASSWORD })
+  const user = await createUser(tenant, { username: 'sam', role: 'staff', password: PASSWORD })
   const auth = app.getDecorator<Auth>('auth')
   const since = Number((await trail(app)).at(-1)?.id)
   const login = (username: string, password: string, id: string) =>
@@ -232,16 +232,21 @@ async function signIns(t: Test, app: FastifyInstance): Promise<void> {
       action: 'auth.login',
       outcome: 'success',
       actor: user.id,
-      role: 'manager',
-      method: 'password',
+      role: 'staff',
+      method: 'pwd',
       traceId: TRACE
     },
     wrong: { action: 'auth.login.failed', outcome: 'failure', actor: null, object: { type: 'user', id: user.id } },
     unknown: { action: 'auth.login.failed', outcome: 'failure', actor: null, object: null, traceId: TRACE },
-    missing: { action: 'auth.denied', outcome: 'denied', actor: null, details: { code: 'AUTH_REQUIRED' } },
-    malformed: { action: 'auth.denied', outcome: 'denied', actor: null },
+    missing: {
+      action: 'auth.denied',
+      outcome: 'denied',
+      actor: null,
+      details: { code: 'AUTH_REQUIRED', reason: 'missing' }
+    },
+    malformed: { action: 'auth.denied', outcome: 'denied', actor: null, details: { reason: 'malformed' } },
     expired: { action: 'auth.denied', outcome: 'denied', actor: null },
-    role: { action: 'auth.denied', actor: user.id, role: 'manager', details: { code: 'AUTH_FORBIDDEN' } },
+    role: { action: 'auth.denied', actor: user.id, role: 'staff', details: { code: 'AUTH_FORBIDDEN' } },
     out: { action: 'auth.logout', outcome: 'success', actor: user.id },
     revoked: {
       action: 'auth.denied',

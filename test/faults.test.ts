@@ -241,7 +241,7 @@ t.test('PostgreSQL itself is killed under load, and comes back', async (t) => {
   t.ok(await load.more(100))
   await postgres.kill()
   const refused = await post(service, 'refused')
-  t.match(refused, { status: 503, text: /"code":"DATABASE_UNAVAILABLE"/ })
+  t.match(refused, { status: 503, text: /"code":"ID_REVOCATIONS_UNAVAILABLE"/ })
   t.ok(refused.milliseconds < 2_000, `in ${refused.milliseconds.toFixed(0)} ms`)
   await becomes(service, 'down')
   t.equal((await send(service, 'GET', '/health/live')).status, 200)

@@ -2,6 +2,7 @@ import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import { voidExpired } from '../modules/inventory/reservations.js'
 import type { Tenants } from '../plugins/core.js'
+import { RESERVED_ITEM_CODES } from '../schemas/inventory.js'
 import { type Answer, buildApp, type Client, client, eachDialect } from './helper.js'
 
 interface Context {
@@ -804,3 +805,32 @@ async function snapshot(manager: Client): Promise<object[]> {
   }
   return items
 }
+
+t.test('codes of items and addresses of the API do not meet', async (t) => {
+  const app = await buildApp(t, { dialect: 'sqlite' })
+  const paths = Object.keys(JSON.parse(JSON.stringify(app.swagger())).paths)
+  const shadowing = new Set(
+    paths.flatMap((path) => {
+      const [before, after] = path.split('{itemCode}')
+      if (after === undefined) return []
+      return paths
+        .filter((other) => other.startsWith(before ?? '') && other !== path && !other.startsWith(`${before}{`))
+        .flatMap((other) => other.slice(before?.length).split('/')[0] ?? [])
+    })
+  )
+  // What only takes a POST stands in nobody's way: items are read.
+  const reads = [...shadowing].filter((name) => !['train', 'derive', 'detect-anomalies', 'import'].includes(name))
+  t.ok(reads.length >= 4, reads.join())
+  const manager = client(app, 'manager')
+  for (const itemCode of [...reads, '.', '..']) {
+    t.ok(RESERVED_ITEM_CODES.has(itemCode), itemCode)
+    const refused = await manager.post('/api/inventory', { itemCode, name: 'x', unit: 'each' })
+    t.match(refused, { status: 422, body: { code: 'INV_ITEM_CODE_RESERVED', itemCode } })
+    const file = await manager.post('/api/import/items?dryRun=true', `itemCode,name,unit\n${itemCode},x,each\n`, {
+      'content-type': 'text/csv'
+    })
+    t.match(file.body.errors ?? file.body, [{ row: 2, column: 'itemCode', code: 'INV_ITEM_CODE_RESERVED' }], itemCode)
+  }
+  t.equal((await manager.post('/api/inventory', { itemCode: 'Units', name: 'x', unit: 'each' })).status, 201)
+  t.equal((await manager.get('/api/inventory/Units')).body.itemCode, 'Units')
+})

@@ -3,8 +3,8 @@ import { type Kysely, sql } from 'kysely'
 import t, { type Test } from 'tap'
 import { pruneTrail, sealTrail, verifyTrail } from '../modules/audit/index.js'
 import { createAuditStore, rowOf } from '../modules/audit/store.js'
-import { personalData as identityData } from '../modules/identity/index.js'
-import { removeOld } from '../modules/privacy/index.js'
+import { forgetTokenEnds } from '../modules/identity/revocations.js'
+import { forgetSessions } from '../modules/identity/session-store.js'
 import { marksOf } from '../modules/privacy/register.js'
 import { forgetOldKeys } from '../plugins/answers.js'
 import type { Tenant } from '../plugins/contracts.js'
@@ -112,7 +112,7 @@ async function person(app: FastifyInstance, username: string, address = '203.0.1
   const admin = client(app, 'admin', { subject: 'boss' })
   const { body: user } = await admin.post(
     '/api/users',
-    { username, displayName: 'Zoe Quill', role: 'manager', password: PASSWORD },
+    { username, displayName: 'Zoe Quill', role: 'staff', password: PASSWORD },
     { 'idempotency-key': `made-${username}` }
   )
   const login = () =>
@@ -153,7 +153,7 @@ async function access(t: Test, app: FastifyInstance): Promise<void> {
     subject: zoe.id,
     tenant: 'main',
     data: {
-      profile: [{ id: zoe.id, username: 'zoe', displayName: 'Zoe Quill', role: 'manager' }],
+      profile: [{ id: zoe.id, username: 'zoe', displayName: 'Zoe Quill', role: 'staff' }],
       movements: [{ movementId: zoe.movement, type: 'receipt' }],
       imports: [{ kind: 'items', rows: 1 }],
       forecastFeedback: [{ comment: 'I, Zoe Quill, counted it' }],
@@ -269,18 +269,37 @@ async function erasure(t: Test, app: FastifyInstance): Promise<void> {
   t.equal(answer, 401, 'her tokens end')
 }
 
-async function retention(t: Test, tenant: Tenant): Promise<void> {
+async function retention(t: Test, tenant: Tenant, userId: string): Promise<void> {
+  type Session = { id: string; user_id: string; address: string; user_agent: string; methods: string } & Record<
+    'epoch' | 'authenticated_at' | 'created_at' | 'seen_at' | 'expires_at',
+    number
+  >
   type Old = {
-    revoked_tokens: { jti: string; subject: string; expires_at: number; revoked_at: number }
+    sessions: Session
+    token_ends: { version: number; kind: string; key: string; epoch: number; expires_at: number }
     idempotency_keys: { key: string; request_hash: string; created_at: number }
   }
   const now = Date.now()
   await tenant.transact(async (tx) => {
     const db: Kysely<Old> = tx.db.withTables<Old>()
-    const token = (jti: string, expires_at: number) => ({ jti, subject: 's', expires_at, revoked_at: now - DAY_MS })
+    const session = (id: string, expires_at: number): Session => ({
+      ...{ id, user_id: userId, address: '192.0.2.200', user_agent: 'u', methods: 'pwd', epoch: 0, expires_at },
+      ...{ authenticated_at: now - 9 * DAY_MS, created_at: now - 9 * DAY_MS, seen_at: now - 9 * DAY_MS }
+    })
     await db
-      .insertInto('revoked_tokens')
-      .values([token('over', now - 1), token('counts', now + DAY_MS)])
+      .insertInto('sessions')
+      .values([session('old-over', now - 2 * DAY_MS), session('old-counts', now + DAY_MS)])
+      .execute()
+    const end = (version: number, key: string, expires_at: number) => ({
+      version,
+      kind: 'token',
+      key,
+      epoch: 0,
+      expires_at
+    })
+    await db
+      .insertInto('token_ends')
+      .values([end(1_000_001, 'old-over', now - 1), end(1_000_002, 'old-counts', now + DAY_MS)])
       .execute()
     const key = (name: string, days: number) => ({ key: name, request_hash: '', created_at: now - days * DAY_MS })
     await db
@@ -288,21 +307,21 @@ async function retention(t: Test, tenant: Tenant): Promise<void> {
       .values([key('x eight', 8), key('x six', 6)])
       .execute()
     const agent = {
-      actor: 'old',
-      role: null,
-      method: null,
-      session: null,
-      requestId: null,
-      traceId: null,
-      address: null
+      ...{ actor: 'old', role: null, method: null, session: null },
+      ...{ requestId: null, traceId: null, address: null }
     }
     await createAuditStore(tx.db).append([rowOf(agent, { action: 'old.deed' }, now - 400 * DAY_MS)])
   })
-  await removeOld(tenant, [identityData])
+  await tenant.transact(async (tx) => {
+    await forgetSessions(tx)
+    await forgetTokenEnds(tx)
+  })
   await forgetOldKeys(tenant)
   const db = tenant.db.withTables<Old>()
-  const tokens = await db.selectFrom('revoked_tokens').select('jti').where('subject', '=', 's').execute()
-  t.same(tokens, [{ jti: 'counts' }])
+  const sessions = await db.selectFrom('sessions').select('id').where('id', 'like', 'old-%').execute()
+  t.same(sessions, [{ id: 'old-counts' }])
+  const ends = await db.selectFrom('token_ends').select('key').where('key', 'like', 'old-%').execute()
+  t.same(ends, [{ key: 'old-counts' }])
   const keys = await db.selectFrom('idempotency_keys').select('key').where('request_hash', '=', '').execute()
   t.same(keys, [{ key: 'x six' }])
   // Sealed with what is young, it stays as long as that; then its batch goes.
@@ -322,5 +341,5 @@ await eachDialect(t, async (t, dialect) => {
   await t.test('access and portability: one file', (t) => access(t, app))
   await t.test('rectification', (t) => rectification(t, app))
   await t.test('erasure leaves ledger and audit trail verifiable', (t) => erasure(t, app))
-  await t.test('retention', async (t) => retention(t, await tenantOf(app)))
+  await t.test('retention', async (t) => retention(t, await tenantOf(app), (await person(app, 'otter')).id))
 })

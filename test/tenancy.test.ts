@@ -189,12 +189,31 @@ async function furnish(t: Test, call: Call) {
 }
 type Ids = Awaited<ReturnType<typeof furnish>>
 
+const CREDENTIAL = { id: 'AAAA', rawId: 'AAAA', type: 'public-key' }
+const REGISTRATION = { ...CREDENTIAL, response: { clientDataJSON: 'AAAA', attestationObject: 'AAAA' } }
+const ASSERTION = {
+  ...CREDENTIAL,
+  response: { clientDataJSON: 'AAAA', authenticatorData: 'AAAA', signature: 'AAAA' }
+}
+
 /** A valid body for each write, so that it fails for want of the thing and not for its form. */
 const bodies: Record<string, object | string> = {
   'POST /api/auth/login': { username: 'alpha', password: 'correct horse battery staple' },
   'POST /api/auth/refresh': { refreshToken: `ir_alpha_${'A'.repeat(43)}` },
   'POST /api/auth/reauthenticate': { password: 'correct horse battery staple' },
   'POST /api/tokens': { name: 'mine', scopes: ['*:read'] },
+  'POST /api/auth/2fa/totp/confirm': { code: '123456' },
+  'POST /api/auth/2fa/verify': { recoveryCode: 'none' },
+  'POST /api/auth/passkeys': { name: 'Mine', credential: REGISTRATION },
+  'PATCH /api/auth/passkeys/:id': { name: 'Mine' },
+  'POST /api/auth/passkeys/sign-in/options': {},
+  'POST /api/auth/passkeys/sign-in': { credential: ASSERTION },
+  'POST /api/auth/accept': { token: `il_alpha_${'A'.repeat(43)}`, password: 'correct horse battery staple' },
+  'POST /api/auth/setup': {
+    token: `il_alpha_${'A'.repeat(43)}`,
+    username: 'mallory',
+    password: 'correct horse battery staple'
+  },
   'POST /api/auth/password': {
     currentPassword: 'correct horse battery staple',
     newPassword: 'another horse battery staple'
@@ -229,7 +248,7 @@ const bodies: Record<string, object | string> = {
 }
 /** Writes that take none. */
 const BODILESS =
-  /^POST \/api\/(auth\/logout|reservations\/:id\/(post|void)|imports\/:id\/undo|ai\/forecast\/aggregate\/train|webhooks\/.+|privacy\/subjects\/:id\/erase)$|^DELETE /
+  /^POST \/api\/(auth\/(logout|2fa\/totp|2fa\/recovery-codes|2fa\/passkey\/options|passkeys\/options)|users\/:id\/link|reservations\/:id\/(post|void)|imports\/:id\/undo|ai\/forecast\/aggregate\/train|webhooks\/.+|privacy\/subjects\/:id\/erase)$|^DELETE /
 
 /** What a read must be asked to show the owner's own. */
 const queries: Record<string, string> = {

@@ -1,5 +1,5 @@
 import { type Insertable, type Kysely, type Selectable, sql } from 'kysely'
-import type { Agent, AuditEntry as Told } from '../../plugins/contracts.js'
+import { type Agent, prepared, type AuditEntry as Told } from '../../plugins/contracts.js'
 import type { AuditEntry, AuditFilter } from '../../schemas/audit.js'
 import { addressDigest, newSalt, type Range } from './chain.js'
 import { changesOf, clean, concealed } from './changes.js'
@@ -8,8 +8,6 @@ import type { AuditTables, BatchTable, CheckpointTable, EntryTable } from './tab
 export type EntryRow = Selectable<EntryTable>
 export type NewEntry = Insertable<EntryTable>
 
-/** PostgreSQL takes 65,535 parameters in a statement. */
-const ROWS_PER_STATEMENT = 200
 /** SQLite takes an expression of a thousand terms. */
 const RANGES_PER_STATEMENT = 100
 const TERM_MAX = 300
@@ -67,6 +65,33 @@ export const toEntry = (row: EntryRow, tenant: string): AuditEntry => ({
   lastAt: instant(row.last_at)
 })
 
+const insertEntry = prepared<NewEntry, unknown>((root, slot) =>
+  root
+    .withTables<AuditTables>()
+    .insertInto('audit_entries')
+    .values({
+      recorded_at: slot('recorded_at'),
+      action: slot('action'),
+      outcome: slot('outcome'),
+      actor: slot('actor'),
+      role: slot('role'),
+      method: slot('method'),
+      session: slot('session'),
+      object_type: slot('object_type'),
+      object_id: slot('object_id'),
+      changes: slot('changes'),
+      details: slot('details'),
+      request_id: slot('request_id'),
+      trace_id: slot('trace_id'),
+      address: slot('address'),
+      address_salt: slot('address_salt'),
+      address_digest: slot('address_digest'),
+      occurrences: slot('occurrences'),
+      first_at: slot('first_at'),
+      last_at: slot('last_at')
+    })
+)
+
 /** The trail's tables. A transaction's `db` is a Kysely too: inside one, build a second store on it. */
 export function createAuditStore(root: Kysely<unknown>) {
   const db = root.withTables<AuditTables>()
@@ -78,11 +103,7 @@ export function createAuditStore(root: Kysely<unknown>) {
 
   return {
     append: async (rows: readonly NewEntry[]): Promise<void> => {
-      for (let at = 0; at < rows.length; at += ROWS_PER_STATEMENT)
-        await db
-          .insertInto('audit_entries')
-          .values(rows.slice(at, at + ROWS_PER_STATEMENT))
-          .execute()
+      for (const row of rows) await root.executeQuery(insertEntry(root, row))
     },
 
     /** Newest first. */

@@ -31,7 +31,7 @@ export type EventRow = Scoped & {
   updated_at: number
 }
 export type RegressorRow = Scoped & { description: string | null }
-type CalendarTables = {
+export type CalendarTables = {
   forecast_events: EventRow
   forecast_regressors: RegressorRow
   forecast_regressor_values: { regressor_id: string; day: string; value: number }

@@ -79,7 +79,7 @@ const TYPES: Partial<Record<(typeof COLUMNS)[number], string>> = {
 const columns = COLUMNS.join(', ')
 const ROWS_PER_STATEMENT = 2_000
 const OUTCOMES_PER_SUM = 1_000
-const FORGOTTEN_AT_ONCE = 500
+const FORGOTTEN_AT_ONCE = 200
 
 /** The same sums as `sumOutcomes` makes, in SQL. */
 const ERROR = 'abs(mean - actual)'

@@ -1,5 +1,6 @@
-import { type CompiledQuery, type Kysely, sql } from 'kysely'
+import { type Kysely, sql } from 'kysely'
 import { isPostgres } from '../../migrations/columns.js'
+import { prepared } from '../../plugins/contracts.js'
 import type { Frequency, ModelRow } from '../../schemas/forecasting.js'
 import type { Aggregate } from '../../schemas/hierarchy.js'
 import { type ConsumptionTables, chunks } from './consumption-store.js'
@@ -375,23 +376,18 @@ interface DailyMean {
   item_code: string
   daily_mean: number
 }
-/** Every list of stock asks for means, and building the query costs more than running it. */
-const dailyMeansQueries = new WeakMap<Kysely<unknown>, CompiledQuery<DailyMean>>()
-
-/** Mean forecast per day: the weekly one where no daily one was trained. `root` is the tenant's own database object. */
-export async function dailyMeans(root: Kysely<unknown>, itemCodes: readonly string[]): Promise<Map<string, number>> {
-  const query = dailyMeansQueries.get(root) ?? compileDailyMeans(root)
-  dailyMeansQueries.set(root, query)
-  const { rows } = await root.executeQuery<DailyMean>({ ...query, parameters: [JSON.stringify(itemCodes)] })
-  return new Map(rows.map((row) => [row.item_code, row.daily_mean]))
-}
-
-function compileDailyMeans(root: Kysely<unknown>): CompiledQuery<DailyMean> {
+const readDailyMeans = prepared<{ codes: string }, DailyMean>((root, slot) => {
   // One parameter: binding each code apart costs more than the answer.
   const codes = isPostgres(root)
-    ? sql`select jsonb_array_elements_text(${''}::jsonb)`
-    : sql`select value from json_each(${''})`
+    ? sql`select jsonb_array_elements_text(${slot('codes')}::jsonb)`
+    : sql`select value from json_each(${slot('codes')})`
   return sql<DailyMean>`
     select item_code, daily_mean from ${sql.table('ai_forecasts')}
-    where item_code in (${codes}) order by item_code, frequency desc`.compile(root)
+    where item_code in (${codes}) order by item_code, frequency desc`
+})
+
+/** Mean forecast per day: the weekly one where no daily one was trained. */
+export async function dailyMeans(root: Kysely<unknown>, itemCodes: readonly string[]): Promise<Map<string, number>> {
+  const { rows } = await root.executeQuery(readDailyMeans(root, { codes: JSON.stringify(itemCodes) }))
+  return new Map(rows.map((row) => [row.item_code, row.daily_mean]))
 }

@@ -26,7 +26,6 @@ const HORIZON_DAYS = { day: 28, week: 91 } as const
 const TOP_DAYS = 90
 /** Bounds a series that never ends; the others of its batch are then computed again one by one. */
 const SERIES_TIMEOUT_MILLISECONDS = 20_000
-const TIMED_OUT = `took longer than ${SERIES_TIMEOUT_MILLISECONDS / 1000} s`
 
 export interface TrainingReport {
   trained: number
@@ -52,10 +51,21 @@ interface Dependencies {
   metrics: ForecastMetrics
   now: () => number
   observe(tenant: Tenant): Promise<void>
+  /** what one series may take (20 s); a batch of several, three times as much */
+  seriesTimeoutMilliseconds?: number
 }
 
 /** The job: derives what is stale, then trains what changed, in worker threads, and stores each batch as it is ready. */
-export function createTraining({ source, derivation, compute, metrics, now, observe }: Dependencies) {
+export function createTraining({
+  source,
+  derivation,
+  compute,
+  metrics,
+  now,
+  observe,
+  seriesTimeoutMilliseconds = SERIES_TIMEOUT_MILLISECONDS
+}: Dependencies) {
+  const timedOut = `took longer than ${seriesTimeoutMilliseconds / 1000} s`
   async function scope(tenant: Tenant, params: TrainRequest, failed: Failure[], end: number): Promise<string[]> {
     const store = createConsumptionStore(tenant.db.withTables<ForecastingTables>(), tenant.dialect)
     if (params.itemCodes !== undefined) {
@@ -139,7 +149,7 @@ export function createTraining({ source, derivation, compute, metrics, now, obse
       trainedAt: run.trainedAt,
       ...run.named
     }
-    const limit = AbortSignal.timeout(SERIES_TIMEOUT_MILLISECONDS * (series.length === 1 ? 1 : 3))
+    const limit = AbortSignal.timeout(seriesTimeoutMilliseconds * (series.length === 1 ? 1 : 3))
     try {
       return await compute.run<TrainingBatch, TrainingResult>(WORKER, input, {
         signal: AbortSignal.any([run.signal, limit])
@@ -148,7 +158,7 @@ export function createTraining({ source, derivation, compute, metrics, now, obse
       run.signal.throwIfAborted()
       const [only] = series
       if (series.length === 1 && only !== undefined) {
-        const reason = limit.aborted ? TIMED_OUT : error instanceof Error ? error.message : String(error)
+        const reason = limit.aborted ? timedOut : error instanceof Error ? error.message : String(error)
         return { trained: [], failed: [{ itemCode: only.itemCode, reason }] }
       }
       // Something took the whole worker down: one by one, so that only the one at fault is lost.
@@ -227,7 +237,7 @@ export function createTraining({ source, derivation, compute, metrics, now, obse
     await derivation.deriveStale(tenant, params.itemCodes, { signal, advance: () => {} })
     const today = Math.floor(now() / MILLISECONDS_PER_DAY)
     const end = await createConsumptionStore(tenant.db.withTables<ForecastingTables>(), tenant.dialect).lastDay(today)
-    const run = createRun(params, signal, progress, metrics, now())
+    const run = createRun(params, { signal, progress, metrics, now: now(), timedOut })
     const itemCodes = await scope(tenant, params, run.failed, end ?? today - 1)
     run.expect(itemCodes.length)
     if (end !== undefined) await trainAll(tenant, itemCodes, end, run)
@@ -252,10 +262,18 @@ type Run = ReturnType<typeof createRun>
 /** What one training run counts. */
 function createRun(
   params: TrainRequest,
-  signal: AbortSignal,
-  progress: (done: number, total: number) => void,
-  metrics: ForecastMetrics,
-  now: number
+  {
+    signal,
+    progress,
+    metrics,
+    now,
+    timedOut
+  }: Pick<JobContext<unknown>, 'signal' | 'progress'> & {
+    metrics: ForecastMetrics
+    now: number
+    /** the reason of a series that took too long */
+    timedOut: string
+  }
 ) {
   const frequency = params.frequency ?? 'day'
   const horizon = horizonOf(params)
@@ -301,7 +319,7 @@ function createRun(
     },
     fail(failure: Failure) {
       failed.push(failure)
-      metrics.failed(failure.reason === TIMED_OUT ? 'timeout' : 'failure')
+      metrics.failed(failure.reason === timedOut ? 'timeout' : 'failure')
       step()
     },
     store(all: TrainingResult['trained']) {

@@ -116,6 +116,7 @@ export const sessionRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app
       const tenant = tenantOf(request)
       if (request.headers.authorization === undefined) auth.cookies.clear(request, reply, refreshPath)
       return answers.write(request, reply, 204, async (tx) => {
+        tx.audit({ action: 'auth.logout' })
         // A step that is given up leaves the session that it was to replace.
         if (sid !== undefined && use === undefined) await endSession(tx, tenant, sid, sub)
         if (isApiToken(claims)) await deleteApiToken(tx, tenant, jti)

@@ -155,6 +155,12 @@ export async function rotate(
   const refreshToken = await unusedSuccessor(db, tenant, token, now)
   if (refreshToken !== undefined) return { session, refreshToken }
   await endSession(tx, tenant, session.id, session.account.user.id)
+  tx.audit({
+    action: 'session.reused',
+    outcome: 'failure',
+    object: { type: 'session', id: session.id },
+    details: { user: session.account.user.id }
+  })
   return 'reused'
 }
 

@@ -213,12 +213,13 @@ export async function refresh(
   const tenantId = tenantOfRefreshToken(token)
   const tenant = tenantId === undefined ? undefined : await enter(auth, request, tenantId)
   if (tenant === undefined) throw refuse('unknown')
-  const opened = await tenant.transact((tx) => rotate(tx, tenant, token, life))
+  const agent = agentOf(request)
+  const opened = await tenant.transact((tx) => rotate(tx, tenant, token, life), { agent })
   if (typeof opened === 'string') throw refuse(opened)
   const { account, methods, id } = opened.session
   const enrolled = isStrong(methods) ? [] : await secondFactor.methods(tenant, account.user.id)
   if (missingStep(secondFactor, account, methods, enrolled) !== undefined) {
-    await tenant.transact((tx) => endSession(tx, tenant, id, account.user.id))
+    await tenant.transact((tx) => endSession(tx, tenant, id, account.user.id), { agent })
     throw refuse('second-factor')
   }
   return answerSession(service, request, reply, tenant, opened, cookie)

@@ -1,6 +1,6 @@
-import { type CompiledQuery, type Kysely, type RawBuilder, type SelectQueryBuilder, sql } from 'kysely'
+import { type Kysely, type RawBuilder, type SelectQueryBuilder, sql } from 'kysely'
 import { isPostgres } from '../../migrations/columns.js'
-import { decodeCursor, encodeCursor } from '../../plugins/contracts.js'
+import { decodeCursor, encodeCursor, type Prepared, prepared, slots } from '../../plugins/contracts.js'
 import type { ItemQuery } from '../../schemas/inventory.js'
 import { faceOf, gathered, itemsWithStock, type ListedItem, type Page, rowsOf, rowTexts } from './item-rows.js'
 import { anchored, fold, likePattern, matchPhrase } from './search-text.js'
@@ -44,14 +44,9 @@ interface Values {
   limit: number
 }
 
-/** Stands for a value while a query is compiled. */
-class Slot {
-  constructor(readonly name: keyof Values) {}
-}
-const slot = <Name extends keyof Values>(name: Name): RawBuilder<Values[Name]> => sql`${new Slot(name)}`
-
-/** Building and compiling a query costs more than running it, so that is done once for each combination of filters. */
-const compiledLists = new WeakMap<Kysely<unknown>, Map<string, CompiledQuery<Page>>>()
+const slot = slots<Values>()
+/** One for each combination of filters. */
+const lists = new Map<string, Prepared<Partial<Values>, Page>>()
 
 /** A page in keyset order; one row more than asked says that there is another. */
 export async function listItems(root: Kysely<unknown>, query: ItemQuery) {
@@ -75,7 +70,7 @@ export async function listItems(root: Kysely<unknown>, query: ItemQuery) {
     values,
     ...(isPostgres(root) ? PLANNED_BY_THE_SERVER : await planList(root, order, values))
   }
-  const { rows } = await root.executeQuery(withValues(compiledList(root, plan), values))
+  const { rows } = await root.executeQuery(preparedList(plan)(root, values))
   return {
     rows: rows.flatMap(rowsOf),
     cursorOf: (row: ListedItem) => encodeCursor(purpose, keyOf(row))
@@ -95,13 +90,17 @@ const PLANNED_BY_THE_SERVER = { narrow: undefined, byText: false }
 
 type Filter = 'status' | 'category' | 'q'
 const FILTERS: readonly Filter[] = ['status', 'category', 'q']
-const PROBES: Record<Filter, RawBuilder<unknown>> = {
-  status: sql`item_totals where status = ${slot('status')}`,
-  category: sql`items where category_id = (select id from categories where name = ${slot('category')})`,
-  q: sql`item_search where item_search match ${slot('q')}`
-}
 /** Items that are sorted in a few milliseconds. */
 const NARROW_MAX = 4_000
+const probe = (source: RawBuilder<unknown>) =>
+  prepared<Partial<Values>, { items: number }>(
+    () => sql`select count(*) as items from (select 1 from ${source} limit ${sql.lit(NARROW_MAX + 1)})`
+  )
+const PROBES: Record<Filter, Prepared<Partial<Values>, { items: number }>> = {
+  status: probe(sql`item_totals where status = ${slot('status')}`),
+  category: probe(sql`items where category_id = (select id from categories where name = ${slot('category')})`),
+  q: probe(sql`item_search where item_search match ${slot('q')}`)
+}
 
 /** SQLite keeps no statistics of what is in a column, so it is counted, as far as it matters. */
 async function planList(root: Kysely<unknown>, order: Sort | 'match', values: Partial<Values>) {
@@ -109,9 +108,7 @@ async function planList(root: Kysely<unknown>, order: Sort | 'match', values: Pa
   for (const filter of FILTERS) {
     // In its own order the index is read only until the page is full.
     if (values[filter] === undefined || (filter === 'q' && order === 'match')) continue
-    const probe = sql<{ items: number }>`select count(*) as items from (
-      select 1 from ${PROBES[filter]} limit ${sql.lit(NARROW_MAX + 1)})`.compile(root)
-    const { rows } = await root.executeQuery(withValues(probe, values))
+    const { rows } = await root.executeQuery(PROBES[filter](root, values))
     if ((rows[0]?.items ?? 0) > NARROW_MAX) continue
     narrow = filter
     break
@@ -120,21 +117,14 @@ async function planList(root: Kysely<unknown>, order: Sort | 'match', values: Pa
   return { narrow, byText }
 }
 
-function compiledList(root: Kysely<unknown>, plan: ListPlan) {
-  const known = compiledLists.get(root) ?? new Map<string, CompiledQuery<Page>>()
-  compiledLists.set(root, known)
+function preparedList(plan: ListPlan): Prepared<Partial<Values>, Page> {
   const shape = `${plan.order} ${Object.keys(plan.values).join()} ${plan.narrow ?? ''} ${plan.byText}`
-  const compiled = known.get(shape) ?? compile(root, plan)
-  known.set(shape, compiled)
-  return compiled
+  const query = lists.get(shape) ?? prepared((root) => listQuery(root, plan))
+  lists.set(shape, query)
+  return query
 }
 
-const withValues = <R>(compiled: CompiledQuery<R>, values: Partial<Values>): CompiledQuery<R> => ({
-  ...compiled,
-  parameters: compiled.parameters.map((parameter) => (parameter instanceof Slot ? values[parameter.name] : parameter))
-})
-
-function compile(root: Kysely<unknown>, plan: ListPlan): CompiledQuery<Page> {
+function listQuery(root: Kysely<unknown>, plan: ListPlan): RawBuilder<Page> {
   const { order, values, narrow } = plan
   const postgres = isPostgres(root)
   // A plus keeps SQLite from using an index. By code and by name, an index of the category has the order as well.
@@ -150,7 +140,7 @@ function compile(root: Kysely<unknown>, plan: ListPlan): CompiledQuery<Page> {
   if (values.status !== undefined) query = query.where(sql<boolean>`${plus('status')}t.status = ${slot('status')}`)
   if (values.location !== undefined) query = query.where('i.id', 'in', stockedAt(root))
   const page = inOrder(query, plan).limit(slot('limit')).select(rowTexts(root))
-  return gathered(root, sql`${page}`).compile(root)
+  return gathered(root, sql`${page}`)
 }
 
 /** Items whose search text holds the words, by the trigram index of either engine or by the text itself. */

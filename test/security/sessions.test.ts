@@ -10,7 +10,14 @@ import { createPasswordHasher } from '../../modules/identity/passwords.js'
 import { openSession } from '../../modules/identity/session-store.js'
 import { createIdentityStore } from '../../modules/identity/store.js'
 import { createLoginThrottle } from '../../modules/identity/throttle.js'
-import { type Auth, access, type EnterModule, type SharedStore, type TokenUse } from '../../plugins/contracts.js'
+import {
+  type Audit,
+  type Auth,
+  access,
+  type EnterModule,
+  type SharedStore,
+  type TokenUse
+} from '../../plugins/contracts.js'
 import core, { type Tenants } from '../../plugins/core.js'
 import { serverOptions } from '../../plugins/server-options.js'
 import type { Role } from '../../schemas/common.js'
@@ -57,6 +64,11 @@ async function start(t: Test, databaseUrl: string, { redisUrl, secureCookies = f
     stock.post('/stock/close', { schema, config: access('manager') }, async () => ({}))
     stock.post('/enrol', { schema, config: access('viewer', { pending: ['enrol'] }) }, async () => ({}))
   })
+  const trail: string[] = []
+  app.getDecorator<Audit>('audit').keepIn({
+    append: async (_db, _agent, entries) => void trail.push(...entries.map(({ action }) => action)),
+    note: () => {}
+  })
   await app.ready()
   t.teardown(() => app.close())
   const tenant = await app.getDecorator<Tenants>('tenants').get('main')
@@ -100,7 +112,7 @@ async function start(t: Test, databaseUrl: string, { redisUrl, secureCookies = f
   const refresh = (refreshToken: string) => call('POST', '/api/auth/refresh', undefined, { refreshToken })
   const me = async (token: string) => (await call('GET', '/api/auth/me', token)).status
   const admin = issueToken(auth, { role: 'admin', tenant: 'main', ttlSeconds: 86_400 * 30 })
-  return { app, auth, tenant, call, signIn, login, create, refresh, me, admin }
+  return { app, auth, tenant, trail, call, signIn, login, create, refresh, me, admin }
 }
 type Service = Awaited<ReturnType<typeof start>>
 interface Held {
@@ -260,7 +272,7 @@ async function crowd(t: Test, { login, create, refresh }: Service) {
   })
 }
 
-async function rotation(t: Test, { call, login, create, refresh, me, tenant }: Service) {
+async function rotation(t: Test, { call, login, create, refresh, me, tenant, trail }: Service) {
   t.test(
     'refresh: a token is used up; sent twice at once both get one successor; later, or when that was used, the family dies',
     async (t) => {
@@ -277,6 +289,7 @@ async function rotation(t: Test, { call, login, create, refresh, me, tenant }: S
       const { body } = await refresh(second)
       const stolen = await refresh(first.refresh)
       t.match(stolen, { status: 401, body: { reason: 'reused' } }, 'its successor was used: somebody has a copy')
+      t.equal(trail.filter((action) => action === 'session.reused').length, 1, 'which the audit trail tells')
       t.equal(await me(body.accessToken), 401, 'the access tokens of the family too, at once')
       t.match(await refresh(body.refreshToken), { status: 401, body: { reason: 'ended' } })
 
