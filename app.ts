@@ -1,28 +1,31 @@
 import type { FastifyInstance } from 'fastify'
-import anomaly, { anomalyHeadline } from './modules/anomaly/index.js'
-import audit from './modules/audit/index.js'
+import anomaly, { anomalyHeadline, personalData as anomalyPersonal } from './modules/anomaly/index.js'
+import audit, { personalData as auditPersonal } from './modules/audit/index.js'
 import cacheStats from './modules/cache-stats/index.js'
 import dashboard from './modules/dashboard/index.js'
 import forecasting, {
   consumptionSeries,
   dailyDemand,
   forecastHeadline,
+  personalData as forecastingPersonal,
   runOut,
   unusualDays
 } from './modules/forecasting/index.js'
-import identity from './modules/identity/index.js'
+import identity, { personalData as identityPersonal, rectifyUser, userExists } from './modules/identity/index.js'
 import inventory, {
   availableStock,
   dailyFlow,
   dailyUseByLocation,
   inventoryHeadline,
+  personalData as inventoryPersonal,
   items,
   stockGauges
 } from './modules/inventory/index.js'
+import privacy from './modules/privacy/index.js'
 import webhooks from './modules/webhooks/index.js'
 import type { Config } from './plugins/config.js'
 import type { Auth, Tenants } from './plugins/core.js'
-import core from './plugins/core.js'
+import core, { personalData as corePersonal } from './plugins/core.js'
 
 /** The map: the core, then each module in dependency order, and the ports between them. */
 export async function app(
@@ -34,7 +37,9 @@ export async function app(
     databaseUrl: config.DATABASE_URL,
     tenancy: config.TENANCY === 'multi' ? 'multi' : 'single',
     poolSize: config.POSTGRES_POOL_SIZE,
+    ...(config.postgresTls === undefined ? {} : { postgresTls: config.postgresTls }),
     ...(config.REDIS_URL === undefined ? {} : { redisUrl: config.REDIS_URL }),
+    ...(config.redisTls === undefined ? {} : { redisTls: config.redisTls }),
     cache: config.CACHE === 'on',
     jwtKeys: config.jwtKeys,
     secretsKeys: config.secretsKeys,
@@ -46,6 +51,7 @@ export async function app(
       ...(config.METRICS_TOKEN === undefined ? {} : { metricsToken: config.METRICS_TOKEN }),
       corsOrigins: config.CORS_ORIGINS?.split(',') ?? [],
       requestsPerMinute: config.RATE_LIMIT_PER_MINUTE,
+      rateLimits: config.rateLimits,
       docs: config.DOCS === 'on'
     }
   })
@@ -61,6 +67,7 @@ export async function app(
     ...options,
     secondFactor: config.secondFactor,
     publicUrl: config.publicUrl,
+    ...(config.oidc === undefined ? {} : { oidc: config.oidc }),
     accessTokenTtlSeconds: config.ACCESS_TOKEN_TTL_SECONDS,
     sessionIdleSeconds: config.SESSION_IDLE_SECONDS,
     sessionTtlSeconds: config.SESSION_TTL_SECONDS
@@ -89,6 +96,11 @@ export async function app(
     ...options,
     allowedHosts: config.WEBHOOK_ALLOWED_HOSTS?.split(',').map((each) => each.trim()) ?? [],
     tenants: all
+  })
+  await service.register(privacy, {
+    ...options,
+    holders: [identityPersonal, auditPersonal, inventoryPersonal, forecastingPersonal, anomalyPersonal, corePersonal],
+    subjects: { exists: userExists, rectify: rectifyUser }
   })
   stockGauges(service.getDecorator('registry'), async () =>
     Promise.all((await tenants.list()).map((id) => tenants.get(id)))

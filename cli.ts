@@ -48,8 +48,8 @@ function tenantName({ TENANCY }: Config, named: string | undefined): string {
   return 'main'
 }
 
-const withTenant = (named: string | undefined, work: (tenant: Tenant) => Promise<void>) =>
-  withService(async (service, config) => work(await tenantsOf(service).get(tenantName(config, named))))
+const withTenant = (named: string | undefined, work: (tenant: Tenant, config: Config) => Promise<void>) =>
+  withService(async (service, config) => work(await tenantsOf(service).get(tenantName(config, named)), config))
 
 async function tokenFor(
   config: Config,
@@ -277,13 +277,9 @@ function addUsers(cli: Command, tenantOption: () => Option, jsonOption: () => Op
         { role, name, tenant: named }: { role: (typeof ROLES)[number]; name?: string; tenant?: string }
       ) => {
         const password = await readPassword()
-        await withTenant(named, async (tenant) => {
-          const user = await (await identity()).createUser(tenant, {
-            username,
-            role,
-            password,
-            ...(name === undefined ? {} : { displayName: name })
-          })
+        await withTenant(named, async (tenant, { secondFactor }) => {
+          const input = { username, role, password, ...(name === undefined ? {} : { displayName: name }) }
+          const user = await (await identity()).createUser(tenant, input, secondFactor)
           print(`${user.username} (${user.role})`)
         })
       }
@@ -311,9 +307,10 @@ function addUsers(cli: Command, tenantOption: () => Option, jsonOption: () => Op
     .addOption(tenantOption())
     .action(async (username: string, { tenant: named }: { tenant?: string }) => {
       const password = await readPassword()
-      await withTenant(named, async (tenant) =>
-        print(`password of ${(await (await identity()).setPassword(tenant, username, password)).username} changed`)
-      )
+      await withTenant(named, async (tenant, { secondFactor }) => {
+        const user = await (await identity()).setPassword(tenant, username, password, secondFactor)
+        print(`password of ${user.username} changed`)
+      })
     })
   users
     .command('disable')
@@ -322,6 +319,30 @@ function addUsers(cli: Command, tenantOption: () => Option, jsonOption: () => Op
     .action((username: string, { tenant: named }: { tenant?: string }) =>
       withTenant(named, async (tenant) =>
         print(`${(await (await identity()).disableUser(tenant, username)).username} disabled`)
+      )
+    )
+  users
+    .command('link')
+    .description('print a link by which the user sets a password, once; without a name, one that makes the first user')
+    .argument('[username]')
+    .addOption(tenantOption())
+    .action((username: string | undefined, { tenant: named }: { tenant?: string }) =>
+      withTenant(named, async (tenant, { publicUrl }) => {
+        const { linkFor, setupLinkFor } = await identity()
+        const link =
+          username === undefined ? await setupLinkFor(tenant, publicUrl) : await linkFor(tenant, publicUrl, username)
+        if (link === undefined) fail({ detail: 'there is a user; name the one whom the link is for' })
+        print(link.url)
+      })
+    )
+  users
+    .command('reset-second-factor')
+    .description('take the second factors of a user away who has lost them; it ends all sessions of the user')
+    .argument('<username>')
+    .addOption(tenantOption())
+    .action((username: string, { tenant: named }: { tenant?: string }) =>
+      withTenant(named, async (tenant) =>
+        print(`${(await (await identity()).removeSecondFactor(tenant, username)).username} has no second factor`)
       )
     )
 }

@@ -91,7 +91,7 @@ export const identityMigrations: Migrations = {
       )
       await sql`insert into ${sql.table('token_ends')} (version, kind, key, epoch, expires_at)
         select (select count(*) from ${sql.table('revoked_tokens')}) + row_number() over (order by id),
-          'subject', id, tokens_valid_from, updated_at + 86400000
+          'subject', id, tokens_valid_from, 9007199254740991
         from ${sql.table('users')} where tokens_valid_from > 0`.execute(db)
       await sql`insert into ${sql.table('token_ends_counter')} (id, version)
         select 1, count(*) from ${sql.table('token_ends')}`.execute(db)
@@ -149,6 +149,19 @@ export const identityMigrations: Migrations = {
         .addColumn('expires_at', instant, (c) => c.notNull())
         .execute()
       await db.schema.createIndex('one_time_links_user_id').on('one_time_links').column('user_id').execute()
+    }
+  },
+  '0004-oidc': {
+    async up(db: Kysely<unknown>) {
+      await db.schema
+        .createTable('oidc_identities')
+        .addColumn('issuer', text(db), (c) => c.notNull())
+        .addColumn('subject', text(db), (c) => c.notNull())
+        .addColumn('user_id', text(db), (c) => c.notNull().references('users.id'))
+        .addColumn('created_at', instant, (c) => c.notNull())
+        .addPrimaryKeyConstraint('oidc_identities_key', ['issuer', 'subject'])
+        .execute()
+      await db.schema.createIndex('oidc_identities_user_id').on('oidc_identities').column('user_id').execute()
     }
   }
 }

@@ -2,6 +2,7 @@ import type { FastifyContextConfig, FastifyInstance, FastifyReply, FastifyReques
 import type { Redis } from 'ioredis'
 import type { Kysely, Migration } from 'kysely'
 import type { Job, Role, TokenClaims, TokenUse } from '../schemas/common.js'
+import type { Activity } from '../schemas/personal.js'
 
 export type { TokenClaims, TokenUse } from '../schemas/common.js'
 
@@ -72,6 +73,27 @@ export interface Audit {
   note(request: FastifyRequest, entry: AuditEntry): void
   /** Where entries go from now on; one module says so. */
   keepIn(trail: AuditTrail): void
+}
+
+/** What a module keeps about people, for the rights that they have on it. Whoever serves these takes it as an option. */
+export interface PersonalData {
+  /** Who holds it, such as `identity`. */
+  readonly holder: string
+  /** Schemas of the API whose fields are marked by `personal`. */
+  readonly schemas: Readonly<Record<string, object>>
+  /** Columns as `table.column`, with why they are kept. */
+  readonly columns: Readonly<Record<string, Activity>>
+  /** Everything that is kept about a subject, without secrets; each becomes a list of the subject's file. */
+  readonly sections: Readonly<Record<string, (tenant: Tenant, subject: string) => AsyncIterable<object>>>
+  /** Takes out what names the subject; opaque ids stay, so ledger and audit trail hold. @returns how many rows changed */
+  erase?(tx: Transaction, subject: string, tenant: Tenant): Promise<number>
+  /** How long what is kept. `remove` takes out what is older, again and again. */
+  readonly retention?: readonly RetentionRule[]
+}
+export interface RetentionRule {
+  readonly what: string
+  readonly keptFor: string
+  remove?(tenant: Tenant): Promise<unknown>
 }
 
 /** What keeps audit entries. */
@@ -146,7 +168,10 @@ export interface Principal {
 export interface RouteAccess extends RouteDemands {
   readonly role: Role | 'public'
 }
+export type LimitClass = 'sign-in' | 'export' | 'import' | 'report' | 'training' | 'write' | 'read'
 export interface RouteDemands {
+  /** What it costs, for `RATE_LIMITS`; by its method where it is left out. */
+  readonly limit?: LimitClass
   /** Tokens of these uses may call it too; without this a token that is no access token never counts. */
   readonly pending?: readonly TokenUse[]
   /** The caller must have proved who it is within the last minutes: for the few routes that a stolen token must not reach. */

@@ -22,8 +22,10 @@ import { createJobs } from './jobs.js'
 import { createRegistry, databaseGauges, databaseMetrics, httpMetrics, metricsRoute } from './metrics.js'
 import { registerOpenApi } from './openapi.js'
 import { createPeriodic } from './periodic.js'
-import { openRedis } from './redis.js'
+import type { RateLimits } from './rate-limits.js'
+import { checkRedis, openRedis } from './redis.js'
 import { createSeal } from './seal.js'
+import type { TlsIdentity } from './secrets.js'
 import { SINGLE_TENANT, Tenants } from './tenants.js'
 import { createUnderWay, type UnderWay } from './under-way.js'
 import { createValidatorCompiler, refuseUndeclared } from './validation.js'
@@ -34,7 +36,11 @@ export interface CoreOptions {
   databaseUrl: string
   tenancy?: 'single' | 'multi'
   poolSize?: number
+  /** With it the connections to PostgreSQL are encrypted and its certificate and name verified. */
+  postgresTls?: TlsIdentity
   redisUrl?: string
+  /** For a `rediss://` URL. */
+  redisTls?: TlsIdentity
   cache?: boolean
   /** Turns on token checks: `app.getDecorator('auth').authorize`. */
   jwtKeys?: readonly [SecretKey, ...SecretKey[]]
@@ -48,7 +54,13 @@ export interface CoreOptions {
   /** `worker`: takes jobs from the queue and serves nothing. */
   mode?: 'service' | 'worker'
   /** What the whole service wears. Left out when embedded: headers, limits and documents are the host's own. */
-  service?: { metricsToken?: string; corsOrigins: readonly string[]; requestsPerMinute: number; docs?: boolean }
+  service?: {
+    metricsToken?: string
+    corsOrigins: readonly string[]
+    requestsPerMinute: number
+    rateLimits?: RateLimits
+    docs?: boolean
+  }
 }
 
 /** Known beforehand, so that their metrics start at 0. */
@@ -56,18 +68,18 @@ const CACHE_NAMESPACES = ['inventory', 'forecasting', 'anomaly', 'dashboard', 'i
 
 /** Provides what the domains rely on (`plugins/contracts.ts`): one call, and each domain can be registered beside it. */
 async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
-  const { tenancy = 'single', service } = options
+  const { tenancy = 'single', service, redisUrl, redisTls } = options
   const registry = createRegistry(VERSION)
   if (service !== undefined) await httpMetrics(app, registry)
 
   const dialect = options.databaseUrl.startsWith('sqlite:') ? 'sqlite' : 'postgresql'
   const server = openDatabaseServer(
-    { databaseUrl: options.databaseUrl, tenancy, poolSize: options.poolSize ?? 10 },
+    { databaseUrl: options.databaseUrl, tenancy, poolSize: options.poolSize ?? 10, tls: options.postgresTls },
     databaseMetrics(registry, dialect)
   )
   const deployment = deploymentOf(options.databaseUrl)
   const redis =
-    options.redisUrl === undefined ? null : openRedis({ url: options.redisUrl, log: app.log, prefix: `${deployment}:` })
+    redisUrl === undefined ? null : openRedis({ url: redisUrl, tls: redisTls, log: app.log, prefix: `${deployment}:` })
   const caches = createCaches({
     redis,
     enabled: options.cache ?? true,
@@ -87,7 +99,8 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   const compute = createCompute({ threads: options.workerThreads ?? 1 })
   const jobs = createJobs({
     tenants,
-    redisUrl: options.redisUrl,
+    redisUrl,
+    redisTls,
     queueName: `${deployment}-jobs`,
     registry,
     log: app.log,
@@ -129,7 +142,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   if (options.secretsKeys !== undefined) app.decorate('seal', createSeal(options.secretsKeys))
 
   if (service !== undefined) {
-    await registerHttp(app, { version: VERSION, ...service, redis: redis?.client ?? null })
+    await registerHttp(app, { rateLimits: {}, ...service, version: VERSION, redis, registry })
     await registerOpenApi(app, VERSION, service.docs ?? true)
     const checks: HealthCheck[] = [{ name: 'database', optional: false, probe: () => server.ping() }]
     if (redis !== null) checks.push({ name: 'cache', optional: true, probe: () => redis.probe() })
@@ -144,6 +157,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   }
 
   app.addHook('onReady', async () => {
+    if (redisUrl !== undefined) await checkRedis(redisUrl, redisTls)
     await tenants.ready().catch((error) => {
       throw startFailure(error)
     })
@@ -225,6 +239,7 @@ function scrapeAllowed(token: string | undefined): (request: FastifyRequest) => 
 
 export type * from './contracts.js'
 export { access, Problem, problem } from './contracts.js'
+export { personalData } from './kept-answers.js'
 export type { Tenants }
 
 export default fp(core, { name: 'inventory-enterprise/core', fastify: '5.x' })

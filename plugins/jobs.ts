@@ -8,6 +8,7 @@ import { createJobMetrics } from './jobs/metrics.js'
 import { createRedisQueue, type RedisQueue } from './jobs/redis-queue.js'
 import { type Definition, type JobLog, JobRunner } from './jobs/runner.js'
 import { createJobStore, type JobFilter, type JobPosition, type QueuedJob } from './jobs/store.js'
+import type { TlsIdentity } from './secrets.js'
 
 export type { JobFilter, JobPosition } from './jobs/store.js'
 
@@ -36,6 +37,7 @@ export type JobTimings = typeof TIMINGS
 export interface JobsOptions {
   tenants: { get(id: string): Promise<Tenant>; list(): Promise<string[]> }
   redisUrl: string | undefined
+  redisTls?: TlsIdentity | undefined
   /** Names the queue on Redis: the same for every process of one database, another for every other database. */
   queueName: string
   registry: Registry
@@ -91,7 +93,7 @@ class Service implements JobService {
   #sweeping: Promise<void> | undefined
 
   constructor(options: JobsOptions) {
-    const { tenants, redisUrl, registry, log, concurrency = CONCURRENCY, node } = options
+    const { tenants, redisUrl, redisTls, registry, log, concurrency = CONCURRENCY, node } = options
     this.#options = options
     this.#timings = { ...TIMINGS, ...options.timings }
     this.#metrics = createJobMetrics(registry)
@@ -113,6 +115,7 @@ class Service implements JobService {
     if (redisUrl === undefined) return
     this.#redis = createRedisQueue({
       url: redisUrl,
+      tls: redisTls,
       name: options.queueName,
       concurrency,
       consume: options.consume ?? true,

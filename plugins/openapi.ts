@@ -17,8 +17,13 @@ export async function registerOpenApi(app: FastifyInstance, version: string, sho
         license: { name: 'Apache-2.0', url: 'https://www.apache.org/licenses/LICENSE-2.0' }
       },
       servers: [{ url: '/' }],
-      components: { securitySchemes: { bearer: { type: 'http', scheme: 'bearer', bearerFormat: 'JWT' } } },
-      security: [{ bearer: [] }]
+      components: {
+        securitySchemes: {
+          bearer: { type: 'http', scheme: 'bearer', description: 'an access token (JWT), or an API token (ie_…)' },
+          cookie: { type: 'apiKey', in: 'cookie', name: '__Host-inventory-access' }
+        }
+      },
+      security: [{ bearer: [] }, { cookie: [] }]
     },
     transform: ({ schema, url, route }) => ({ schema: described(schema, url, route), url })
   })

@@ -1,5 +1,6 @@
 import { type Static, Type } from 'typebox'
 import { Closed, Instant, List, Nullable, PageQuery, Role } from './common.js'
+import { personal, SECURITY } from './personal.js'
 
 const Term = (maxLength: number, description: string) =>
   Type.String({ minLength: 1, maxLength, pattern: '^[^\\u0000-\\u001f\\u007f]+$', description })
@@ -15,10 +16,10 @@ export const AuditEntry = Closed({
     description: 'Such as item.update, ledger.post, auth.login; a method and route where nothing else was said'
   }),
   outcome: AuditOutcome,
-  actor: Nullable(Type.String({ description: 'Opaque id; `cli` is the console, `system` upkeep' })),
+  actor: Nullable(personal(Type.String({ description: 'Opaque id; `cli` is the console, `system` upkeep' }), SECURITY)),
   role: Nullable(Role),
   method: Nullable(Type.String({ description: 'How the actor was recognised' })),
-  session: Nullable(Type.String({ description: 'Opaque id of the session or token' })),
+  session: Nullable(personal(Type.String({ description: 'Opaque id of the session or token' }), SECURITY)),
   object: Nullable(Closed({ type: Type.String(), id: Type.String() })),
   changes: Nullable(
     Type.Record(Type.String(), Closed({ from: Type.Unknown(), to: Type.Unknown() }), {
@@ -28,7 +29,7 @@ export const AuditEntry = Closed({
   details: Nullable(Type.Record(Type.String(), Type.Unknown())),
   requestId: Nullable(Type.String()),
   traceId: Nullable(Type.String()),
-  address: Nullable(Type.String({ description: 'Null too where it was erased' })),
+  address: Nullable(personal(Type.String({ description: 'Null too where it was erased' }), SECURITY)),
   occurrences: Type.Integer({ description: 'More than 1: alike events of a flood in one entry' }),
   firstAt: Nullable(Instant),
   lastAt: Nullable(Instant)
@@ -37,7 +38,7 @@ export type AuditEntry = Static<typeof AuditEntry>
 export const AuditList = List(AuditEntry)
 
 const filters = {
-  actor: Type.Optional(Term(100, 'Opaque id')),
+  actor: Type.Optional(personal(Term(100, 'Opaque id'), SECURITY)),
   action: Type.Optional(Term(200, 'Exact, or with a trailing * what begins so, such as auth.*')),
   outcome: Type.Optional(AuditOutcome),
   objectType: Type.Optional(Term(100, 'Such as item')),

@@ -1,6 +1,7 @@
 import { type Static, Type } from 'typebox'
 import { FactorEffect } from './calendar.js'
 import { Closed, Code, Day, Instant, List, Name, Nullable, PageQuery, Quantity, Text, Uuid } from './common.js'
+import { JUDGEMENT, personal } from './personal.js'
 
 /** What a caller may ask for by name; `combination` is the default. */
 export const FORECAST_MODELS = [
@@ -339,7 +340,7 @@ export const NewFeedback = Closed({
     [Type.Literal('right'), Type.Literal('too-high'), Type.Literal('too-low'), Type.Literal('exceptional')],
     { description: 'exceptional: what was used that day is no guide; it is left out of training and of accuracy' }
   ),
-  comment: Type.Optional(Text)
+  comment: Type.Optional(personal(Text, JUDGEMENT))
 })
 export type NewFeedback = Static<typeof NewFeedback>
 export const Feedback = Closed({
@@ -349,8 +350,8 @@ export const Feedback = Closed({
   frequency: Frequency,
   subject: NewFeedback.properties.subject,
   verdict: NewFeedback.properties.verdict,
-  comment: Nullable(Type.String()),
-  createdBy: Nullable(Type.String()),
+  comment: Nullable(personal(Type.String(), JUDGEMENT)),
+  createdBy: Nullable(personal(Type.String(), JUDGEMENT)),
   createdAt: Instant
 })
 export type Feedback = Static<typeof Feedback>
@@ -378,7 +379,7 @@ export const Override = Closed({
   quantityPerDay: Nullable(Type.Number()),
   factor: Nullable(Type.Number()),
   reason: Type.String(),
-  createdBy: Nullable(Type.String()),
+  createdBy: Nullable(personal(Type.String(), JUDGEMENT)),
   createdAt: Instant,
   cancelledAt: Nullable(Instant)
 })

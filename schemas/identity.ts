@@ -1,5 +1,6 @@
 import { type Static, Type } from 'typebox'
 import { Closed, Instant, Name, Nullable, PageQuery, Role, TenantId, TokenUse, Uuid } from './common.js'
+import { ACCOUNT, personal, SECURITY } from './personal.js'
 
 /** Letters, digits and what addresses hold: no white space, so that a name is one word in a log. */
 export const Username = Type.String({
@@ -13,8 +14,8 @@ export const Password = Type.String({ minLength: 1, maxLength: 1024, writeOnly: 
 
 export const User = Closed({
   id: Uuid,
-  username: Type.String(),
-  displayName: Type.String(),
+  username: personal(Type.String(), ACCOUNT),
+  displayName: personal(Type.String(), ACCOUNT),
   role: Role,
   disabled: Type.Boolean(),
   deleted: Type.Boolean({ description: 'Deleted users are kept for the history, and out of lists' }),
@@ -27,8 +28,8 @@ export type User = Static<typeof User>
 export const UserParams = Closed({ id: Uuid })
 export const UserListQuery = Closed({ ...PageQuery, cursor: Type.Optional(Uuid) })
 export const UserCreate = Closed({
-  username: Username,
-  displayName: Type.Optional(Name),
+  username: personal(Username, ACCOUNT),
+  displayName: Type.Optional(personal(Name, ACCOUNT)),
   role: Role,
   password: Type.Optional(Password),
   mustChangePassword: Type.Optional(Type.Boolean())
@@ -36,7 +37,7 @@ export const UserCreate = Closed({
 export type UserCreate = Static<typeof UserCreate>
 export const UserPatch = Type.Object(
   {
-    displayName: Type.Optional(Name),
+    displayName: Type.Optional(personal(Name, ACCOUNT)),
     role: Type.Optional(Role),
     disabled: Type.Optional(Type.Boolean()),
     password: Type.Optional(Password),
@@ -51,7 +52,7 @@ export const CookieMode = Type.Optional(
   Type.Boolean({ description: 'true: the tokens come as HttpOnly cookies, which scripts cannot read' })
 )
 export const Login = Closed({
-  username: Type.String({ minLength: 1, maxLength: 64 }),
+  username: personal(Type.String({ minLength: 1, maxLength: 64 }), ACCOUNT),
   password: Password,
   tenant: Type.Optional(TenantId),
   cookie: CookieMode
@@ -78,6 +79,19 @@ export const StepPending = Closed({
 export const LoginAnswer = Type.Union([SignedIn, StepPending])
 export type LoginAnswer = Static<typeof LoginAnswer>
 
+export const OidcLogin = Closed({
+  fresh: Type.Optional(Type.Boolean({ description: 'true: the provider asks again, whoever is signed in there' }))
+})
+/** Providers add parameters of their own. */
+export const OidcCallback = Type.Object(
+  {
+    code: Type.Optional(Type.String({ maxLength: 4000 })),
+    state: Type.Optional(Type.String({ maxLength: 500 })),
+    error: Type.Optional(Type.String({ maxLength: 500 }))
+  },
+  { additionalProperties: Type.String({ maxLength: 4000 }) }
+)
+
 const RefreshToken = Type.String({ minLength: 1, maxLength: 200, writeOnly: true } as const)
 /** Without a token the one of the cookie counts. */
 export const Refresh = Closed({ refreshToken: Type.Optional(RefreshToken) })
@@ -90,8 +104,8 @@ export const Session = Closed({
   expiresAt: Instant,
   current: Type.Boolean({ description: 'whether this request belongs to it' }),
   methods: Type.Array(Type.String()),
-  address: Type.String(),
-  userAgent: Type.String()
+  address: personal(Type.String(), SECURITY),
+  userAgent: personal(Type.String(), SECURITY)
 })
 export type Session = Static<typeof Session>
 export const SessionParams = Closed({ id: Uuid })
@@ -121,4 +135,9 @@ export const TokenParams = Closed({ id: Uuid })
 
 export const PasswordChange = Closed({ currentPassword: Password, newPassword: Password })
 /** `user` is null for a token printed at the console, which belongs to no user. */
-export const Me = Closed({ subject: Type.String(), role: Role, tenant: TenantId, user: Nullable(User) })
+export const Me = Closed({
+  subject: personal(Type.String(), ACCOUNT),
+  role: Role,
+  tenant: TenantId,
+  user: Nullable(User)
+})

@@ -15,6 +15,8 @@ import {
   Uuid
 } from './common.js'
 
+import { BOOKKEEPING, personal } from './personal.js'
+
 const oneOf = <V extends string[]>(...values: V): TEnum<V> => Type.Enum<V>(values)
 
 export const UnitCode = Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9_.-]{0,19}$' })
@@ -235,7 +237,7 @@ export const Movement = Closed({
   type: MovementType,
   occurredAt: Instant,
   recordedAt: Instant,
-  actor: Type.String(),
+  actor: personal(Type.String(), BOOKKEEPING),
   reason: Nullable(Type.String()),
   reference: Nullable(Type.String()),
   reverses: Nullable(Uuid),

@@ -528,6 +528,7 @@ async function searching(t: Test, app: FastifyInstance): Promise<void> {
     for (const url of ['/api/audit', '/api/audit/verify', '/api/audit/export'])
       t.equal((await client(app, role).get(url)).status, 403, `${role} ${url}`)
 
+  await eventually(() => trail(app, '&action=auth.denied&actor=test-staff'), 3)
   const { text, headers } = await reader.get(`/api/audit/export?action=find*${range}`)
   t.match(headers['content-type'], /x-ndjson/)
   const exported = text

@@ -140,6 +140,20 @@ const hosts: Record<string, string> = {
   await call('POST', '/x/webhooks', { url: 'https://169.254.169.254/', topics: ['inventory.stock.moved'] })`,
     `, secretsKeys: [{ id: 'k1', secret: 'Zr8#kq2Lw9-Tn4vXb7yHd3mPf6sJg1cQ' }]`
   ),
+  privacy: host(
+    'privacy',
+    `, holders: [{
+      holder: 'guests',
+      schemas: { Guest: { type: 'object', properties: { name: { type: 'string', 'x-personal-data': { activity: 'visits', purpose: 'p', basis: 'b', retention: 'r' } } } } },
+      columns: {},
+      sections: { visits: async function* () { yield { day: '2026-01-05' } } },
+      erase: async () => 1
+    }],
+    subjects: { exists: async () => true, rectify: async () => ({ username: 'a', displayName: 'A' }) }`,
+    `await call('GET', '/x/privacy/register')
+  await call('GET', '/x/privacy/subjects/00000000-0000-4000-8000-000000000000/export')
+  await call('POST', '/x/privacy/subjects/00000000-0000-4000-8000-000000000000/erase')`
+  ),
   // Two apps in one process; the host's own ways, with and without a module beside them.
   two: `
 import Fastify, { type FastifyInstance } from 'fastify'
@@ -371,6 +385,11 @@ t.test('each module alone in a bare Fastify app, on both databases', async (t) =
     audit: [
       { status: 200, body: { data: [{ action: 'door.open', actor: 'system', object: { type: 'door', id: '7' } }] } },
       { status: 200, body: { ok: true, entries: 1, batches: 1 } }
+    ],
+    privacy: [
+      { status: 200, body: { activities: [{ activity: 'visits', fields: ['Guest.name'] }] } },
+      { status: 200, body: { tenant: 'main', data: { visits: [{ day: '2026-01-05' }] } } },
+      { status: 200, body: { erased: { guests: 1 } } }
     ],
     identity: [
       { status: 200, body: { tokenType: 'Bearer', user: { username: 'ada' } } },

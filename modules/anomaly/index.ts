@@ -34,6 +34,7 @@ async function anomaly(app: FastifyInstance, options: AnomalyOptions) {
 
 export { anomalyMigrations as migrations } from '../../migrations/anomaly.js'
 export { type AnomalyHeadline, anomalyHeadline } from './headline.js'
+export { personalData } from './personal.js'
 export type { DailySeries, SeriesSource, UnusualDays } from './scan.js'
 export default fp(anomaly, {
   name: 'inventory-enterprise/anomaly',

@@ -81,7 +81,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (
   app.post(
     '/ai/consumption/detect-anomalies',
     {
-      config: access('manager'),
+      config: access('manager', { limit: 'training' }),
       preValidation: bodyOptional,
       schema: {
         tags,

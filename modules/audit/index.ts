@@ -2,7 +2,7 @@ import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import type { Registry } from 'prom-client'
 import { auditMigrations } from '../../migrations/audit.js'
-import type { Audit, EnterModule, Migrations, ModuleOptions, Periodic, Tenant } from '../../plugins/contracts.js'
+import type { Audit, EnterModule, Migrations, ModuleOptions, Periodic } from '../../plugins/contracts.js'
 import { createAuditMetrics } from './metrics.js'
 import { createNotes } from './notes.js'
 import { routes } from './routes.js'
@@ -55,12 +55,8 @@ async function audit(app: FastifyInstance, options: AuditOptions): Promise<void>
   await app.register(routes, { metrics })
 }
 
-/** Forgets the addresses that an actor's requests came from; the chain holds. @returns of how many entries */
-export const eraseAddresses = (tx: Parameters<Parameters<Tenant['transact']>[0]>[0], actor: string): Promise<number> =>
-  createAuditStore(tx.db).eraseAddresses(actor)
-
 export { auditMigrations as migrations } from '../../migrations/audit.js'
-export { entriesOf } from './routes.js'
+export { personalData } from './personal.js'
 export { pruneTrail, sealTrail } from './seal.js'
 export { verifyTrail } from './verify.js'
 

@@ -140,13 +140,18 @@ export function createAuditStore(root: Kysely<unknown>) {
       return Number(row.n)
     },
 
-    /** Forgets where an actor's requests came from; the chain holds, since it covers digests alone. */
-    eraseAddresses: async (actor: string): Promise<number> => {
+    /** Forgets where the requests of a user, and attempts to be that user, came from; the chain covers digests alone. */
+    eraseAddresses: async (subject: string): Promise<number> => {
       const { numUpdatedRows } = await db
         .updateTable('audit_entries')
         .set({ address: null, address_salt: null })
-        .where('actor', '=', actor)
         .where('address', 'is not', null)
+        .where(({ eb, and, or }) =>
+          or([
+            eb('actor', '=', subject),
+            and([eb('object_type', '=', 'user'), eb('object_id', '=', subject), eb('actor', 'is', null)])
+          ])
+        )
         .executeTakeFirst()
       return Number(numUpdatedRows)
     },

@@ -145,6 +145,7 @@ function subscribe(events: Events): void {
 
 export { forecastingMigrations as migrations } from '../../migrations/forecasting.js'
 export type { ConsumptionSource, DailyFlow } from './derive.js'
+export { personalData } from './personal.js'
 export {
   accuracySummary,
   type ConsumptionSeries,
@@ -158,6 +159,7 @@ export {
   runOut,
   unusualDays
 } from './ports.js'
+
 export default fp(forecasting, {
   name: 'inventory-enterprise/forecasting',
   fastify: '5.x',

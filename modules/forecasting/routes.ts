@@ -50,7 +50,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) =
   app.post(
     '/consumption/derive',
     {
-      config: access('manager'),
+      config: access('manager', { limit: 'training' }),
       preValidation: bodyOptional,
       schema: {
         tags,
@@ -68,7 +68,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) =
   app.post(
     '/forecast/train',
     {
-      config: access('manager'),
+      config: access('manager', { limit: 'training' }),
       preValidation: bodyOptional,
       schema: {
         tags,
@@ -96,7 +96,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) =
   app.post(
     '/forecast/aggregate/train',
     {
-      config: access('manager'),
+      config: access('manager', { limit: 'training' }),
       schema: {
         tags,
         summary: 'Forecasts categories, locations and the total, as a job; the nightly training does so too',

@@ -12,7 +12,7 @@ import { type Account, createIdentityStore } from './store.js'
 
 /** Tokens for programs: made by a user, for part of what that user may, until a day that is known. */
 
-type ApiTokenTables = {
+export type ApiTokenTables = {
   api_tokens: {
     id: string
     user_id: string

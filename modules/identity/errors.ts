@@ -52,6 +52,18 @@ export const NoStepPending = problem('ID_NO_STEP_PENDING', 409, {
   en: 'No sign-in waits for a second factor here; sign in, and answer with its pending token.',
   fr: 'Aucune connexion n’attend ici un second facteur ; connectez-vous et répondez avec son jeton d’attente.'
 })
+export const OidcFailed = problem<{ reason: string }>('ID_OIDC_FAILED', 401, {
+  en: 'The sign-in by the identity provider failed ({reason}); begin it again.',
+  fr: 'La connexion par le fournisseur d’identité a échoué ({reason}) ; recommencez-la.'
+})
+export const OidcRefused = problem<{ reason: string }>('ID_OIDC_REFUSED', 403, {
+  en: 'The identity provider knows you, but you may not use this service ({reason}).',
+  fr: 'Le fournisseur d’identité vous connaît, mais ce service vous est fermé ({reason}).'
+})
+export const OidcUnavailable = problem<{ retryAfterSeconds: number }>('ID_OIDC_UNAVAILABLE', 503, {
+  en: 'The identity provider does not answer; try again in {retryAfterSeconds} s.',
+  fr: 'Le fournisseur d’identité ne répond pas ; réessayez dans {retryAfterSeconds} s.'
+})
 export const CodeWrong = problem('ID_CODE_WRONG', 422, {
   en: 'This is not the code that the app shows now; check the clock of the device.',
   fr: 'Ce n’est pas le code que l’application affiche ; vérifiez l’horloge de l’appareil.'

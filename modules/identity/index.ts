@@ -15,6 +15,8 @@ import type {
 } from '../../plugins/contracts.js'
 import { apiTokens, forgetApiTokens, noteUses } from './api-tokens.js'
 import { identityMetrics } from './metrics.js'
+import type { OidcOptions } from './oidc.js'
+import { oidcRoutes } from './oidc-routes.js'
 import { createPasswordHasher } from './passwords.js'
 import { forgetTokenEnds, isRevoked, TOKEN_LIFE_SECONDS_MAX } from './revocations.js'
 import { accountRoutes, userRoutes } from './routes.js'
@@ -40,6 +42,8 @@ export interface IdentityOptions extends ModuleOptions {
   secondFactor?: SecondFactorPolicy
   /** Where users find the service: links are built from it, and passkeys belong to it. Never taken from a request. */
   publicUrl?: string
+  /** Signing in at an identity provider as well. */
+  oidc?: OidcOptions
   /** The clock of codes and passkeys, in milliseconds. */
   now?: () => number
 }
@@ -58,7 +62,8 @@ async function identity(app: FastifyInstance, options: IdentityOptions): Promise
   const auth = app.getDecorator<Auth>('auth')
   const metrics = identityMetrics(app.getDecorator<Registry>('registry'))
   const { secondFactor: policy = 'required', publicUrl = DEFAULT_PUBLIC_URL, now = Date.now } = options
-  const secondFactor = createSecondFactors({ seal: app.getDecorator<Seal>('seal'), policy, publicUrl, now })
+  const seal = app.getDecorator<Seal>('seal')
+  const secondFactor = createSecondFactors({ seal, policy, publicUrl, now })
   auth.refuseWhen(noteUses((claims, tenant) => lacksFactor(secondFactor, claims) || isRevoked(claims, tenant)))
   auth.accept(apiTokens(secondFactor))
   const context = {
@@ -82,6 +87,7 @@ async function identity(app: FastifyInstance, options: IdentityOptions): Promise
   await app.register(secondFactorRoutes, context)
   await app.register(passkeyRoutes, context)
   await app.register(linkRoutes, context)
+  if (options.oidc !== undefined) await app.register(oidcRoutes, { ...context, oidc: options.oidc, seal })
   app.getDecorator<Periodic>('periodic').every(3_600, 'sessions', (tenant) =>
     tenant.transact(async (tx) => {
       await forgetSessions(tx)
@@ -119,6 +125,8 @@ export {
   setPassword,
   setupLinkFor
 } from './console.js'
+export type { OidcOptions } from './oidc.js'
+export { personalData, rectifyUser, userExists } from './personal.js'
 
 export default fp(identity, {
   name: 'inventory-enterprise/identity',

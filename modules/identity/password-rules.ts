@@ -56,7 +56,7 @@ function isCommon(folded: string): boolean {
   const unit = repeatedUnit(folded)
   // What is put around a word to reach a length: digits and signs.
   const core = unit.replace(/^[^\p{L}]+|[^\p{L}]+$/gu, '')
-  if ([...unit].length < UNIT_MIN || [unit, core].some((each) => COMMON_PASSWORDS.has(each))) return true
+  if ([...unit].length < UNIT_MIN || [folded, unit, core].some((each) => COMMON_PASSWORDS.has(each))) return true
   return ROWS.some((row) => {
     const run = row.repeat(Math.ceil(folded.length / row.length) + 1)
     return run.includes(folded) || run.includes([...folded].reverse().join(''))

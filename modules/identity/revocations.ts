@@ -8,7 +8,7 @@ import { RevocationsUnavailable } from './errors.js'
  * matter which process wrote it, and no cache can be behind. When the database cannot tell, nobody gets in (503).
  */
 
-/** No token that belongs to a session or an epoch lives longer than this; a line of the log is needed no longer either. */
+/** No token of a session lives longer than this; the line of its end is needed no longer either. */
 export const TOKEN_LIFE_SECONDS_MAX = 86_400
 const DATABASE_TIMEOUT_MILLISECONDS = 2_000
 const PRUNE_EVERY_MILLISECONDS = 60_000
@@ -85,12 +85,11 @@ function foreignVersion(tenant: Tenant): number | undefined {
 /** Ends tokens with the transaction: here at its commit, elsewhere before the next request is let in. */
 export async function endTokens(tx: Transaction, tenant: Tenant, end: TokenEnd): Promise<void> {
   const db = tx.db.withTables<TokenEndsTables>()
-  const now = Date.now()
   const line = {
     kind: end.kind,
     key: end.key,
     epoch: end.kind === 'subject' ? end.epoch : 0,
-    expires_at: end.kind === 'token' ? end.expiresAt : now + TOKEN_LIFE_SECONDS_MAX * 1000
+    expires_at: expiryOf(end)
   }
   // The counter's row is locked until the commit, so lines become visible in the order of their versions.
   const { version } = await db
@@ -99,11 +98,19 @@ export async function endTokens(tx: Transaction, tenant: Tenant, end: TokenEnd):
     .where('id', '=', 1)
     .returning('version')
     .executeTakeFirstOrThrow()
+  if (end.kind === 'subject')
+    await db.deleteFrom('token_ends').where('kind', '=', 'subject').where('key', '=', end.key).execute()
   await db
     .insertInto('token_ends')
     .values({ version, ...line })
     .execute()
   tx.afterCommit(() => note(of(tenant), line))
+}
+
+/** A host may sign tokens of any length under an epoch, so that of a subject is kept for good: one line for each. */
+function expiryOf(end: TokenEnd): number {
+  if (end.kind === 'subject') return Number.MAX_SAFE_INTEGER
+  return end.kind === 'token' ? end.expiresAt : Date.now() + TOKEN_LIFE_SECONDS_MAX * 1000
 }
 
 /** Forgets what no token can depend on any more. */
@@ -118,7 +125,6 @@ const refuses = ({ ended, epochs }: Known, { jti, sid, sub, epoch = 0 }: TokenCl
 }
 
 function note({ ended, epochs }: Known, line: Omit<TokenEndsTables['token_ends'], 'version'>): void {
-  // Epochs are kept for good: there is one for each user, and what is remembered of an API token may be as old.
   if (line.kind !== 'subject') ended.set(line.key, line.expires_at)
   else if (line.epoch > (epochs.get(line.key) ?? 0)) epochs.set(line.key, line.epoch)
 }

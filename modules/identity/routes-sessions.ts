@@ -112,11 +112,12 @@ export const sessionRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app
     },
     async (request, reply) => {
       const claims = auth.claims(request)
-      const { jti, sid, sub, exp } = claims
+      const { jti, sid, sub, exp, use } = claims
       const tenant = tenantOf(request)
       if (request.headers.authorization === undefined) auth.cookies.clear(request, reply, refreshPath)
       return answers.write(request, reply, 204, async (tx) => {
-        if (sid !== undefined) await endSession(tx, tenant, sid, sub)
+        // A step that is given up leaves the session that it was to replace.
+        if (sid !== undefined && use === undefined) await endSession(tx, tenant, sid, sub)
         if (isApiToken(claims)) await deleteApiToken(tx, tenant, jti)
         else await endTokens(tx, tenant, { kind: 'token', key: jti, expiresAt: exp * 1000 })
       })

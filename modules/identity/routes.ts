@@ -45,7 +45,7 @@ export const accountRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app
   app.post(
     '/auth/password',
     {
-      config: access('viewer', { pending: ['password'], fresh: true }),
+      config: access('viewer', { pending: ['password'], fresh: true, limit: 'sign-in' }),
       schema: {
         tags,
         summary: 'Change the own password; ends all tokens of the user',

@@ -56,6 +56,8 @@ export interface OpenedSession {
   readonly refreshToken: string
 }
 
+/** Of one user at once; the one that was silent longest makes room. */
+const PER_USER_MAX = 50
 const PREFIX = 'ir_'
 const FORM = /^ir_([a-z][a-z0-9-]{0,39})_[A-Za-z0-9_-]{43}$/
 /** A refresh token that was used within this time may be sent again, and is answered with the same successor. */
@@ -79,6 +81,10 @@ export async function openSession(
 ): Promise<OpenedSession> {
   const db = tx.db.withTables<SessionTables>()
   const now = Date.now()
+  const live = await liveSessions(tx.db, account.user.id, life)
+  for (const { id } of live.sort((one, other) => other.seenAt - one.seenAt).slice(PER_USER_MAX - 1)) {
+    await endSession(tx, tenant, id, account.user.id)
+  }
   const refreshToken = `${PREFIX}${tenant.id}_${randomBytes(32).toString('base64url')}`
   const row = {
     id: uuid(),

@@ -114,7 +114,7 @@ const toAccount = (row: Selectable<IdentityTables['users']>): Account => ({
 })
 
 /** For the audit trail: who a person is stays with the user, who may be erased. */
-const userChange = (action: 'create' | 'update', before: User | undefined, after: User): AuditEntry => ({
+export const userChange = (action: 'create' | 'update', before: User | undefined, after: User): AuditEntry => ({
   action: `user.${action}`,
   object: { type: 'user', id: after.id },
   ...(before === undefined ? {} : { before }),

@@ -48,7 +48,7 @@ export const transferRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
     uploads.post<{ Params: { kind: schemas.ImportKind }; Querystring: schemas.ImportQuery }>(
       '/import/:kind',
       {
-        config: access('manager'),
+        config: access('manager', { limit: 'import' }),
         bodyLimit: UPLOAD_MAX_BYTES,
         schema: {
           tags,
@@ -151,7 +151,7 @@ export const transferRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
   app.post(
     '/imports/:id/undo',
     {
-      config: access('manager'),
+      config: access('manager', { limit: 'import' }),
       schema: {
         tags,
         summary: 'Take a whole import back',
@@ -177,7 +177,7 @@ export const transferRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
   app.get(
     '/export/:kind',
     {
-      config: access('viewer'),
+      config: access('viewer', { limit: 'export' }),
       schema: {
         tags,
         summary: 'Export as CSV or NDJSON',

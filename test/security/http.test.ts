@@ -1,10 +1,13 @@
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { connect } from 'node:net'
-import type { FastifyInstance } from 'fastify'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { FastifyInstance, InjectOptions } from 'fastify'
 import t from 'tap'
 import type { Auth } from '../../plugins/contracts.js'
 import { buildApp } from '../helper.js'
+import { temporaryFolder } from '../service-process.js'
+import { startRedis } from '../services.js'
 import { openService } from './service.js'
 
 /** What the service says of itself, and what it does with what HTTP lets a client claim. */
@@ -186,3 +189,108 @@ t.test('Peers: what is stored is never answered as a page', async (t) => {
     'and a file is saved, not shown'
   )
 })
+
+const LIMITED = 'sign-in:3,export:3,import:3,report:3,training:3,write:3,read:3'
+/** A request of each class. */
+const OF_CLASS: Record<string, InjectOptions> = {
+  'sign-in': { method: 'POST', url: '/api/auth/login', payload: { username: 'a', password: 'b' } },
+  export: { url: '/api/export/items' },
+  import: { method: 'POST', url: '/api/import/items', payload: 'a', headers: { 'content-type': 'text/csv' } },
+  report: { url: '/api/ledger/verify' },
+  training: { method: 'POST', url: '/api/ai/consumption/detect-anomalies' },
+  write: { method: 'POST', url: '/api/inventory', payload: {} },
+  read: { url: '/api/inventory' }
+}
+
+const userOf = (app: FastifyInstance, subject: string) => ({
+  authorization: `Bearer ${app.getDecorator<Auth>('auth').sign({ subject, role: 'admin', tenant: 'main' }, 600)}`
+})
+
+t.test('V2.4.1 each class of requests has a limit of its own, for each user', async (t) => {
+  const app = await buildApp(t, { dialect: 'sqlite', config: { RATE_LIMITS: LIMITED } })
+  for (const [name, request] of Object.entries(OF_CLASS)) {
+    const ask = (subject: string, n = 0) => {
+      // Nothing that a client chooses is part of who it is.
+      const forged = {
+        'x-forwarded-for': `198.51.100.${n}`,
+        'x-real-ip': `198.51.100.${n}`,
+        'user-agent': String(n),
+        'x-request-id': `r${n}`
+      }
+      const payload = name === 'sign-in' ? { username: `a${n}`, password: 'b' } : request.payload
+      return app.inject({
+        ...request,
+        ...(payload === undefined ? {} : { payload }),
+        headers: { ...request.headers, ...userOf(app, subject), ...forged }
+      })
+    }
+    const answers = []
+    for (let n = 0; n < 6; n++) answers.push(await ask('ada', n))
+    t.same(
+      answers.map(({ statusCode }) => statusCode === 429),
+      [false, false, false, true, true, true],
+      name
+    )
+    t.match(answers[5], { headers: { 'retry-after': /^([1-9]|[1-5]\d|60)$/, 'x-content-type-options': 'nosniff' } })
+    t.match(answers[5]?.json(), { code: 'RATE_LIMITED', retryAfterSeconds: Number })
+    if (name !== 'sign-in') t.not((await ask('bob')).statusCode, 429, 'another user has a limit of his own')
+  }
+  t.match((await app.inject('/metrics')).body, /http_rate_limited_total\{class="export"\} 3/)
+  const other = await app.inject({ ...OF_CLASS['sign-in'], remoteAddress: '192.0.2.9' })
+  t.not(other.statusCode, 429, 'another address has one too')
+  for (let n = 0; n < 5; n++) {
+    const answer = await app.inject({ ...OF_CLASS['sign-in'], remoteAddress: `2001:db8:0:1::${n}` })
+    t.equal(answer.statusCode === 429, n >= 3, 'a network of IPv6 is one')
+  }
+  const byDefault = await buildApp(t, { dialect: 'sqlite' })
+  const reads = await Promise.all(
+    Array.from({ length: 800 }, () => byDefault.inject({ url: '/api/inventory', headers: admin(byDefault) }))
+  )
+  t.ok(
+    reads.every(({ statusCode }) => statusCode === 200),
+    'reads and writes have none unless one is set'
+  )
+})
+
+t.test('V2.4.1 nodes count together in Redis, and each alone while it is away', async (t) => {
+  const redis = await startRedis()
+  t.teardown(() => redis.stop())
+  const DATABASE_URL = `sqlite:${temporaryFolder(t)}/shared.sqlite`
+  const config = { DATABASE_URL, RATE_LIMITS: 'export:4' }
+  const nodes = [
+    await buildApp(t, { dialect: 'sqlite', redisUrl: redis.url, config }),
+    await buildApp(t, { dialect: 'sqlite', redisUrl: redis.url, config })
+  ]
+  const ask = async (n: number, subject: string) => {
+    const app = nodes[n % 2]
+    if (app === undefined) throw new Error('two nodes')
+    const startedAt = performance.now()
+    const { statusCode } = await app.inject({ url: '/api/export/items', headers: userOf(app, subject) })
+    return { limited: statusCode === 429, milliseconds: performance.now() - startedAt }
+  }
+  for (const app of nodes) await becomes(app, 'ok')
+  const together = []
+  for (let n = 0; n < 6; n++) together.push((await ask(n, 'ada')).limited)
+  t.same(together, [false, false, false, false, true, true])
+  redis.freeze()
+  const alone = []
+  for (let n = 0; n < 12; n++) alone.push(await ask(n, 'bob'))
+  t.same(
+    alone.map(({ limited }) => limited),
+    [...Array(8).fill(false), ...Array(4).fill(true)],
+    'frozen: four of each node'
+  )
+  const slow = alone.filter(({ milliseconds }) => milliseconds > 250)
+  t.ok(slow.length <= 2, `each node waits once at most: ${alone.map(({ milliseconds }) => milliseconds.toFixed(0))} ms`)
+  redis.thaw()
+  await redis.kill()
+  t.notOk((await ask(0, 'eve')).limited, 'dead: served')
+})
+
+async function becomes(app: FastifyInstance, status: string): Promise<void> {
+  for (let n = 0; n < 100; n++) {
+    if ((await app.inject('/health')).json().status === status) return
+    await sleep(50)
+  }
+  throw new Error(`health does not become ${status}`)
+}

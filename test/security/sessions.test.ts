@@ -36,11 +36,13 @@ async function start(t: Test, databaseUrl: string, { redisUrl, secureCookies = f
   await app.register(core, {
     databaseUrl,
     jwtKeys: [...KEYS],
+    secretsKeys: [...KEYS],
     secureCookies,
     ...(redisUrl === undefined ? {} : { redisUrl })
   })
   const auth = app.getDecorator<Auth>('auth')
   await app.register(identity, {
+    secondFactor: 'optional',
     prefix: '/api',
     authorize: auth.authorize,
     accessTokenTtlSeconds: ACCESS_SECONDS,
@@ -135,6 +137,7 @@ await eachDialect(t, async (t, dialect) => {
   const url = await database(t, dialect)
   const service = await start(t, url)
   await lives(t, service)
+  await crowd(t, service)
   await rotation(t, service)
   await proofs(t, service)
   await apiTokens(t, service)
@@ -237,6 +240,24 @@ async function lives(t: Test, { call, signIn, login, create, refresh, me, admin 
       t.equal((await call('DELETE', `/api/users/${randomUUID()}/sessions`, admin)).status, 404)
     }
   )
+}
+
+async function crowd(t: Test, { login, create, refresh }: Service) {
+  t.test('V7.1.2 a user has at most fifty sessions; the one that was silent longest makes room', async (t) => {
+    const time = clock(t)
+    await create('ora')
+    const held: Held[] = []
+    for (let n = 0; n < 50; n++) held.push(await login('ora'))
+    time.pass(60)
+    const { body } = await refresh(held[0]?.refresh ?? '')
+    await login('ora')
+    t.equal((await refresh(body.refreshToken)).status, 200, 'used a moment ago')
+    t.equal((await refresh(held[49]?.refresh ?? '')).status, 200)
+    const statuses = await Promise.all(
+      held.slice(1, 49).map(async ({ refresh: token }) => (await refresh(token)).status)
+    )
+    t.equal(statuses.filter((status) => status === 401).length, 1)
+  })
 }
 
 async function rotation(t: Test, { call, login, create, refresh, me, tenant }: Service) {
@@ -385,6 +406,14 @@ async function proofs(t: Test, { call, login, create, me, admin, auth, tenant }:
     const step = pending('enrol')
     t.equal((await call('POST', '/api/auth/logout', step)).status, 204)
     t.equal((await call('POST', '/enrol', step)).status, 401, 'a step that was given up')
+    const held = await login('pia')
+    const sid = sessionOf(held.access).sid ?? ''
+    const replacing = auth.sign(
+      { subject: id, role: 'admin', tenant: 'main', epoch: 0, session: sid, use: 'enrol' },
+      60
+    )
+    t.equal((await call('POST', '/api/auth/logout', replacing)).status, 204)
+    t.equal(await me(held.access), 200, 'leaves the session that it was to replace')
     await setPassword(tenant, 'pia', 'a brand new passphrase')
     t.equal((await call('POST', '/enrol', pending('enrol'))).status, 401, 'ends with the password')
     const forged = auth.sign({ subject: id, role: 'admin', tenant: 'main', epoch: 9e15, use: 'enrol' }, 60)
@@ -667,8 +696,9 @@ async function endsElsewhere(t: Test, a: Service, b: Service, name: string) {
     },
     disabling: () => admin('PATCH', { disabled: true }),
     demotion: () => admin('PATCH', { role: 'viewer' }),
-    deletion: () => admin('DELETE'),
-    'a change at the console': async () => (await disableUser(a.tenant, username)).disabled
+    'a change at the console': async () => (await disableUser(a.tenant, username)).disabled,
+    // For good, so it is the last.
+    deletion: () => admin('DELETE')
   }
   for (const [name, end] of Object.entries(ends)) {
     const held = await hold()
