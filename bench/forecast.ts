@@ -2,8 +2,9 @@ import { spawnSync } from 'node:child_process'
 import { pathToFileURL } from 'node:url'
 import { parseArgs } from 'node:util'
 import {
+  COVERAGES,
   forecast,
-  INTERVALS,
+  type Intervals,
   LEVELS,
   loadModels,
   MODEL_NAMES,
@@ -23,6 +24,7 @@ import {
 export interface Forecasted {
   mean: ArrayLike<number>
   quantiles?: readonly ArrayLike<number>[]
+  intervals?: Intervals
   servesBaseline?: boolean
 }
 
@@ -40,7 +42,10 @@ export interface Scores {
   sumWape: number
   mape: number
   pinball: number
+  /** per cent of the actuals inside the intervals; NaN where the method gives none */
   coverage: Record<80 | 90 | 95, number>
+  /** the same of quantiles that split the chance of a value that many periods share */
+  randomised: Record<80 | 90 | 95, number>
   baselines: number
   milliseconds: number
 }
@@ -86,6 +91,26 @@ function upperPinball(actual: number, k: number, quantiles: readonly ArrayLike<n
   return loss
 }
 
+/**
+ * Chance that a central interval covers the actual when ties are broken by lot: the share of [P(Y < y), P(Y ≤ y)] inside it.
+ * Of counts, intervals with whole ends cover too much whatever the forecast; this figure does not. Read off the quantile
+ * levels, so exact to a level. Source: Czado, Gneiting & Held (2009), the randomised probability integral transform.
+ */
+function randomisedInside(actual: number, k: number, quantiles: readonly ArrayLike<number>[], coverage: number): number {
+  let below = 0
+  let upTo = 0
+  for (const row of quantiles) {
+    if (row[k]! < actual) below++
+    if (row[k]! <= actual) upTo++
+  }
+  const chance = (count: number): number => ((LEVELS[count - 1] ?? 0) + (LEVELS[count] ?? 1)) / 2
+  const tail = (100 - coverage) / 200
+  const from = chance(below)
+  const to = chance(upTo)
+  if (from === to) return from >= tail && to <= 1 - tail ? 1 : 0
+  return Math.max(0, Math.min(to, 1 - tail) - Math.max(from, tail)) / (to - from)
+}
+
 function progress(text: string): void {
   if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${text}`)
 }
@@ -95,12 +120,13 @@ export function evaluate(set: Dataset, label: string, forecaster: Forecaster): S
   assertNoPeeking(set, forecaster)
   const total = { mase: 0, scaled: 0, smape: 0, error: 0, actual: 0, sum: 0, mape: 0, mapes: 0, pinball: 0, points: 0 }
   const inside = { 80: 0, 90: 0, 95: 0 }
+  const fairly = { 80: 0, 90: 0, 95: 0 }
   let baselines = 0
   let milliseconds = 0
   set.cases.forEach((one, i) => {
     if (i % 10 === 0) progress(`${set.name}, ${label}: ${i} of ${set.cases.length}`)
     const started = performance.now()
-    const { mean, quantiles, servesBaseline } = ask(forecaster, set, one)
+    const { mean, quantiles, intervals, servesBaseline } = ask(forecaster, set, one)
     milliseconds += performance.now() - started
     if (servesBaseline) baselines++
     const scale = naiveError(one.train, set.scalePeriod)
@@ -118,12 +144,13 @@ export function evaluate(set: Dataset, label: string, forecaster: Forecaster): S
         total.mape += 100 * Math.abs((point - actual) / actual)
         total.mapes++
       }
-      if (!quantiles) continue
+      if (!quantiles || !intervals) continue
       total.points++
       if (scale > 0) total.pinball += upperPinball(actual, k, quantiles) / scale / one.test.length
-      for (const width of [80, 90, 95] as const) {
-        const [low, high] = INTERVALS[width]
-        if (actual >= quantiles[low]![k]! && actual <= quantiles[high]![k]!) inside[width]++
+      for (const coverage of COVERAGES) {
+        const { lower, upper } = intervals[coverage]
+        if (actual >= lower[k]! && actual <= upper[k]!) inside[coverage]++
+        fairly[coverage] += randomisedInside(actual, k, quantiles, coverage)
       }
     }
     total.error += error
@@ -143,6 +170,7 @@ export function evaluate(set: Dataset, label: string, forecaster: Forecaster): S
     mape: total.mape / total.mapes,
     pinball: total.pinball / total.scaled,
     coverage: { 80: percent(inside[80]), 90: percent(inside[90]), 95: percent(inside[95]) },
+    randomised: { 80: percent(fairly[80]), 90: percent(fairly[90]), 95: percent(fairly[95]) },
     baselines,
     milliseconds: milliseconds / set.cases.length
   }
@@ -232,13 +260,14 @@ function printTable(set: Dataset, rows: readonly Row[], goals: string): void {
   const reference = rows.find(({ label }) => label === 'naive2')!.scores
   console.log(`\n${set.name}: ${set.cases.length} forecasts, horizon ${set.horizon}${goals && ` · goal ${goals}`}`)
   console.log(
-    `${''.padEnd(18)}${['MASE', 'sMAPE', 'OWA', 'WAPE', 'sum WAPE', 'MAPE', 'pinball', 'cov 80', 'cov 90', 'cov 95', 'ms'].map((h) => h.padStart(9)).join('')}`
+    `${''.padEnd(18)}${['MASE', 'sMAPE', 'OWA', 'WAPE', 'sum WAPE', 'MAPE', 'pinball', 'cov 80', 'cov 90', 'cov 95', 'rnd 80', 'rnd 90', 'rnd 95', 'ms'].map((h) => h.padStart(9)).join('')}`
   )
   for (const { label, scores: s } of rows) {
     const owa = (s.mase / reference.mase + s.smape / reference.smape) / 2
     const cells = [cell(s.mase, 3), cell(s.smape), cell(owa, 3), cell(s.wape), cell(s.sumWape), cell(s.mape, 1)]
     cells.push(s.coverage[80] >= 0 ? cell(s.pinball, 4) : cell(Number.NaN))
-    cells.push(cell(s.coverage[80], 1), cell(s.coverage[90], 1), cell(s.coverage[95], 1), cell(s.milliseconds))
+    cells.push(cell(s.coverage[80], 1), cell(s.coverage[90], 1), cell(s.coverage[95], 1))
+    cells.push(cell(s.randomised[80], 1), cell(s.randomised[90], 1), cell(s.randomised[95], 1), cell(s.milliseconds))
     console.log(label.padEnd(18) + cells.join('') + (s.baselines > 0 ? `  baseline served ${s.baselines}` : ''))
   }
 }

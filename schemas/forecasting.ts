@@ -17,6 +17,7 @@ export const FORECAST_MODELS = [
   'stl-damped',
   'stl-theta',
   'stl-ar',
+  'stl-ar-levels',
   'mapa-damped',
   'mapa-theta',
   'mapa-dotm',

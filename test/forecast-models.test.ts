@@ -18,8 +18,8 @@ import {
   type ModelName
 } from '../modules/forecasting/models/index.js'
 import { POOL } from '../modules/forecasting/models/pool.js'
-import { decompose, movingTrend } from '../modules/forecasting/models/seasons.js'
-import { autocorrelations, classifyDemand, fillMissing, isSeasonal } from '../modules/forecasting/models/series.js'
+import { decompose } from '../modules/forecasting/models/seasons.js'
+import { autocorrelations, classifyDemand, fillMissing, isSeasonal, movingTrend } from '../modules/forecasting/models/series.js'
 import { bestSmoothing, bestStart, holtForecast, smooth } from '../modules/forecasting/models/smoothing.js'
 import { crostonRate, tsbRate } from '../modules/forecasting/models/sparse.js'
 import { dotmPass, fitTheta, slope, thetaForecast } from '../modules/forecasting/models/theta.js'

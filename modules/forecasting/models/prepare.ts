@@ -2,7 +2,8 @@ import { candidatePeriods, classifyDemand, fillMissing, firstActive, isSeasonal 
 import type { DemandClass, FitContext, ForecastInput, Reason } from './types.js'
 import { ForecastInputError, MODEL_NAMES } from './types.js'
 
-/** Older values are left out: enough for three of the longest seasons, and never fewer than 600. */
+/** Older values are left out: eight of the longest seasons stay, and never fewer than 600 nor more than 1,500 values. */
+const SEASONS_KEPT = 8
 const MIN_WINDOW = 600
 const MAX_WINDOW = 1500
 
@@ -65,7 +66,7 @@ export function prepare(input: ForecastInput): Prepared {
   const missing = input.missing ?? new Uint8Array(values.length)
   const candidates = candidatePeriods(frequency)
   const filled = missing.includes(1) ? fillMissing(values, missing, candidates[0] ?? 1) : values.slice()
-  const window = Math.min(MAX_WINDOW, Math.max(MIN_WINDOW, 3 * (candidates.at(-1) ?? 0) + horizon))
+  const window = Math.min(MAX_WINDOW, Math.max(MIN_WINDOW, SEASONS_KEPT * (candidates.at(-1) ?? 0) + horizon))
   const first = Math.max(firstActive(filled, Math.max(12, 2 * horizon)), filled.length - window)
   const y = filled.slice(first)
   const observed = Uint8Array.from(missing.subarray(first), (flag) => (flag === 1 ? 0 : 1))
