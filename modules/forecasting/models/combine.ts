@@ -30,10 +30,9 @@ function lossesKnown(
   losses.fill(0)
   let count = 0
   for (let o = 0; o < origins.length; o++) {
-    const end = Math.min(y.length, origins[o]! + horizon)
+    const end = Math.min(settled ? now : y.length, origins[o]! + horizon)
     for (let t = origins[o]!; t < end; t++) {
-      if (t >= now && (settled || t < now + horizon)) continue
-      if (observed[t] !== 1) continue
+      if (observed[t] !== 1 || (t >= now && t < now + horizon)) continue
       const actual = y[t]!
       const at = o * horizon + t - origins[o]!
       for (let m = 0; m < members.length; m++) {

@@ -27,6 +27,16 @@ function logGamma(x: number): number {
   return (z - 0.5) * Math.log(z) - z + 0.9189385332046727 + series - Math.log(shift)
 }
 
+const LONGEST_PRODUCT = 12
+
+/** ln Γ(value + shape) − ln Γ(shape): for small whole values the logarithm of a product. */
+function logRising(shape: number, value: number): number {
+  if (value > LONGEST_PRODUCT || !Number.isInteger(value)) return logGamma(value + shape) - logGamma(shape)
+  let product = shape
+  for (let j = 1; j < value; j++) product *= shape + j
+  return Math.log(product)
+}
+
 /** Demand is counted in units of 1 when whole and small, otherwise in fiftieths of the mean. */
 function countingUnit(y: Float64Array, mean: number): number {
   const whole = y.every((value) => Number.isInteger(value))
@@ -75,9 +85,7 @@ export function fitCounts(y: Float64Array): CountMixture {
       const shape = moved(fast, slow, trend) / (dispersion - 1)
       const value = counts[i]!
       likelihood += shape * logPass
-      if (value > 0) {
-        likelihood += logGamma(value + shape) - logGamma(shape) + value * logFail
-      }
+      if (value > 0) likelihood += logRising(shape, value) + value * logFail
       fast += alpha * (value - fast)
       slow += (alpha / 2) * (value - slow)
     }

@@ -1,5 +1,5 @@
 import { measure, naiveScale, type Ranges } from './accuracy.js'
-import { type CountMixture, fitCounts, mixtureIntervals, mixtureMean, mixtureQuantiles } from './counts.js'
+import { type CountMixture, mixtureIntervals, mixtureMean, mixtureQuantiles } from './counts.js'
 import { centralIntervals, learnErrors, spread } from './intervals.js'
 import { type Intervals, LEVELS } from './levels.js'
 import type { Prepared } from './prepare.js'
@@ -109,10 +109,10 @@ export function judgeByCounts(
     intervals: mixtureEnds(mixture, horizon, factor)
   })
   const rangesAt = (o: number): Ranges => {
-    const mixture = fitCounts(y.slice(0, origins[o]!))
+    const mixture = prepared.countsUntil(origins[o]!)
     return rangesOf(mixture, factorOf(mixture, row(rolled, o, horizon)))
   }
-  const mixture = fitCounts(y)
+  const mixture = prepared.countsUntil(y.length)
   const factor = factorOf(mixture, point)
   return {
     mean: point,

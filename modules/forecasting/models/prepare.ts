@@ -1,3 +1,4 @@
+import { type CountMixture, fitCounts } from './counts.js'
 import { candidatePeriods, classifyDemand, fillMissing, firstActive, isSeasonal } from './series.js'
 import type { DemandClass, FitContext, ForecastInput, Reason } from './types.js'
 import { ForecastInputError, MODEL_NAMES } from './types.js'
@@ -16,6 +17,8 @@ export interface Prepared {
   demandClass: DemandClass
   /** idle often enough to be forecast as counts */
   sparse: boolean
+  /** distribution of counts fitted on the first `n` values; baseline and combination ask for the same ones */
+  countsUntil(n: number): CountMixture
   /** why no model is worth trying, if so */
   trivial: Reason | undefined
 }
@@ -60,6 +63,15 @@ function isSparse(y: Float64Array): boolean {
   return 4 * demands < y.length || (sum < 10 * y.length && y.every((value) => Number.isInteger(value)))
 }
 
+function rememberedCounts(y: Float64Array): (n: number) => CountMixture {
+  const known = new Map<number, CountMixture>()
+  return (n) => {
+    const found = known.get(n) ?? fitCounts(y.slice(0, n))
+    known.set(n, found)
+    return found
+  }
+}
+
 /** Makes a checked input ready for the models. */
 export function prepare(input: ForecastInput): Prepared {
   const { values, horizon, frequency } = input
@@ -88,6 +100,7 @@ export function prepare(input: ForecastInput): Prepared {
     },
     demandClass,
     sparse: isSparse(y),
+    countsUntil: rememberedCounts(y),
     trivial: triviality(y, observed)
   }
 }
