@@ -2,13 +2,7 @@ import { v7 as uuid } from 'uuid'
 import type { Accuracy, Artifact, Forecast, Frequency } from '../../schemas/forecasting.js'
 import { naiveScale } from './models/accuracy.js'
 import { describe } from './models/explain.js'
-import {
-  type ForecastOutput,
-  forecast,
-  loadModels,
-  type Accuracy as Measured,
-  type ModelName
-} from './models/index.js'
+import { type ForecastOutput, forecast, loadModels, type Accuracy as Measured, type ModelName } from './models/index.js'
 import { naivePath, type Served } from './outcomes.js'
 import { yieldToRequests } from './priority.js'
 import { dayText, periodDays } from './series.js'
