@@ -1,20 +1,31 @@
 import type { FastifyInstance } from 'fastify'
-import anomaly, { anomalyHeadline } from './modules/anomaly/index.js'
+import anomaly, { anomalyHeadline, personalData as anomalyPersonal } from './modules/anomaly/index.js'
+import audit, { personalData as auditPersonal } from './modules/audit/index.js'
 import cacheStats from './modules/cache-stats/index.js'
 import dashboard from './modules/dashboard/index.js'
-import forecasting, { consumptionSeries, dailyDemand, forecastHeadline, runOut } from './modules/forecasting/index.js'
-import identity from './modules/identity/index.js'
+import forecasting, {
+  consumptionSeries,
+  dailyDemand,
+  forecastHeadline,
+  personalData as forecastingPersonal,
+  runOut,
+  unusualDays
+} from './modules/forecasting/index.js'
+import identity, { personalData as identityPersonal, rectifyUser, userExists } from './modules/identity/index.js'
 import inventory, {
   availableStock,
   dailyFlow,
   dailyUseByLocation,
   inventoryHeadline,
+  personalData as inventoryPersonal,
   items,
   stockGauges
 } from './modules/inventory/index.js'
+import privacy from './modules/privacy/index.js'
+import webhooks from './modules/webhooks/index.js'
 import type { Config } from './plugins/config.js'
 import type { Auth, Tenants } from './plugins/core.js'
-import core from './plugins/core.js'
+import core, { personalData as corePersonal } from './plugins/core.js'
 
 /** The map: the core, then each module in dependency order, and the ports between them. */
 export async function app(
@@ -26,16 +37,22 @@ export async function app(
     databaseUrl: config.DATABASE_URL,
     tenancy: config.TENANCY === 'multi' ? 'multi' : 'single',
     poolSize: config.POSTGRES_POOL_SIZE,
+    ...(config.postgresTls === undefined ? {} : { postgresTls: config.postgresTls }),
     ...(config.REDIS_URL === undefined ? {} : { redisUrl: config.REDIS_URL }),
+    ...(config.redisTls === undefined ? {} : { redisTls: config.redisTls }),
     cache: config.CACHE === 'on',
     jwtKeys: config.jwtKeys,
+    secretsKeys: config.secretsKeys,
+    secureCookies: config.NODE_ENV === 'production',
     workerThreads: config.WORKER_THREADS,
     dataDir: config.DATA_DIR,
     mode,
     service: {
       ...(config.METRICS_TOKEN === undefined ? {} : { metricsToken: config.METRICS_TOKEN }),
       corsOrigins: config.CORS_ORIGINS?.split(',') ?? [],
-      requestsPerMinute: config.RATE_LIMIT_PER_MINUTE
+      requestsPerMinute: config.RATE_LIMIT_PER_MINUTE,
+      rateLimits: config.rateLimits,
+      docs: config.DOCS === 'on'
     }
   })
   const { authorize } = service.getDecorator<Auth>('auth')
@@ -43,14 +60,30 @@ export async function app(
   const options = { prefix: '/api', authorize }
   const all = () => tenants.all()
 
-  await service.register(identity, { ...options })
+  const consumption = { items, dailyFlow, dailyUseByLocation }
+
+  await service.register(audit, { ...options, retentionDays: config.AUDIT_RETENTION_DAYS })
+  await service.register(identity, {
+    ...options,
+    secondFactor: config.secondFactor,
+    publicUrl: config.publicUrl,
+    ...(config.oidc === undefined ? {} : { oidc: config.oidc }),
+    accessTokenTtlSeconds: config.ACCESS_TOKEN_TTL_SECONDS,
+    sessionIdleSeconds: config.SESSION_IDLE_SECONDS,
+    sessionTtlSeconds: config.SESSION_TTL_SECONDS
+  })
   await service.register(inventory, { ...options, dailyDemand, dataDir: config.DATA_DIR })
   await service.register(forecasting, {
     ...options,
-    consumption: { items, dailyFlow, dailyUseByLocation },
+    consumption,
     tenants: all
   })
-  await service.register(anomaly, { ...options, series: consumptionSeries, tenants: all })
+  await service.register(anomaly, {
+    ...options,
+    series: consumptionSeries,
+    unusualDays: (tenant) => unusualDays(tenant, consumption),
+    tenants: all
+  })
   await service.register(dashboard, {
     ...options,
     inventory: inventoryHeadline,
@@ -59,6 +92,16 @@ export async function app(
     runsOutFirst: async (tenant, limit) => runOut(tenant, await availableStock(tenant), limit)
   })
   await service.register(cacheStats, { ...options })
+  await service.register(webhooks, {
+    ...options,
+    allowedHosts: config.WEBHOOK_ALLOWED_HOSTS?.split(',').map((each) => each.trim()) ?? [],
+    tenants: all
+  })
+  await service.register(privacy, {
+    ...options,
+    holders: [identityPersonal, auditPersonal, inventoryPersonal, forecastingPersonal, anomalyPersonal, corePersonal],
+    subjects: { exists: userExists, rectify: rectifyUser }
+  })
   stockGauges(service.getDecorator('registry'), async () =>
     Promise.all((await tenants.list()).map((id) => tenants.get(id)))
   )

@@ -48,8 +48,8 @@ function tenantName({ TENANCY }: Config, named: string | undefined): string {
   return 'main'
 }
 
-const withTenant = (named: string | undefined, work: (tenant: Tenant) => Promise<void>) =>
-  withService(async (service, config) => work(await tenantsOf(service).get(tenantName(config, named))))
+const withTenant = (named: string | undefined, work: (tenant: Tenant, config: Config) => Promise<void>) =>
+  withService(async (service, config) => work(await tenantsOf(service).get(tenantName(config, named)), config))
 
 async function tokenFor(
   config: Config,
@@ -209,6 +209,7 @@ function program(): Command {
     .addOption(tenantOption())
     .option('--ttl <time>', 'how long it counts, such as 30m, 1h, 7d', parseTtl, 3600)
     .action(async ({ role, tenant, ttl }: { role: (typeof ROLES)[number]; tenant?: string; ttl: number }) => {
+      await withTenant(tenant, async (entered) => (await identity()).recordToken(entered, role, ttl))
       const config = loadConfig(process.env)
       print(await tokenFor(config, role, tenantName(config, tenant), ttl))
     })
@@ -216,27 +217,29 @@ function program(): Command {
   addTenants(cli, jsonOption)
   cli
     .command('verify')
-    .description('recompute every balance from the ledger and compare')
+    .description('recompute every balance from the ledger, and the chain of the audit trail, and compare')
     .addOption(tenantOption())
     .addOption(jsonOption())
     .action(({ tenant: named, json }: { tenant?: string; json?: boolean }) =>
       withTenant(named, async (tenant) => {
         const { verifyLedger } = await import('./modules/inventory/index.js')
-        const result = await verifyLedger(tenant)
-        print(
-          json
-            ? JSON.stringify(result)
-            : `${result.transactions} transactions, ${result.moves} moves: ${result.ok ? 'every balance agrees' : 'MISMATCHES'}`
-        )
-        if (!result.ok)
-          fail({
-            detail: result.mismatches
-              .map(
-                ({ itemCode, what, stored, recomputed }) =>
-                  `${itemCode}: ${what} is ${stored}, the moves say ${recomputed}`
-              )
-              .join('\n')
-          })
+        const { verifyTrail } = await import('./modules/audit/index.js')
+        const [ledger, trail] = [await verifyLedger(tenant), await verifyTrail(tenant)]
+        const lines = [
+          `${ledger.transactions} transactions, ${ledger.moves} moves: ${ledger.ok ? 'every balance agrees' : 'MISMATCHES'}`,
+          `${trail.entries} audit entries, ${trail.batches} batches: ${trail.ok ? 'the chain holds' : 'MISMATCHES'}`
+        ]
+        print(json ? JSON.stringify({ ...ledger, ok: ledger.ok && trail.ok, audit: trail }) : lines.join('\n'))
+        const found = [
+          ...ledger.mismatches.map(
+            ({ itemCode, what, stored, recomputed }) => `${itemCode}: ${what} is ${stored}, the moves say ${recomputed}`
+          ),
+          ...trail.mismatches.map(
+            ({ batch, entry, what, detail }) =>
+              `audit${batch === null ? '' : ` batch ${batch}`}${entry === null ? '' : ` entry ${entry}`}: ${what}, ${detail}`
+          )
+        ]
+        if (found.length > 0) fail({ detail: found.join('\n') })
       })
     )
   cli
@@ -274,13 +277,9 @@ function addUsers(cli: Command, tenantOption: () => Option, jsonOption: () => Op
         { role, name, tenant: named }: { role: (typeof ROLES)[number]; name?: string; tenant?: string }
       ) => {
         const password = await readPassword()
-        await withTenant(named, async (tenant) => {
-          const user = await (await identity()).createUser(tenant, {
-            username,
-            role,
-            password,
-            ...(name === undefined ? {} : { displayName: name })
-          })
+        await withTenant(named, async (tenant, { secondFactor }) => {
+          const input = { username, role, password, ...(name === undefined ? {} : { displayName: name }) }
+          const user = await (await identity()).createUser(tenant, input, secondFactor)
           print(`${user.username} (${user.role})`)
         })
       }
@@ -308,9 +307,10 @@ function addUsers(cli: Command, tenantOption: () => Option, jsonOption: () => Op
     .addOption(tenantOption())
     .action(async (username: string, { tenant: named }: { tenant?: string }) => {
       const password = await readPassword()
-      await withTenant(named, async (tenant) =>
-        print(`password of ${(await (await identity()).setPassword(tenant, username, password)).username} changed`)
-      )
+      await withTenant(named, async (tenant, { secondFactor }) => {
+        const user = await (await identity()).setPassword(tenant, username, password, secondFactor)
+        print(`password of ${user.username} changed`)
+      })
     })
   users
     .command('disable')
@@ -319,6 +319,30 @@ function addUsers(cli: Command, tenantOption: () => Option, jsonOption: () => Op
     .action((username: string, { tenant: named }: { tenant?: string }) =>
       withTenant(named, async (tenant) =>
         print(`${(await (await identity()).disableUser(tenant, username)).username} disabled`)
+      )
+    )
+  users
+    .command('link')
+    .description('print a link by which the user sets a password, once; without a name, one that makes the first user')
+    .argument('[username]')
+    .addOption(tenantOption())
+    .action((username: string | undefined, { tenant: named }: { tenant?: string }) =>
+      withTenant(named, async (tenant, { publicUrl }) => {
+        const { linkFor, setupLinkFor } = await identity()
+        const link =
+          username === undefined ? await setupLinkFor(tenant, publicUrl) : await linkFor(tenant, publicUrl, username)
+        if (link === undefined) fail({ detail: 'there is a user; name the one whom the link is for' })
+        print(link.url)
+      })
+    )
+  users
+    .command('reset-second-factor')
+    .description('take the second factors of a user away who has lost them; it ends all sessions of the user')
+    .argument('<username>')
+    .addOption(tenantOption())
+    .action((username: string, { tenant: named }: { tenant?: string }) =>
+      withTenant(named, async (tenant) =>
+        print(`${(await (await identity()).removeSecondFactor(tenant, username)).username} has no second factor`)
       )
     )
 }

@@ -1,7 +1,9 @@
 import { setFlagsFromString } from 'node:v8'
 import Fastify, { type FastifyInstance } from 'fastify'
 import { app } from './app.js'
+import { setupLinkFor } from './modules/identity/index.js'
 import { type Config, ConfigError, loadConfig } from './plugins/config.js'
+import type { Tenants } from './plugins/core.js'
 import { serverOptions } from './plugins/server-options.js'
 
 // V8 lets the heap grow to four times what lives in it before it clears up: 150 MB more of memory, and no less time, in a
@@ -43,7 +45,22 @@ export async function listen(service: FastifyInstance, config: Config): Promise<
 
 export async function serve(config: Config): Promise<void> {
   setFlagsFromString(`--heap-growing-percent=${HEAP_GROWTH_PERCENT}`)
-  await listen(await build(config), config)
+  const service = await build(config)
+  await listen(service, config)
+  if (config.TENANCY !== 'single') return
+  // The service is up all the same, and the console can print another: `inventory users link`.
+  await greet(service, config).catch((error) => service.log.warn({ err: error }, 'no link to make the first user'))
+}
+
+/** There is no default account: whoever reads what the service prints at its start makes the first one. */
+async function greet(service: FastifyInstance, { publicUrl }: Config): Promise<void> {
+  const link = await setupLinkFor(await service.getDecorator<Tenants>('tenants').get('main'), publicUrl)
+  if (link === undefined) return
+  // Not to the log, which is kept and shipped: it is a secret for a day.
+  process.stderr.write(`No user exists yet. This link makes the first administrator, once, until ${link.expiresAt}:
+  ${link.url}
+or: POST /api/auth/setup { "token": "<what follows token= in the link>", "username": "…", "password": "…" }
+`)
 }
 
 async function open(service: FastifyInstance, { PORT: port, HOST: host }: Config): Promise<void> {

@@ -24,6 +24,11 @@ const BENCHES: Record<string, Bench> = {
     about: 'search and keyset pages on 1,000,000 items, on both databases',
     options: '--items 1000000 --repeats 15'
   },
+  reads: {
+    file: 'reads.js',
+    about: 'GET of a forecast past every cache, idle and while training runs, on both databases',
+    options: '--items 400 --days 200 --seconds 5'
+  },
   forecast: {
     file: 'forecast.js',
     about: 'forecast accuracy beside baselines',

@@ -27,7 +27,9 @@ export async function runDemo(env: Record<string, string | undefined>, keepServi
   const folder =
     env.DATA_DIR === undefined || env.DATA_DIR === '' ? mkdtempSync(join(tmpdir(), 'inventory-demo-')) : undefined
   if (folder !== undefined) process.once('exit', () => rmSync(folder, { recursive: true, force: true }))
-  const config = loadConfig({ LOG_LEVEL: 'warn', ...env, ...(folder === undefined ? {} : { DATA_DIR: folder }) })
+  // One login and a look around: whoever tries this out has nothing to protect yet.
+  const defaults = { LOG_LEVEL: 'warn', ...(env.NODE_ENV === 'production' ? {} : { SECOND_FACTOR: 'optional' }) }
+  const config = loadConfig({ ...defaults, ...env, ...(folder === undefined ? {} : { DATA_DIR: folder }) })
   const service = await build(config)
   try {
     await service.ready()
@@ -183,14 +185,10 @@ class Demo {
   async account(): Promise<string> {
     const password = randomBytes(12).toString('base64url')
     const tenant = await this.service.getDecorator<Tenants>('tenants').get('main')
-    await createUser(tenant, {
-      username: `demo-${randomBytes(2).toString('hex')}`,
-      displayName: 'Demo',
-      role: 'admin',
-      password
-    }).then(({ username }) => {
-      this.#username = username
-    })
+    const username = `demo-${randomBytes(2).toString('hex')}`
+    const user = { username, displayName: 'Demo', role: 'admin', password } as const
+    await createUser(tenant, user, this.config.secondFactor)
+    this.#username = username
     return password
   }
   #username = ''
@@ -200,6 +198,10 @@ class Demo {
     say()
     say(`Serving on ${address} — the API's reference page is ${address}/docs`)
     say(`  login: ${this.#username} / ${password}   (POST /api/auth/login)`)
+    if (this.config.secondFactor === 'optional')
+      say(
+        '         no second factor is asked for here; a service asks managers and administrators for one (SECOND_FACTOR)'
+      )
     say(`  token: ${this.authorization.slice('Bearer '.length)}`)
     say('  look:  curl -H "Authorization: Bearer $TOKEN" followed by one of')
     for (const path of [

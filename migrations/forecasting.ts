@@ -194,5 +194,89 @@ export const forecastingMigrations: Record<string, Migration> = {
         .addColumn('claimed_at', instant, (c) => c.notNull())
         .execute()
     }
+  },
+
+  '0003-calendar': {
+    async up(db: Kysely<unknown>) {
+      const scoped = (table: string) =>
+        db.schema
+          .createTable(table)
+          .addColumn('id', text(db), (c) => c.primaryKey())
+          .addColumn('name', 'text', (c) => c.notNull())
+          .addColumn('category', 'text')
+          .addColumn('item_code', text(db))
+          .addColumn('created_by', 'text')
+          .addColumn('created_at', instant, (c) => c.notNull())
+      await scoped('forecast_events')
+        .addColumn('kind', text(db), (c) => c.notNull())
+        .addColumn('dates', 'text')
+        .addColumn('yearly', 'text')
+        .addColumn('days_before', 'integer', (c) => c.notNull())
+        .addColumn('days_after', 'integer', (c) => c.notNull())
+        .addColumn('updated_at', instant, (c) => c.notNull())
+        .execute()
+      await scoped('forecast_regressors')
+        .addColumn('description', 'text')
+        .addUniqueConstraint('forecast_regressors_name', ['name'])
+        .execute()
+      await db.schema
+        .createTable('forecast_regressor_values')
+        .addColumn('regressor_id', text(db), (c) => c.notNull())
+        .addColumn('day', text(db), (c) => c.notNull())
+        .addColumn('value', 'double precision', (c) => c.notNull())
+        .addPrimaryKeyConstraint('forecast_regressor_values_pk', ['regressor_id', 'day'])
+        .modifyEnd(isPostgres(db) ? sql`` : sql`without rowid`)
+        .execute()
+    }
+  },
+
+  '0004-coherent': {
+    async up(db: Kysely<unknown>) {
+      // Sums of days and of weeks; what was there is made again by the next night.
+      await db.schema.dropTable('ai_aggregates').execute()
+      await db.schema
+        .createTable('ai_aggregates')
+        .addColumn('frequency', text(db), (c) => c.notNull())
+        .addColumn('level', text(db), (c) => c.notNull())
+        .addColumn('key', text(db), (c) => c.notNull())
+        .addColumn('answer', 'text', (c) => c.notNull())
+        .addPrimaryKeyConstraint('ai_aggregates_frequency_pk', ['frequency', 'level', 'key'])
+        .execute()
+      // All that the accuracy of what serves is made of, without the artifacts beside it.
+      await db.schema
+        .createIndex('ai_models_accuracy')
+        .on('ai_models')
+        .columns([
+          'status',
+          'model',
+          'frequency',
+          'serves_baseline',
+          'volume',
+          'wape',
+          'bias',
+          'baseline_wape',
+          'mase',
+          'coverage80',
+          'coverage95'
+        ])
+        .execute()
+      await db.schema.createIndex('ai_models_model').on('ai_models').columns(['model', 'id']).execute()
+      await db.schema
+        .createIndex('ai_models_frequency')
+        .on('ai_models')
+        .columns(['frequency', 'status', 'id'])
+        .execute()
+      // Means per period that agree with the sums, where those are served instead of the model's own.
+      await db.schema.alterTable('ai_forecasts').addColumn('reconciled', 'text').execute()
+      await db.schema
+        .createTable('ai_location_forecasts')
+        .addColumn('item_code', text(db), (c) => c.notNull())
+        .addColumn('frequency', text(db), (c) => c.notNull())
+        .addColumn('location', text(db), (c) => c.notNull())
+        .addColumn('data_hash', text(db), (c) => c.notNull())
+        .addColumn('answer', 'text', (c) => c.notNull())
+        .addPrimaryKeyConstraint('ai_location_forecasts_pk', ['item_code', 'frequency', 'location'])
+        .execute()
+    }
   }
 }

@@ -1,4 +1,4 @@
-import { type Kysely, sql } from 'kysely'
+import { type Kysely, type RawBuilder, sql } from 'kysely'
 import type { Migrations } from '../plugins/migrate.js'
 import { identity, instant, isPostgres, makeAppendOnly, micros, text } from './columns.js'
 
@@ -6,7 +6,8 @@ export const inventoryMigrations: Migrations = {
   '0001-catalogue': { up: catalogue },
   '0002-ledger': { up: ledger },
   '0003-reservations-imports': { up: reservationsAndImports },
-  '0004-search': { up: search }
+  '0004-search': { up: search },
+  '0005-balances-by-rowid': { up: balancesByRowid }
 }
 
 async function catalogue(db: Kysely<unknown>): Promise<void> {
@@ -326,4 +327,38 @@ async function search(db: Kysely<unknown>): Promise<void> {
   await sql`create virtual table item_search using fts5(text, content='', contentless_delete=1, tokenize='trigram')`.execute(
     db
   )
+}
+
+/** SQLite finds a row by an `integer primary key` in one step; any other key is an index beside the table, and so two. */
+async function balancesByRowid(db: Kysely<unknown>): Promise<void> {
+  if (isPostgres(db)) return
+  const rebuild = async (table: string, columns: RawBuilder<unknown>) => {
+    const [old, fresh] = [sql.table(table), sql.table(`${table}_by_rowid`)]
+    await sql`create table ${fresh} (${columns})`.execute(db)
+    await sql`insert into ${fresh} select * from ${old}`.execute(db)
+    await db.schema.dropTable(table).execute()
+    await sql`alter table ${fresh} rename to ${old}`.execute(db)
+  }
+  await rebuild(
+    'stock_balances',
+    sql`account_id integer primary key references stock_accounts (id),
+      item_id bigint not null references items (id),
+      on_hand bigint not null,
+      reserved bigint not null,
+      constraint stock_balances_on_hand check (on_hand >= 0),
+      constraint stock_balances_reserved check (reserved >= 0 and reserved <= on_hand)`
+  )
+  await db.schema.createIndex('stock_balances_item').on('stock_balances').column('item_id').execute()
+  await rebuild(
+    'item_totals',
+    sql`item_id integer primary key references items (id),
+      on_hand bigint not null,
+      reserved bigint not null,
+      value bigint not null,
+      status text not null,
+      constraint item_totals_value check (value >= 0)`
+  )
+  for (const column of ['on_hand', 'value', 'status']) {
+    await db.schema.createIndex(`item_totals_${column}`).on('item_totals').columns([column, 'item_id']).execute()
+  }
 }

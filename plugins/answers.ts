@@ -3,9 +3,11 @@ import { negotiate } from '@fastify/accept-negotiator'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Kysely } from 'kysely'
 import type { Job } from '../schemas/common.js'
+import { agentOf, defaultEntry } from './audit.js'
 import { etagOf } from './cache.js'
-import type { Answers, CachedText, Principal, Tenant } from './contracts.js'
+import type { Answers, CachedText, Principal, Tenant, Transaction } from './contracts.js'
 import { IdempotencyInProgress, IdempotencyKeyInvalid, IdempotencyKeyReused, PreconditionFailed } from './errors.js'
+import { prepared } from './prepared.js'
 
 type IdempotencyTable = {
   key: string
@@ -80,12 +82,14 @@ export function createAnswers({ waitForJob }: AnswersOptions): Answers {
   const tenantOf = (request: FastifyRequest) => request.getDecorator<Tenant>('tenant')
 
   const reserve = async (tenant: Tenant, key: string, hash: string): Promise<Stored | undefined> =>
-    tenant.transact(async (tx) => takeKey(tx.db.withTables<IdempotencyTables>(), key, hash))
+    tenant.transact(async (tx) => takeKey(tx.db, key, hash))
 
   return {
     async read(request, reply, namespace, key, load) {
       const text = await tenantOf(request).cache.read(namespace, key, async () => {
-        const serialized = reply.code(200).serialize(await load())
+        const answer = await load()
+        if (typeof answer === 'string') return answer
+        const serialized = reply.code(200).serialize(answer)
         return typeof serialized === 'string' ? serialized : serialized.toString()
       })
       return sendText(request, reply, text)
@@ -94,20 +98,22 @@ export function createAnswers({ waitForJob }: AnswersOptions): Answers {
     async write(request, reply, status, work) {
       const key = keyOf(request)
       const hash = key === undefined ? '' : hashOf(request)
-      const answer = await tenantOf(request).transact(async (tx): Promise<Stored> => {
-        const keys = tx.db.withTables<IdempotencyTables>()
-        const stored = key === undefined ? undefined : await takeKey(keys, key, hash)
-        if (stored !== undefined) return stored
-        const result = await work(tx)
-        reply.code(status)
-        const fresh: Stored = {
-          status,
-          headers: headersOf(reply),
-          body: result === undefined ? '' : String(reply.serialize(result))
-        }
-        if (key !== undefined) await keepAnswer(keys, key, fresh)
-        return fresh
-      })
+      const answer = await tenantOf(request).transact(
+        async (tx): Promise<Stored> => {
+          const stored = key === undefined ? undefined : await takeKey(tx.db, key, hash)
+          if (stored !== undefined) return stored
+          const result = await audited(tx, request, status, work)
+          reply.code(status)
+          const fresh: Stored = {
+            status,
+            headers: headersOf(reply),
+            body: result === undefined ? '' : String(reply.serialize(result))
+          }
+          if (key !== undefined) await keepAnswer(tx.db, key, fresh)
+          return fresh
+        },
+        { agent: agentOf(request) }
+      )
       return sendStored(reply, answer)
     },
 
@@ -129,11 +135,15 @@ export function createAnswers({ waitForJob }: AnswersOptions): Answers {
       async function begin(): Promise<Job> {
         try {
           const started = await start()
-          if (key !== undefined) {
-            const body = String(reply.code(202).serialize(started))
-            const fresh = { status: 202, headers: { location: `/api/jobs/${started.id}` }, body }
-            await tenant.transact(async (tx) => keepAnswer(tx.db.withTables<IdempotencyTables>(), key, fresh))
-          }
+          const body = String(reply.code(202).serialize(started))
+          const fresh = { status: 202, headers: { location: `/api/jobs/${started.id}` }, body }
+          await tenant.transact(
+            async (tx) => {
+              if (key !== undefined) await keepAnswer(tx.db, key, fresh)
+              tx.audit({ action: `${started.kind}.start`, object: { type: 'job', id: started.id } })
+            },
+            { agent: agentOf(request) }
+          )
           return started
         } catch (error) {
           // What did not start may be tried again under the same key.
@@ -160,6 +170,23 @@ export function createAnswers({ waitForJob }: AnswersOptions): Answers {
   }
 }
 
+/** Every write leaves an entry in the audit trail: the work's own, or else its route and path. */
+async function audited<R>(
+  tx: Transaction,
+  request: FastifyRequest,
+  status: number,
+  work: (tx: Transaction) => Promise<R>
+): Promise<R> {
+  let told = false
+  const audit: Transaction['audit'] = (entry) => {
+    told = true
+    tx.audit(entry)
+  }
+  const result = await work({ ...tx, audit })
+  if (!told) tx.audit(defaultEntry(request, status))
+  return result
+}
+
 /** Keys are a caller's own: the same key of another user is another key. */
 function keyOf(request: FastifyRequest): string | undefined {
   const header = request.headers['idempotency-key']
@@ -173,20 +200,37 @@ function hashOf(request: FastifyRequest, fingerprint?: string): string {
   return hash.update(fingerprint ?? JSON.stringify(request.body ?? null)).digest('base64url')
 }
 
-type Keys = Kysely<IdempotencyTables>
+const insertKey = prepared<{ key: string; hash: string; now: number }, unknown>((db, slot) =>
+  db
+    .withTables<IdempotencyTables>()
+    .insertInto('idempotency_keys')
+    .values({
+      key: slot('key'),
+      request_hash: slot('hash'),
+      status: null,
+      headers: null,
+      body: null,
+      created_at: slot('now')
+    })
+    .onConflict((conflict) => conflict.column('key').doNothing())
+)
+const fillKey = prepared<{ key: string; status: number; headers: string; body: string }, unknown>((db, slot) =>
+  db
+    .withTables<IdempotencyTables>()
+    .updateTable('idempotency_keys')
+    .set({ status: slot('status'), headers: slot('headers'), body: slot('body') })
+    .where('key', '=', slot('key'))
+)
 
 /**
  * Takes the key for this request, or answers what is stored under it. On PostgreSQL a second request with the same key
  * waits in the insert until the first commits; on SQLite writers take turns anyway.
  */
-async function takeKey(db: Keys, key: string, hash: string): Promise<Stored | undefined> {
+async function takeKey(root: Kysely<unknown>, key: string, hash: string): Promise<Stored | undefined> {
+  const db = root.withTables<IdempotencyTables>()
   const now = Date.now()
-  const taken = await db
-    .insertInto('idempotency_keys')
-    .values({ key, request_hash: hash, status: null, headers: null, body: null, created_at: now })
-    .onConflict((conflict) => conflict.column('key').doNothing())
-    .executeTakeFirst()
-  if (Number(taken.numInsertedOrUpdatedRows) > 0) return undefined
+  const { numAffectedRows = 0n } = await root.executeQuery(insertKey(root, { key, hash, now }))
+  if (numAffectedRows > 0n) return undefined
   const row = await db.selectFrom('idempotency_keys').selectAll().where('key', '=', key).executeTakeFirstOrThrow()
   if (row.request_hash !== hash) throw new IdempotencyKeyReused({})
   if (row.status !== null) return { status: row.status, headers: JSON.parse(row.headers ?? '{}'), body: row.body ?? '' }
@@ -195,12 +239,8 @@ async function takeKey(db: Keys, key: string, hash: string): Promise<Stored | un
   return undefined
 }
 
-async function keepAnswer(db: Keys, key: string, { status, headers, body }: Stored): Promise<void> {
-  await db
-    .updateTable('idempotency_keys')
-    .set({ status, headers: JSON.stringify(headers), body })
-    .where('key', '=', key)
-    .execute()
+async function keepAnswer(db: Kysely<unknown>, key: string, { headers, ...answer }: Stored): Promise<void> {
+  await db.executeQuery(fillKey(db, { key, headers: JSON.stringify(headers), ...answer }))
 }
 
 /** A key counts for a week; a retry comes within minutes. */

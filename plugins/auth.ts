@@ -1,177 +1,59 @@
-import { randomUUID } from 'node:crypto'
-import fastifyJwt from '@fastify/jwt'
-import Fastify, { type FastifyInstance, type FastifyRequest, type onRequestHookHandler } from 'fastify'
+import type { FastifyInstance, FastifyRequest, FastifySchema, onRequestHookHandler } from 'fastify'
 import { LRUCache } from 'lru-cache'
 import { Counter, type Registry } from 'prom-client'
-import { type Static, Type } from 'typebox'
-import { Compile } from 'typebox/compile'
-import { type Role, TokenClaims } from '../schemas/common.js'
-import type { Auth, Principal, RevocationCheck, Tenant, Tokens } from './contracts.js'
-import { Forbidden, RouteClosed, Unauthenticated } from './errors.js'
+import type { Role, TokenClaims, TokenUse } from '../schemas/common.js'
+import type { Auth, OpaqueToken, OpaqueTokens, Principal, RevocationCheck, Tenant } from './contracts.js'
+import { createCookies, requireSameSite } from './cookies.js'
+import {
+  CrossSite,
+  Forbidden,
+  FreshAuthenticationRequired,
+  RouteClosed,
+  ScopeMissing,
+  SecondFactorRequired,
+  Unauthenticated
+} from './errors.js'
+import { Problem } from './problem.js'
+import { createTokens, REJECTIONS, rejection, type TokenOptions } from './tokens.js'
 
-/** The one algorithm: a token never chooses how it is checked (RFC 8725, 3.1). */
-const ALGORITHM = 'HS256'
-/** RFC 9068: tells an access token from any other that the same keys may sign one day. */
-const TOKEN_TYPE = 'at+jwt'
-const TOKEN_LENGTH_MAX = 4096
+export { createTokens, type TokenOptions } from './tokens.js'
+
 const VERIFIED_MAX = 5_000
+/** For how long somebody who has proved who it is need not do so again before the few dangerous things. */
+const FRESH_SECONDS = 600
 
 const ROLES: readonly Role[] = ['viewer', 'staff', 'manager', 'admin']
 const RANK: Readonly<Record<Role, number>> = { viewer: 0, staff: 1, manager: 2, admin: 3 }
 
-/** Why a token is refused; the label of `auth_token_rejections_total` and the `reason` of the 401. */
-const REJECTIONS = [
-  'missing',
-  'malformed',
-  'algorithm',
-  'signature',
-  'type',
-  'issuer',
-  'audience',
-  'early',
-  'expired',
-  'revoked'
-] as const
-type Rejection = (typeof REJECTIONS)[number]
-
-const tokenClaims = Compile(TokenClaims)
-
-// No key is ever taken from the token itself (jwk, jku, x5u, x5c), so a header that offers one is not ours.
-const Decoded = Type.Object({
-  header: Type.Object(
-    { alg: Type.String(), kid: Type.String(), typ: Type.Optional(Type.String()) },
-    { additionalProperties: false }
-  ),
-  payload: Type.Object({ iss: Type.Optional(Type.Unknown()) })
-})
-
-const tokenParts = Compile(Decoded)
-
-export interface TokenOptions {
-  /** The first signs, all verify: a new key is put in front, the old one leaves when its tokens have expired. */
-  keys: readonly [SigningKey, ...SigningKey[]]
-  issuer?: string
-  audience?: string
-}
-interface SigningKey {
-  readonly id: string
-  readonly secret: string
-}
-
 export interface AuthOptions extends TokenOptions {
   registry: Registry
+  /** Cookies count as sent over HTTPS even where the request does not look so. */
+  secureCookies?: boolean
   /** The tenant's database; rejects or throws when there is no such tenant. */
   enterTenant(id: string): Tenant | Promise<Tenant>
-}
-
-/** Signs and verifies with @fastify/jwt, from `app.ready()` on. */
-export function createTokens(app: FastifyInstance, options: TokenOptions): Tokens {
-  const { keys, issuer = 'inventory-enterprise', audience = 'inventory-enterprise' } = options
-  const engines = new Map<string, fastifyJwt.JWT>()
-  if (new Set(keys.map(({ id }) => id)).size < keys.length) throw new Error('two signing keys have the same id')
-  // A host may use @fastify/jwt for tokens of its own, and its decorators exist once in an app: each key has its own.
-  app.register(async () => {
-    for (const { id, secret } of keys) {
-      const engine = Fastify()
-      await engine.register(fastifyJwt, {
-        secret,
-        decode: { complete: true },
-        sign: {
-          algorithm: ALGORITHM,
-          iss: issuer,
-          aud: audience,
-          header: { alg: ALGORITHM, typ: TOKEN_TYPE, kid: id }
-        },
-        verify: {
-          algorithms: [ALGORITHM],
-          allowedIss: issuer,
-          allowedAud: audience,
-          checkTyp: TOKEN_TYPE,
-          requiredClaims: ['iss', 'aud', 'sub', 'jti', 'iat', 'exp'],
-          cache: false
-        }
-      })
-      engines.set(id, engine.jwt)
-    }
-  })
-  const signer = () => {
-    const engine = engines.get(keys[0].id)
-    if (engine === undefined) throw new Error('tokens are signed and verified from app.ready() on')
-    return engine
-  }
-
-  return {
-    sign: ({ subject, role, tenant, epoch }, ttlSeconds) => {
-      const exp = Math.floor(Date.now() / 1000 + ttlSeconds)
-      return signer().sign({
-        sub: subject,
-        role,
-        tenant,
-        jti: randomUUID(),
-        exp,
-        ...(epoch === undefined ? {} : { epoch })
-      })
-    },
-    verify: (token) => {
-      const decoded = decode(signer(), token)
-      if (decoded.header.alg !== ALGORITHM) throw rejection('algorithm')
-      const engine = engineOf(engines, decoded.header.kid)
-      const claims = check(() => engine.verify<object>(token), decoded.payload.iss === issuer ? 'audience' : 'issuer')
-      if (!tokenClaims.Check(claims)) throw rejection('malformed')
-      return claims
-    }
-  }
-}
-
-const rejection = (reason: Rejection) => new Unauthenticated({ reason })
-
-function engineOf(engines: ReadonlyMap<string, fastifyJwt.JWT>, id: string): fastifyJwt.JWT {
-  const engine = engines.get(id)
-  if (engine === undefined) throw rejection('signature')
-  return engine
-}
-
-function decode(engine: fastifyJwt.JWT, token: string): Static<typeof Decoded> {
-  if (token.length > TOKEN_LENGTH_MAX) throw rejection('malformed')
-  const decoded = check(() => engine.decode<object>(token), 'malformed')
-  if (!tokenParts.Check(decoded)) throw rejection('malformed')
-  return decoded
-}
-
-const CODES: Readonly<Record<string, Rejection>> = {
-  FAST_JWT_EXPIRED: 'expired',
-  FAST_JWT_INACTIVE: 'early',
-  FAST_JWT_INVALID_ALGORITHM: 'algorithm',
-  FAST_JWT_INVALID_SIGNATURE: 'signature',
-  FAST_JWT_MISSING_SIGNATURE: 'signature',
-  FAST_JWT_INVALID_TYPE: 'type'
-}
-
-/** Runs a step of the engine; `claim` is the reason when the value of a claim is what it refuses. */
-function check<R>(step: () => R, claim: Rejection): R {
-  try {
-    return step()
-  } catch (error) {
-    const code = error instanceof Error && 'code' in error ? String(error.code) : ''
-    throw rejection(code === 'FAST_JWT_INVALID_CLAIM_VALUE' ? claim : (CODES[code] ?? 'malformed'))
-  }
 }
 
 interface Verified {
   readonly claims: TokenClaims
   readonly principal: Principal
   readonly expiresAtMs: number
+  /** Undefined: whatever the role may. */
+  readonly scopes: ReadonlySet<string> | undefined
 }
 
 const BEARER = /^Bearer +(\S+)$/i
 
 /** The core's `auth`. The host keeps its own hooks; a module passes `authorize` to its routes. */
 export function createAuth(app: FastifyInstance, options: AuthOptions): Auth {
-  const { registry } = options
   const tokens = createTokens(app, options)
-  const counted = authMetrics(registry)
+  const cookies = createCookies(options.secureCookies ?? false)
+  const counted = authMetrics(options.registry)
+  const areas = collectAreas(app)
+  const steps = collectSteps(app)
   // Checking a signature costs more than a cached answer, so a token's is checked once; its time and revocation always.
   const known = new LRUCache<string, Verified>({ max: VERIFIED_MAX })
+  const claimsOf = new WeakMap<Principal, TokenClaims>()
+  const opaque: OpaqueTokens[] = []
   let isRevoked: RevocationCheck | undefined
 
   const enterTenant: Auth['enterTenant'] = (request, id) => {
@@ -183,44 +65,92 @@ export function createAuth(app: FastifyInstance, options: AuthOptions): Auth {
     return tenant instanceof Promise ? tenant.then(enter) : enter(tenant)
   }
 
-  const verified = (header: string | undefined): Verified => {
-    if (header === undefined) throw rejection('missing')
-    const found = known.get(header)
-    if (found !== undefined) {
-      if (Date.now() < found.expiresAtMs) return found
-      known.delete(header)
-    }
-    const token = BEARER.exec(header)?.[1]
-    if (token === undefined) throw rejection('malformed')
-    const claims = tokens.verify(token)
-    const principal = Object.freeze({ subject: claims.sub, role: claims.role, tenant: claims.tenant })
-    const fresh = { claims, principal, expiresAtMs: claims.exp * 1000 }
-    known.set(header, fresh)
+  const remember = (key: string, claims: TokenClaims, scopes?: readonly string[]): Verified => {
+    const principal = Object.freeze({
+      subject: claims.sub,
+      role: claims.role,
+      tenant: claims.tenant,
+      session: claims.sid ?? claims.jti,
+      ...(claims.amr === undefined ? {} : { method: claims.amr.join('+') })
+    })
+    claimsOf.set(principal, claims)
+    const fresh = { claims, principal, expiresAtMs: claims.exp * 1000, scopes: scopes && new Set(scopes) }
+    known.set(key, fresh)
     return fresh
   }
 
-  /** Undefined when the request may go on, else the problem; a promise when the database has to be asked. */
-  const decide = (request: FastifyRequest): undefined | Error | Promise<undefined | Error> => {
-    const required = requiredRole(request)
-    if (required === 'public') return undefined
-    if (required === undefined) return counted.denied('none', 'undeclared', new RouteClosed({}))
-    const { claims, principal } = verified(request.headers.authorization)
-    const judge = (revoked: boolean): undefined | Error => {
+  const findOpaque = async (kind: OpaqueTokens, key: string, token: string): Promise<Verified> => {
+    const tenantId = kind.tenantOf(token)
+    // Nothing vouches yet for the tenant that it names, so which ones exist is not told.
+    const tenant =
+      tenantId === undefined ? undefined : await Promise.resolve(options.enterTenant(tenantId)).catch(noSuchTenant)
+    const found: OpaqueToken | undefined = tenant === undefined ? undefined : await kind.find(token, tenant)
+    if (found === undefined || found.claims.exp * 1000 <= Date.now()) throw rejection('unknown')
+    return remember(key, found.claims, found.scopes)
+  }
+
+  /** What the request's token says, when it was seen before or is a JWT; a promise when it has to be looked up. */
+  const verified = (request: FastifyRequest): Verified | Promise<Verified> => {
+    const { authorization } = request.headers
+    const key = authorization ?? cookies.accessToken(request)
+    if (key === undefined) throw rejection('missing')
+    const found = known.get(key)
+    if (found !== undefined) {
+      if (Date.now() < found.expiresAtMs) return found
+      known.delete(key)
+    }
+    const token = authorization === undefined ? key : BEARER.exec(authorization)?.[1]
+    if (token === undefined) throw rejection('malformed')
+    const kind = authorization === undefined ? undefined : opaque.find(({ prefix }) => token.startsWith(prefix))
+    return kind === undefined ? remember(key, tokens.verify(token)) : findOpaque(kind, key, token)
+  }
+
+  /** Undefined when a token that counts may do this, else the problem. */
+  const refusal = ({ claims, scopes }: Verified, rule: Rule): Error | undefined => {
+    const { role, use } = claims
+    if (use !== undefined && !rule.pending.includes(use)) {
+      const routes = steps.get(use) ?? []
+      return counted.denied(role, 'second-factor', new SecondFactorRequired({ use, routes }))
+    }
+    if (RANK[role] < RANK[rule.role]) return counted.denied(role, 'role', new Forbidden({ required: rule.role, role }))
+    if (scopes !== undefined && !scopes.has(rule.scope) && !scopes.has(rule.scopeOfAll)) {
+      return counted.denied(role, 'scope', new ScopeMissing({ required: rule.scope }))
+    }
+    if (rule.fresh && !isFresh(claims)) {
+      return counted.denied(role, 'fresh', new FreshAuthenticationRequired({ maxAgeSeconds: FRESH_SECONDS }))
+    }
+    return undefined
+  }
+
+  const judge = (request: FastifyRequest, rule: Rule, token: Verified): Verdict => {
+    // Whoever is refused below is named in the audit trail.
+    request.setDecorator('principal', token.principal)
+    const tenant = enterTenant(request, token.claims.tenant)
+    const conclude = (revoked: boolean): undefined | Error => {
       if (revoked) return counted.rejected(rejection('revoked'))
-      request.setDecorator('principal', principal)
-      const { role } = principal
-      return RANK[role] >= RANK[required] ? undefined : counted.denied(role, 'role', new Forbidden({ required, role }))
+      return refusal(token, rule)
     }
-    const tenant = enterTenant(request, claims.tenant)
     if (tenant instanceof Promise) {
-      return tenant.then((entered) => isRevoked?.(claims, entered) ?? false).then(judge)
+      return tenant.then((entered) => isRevoked?.(token.claims, entered) ?? false).then(conclude)
     }
-    const revoked = isRevoked?.(claims, tenant) ?? false
-    return typeof revoked === 'boolean' ? judge(revoked) : revoked.then(judge)
+    const revoked = isRevoked?.(token.claims, tenant) ?? false
+    return typeof revoked === 'boolean' ? conclude(revoked) : revoked.then(conclude)
+  }
+
+  const decide = (request: FastifyRequest): Verdict => {
+    const rule = ruleOf(request)
+    if (rule === 'public') return undefined
+    if (rule === undefined) return counted.denied('none', 'undeclared', new RouteClosed({}))
+    const token = verified(request)
+    // A browser sends a cookie whoever made it ask.
+    if (request.headers.authorization === undefined && (rule.writes || request.headers.upgrade !== undefined)) {
+      requireSameSite(request)
+    }
+    return token instanceof Promise ? token.then((found) => judge(request, rule, found)) : judge(request, rule, token)
   }
 
   const authorize: onRequestHookHandler = (request, _reply, done) => {
-    let outcome: ReturnType<typeof decide>
+    let outcome: Verdict
     try {
       outcome = decide(request)
     } catch (error) {
@@ -234,20 +164,106 @@ export function createAuth(app: FastifyInstance, options: AuthOptions): Auth {
     ...tokens,
     authorize,
     enterTenant,
-    claims: (request) => verified(request.headers.authorization).claims,
+    requireSameSite,
+    cookies,
+    areas: () => [...areas].sort(),
+    claims: (request) => {
+      const principal = request.getDecorator<Principal | null>('principal')
+      const claims = principal === null ? undefined : claimsOf.get(principal)
+      if (claims !== undefined) return claims
+      const { authorization } = request.headers
+      const token = authorization === undefined ? cookies.accessToken(request) : BEARER.exec(authorization)?.[1]
+      if (token === undefined) throw rejection('missing')
+      return tokens.verify(token)
+    },
     refuseWhen: (check) => {
       if (isRevoked !== undefined) throw new Error('only one module may say which tokens are revoked')
       isRevoked = check
-    }
+    },
+    accept: (kind) => void opaque.push(kind)
   }
 }
 
-function requiredRole(request: FastifyRequest): Role | 'public' | undefined {
-  const { config } = request.routeOptions
-  const role: unknown = 'role' in config ? config.role : undefined
-  if (role === 'public') return role
-  return ROLES.find((each) => each === role)
+/** Undefined: the request may go on. A promise where the database has to be asked. */
+type Verdict = undefined | Error | Promise<undefined | Error>
+
+function noSuchTenant(error: unknown): undefined {
+  if (error instanceof Problem && error.status === 404) return undefined
+  throw error
 }
+
+/** A token without a session was signed at the console or by a host, who vouch for its holder; an API token's holder is a program. */
+function isFresh({ sid, use, amr, auth_time }: TokenClaims): boolean {
+  if (amr?.includes('api')) return false
+  if (sid === undefined && use === undefined) return true
+  return auth_time !== undefined && Date.now() / 1000 - auth_time < FRESH_SECONDS
+}
+
+/** What a route asks of a token. */
+interface Rule {
+  readonly role: Role
+  readonly pending: readonly TokenUse[]
+  readonly fresh: boolean
+  readonly writes: boolean
+  readonly scope: string
+  readonly scopeOfAll: string
+}
+
+const rules = new WeakMap<object, Rule | 'public'>()
+/** Each route has a `config` of its own, so it is read once. */
+function ruleOf(request: FastifyRequest): Rule | 'public' | undefined {
+  const { config, schema, method } = request.routeOptions
+  const known = rules.get(config)
+  if (known !== undefined) return known
+  const declared: unknown = 'role' in config ? config.role : undefined
+  const role = ROLES.find((each) => each === declared)
+  if (role === undefined && declared !== 'public') return undefined
+  const writes = method !== 'GET' && method !== 'HEAD' && !(Array.isArray(method) && method.every(isRead))
+  const verb = writes ? 'write' : 'read'
+  const rule =
+    role === undefined
+      ? 'public'
+      : {
+          role,
+          pending: 'pending' in config && Array.isArray(config.pending) ? config.pending : [],
+          fresh: 'fresh' in config && config.fresh === true,
+          writes,
+          scope: `${areaOf(schema) ?? ''}:${verb}`,
+          scopeOfAll: `*:${verb}`
+        }
+  rules.set(config, rule)
+  return rule
+}
+
+const isRead = (method: string) => method === 'GET' || method === 'HEAD'
+
+/** `import and export` is the area `import-and-export`. */
+function areaOf(schema: FastifySchema | undefined): string | undefined {
+  return schema?.tags?.[0]?.replace(/[^a-z0-9]+/gi, '-').toLowerCase()
+}
+
+function collectAreas(app: FastifyInstance): ReadonlySet<string> {
+  const areas = new Set<string>()
+  app.addHook('onRoute', ({ schema, config }) => {
+    const area = areaOf(schema)
+    if (area !== undefined && config !== undefined && 'role' in config && config.role !== 'public') areas.add(area)
+  })
+  return areas
+}
+
+/** The routes by which each step of a sign-in is taken, so that a refusal can say where to go on. */
+function collectSteps(app: FastifyInstance): ReadonlyMap<TokenUse, readonly string[]> {
+  const steps = new Map<TokenUse, string[]>()
+  app.addHook('onRoute', ({ method, url, config }) => {
+    if (config === undefined || !('pending' in config) || !Array.isArray(config.pending)) return
+    if (method !== 'HEAD')
+      for (const use of config.pending) steps.set(use, [...(steps.get(use) ?? []), `${method} ${url}`])
+  })
+  return steps
+}
+
+const DENIALS = ['role', 'undeclared', 'second-factor', 'scope', 'fresh', 'cross-site'] as const
+type Denial = (typeof DENIALS)[number]
 
 function authMetrics(registry: Registry) {
   const rejections = new Counter({
@@ -258,19 +274,22 @@ function authMetrics(registry: Registry) {
   })
   const denials = new Counter({
     name: 'authz_denials_total',
-    help: 'Requests refused for want of a role, or because the route declares none.',
+    help: 'Requests refused though the token counts, or because the route declares no role, by what was missing.',
     labelNames: ['role', 'kind'] as const,
     registers: [registry]
   })
   for (const reason of REJECTIONS) rejections.inc({ reason }, 0)
-  for (const role of ROLES) denials.inc({ role, kind: 'role' }, 0)
-  denials.inc({ role: 'none', kind: 'undeclared' }, 0)
+  for (const kind of DENIALS) {
+    if (kind === 'undeclared' || kind === 'cross-site') denials.inc({ role: 'none', kind }, 0)
+    else for (const role of ROLES) denials.inc({ role, kind }, 0)
+  }
   return {
     rejected: (error: unknown): Error => {
       if (error instanceof Unauthenticated) rejections.inc({ reason: String(error.params.reason) })
+      if (error instanceof CrossSite) denials.inc({ role: 'none', kind: 'cross-site' })
       return error instanceof Error ? error : new Error('authorization failed', { cause: error })
     },
-    denied: (role: Role | 'none', kind: 'role' | 'undeclared', error: Error): Error => {
+    denied: (role: Role | 'none', kind: Denial, error: Error): Error => {
       denials.inc({ role, kind })
       return error
     }

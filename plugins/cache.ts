@@ -239,13 +239,14 @@ class LocalCache implements TenantCache {
   }
 
   async read(name: string, key: string, load: () => Promise<string>): Promise<CachedText> {
-    const version = this.#foreignVersion()
-    if (version !== this.#seen) {
-      this.#seen = version
-      this.#clear('remote')
-    }
     const namespace = this.#namespaces.get(name) ?? this.#open(name)
     const { tally } = namespace
+    if (!this.#options.enabled) {
+      namespace.misses++
+      tally.misses++
+      return new Text(Buffer.from(await load()))
+    }
+    this.#heedOthers()
     const known = namespace.entries.get(key)
     const now = performance.now()
     if (known !== undefined && now < known.expiresAt) {
@@ -255,16 +256,20 @@ class LocalCache implements TenantCache {
       return known.text
     }
     tally.misses++
-    if (!this.#options.enabled) {
-      namespace.misses++
-      return new Text(Buffer.from(await load()))
-    }
     if (known !== undefined) {
       tally.invalidations.ttl++
       this.#store.delete(known)
     }
     // Age counts from before the load: what it reads may be that old.
     return new Entry(namespace, key, now + this.#ttl, (entry) => this.#fill(entry, load)).text
+  }
+
+  /** Lets go of everything when another process has committed. */
+  #heedOthers(): void {
+    const version = this.#foreignVersion()
+    if (version === this.#seen) return
+    this.#seen = version
+    this.#clear('remote')
   }
 
   invalidate(name: string, reason: InvalidationReason = 'write'): void {

@@ -1,12 +1,17 @@
 import type { FastifyContextConfig, FastifyInstance, FastifyReply, FastifyRequest, onRequestHookHandler } from 'fastify'
+import type { Redis } from 'ioredis'
 import type { Kysely, Migration } from 'kysely'
-import type { Job, Role, TokenClaims } from '../schemas/common.js'
+import type { Job, Role, TokenClaims, TokenUse } from '../schemas/common.js'
+import type { Activity } from '../schemas/personal.js'
 
-export type { TokenClaims } from '../schemas/common.js'
+export type { TokenClaims, TokenUse } from '../schemas/common.js'
 
+export { agentOf } from './audit.js'
+export { csvCell } from './csv.js'
 export { decodeCursor, encodeCursor, pageOf } from './cursor.js'
 export { PayloadTooLarge } from './limits.js'
-export { Problem, type ProblemParams, problem } from './problem.js'
+export { type Prepared, prepared, slots } from './prepared.js'
+export { type Localised, Problem, type ProblemParams, problem } from './problem.js'
 
 /** What a domain may rely on. A host that embeds one domain supplies these decorators itself, or registers the core. */
 
@@ -22,13 +27,98 @@ export interface Transaction {
   invalidate(namespace: string): void
   /** Runs after commit, and never when it rolls back: counters, wake-ups. Must not throw. */
   afterCommit(run: () => void): void
+  /**
+   * Keeps what was done in the audit trail, in this transaction: both are there or neither. Without a trail it does nothing.
+   * A write of `answers` that says nothing itself is recorded by its route and path.
+   */
+  audit(entry: AuditEntry): void
+}
+
+/** What was done, for the audit trail. Who did it is the transaction's agent. */
+export interface AuditEntry {
+  /** The thing and what is done to it, such as `item.update`, `ledger.post`, `auth.login`. */
+  readonly action: string
+  /** `success` when left out. */
+  readonly outcome?: AuditOutcome
+  readonly object?: { readonly type: string; readonly id: string }
+  /** The object's fields before and after: what differs is kept. Leave secrets out; fields named like one are concealed. */
+  readonly before?: object | null
+  readonly after?: object | null
+  /** Fields that tell who a person is: that they changed is kept, what they hold is not. */
+  readonly personal?: readonly string[]
+  /** What else matters: counts, reasons. No names of people, no free text. */
+  readonly details?: Readonly<Record<string, string | number | boolean | null>>
+}
+export type AuditOutcome = 'success' | 'failure' | 'denied'
+
+/** Who acts and how the request reached us, in opaque ids: names live with the users, who may be erased. */
+export interface Agent {
+  /** A user's id; `cli` at the console, `system` for upkeep and jobs, null when nobody was recognised. */
+  readonly actor: string | null
+  readonly role: Role | null
+  /** How they were recognised: `token`, `console`, … */
+  readonly method: string | null
+  /** Opaque id of the session or token. */
+  readonly session: string | null
+  readonly requestId: string | null
+  readonly traceId: string | null
+  readonly address: string | null
+}
+
+/** The audit trail's side of the core: a decorator, `audit`. */
+export interface Audit {
+  /**
+   * Notes what happens outside a transaction, such as a failed sign-in: kept soon, and coalesced in a flood. Answers that are
+   * 401 or 403 are noted as `auth.denied` anyway, unless the request was noted before.
+   */
+  note(request: FastifyRequest, entry: AuditEntry): void
+  /** Where entries go from now on; one module says so. */
+  keepIn(trail: AuditTrail): void
+}
+
+/** What a module keeps about people, for the rights that they have on it. Whoever serves these takes it as an option. */
+export interface PersonalData {
+  /** Who holds it, such as `identity`. */
+  readonly holder: string
+  /** Schemas of the API whose fields are marked by `personal`. */
+  readonly schemas: Readonly<Record<string, object>>
+  /** Columns as `table.column`, with why they are kept. */
+  readonly columns: Readonly<Record<string, Activity>>
+  /** Everything that is kept about a subject, without secrets; each becomes a list of the subject's file. */
+  readonly sections: Readonly<Record<string, (tenant: Tenant, subject: string) => AsyncIterable<object>>>
+  /** Takes out what names the subject; opaque ids stay, so ledger and audit trail hold. @returns how many rows changed */
+  erase?(tx: Transaction, subject: string, tenant: Tenant): Promise<number>
+  /** How long what is kept; whoever keeps it removes what is older. */
+  readonly retention?: readonly RetentionRule[]
+}
+export interface RetentionRule {
+  readonly what: string
+  readonly keptFor: string
+}
+
+/** What keeps audit entries. */
+export interface AuditTrail {
+  /** In the transaction of the change. */
+  append(db: Kysely<unknown>, agent: Agent, entries: readonly AuditEntry[]): Promise<void>
+  /** `tenant` is null where none was recognised. Must not throw. */
+  note(tenant: Tenant | null, agent: Agent, entry: AuditEntry): void
 }
 
 /**
  * Runs `work` in one transaction: durable when the promise resolves, undone when it rejects. `work` may run again on
  * PostgreSQL (serialization failure, deadlock), so it must not touch anything but the transaction; it never calls out.
  */
-export type Transact = <R>(work: (tx: Transaction) => Promise<R>) => Promise<R>
+export type Transact = <R>(work: (tx: Transaction) => Promise<R>, options?: TransactOptions) => Promise<R>
+
+export interface TransactOptions {
+  /** Whom the audit trail names; the system itself when left out. */
+  agent?: Agent
+  /**
+   * `relaxed`: for what can be computed again. It outlives the death of the process and comes before every later commit, but does
+   * not wait for the disk, so a power cut may take it; a long run of them holds up nobody.
+   */
+  durability?: 'full' | 'relaxed'
+}
 
 /** A cached text with what HTTP needs of it; compressed forms are made once and kept. */
 export interface CachedText {
@@ -43,6 +133,14 @@ export interface Cache {
   read(namespace: string, key: string, load: () => Promise<string>): Promise<CachedText>
 }
 
+/** What all processes share while Redis is there. Nothing may depend on it: without it each process is on its own. */
+export interface SharedStore {
+  /** Starts every key, so that deployments can share a Redis. */
+  readonly prefix: string
+  /** Runs commands, bounded in time. Never rejects; undefined when Redis is absent, down, too slow or answers an error. */
+  call<T>(run: (client: Redis) => Promise<T>): Promise<T | undefined>
+}
+
 /** What a domain works with on behalf of one tenant: on `request.tenant`, and handed to jobs and event handlers. */
 export interface Tenant {
   readonly id: string
@@ -51,6 +149,8 @@ export interface Tenant {
   readonly db: Kysely<unknown>
   readonly transact: Transact
   readonly cache: Cache
+  /** Changes when another process has committed to the database; undefined where the engine cannot tell cheaply. */
+  foreignVersion?(): number | undefined
 }
 
 /** Who makes the request; null where the host's own `authorize` sets none. */
@@ -59,22 +159,58 @@ export interface Principal {
   readonly subject: string
   readonly role: Role
   readonly tenant: string
+  /** Opaque id of the session or token that speaks for them, and how it was recognised; for the audit trail. */
+  readonly session?: string
+  readonly method?: string
 }
 
 /** A route's `config`: the least role that may call it. The core's `authorize` refuses a route that has none. */
-export interface RouteAccess {
+export interface RouteAccess extends RouteDemands {
   readonly role: Role | 'public'
 }
-export const access = (role: RouteAccess['role']): RouteAccess & FastifyContextConfig => ({ role })
+export type LimitClass = 'sign-in' | 'export' | 'import' | 'report' | 'training' | 'write' | 'read'
+export interface RouteDemands {
+  /** What it costs, for `RATE_LIMITS`; by its method where it is left out. */
+  readonly limit?: LimitClass
+  /** Tokens of these uses may call it too; without this a token that is no access token never counts. */
+  readonly pending?: readonly TokenUse[]
+  /** The caller must have proved who it is within the last minutes: for the few routes that a stolen token must not reach. */
+  readonly fresh?: boolean
+}
+export const access = (role: RouteAccess['role'], demands: RouteDemands = {}): RouteAccess & FastifyContextConfig => ({
+  role,
+  ...demands
+})
 
 /** Answers at once from what this process knows, or a promise when it must ask the database first. */
 export type RevocationCheck = (claims: TokenClaims, tenant: Tenant) => boolean | Promise<boolean>
+
+/** What is known of a bearer token that is not a JWT: who it speaks for, and what it may at most. */
+export interface OpaqueToken {
+  readonly claims: TokenClaims
+  /** `area:read`, `area:write`, or `*` for all areas; an area is the first tag of a route in the OpenAPI document. */
+  readonly scopes: readonly string[]
+}
+/** Finds what a token of its kind stands for; undefined when there is none. Asked once, then remembered until it ends. */
+export interface OpaqueTokens {
+  readonly prefix: string
+  /** The tenant that the token names; undefined when it is not well-formed. */
+  tenantOf(token: string): string | undefined
+  find(token: string, tenant: Tenant): Promise<OpaqueToken | undefined>
+}
 
 export interface TokenSubject {
   readonly subject: string
   readonly role: Role
   readonly tenant: string
   readonly epoch?: number
+  readonly session?: string
+  /** How the caller proved who it is; see `amr` of the claims. */
+  readonly methods?: readonly string[]
+  /** Milliseconds: when that was. */
+  readonly authenticatedAt?: number
+  /** Left out: an access token. */
+  readonly use?: TokenUse
 }
 
 export interface Tokens {
@@ -86,12 +222,46 @@ export interface Tokens {
 export interface Auth extends Tokens {
   /** Finds the role that the route declares, who asks, and for which tenant. A route that declares none is closed. */
   readonly authorize: onRequestHookHandler
-  /** What the request's bearer token says. @throws Unauthenticated */
+  /** What the request's token says, from its header or its cookie. @throws Unauthenticated */
   claims(request: FastifyRequest): TokenClaims
+  /** Refuses a request that a page of another site may have caused. @throws CrossSite */
+  requireSameSite(request: FastifyRequest): void
   /** Gives a public route, such as the login, its tenant. Rejects or throws when there is no such tenant. */
   enterTenant(request: FastifyRequest, tenantId: string): Tenant | Promise<Tenant>
   /** Whoever issues tokens also says which of them no longer count; asked at every request. */
   refuseWhen(check: RevocationCheck): void
+  /** Bearer tokens of one more kind, told by how they begin. */
+  accept(tokens: OpaqueTokens): void
+  /** What the routes of this app are about, as scopes name it. */
+  areas(): readonly string[]
+  /** How cookies are called and limited for this request; see `plugins/cookies.ts`. */
+  readonly cookies: SessionCookies
+}
+
+/** Tokens in cookies that scripts cannot read, for pages of this server itself. */
+export interface SessionCookies {
+  accessToken(request: FastifyRequest): string | undefined
+  refreshToken(request: FastifyRequest): string | undefined
+  /** `refreshPath`: the one path that is sent the refresh token. */
+  set(request: FastifyRequest, reply: FastifyReply, tokens: CookieTokens): void
+  clear(request: FastifyRequest, reply: FastifyReply, refreshPath: string): void
+}
+export interface CookieTokens {
+  readonly accessToken: string
+  readonly accessSeconds: number
+  readonly refreshToken: string
+  readonly refreshSeconds: number
+  readonly refreshPath: string
+}
+
+/** Keeps secrets that must be read again (seeds, signing keys) encrypted at rest, under a key that no database backup holds. */
+export interface Seal {
+  /** `context` says what and whose it is, such as `totp main <user id>`; only the same opens it again. */
+  seal(plaintext: string | Uint8Array, context: string): string
+  /** @throws SEAL_UNREADABLE */
+  open(sealed: string, context: string): Buffer
+  /** Whether it was sealed under an older key, so that it should be sealed anew. */
+  isOutdated(sealed: string): boolean
 }
 
 export interface ModuleOptions {
@@ -102,7 +272,10 @@ export interface ModuleOptions {
 
 /** The two ways a route answers: a read that is cached and validated by ETag, a write that is one idempotent transaction. */
 export interface Answers {
-  /** Serialises `load()` by the route's 200 schema, caches the bytes under `key`, honours If-None-Match and Accept-Encoding. */
+  /**
+   * Serialises `load()` by the route's 200 schema (a string is taken for the JSON itself), caches the bytes under `key`, honours
+   * If-None-Match and Accept-Encoding.
+   */
   read(
     request: FastifyRequest,
     reply: FastifyReply,
@@ -165,11 +338,19 @@ export interface Compute {
   run<Input, Output>(file: URL, input: Input, options?: { signal?: AbortSignal }): Promise<Output>
 }
 
+export interface OutboxEvent {
+  /** Of the row; on SQLite an id may come again once its row is gone. */
+  readonly id: number
+  readonly topic: string
+  readonly payload: unknown
+  /** Milliseconds since 1970. */
+  readonly createdAt: number
+}
 export interface EventHandler {
   readonly topic: string
   /** Names the subscription in logs. */
   readonly name: string
-  handle(event: { id: number; topic: string; payload: unknown }, tenant: Tenant): Promise<void>
+  handle(event: OutboxEvent, tenant: Tenant): Promise<void>
 }
 
 export interface Events {

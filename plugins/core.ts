@@ -6,11 +6,12 @@ import type { FastifyInstance, FastifyRequest, onRequestHookHandler } from 'fast
 import fp from 'fastify-plugin'
 import { coreMigrations } from '../migrations/core.js'
 import { createAnswers, forgetOldKeys } from './answers.js'
+import { type AuditService, createAudit } from './audit.js'
 import { createAuth } from './auth.js'
 import { createCaches } from './cache.js'
 import { createCompute } from './compute.js'
-import type { JwtKey } from './config.js'
-import type { EnterModule, ModuleOptions, Tenant } from './contracts.js'
+import type { SecretKey } from './config.js'
+import type { Audit, EnterModule, ModuleOptions, Tenant } from './contracts.js'
 import { openDatabaseServer, startFailure } from './database.js'
 import { TenantNotFound, Unauthenticated, useProblems } from './errors.js'
 import { createEvents } from './events.js'
@@ -21,9 +22,13 @@ import { createJobs } from './jobs.js'
 import { createRegistry, databaseGauges, databaseMetrics, httpMetrics, metricsRoute } from './metrics.js'
 import { registerOpenApi } from './openapi.js'
 import { createPeriodic } from './periodic.js'
-import { openRedis } from './redis.js'
+import type { RateLimits } from './rate-limits.js'
+import { checkRedis, openRedis } from './redis.js'
+import { createSeal } from './seal.js'
+import type { TlsIdentity } from './secrets.js'
 import { SINGLE_TENANT, Tenants } from './tenants.js'
-import { createValidatorCompiler } from './validation.js'
+import { createUnderWay, type UnderWay } from './under-way.js'
+import { createValidatorCompiler, refuseUndeclared } from './validation.js'
 import { VERSION } from './version.js'
 
 export interface CoreOptions {
@@ -31,36 +36,50 @@ export interface CoreOptions {
   databaseUrl: string
   tenancy?: 'single' | 'multi'
   poolSize?: number
+  /** With it the connections to PostgreSQL are encrypted and its certificate and name verified. */
+  postgresTls?: TlsIdentity
   redisUrl?: string
+  /** For a `rediss://` URL. */
+  redisTls?: TlsIdentity
   cache?: boolean
   /** Turns on token checks: `app.getDecorator('auth').authorize`. */
-  jwtKeys?: readonly [JwtKey, ...JwtKey[]]
+  jwtKeys?: readonly [SecretKey, ...SecretKey[]]
+  /** Turns on `seal`, which keeps stored secrets encrypted: `app.getDecorator('seal')`. */
+  secretsKeys?: readonly [SecretKey, ...SecretKey[]]
+  /** Cookies are for HTTPS alone, whatever a request looks like; otherwise as it looks. */
+  secureCookies?: boolean
   workerThreads?: number
   /** Where files of running work are kept; the system's temporary folder otherwise. */
   dataDir?: string
   /** `worker`: takes jobs from the queue and serves nothing. */
   mode?: 'service' | 'worker'
   /** What the whole service wears. Left out when embedded: headers, limits and documents are the host's own. */
-  service?: { metricsToken?: string; corsOrigins: readonly string[]; requestsPerMinute: number }
+  service?: {
+    metricsToken?: string
+    corsOrigins: readonly string[]
+    requestsPerMinute: number
+    rateLimits?: RateLimits
+    docs?: boolean
+  }
 }
 
 /** Known beforehand, so that their metrics start at 0. */
-const CACHE_NAMESPACES = ['inventory', 'forecasting', 'anomaly', 'dashboard', 'identity']
+const CACHE_NAMESPACES = ['inventory', 'forecasting', 'anomaly', 'dashboard', 'identity', 'webhooks']
 
 /** Provides what the domains rely on (`plugins/contracts.ts`): one call, and each domain can be registered beside it. */
 async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
-  const { tenancy = 'single', service } = options
+  const { tenancy = 'single', service, redisUrl, redisTls } = options
   const registry = createRegistry(VERSION)
   if (service !== undefined) await httpMetrics(app, registry)
 
   const dialect = options.databaseUrl.startsWith('sqlite:') ? 'sqlite' : 'postgresql'
   const server = openDatabaseServer(
-    { databaseUrl: options.databaseUrl, tenancy, poolSize: options.poolSize ?? 10 },
+    { databaseUrl: options.databaseUrl, tenancy, poolSize: options.poolSize ?? 10, tls: options.postgresTls },
     databaseMetrics(registry, dialect)
   )
   const deployment = deploymentOf(options.databaseUrl)
   const redis =
-    options.redisUrl === undefined ? null : openRedis({ url: options.redisUrl, log: app.log, prefix: `${deployment}:` })
+    redisUrl === undefined ? null : openRedis({ url: redisUrl, tls: redisTls, log: app.log, prefix: `${deployment}:` })
   const caches = createCaches({
     redis,
     enabled: options.cache ?? true,
@@ -68,7 +87,8 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     namespaces: CACHE_NAMESPACES
   })
   const events = createEvents({ log: app.log, registry })
-  const tenants = new Tenants({ server, tenancy, caches, events })
+  const audit = createAudit()
+  const tenants = new Tenants({ server, tenancy, caches, events, audit })
   tenants.addMigrations({ module: 'core', migrations: coreMigrations })
   databaseGauges(registry, server, tenants)
   const periodic = createPeriodic(() => tenants.all(), app.log)
@@ -79,24 +99,34 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   const compute = createCompute({ threads: options.workerThreads ?? 1 })
   const jobs = createJobs({
     tenants,
-    redisUrl: options.redisUrl,
+    redisUrl,
+    redisTls,
     queueName: `${deployment}-jobs`,
     registry,
     log: app.log,
     mode: options.mode ?? 'service',
-    node: nodeIdentity(options.dataDir)
+    node: nodeIdentity(options.dataDir),
+    dataDir: options.dataDir
   })
 
   app.decorateRequest('tenant', null)
   app.decorateRequest('principal', null)
   const enterTenant = (id: string) => tenants.opened(id) ?? tenants.get(id)
   const auth =
-    options.jwtKeys === undefined ? undefined : createAuth(app, { keys: options.jwtKeys, registry, enterTenant })
+    options.jwtKeys === undefined
+      ? undefined
+      : createAuth(app, {
+          keys: options.jwtKeys,
+          secureCookies: options.secureCookies ?? false,
+          registry,
+          enterTenant
+        })
   const answers = createAnswers({ waitForJob: jobs.wait })
 
   app.decorate('database', server)
   app.decorate('tenants', tenants)
   app.decorate('redis', redis?.client ?? null)
+  app.decorate('sharedStore', redis)
   app.decorate('registry', registry)
   app.decorate('caches', caches)
   app.decorate('events', events)
@@ -104,13 +134,16 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   app.decorate('compute', compute)
   app.decorate('jobs', jobs)
   app.decorate('answers', answers)
+  app.decorate<Audit>('audit', audit)
   app.decorate('migrations', { add: tenants.addMigrations.bind(tenants) })
-  app.decorate('enterModule', moduleEntrance(tenancy, tenants))
+  const underWay = createUnderWay()
+  app.decorate('enterModule', moduleEntrance({ tenancy, tenants, audit, underWay }))
   if (auth !== undefined) app.decorate('auth', auth)
+  if (options.secretsKeys !== undefined) app.decorate('seal', createSeal(options.secretsKeys))
 
   if (service !== undefined) {
-    await registerHttp(app, { version: VERSION, ...service, redis: redis?.client ?? null })
-    await registerOpenApi(app, VERSION)
+    await registerHttp(app, { rateLimits: {}, ...service, version: VERSION, redis, registry })
+    await registerOpenApi(app, VERSION, service.docs ?? true)
     const checks: HealthCheck[] = [{ name: 'database', optional: false, probe: () => server.ping() }]
     if (redis !== null) checks.push({ name: 'cache', optional: true, probe: () => redis.probe() })
     registerHealth(app, VERSION, checks)
@@ -124,6 +157,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   }
 
   app.addHook('onReady', async () => {
+    if (redisUrl !== undefined) await checkRedis(redisUrl, redisTls)
     await tenants.ready().catch((error) => {
       throw startFailure(error)
     })
@@ -133,6 +167,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   // Before requests are waited for: one of them may be waiting for a job.
   app.addHook('preClose', () => jobs.close())
   app.addHook('onClose', async () => {
+    await underWay.ended()
     await periodic.close()
     await events.close()
     await compute.close()
@@ -142,8 +177,15 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   })
 }
 
+interface Entrance {
+  tenancy: 'single' | 'multi'
+  tenants: Tenants
+  audit: AuditService
+  underWay: UnderWay
+}
+
 /** What every module does first; see `EnterModule`. */
-function moduleEntrance(tenancy: 'single' | 'multi', tenants: Tenants): EnterModule {
+function moduleEntrance({ tenancy, tenants, audit, underWay }: Entrance): EnterModule {
   const validatorCompiler = createValidatorCompiler()
   const enterSingleTenant: onRequestHookHandler = (request, _reply, done) => {
     const tenant = tenants.opened(SINGLE_TENANT)
@@ -157,7 +199,9 @@ function moduleEntrance(tenancy: 'single' | 'multi', tenants: Tenants): EnterMod
       )
     }
     app.setValidatorCompiler(validatorCompiler)
-    useProblems(app)
+    app.addHook('onRoute', refuseUndeclared)
+    useProblems(app, audit.denied)
+    underWay.watch(app)
     if (tenancy === 'single') app.addHook('onRequest', enterSingleTenant)
     app.addHook('onRequest', authorize)
   }
@@ -195,6 +239,7 @@ function scrapeAllowed(token: string | undefined): (request: FastifyRequest) => 
 
 export type * from './contracts.js'
 export { access, Problem, problem } from './contracts.js'
+export { personalData } from './kept-answers.js'
 export type { Tenants }
 
 export default fp(core, { name: 'inventory-enterprise/core', fastify: '5.x' })

@@ -23,6 +23,26 @@ export const Forbidden = problem<{ required: string; role: string }>('AUTH_FORBI
   en: 'This needs the role {required}; yours is {role}.',
   fr: 'Ceci exige le rôle {required} ; le vôtre est {role}.'
 })
+export const SecondFactorRequired = problem<{ use: string; routes: readonly string[] }>(
+  'AUTH_SECOND_FACTOR_REQUIRED',
+  403,
+  {
+    en: 'The sign-in is not complete: this token serves only for the step {use} ({routes}).',
+    fr: 'La connexion n’est pas achevée : ce jeton ne sert qu’à l’étape {use} ({routes}).'
+  }
+)
+export const FreshAuthenticationRequired = problem<{ maxAgeSeconds: number }>('AUTH_FRESH_REQUIRED', 403, {
+  en: 'This needs a sign-in of the last {maxAgeSeconds} s; prove again who you are.',
+  fr: 'Ceci exige une connexion datant de {maxAgeSeconds} s au plus ; prouvez de nouveau qui vous êtes.'
+})
+export const ScopeMissing = problem<{ required: string }>('AUTH_SCOPE_MISSING', 403, {
+  en: 'This API token lacks the scope {required}.',
+  fr: 'Ce jeton d’API n’a pas la portée {required}.'
+})
+export const CrossSite = problem('AUTH_CROSS_SITE', 403, {
+  en: 'With a cookie this is allowed only to pages of this server itself.',
+  fr: 'Avec un cookie, ceci n’est permis qu’aux pages de ce serveur.'
+})
 export const RouteClosed = problem('AUTH_ROUTE_CLOSED', 403, {
   en: 'This route declares no role, so it is closed.',
   fr: 'Cette route ne déclare aucun rôle : elle est fermée.'
@@ -30,6 +50,10 @@ export const RouteClosed = problem('AUTH_ROUTE_CLOSED', 403, {
 export const RouteNotFound = problem<{ method: string; path: string }>('ROUTE_NOT_FOUND', 404, {
   en: 'There is no route {method} {path}.',
   fr: 'La route {method} {path} n’existe pas.'
+})
+export const MethodNotAllowed = problem<{ method: string }>('METHOD_NOT_ALLOWED', 405, {
+  en: 'The method {method} is served nowhere here.',
+  fr: 'La méthode {method} n’est servie nulle part ici.'
 })
 export const PreconditionFailed = problem<{ current: string }>('PRECONDITION_FAILED', 412, {
   en: 'The resource has changed since you read it; its ETag is now {current}.',
@@ -116,6 +140,7 @@ const TITLES: Record<number, Record<Locale, string>> = {
   401: { en: 'Not authenticated', fr: 'Non authentifié' },
   403: { en: 'Forbidden', fr: 'Accès refusé' },
   404: { en: 'Not found', fr: 'Introuvable' },
+  405: { en: 'Method not allowed', fr: 'Méthode non autorisée' },
   409: { en: 'Conflict', fr: 'Conflit' },
   412: { en: 'Precondition failed', fr: 'Précondition non remplie' },
   413: { en: 'Too large', fr: 'Trop volumineux' },
@@ -153,13 +178,16 @@ function toProblem(error: unknown, request: FastifyRequest): Problem {
   if (validation !== undefined) return new Invalid({})
   if (code === 'FST_ERR_CTP_BODY_TOO_LARGE')
     return new PayloadTooLarge({ limitBytes: request.routeOptions.bodyLimit ?? 0 })
-  if (statusCode === 415)
-    return new UnsupportedMediaType({ received: String(request.headers['content-type'] ?? 'none') })
+  if (statusCode === 415) return new UnsupportedMediaType({ received: mediaTypeOf(request.headers['content-type']) })
   if (statusCode === 429) return new TooManyRequests({ retryAfterSeconds: 1 })
   if (statusCode !== undefined && statusCode >= 400 && statusCode < 500) return new Malformed({ reason: error.message })
   if (isUnavailable(error)) return new DatabaseUnavailable({ retryAfterSeconds: 2 })
   return new InternalError({})
 }
+
+/** Nothing but a media type is told back. */
+const mediaTypeOf = (header: string | undefined): string =>
+  header === undefined ? 'none' : (/^[\w.+-]+\/[\w.+-]+/.exec(header)?.[0] ?? 'unknown')
 
 // Its types declare a default export that the CommonJS module does not have.
 const localize: Record<Locale, (errors: object[]) => void> = createRequire(import.meta.url)('ajv-i18n')
@@ -202,7 +230,7 @@ export function answerProblem(error: unknown, request: FastifyRequest, reply: Fa
   if (found.status === 401) void reply.header('www-authenticate', 'Bearer')
   const errors = fieldErrors(error, locale)
   const body = {
-    ...found.params,
+    ...found.members(locale),
     type: `urn:problem:inventory:${found.code}`,
     title: (TITLES[found.status] ?? TITLES[500])?.[locale],
     status: found.status,
@@ -221,7 +249,17 @@ export function answerProblem(error: unknown, request: FastifyRequest, reply: Fa
     .send(JSON.stringify(body))
 }
 
-/** Makes a context answer its errors as problems. The core calls it for each module, never for the host. */
-export function useProblems(app: FastifyInstance): void {
-  app.setErrorHandler((error, request, reply) => answerProblem(error, request, reply))
+/**
+ * Makes a context answer its errors as problems; `denied` is told of each answer that refuses somebody. The core calls it for
+ * each module, never for the host.
+ */
+export function useProblems(
+  app: FastifyInstance,
+  denied: (request: FastifyRequest, error: unknown) => void = () => {}
+): void {
+  app.setErrorHandler((error, request, reply) => {
+    const sent = answerProblem(error, request, reply)
+    if (reply.statusCode === 401 || reply.statusCode === 403) denied(request, error)
+    return sent
+  })
 }

@@ -2,6 +2,7 @@ import type { FastifyBaseLogger } from 'fastify'
 import type { Generated, Kysely } from 'kysely'
 import { Counter, type Registry } from 'prom-client'
 import type { EventHandler, Events, Tenant } from './contracts.js'
+import { prepared } from './prepared.js'
 
 type OutboxTable = {
   id: Generated<number>
@@ -23,11 +24,21 @@ const CLAIM_MILLISECONDS = 60_000
 const ATTEMPTS_MAX = 10
 const NEVER = Number.MAX_SAFE_INTEGER
 
-export async function appendToOutbox(db: Kysely<CoreTables>, topic: string, payload: unknown): Promise<void> {
-  await db
+const intoOutbox = prepared<{ topic: string; payload: string; now: number }, unknown>((db, slot) =>
+  db
+    .withTables<CoreTables>()
     .insertInto('outbox')
-    .values({ topic, payload: JSON.stringify(payload), created_at: Date.now(), claimed_until: 0, attempts: 0 })
-    .execute()
+    .values({
+      topic: slot('topic'),
+      payload: slot('payload'),
+      created_at: slot('now'),
+      claimed_until: 0,
+      attempts: 0
+    })
+)
+
+export async function appendToOutbox(db: Kysely<unknown>, topic: string, payload: unknown): Promise<void> {
+  await db.executeQuery(intoOutbox(db, { topic, payload: JSON.stringify(payload), now: Date.now() }))
 }
 
 export interface EventService extends Events {
@@ -52,8 +63,8 @@ export function createEvents({ log, registry }: { log: FastifyBaseLogger; regist
   })
   for (const outcome of ['success', 'failure'] as const) delivered.inc({ outcome }, 0)
 
-  async function deliver(tenant: Tenant, { id, topic, payload, attempts }: OutboxRow): Promise<void> {
-    const event = { id, topic, payload: JSON.parse(payload) }
+  async function deliver(tenant: Tenant, { id, topic, payload, created_at, attempts }: OutboxRow): Promise<void> {
+    const event = { id, topic, payload: JSON.parse(payload), createdAt: created_at }
     for (const handler of handlers) {
       if (handler.topic !== topic) continue
       try {
@@ -106,6 +117,7 @@ interface OutboxRow {
   id: number
   topic: string
   payload: string
+  created_at: number
   attempts: number
 }
 
@@ -125,7 +137,7 @@ const claim = (tenant: Tenant): Promise<OutboxRow[]> =>
         'in',
         ids.map(({ id }) => id)
       )
-      .returning(['id', 'topic', 'payload', 'attempts'])
+      .returning(['id', 'topic', 'payload', 'created_at', 'attempts'])
       .execute()
     return rows.sort((a, b) => a.id - b.id)
   })

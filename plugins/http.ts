@@ -3,15 +3,21 @@ import cors from '@fastify/cors'
 import helmet from '@fastify/helmet'
 import rateLimit from '@fastify/rate-limit'
 import Fastify, { type FastifyInstance } from 'fastify'
-import type { Redis } from 'ioredis'
-import { answerProblem, RouteNotFound, TooManyRequests } from './errors.js'
+import type { Registry } from 'prom-client'
+import { answerProblem, MethodNotAllowed, RouteNotFound, TooManyRequests } from './errors.js'
+import { countingStore, limitRoutes, networkOf, type RateLimits } from './rate-limits.js'
+import type { RedisLink } from './redis.js'
+
+const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE']
 
 export interface HttpOptions {
   version: string
   corsOrigins: readonly string[]
-  /** 0: no limit. */
+  /** Of each address; 0: no limit. */
   requestsPerMinute: number
-  redis: Redis | null
+  rateLimits: RateLimits
+  redis: RedisLink | null
+  registry: Registry
 }
 
 /** What the whole service wears: security headers, CORS, limits, compression. A host brings its own. */
@@ -24,21 +30,22 @@ export async function registerHttp(app: FastifyInstance, options: HttpOptions): 
   if (options.corsOrigins.length > 0) {
     await app.register(cors, {
       origin: [...options.corsOrigins],
-      methods: ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE'],
+      methods: METHODS,
       credentials: false,
       exposedHeaders: ['etag', 'location', 'retry-after', 'x-request-id']
     })
   }
+  await app.register(rateLimit, {
+    global: false,
+    max: options.requestsPerMinute,
+    timeWindow: '1 minute',
+    keyGenerator: ({ ip }) => networkOf(ip),
+    allowList: (request) => request.url.startsWith('/health'),
+    store: countingStore(options.redis),
+    errorResponseBuilder: (_request, { ttl }) => new TooManyRequests({ retryAfterSeconds: Math.ceil(ttl / 1000) })
+  })
+  limitRoutes(app, options.rateLimits, options.registry)
   if (options.requestsPerMinute > 0) {
-    await app.register(rateLimit, {
-      global: false,
-      max: options.requestsPerMinute,
-      timeWindow: '1 minute',
-      allowList: (request) => request.url.startsWith('/health'),
-      skipOnError: true,
-      ...(options.redis === null ? {} : { redis: options.redis }),
-      errorResponseBuilder: (_request, { ttl }) => new TooManyRequests({ retryAfterSeconds: Math.ceil(ttl / 1000) })
-    })
     // Of the whole app and not of each route: otherwise it would run after `authorize`, and never for what that refuses.
     app.addHook('onRequest', app.rateLimit())
   }
@@ -50,13 +57,16 @@ export async function registerHttp(app: FastifyInstance, options: HttpOptions): 
     globalDecompression: false
   })
   app.setErrorHandler(answerProblem)
-  app.setNotFoundHandler((request, reply) =>
-    answerProblem(
-      new RouteNotFound({ method: request.method, path: request.url.split('?', 1)[0] ?? '' }),
-      request,
-      reply
-    )
-  )
+  app.setNotFoundHandler((request, reply) => {
+    const { method } = request
+    if (METHODS.includes(method)) {
+      const path = request.url.split('?', 1)[0] ?? ''
+      return answerProblem(new RouteNotFound({ method, path }), request, reply)
+    }
+    // TRACE and its like, which no route of any module serves.
+    void reply.header('allow', METHODS.join(', '))
+    return answerProblem(new MethodNotAllowed({ method }), request, reply)
+  })
 }
 
 /** What helmet answers with, asked once: its plugin builds all of its middleware anew for every request. */

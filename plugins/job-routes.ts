@@ -3,6 +3,7 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { type Static, Type } from 'typebox'
 import { Value } from 'typebox/value'
 import { Closed, Job, JobStatus, List, PageQuery, problems, Uuid } from '../schemas/common.js'
+import { agentOf } from './audit.js'
 import { access, type EnterModule, type ModuleOptions, type Tenant } from './contracts.js'
 import { CursorInvalid } from './errors.js'
 import type { JobFilter, JobPosition, JobService } from './jobs.js'
@@ -53,7 +54,12 @@ export const jobRoutes: FastifyPluginAsyncTypebox<ModuleOptions> = async (app, o
     response: { 202: Job, ...problems }
   }
   app.delete('/:id', { schema: cancel, config: access('manager') }, async (request, reply) => {
-    const job = await jobs.cancel(request.getDecorator<Tenant>('tenant'), request.params.id)
+    const tenant = request.getDecorator<Tenant>('tenant')
+    const job = await jobs.cancel(tenant, request.params.id)
+    await tenant.transact(
+      async (tx) => tx.audit({ action: `${job.kind}.cancel`, object: { type: 'job', id: job.id } }),
+      { agent: agentOf(request) }
+    )
     return reply.code(202).header('cache-control', 'no-store').send(job)
   })
 }

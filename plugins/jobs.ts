@@ -3,10 +3,12 @@ import type { Registry } from 'prom-client'
 import type { Job } from '../schemas/common.js'
 import type { JobDefinition, Jobs, Tenant } from './contracts.js'
 import { JobEnded, JobKindUnknown, JobNotFound } from './errors.js'
+import { createLiveness, type Liveness } from './jobs/liveness.js'
 import { createJobMetrics } from './jobs/metrics.js'
 import { createRedisQueue, type RedisQueue } from './jobs/redis-queue.js'
 import { type Definition, type JobLog, JobRunner } from './jobs/runner.js'
 import { createJobStore, type JobFilter, type JobPosition, type QueuedJob } from './jobs/store.js'
+import type { TlsIdentity } from './secrets.js'
 
 export type { JobFilter, JobPosition } from './jobs/store.js'
 
@@ -35,6 +37,7 @@ export type JobTimings = typeof TIMINGS
 export interface JobsOptions {
   tenants: { get(id: string): Promise<Tenant>; list(): Promise<string[]> }
   redisUrl: string | undefined
+  redisTls?: TlsIdentity | undefined
   /** Names the queue on Redis: the same for every process of one database, another for every other database. */
   queueName: string
   registry: Registry
@@ -47,6 +50,8 @@ export interface JobsOptions {
   consume?: boolean
   /** Names this machine's files: `local` jobs run only where this is the same. It must survive a restart. */
   node: string
+  /** Where processes of this machine see each other live and die; without it only silence tells. */
+  dataDir?: string | undefined
   timings?: Partial<JobTimings>
 }
 
@@ -79,6 +84,7 @@ class Service implements JobService {
   readonly #definitions = new Map<string, Definition>()
   readonly #metrics
   readonly #runner: JobRunner
+  readonly #liveness: Liveness
   readonly #redis: RedisQueue | undefined
   readonly #ended = new EventEmitter().setMaxListeners(0)
   readonly #handOvers = new Set<Promise<void>>()
@@ -87,14 +93,16 @@ class Service implements JobService {
   #sweeping: Promise<void> | undefined
 
   constructor(options: JobsOptions) {
-    const { tenants, redisUrl, registry, log, concurrency = CONCURRENCY, node } = options
+    const { tenants, redisUrl, redisTls, registry, log, concurrency = CONCURRENCY, node } = options
     this.#options = options
     this.#timings = { ...TIMINGS, ...options.timings }
     this.#metrics = createJobMetrics(registry)
+    this.#liveness = createLiveness(options.dataDir)
     this.#runner = new JobRunner({
       getTenant: (id) => tenants.get(id),
       definitions: this.#definitions,
       node,
+      owner: this.#liveness.id,
       log,
       metrics: this.#metrics,
       concurrency,
@@ -107,6 +115,7 @@ class Service implements JobService {
     if (redisUrl === undefined) return
     this.#redis = createRedisQueue({
       url: redisUrl,
+      tls: redisTls,
       name: options.queueName,
       concurrency,
       consume: options.consume ?? true,
@@ -185,6 +194,7 @@ class Service implements JobService {
     // So that another process goes on at once instead of at its next sweep.
     for (const [tenant, job] of released) if (job.node === null) await this.#redis?.add(tenant, job)
     await this.#redis?.close()
+    this.#liveness.close()
   }
 
   #handOver(tenant: string, job: QueuedJob): void {
@@ -240,7 +250,13 @@ class Service implements JobService {
     const store = createJobStore(tenant)
     const now = Date.now()
     const stale = now - this.#timings.stale
-    const { requeued, cancelled, lost } = await store.interrupt(stale, node, this.#runner.claims, ATTEMPTS_MAX)
+    const { requeued, cancelled, lost } = await store.interrupt(
+      stale,
+      node,
+      this.#runner.claims,
+      ATTEMPTS_MAX,
+      this.#liveness
+    )
     for (const { kind } of requeued) this.#metrics.interrupted(kind, 'retry')
     for (const { kind } of cancelled) this.#metrics.interrupted(kind, 'cancelled')
     for (const { kind } of lost) this.#metrics.interrupted(kind, 'failure')

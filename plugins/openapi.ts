@@ -1,10 +1,12 @@
+import { createHash } from 'node:crypto'
 import swagger from '@fastify/swagger'
 import scalar from '@scalar/fastify-api-reference'
 import type { FastifyInstance, FastifySchema, RouteOptions } from 'fastify'
 import { access } from './contracts.js'
+import { NO_BODY } from './validation.js'
 
-/** `/openapi.json` and its reference page at `/docs`. Registered before the routes that it describes. */
-export async function registerOpenApi(app: FastifyInstance, version: string): Promise<void> {
+/** `/openapi.json` and its reference page at `/docs`, where they are shown. Registered before the routes that it describes. */
+export async function registerOpenApi(app: FastifyInstance, version: string, shown: boolean): Promise<void> {
   await app.register(swagger, {
     openapi: {
       openapi: '3.1.0',
@@ -15,28 +17,48 @@ export async function registerOpenApi(app: FastifyInstance, version: string): Pr
         license: { name: 'Apache-2.0', url: 'https://www.apache.org/licenses/LICENSE-2.0' }
       },
       servers: [{ url: '/' }],
-      components: { securitySchemes: { bearer: { type: 'http', scheme: 'bearer', bearerFormat: 'JWT' } } },
-      security: [{ bearer: [] }]
+      components: {
+        securitySchemes: {
+          bearer: { type: 'http', scheme: 'bearer', description: 'an access token (JWT), or an API token (ie_…)' },
+          cookie: { type: 'apiKey', in: 'cookie', name: '__Host-inventory-access' }
+        }
+      },
+      security: [{ bearer: [] }, { cookie: [] }]
     },
     transform: ({ schema, url, route }) => ({ schema: described(schema, url, route), url })
   })
+  if (!shown) return
   app.get('/openapi.json', { schema: { hide: true }, config: access('public') }, async (_request, reply) =>
     reply.send(app.swagger())
   )
   await app.register(async (docs) => {
-    docs.addHook('onRequest', (_request, reply, done) => {
-      // The reference page is a bundled script that styles itself; it talks to this server only.
-      reply.header(
-        'content-security-policy',
-        "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; frame-ancestors 'none'"
-      )
-      done()
+    docs.addHook('onSend', (_request, reply, payload, done) => {
+      reply.header('content-security-policy', pagePolicy(typeof payload === 'string' ? payload : ''))
+      done(null, payload)
     })
     await docs.register(scalar, {
       routePrefix: '/docs',
       configuration: { url: '/openapi.json', withDefaultFonts: false, telemetry: false }
     })
   })
+}
+
+/** The reference page runs its own scripts, of which one is in the page; it styles itself, and talks to this server only. */
+function pagePolicy(page: string): string {
+  const inline = [...page.matchAll(/<script(?![^>]*\ssrc=)[^>]*>([\s\S]*?)<\/script>/g)].map(
+    ([, script = '']) => `'sha256-${createHash('sha256').update(script).digest('base64')}'`
+  )
+  return [
+    "default-src 'none'",
+    ["script-src 'self'", ...inline].join(' '),
+    "style-src 'self' 'unsafe-inline'",
+    "img-src 'self' data:",
+    "font-src 'self' data:",
+    "connect-src 'self'",
+    "base-uri 'none'",
+    "form-action 'none'",
+    "frame-ancestors 'none'"
+  ].join('; ')
 }
 
 const header = (description: string) => ({ type: 'string', description })
@@ -53,11 +75,13 @@ function described(schema: FastifySchema | undefined, url: string, { method, con
     ...(verb === 'patch' || verb === 'delete' ? { 'If-Match': IF_MATCH } : {}),
     ...(verb === 'get' && !open ? { 'If-None-Match': IF_NONE_MATCH } : {})
   }
+  const { body, ...others } = schema ?? {}
   return {
     operationId: operationIdOf(verb, url),
     ...(open ? { security: [] } : {}),
     ...(Object.keys(properties).length === 0 ? {} : { headers: { type: 'object', properties } }),
-    ...schema
+    ...(body === undefined || body === NO_BODY ? {} : { body }),
+    ...others
   }
 }
 

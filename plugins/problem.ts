@@ -1,5 +1,7 @@
-export type ProblemParams = Record<string, string | number | boolean | null | readonly unknown[]>
 export type Locale = 'en' | 'fr'
+/** A part of a text that itself differs by language. */
+export type Localised = Readonly<Record<Locale, string>>
+export type ProblemParams = Record<string, string | number | boolean | null | readonly unknown[] | Localised>
 
 /** An error with a code, a status and a text in each language. The core alone turns it into an answer. */
 export class Problem extends Error {
@@ -10,7 +12,7 @@ export class Problem extends Error {
   readonly params: ProblemParams
 
   constructor(code: string, status: number, texts: Record<Locale, string>, params: ProblemParams) {
-    super(fill(texts.en, params))
+    super(fill(texts.en, params, 'en'))
     this.name = code
     this.code = code
     this.status = status
@@ -18,13 +20,24 @@ export class Problem extends Error {
     this.params = params
   }
 
+  /** What is answered beside the text. */
+  members(locale: Locale): Record<string, unknown> {
+    return Object.fromEntries(Object.entries(this.params).map(([name, value]) => [name, inLanguage(value, locale)]))
+  }
+
   detail(locale: Locale): string {
-    return fill(this.texts[locale], this.params)
+    return fill(this.texts[locale], this.params, locale)
   }
 }
 
-const fill = (text: string, params: ProblemParams) =>
-  text.replace(/\{(\w+)\}/g, (whole, name: string) => (params[name] === undefined ? whole : String(params[name])))
+const fill = (text: string, params: ProblemParams, locale: Locale) =>
+  text.replace(/\{(\w+)\}/g, (whole, name: string) => {
+    const value = inLanguage(params[name], locale)
+    return value === undefined ? whole : String(value)
+  })
+
+const inLanguage = (value: ProblemParams[string] | undefined, locale: Locale) =>
+  typeof value === 'object' && value !== null && 'en' in value ? value[locale] : value
 
 /** Defines one coded error of a domain: `export const ItemNotFound = problem('INV_ITEM_NOT_FOUND', 404, { en, fr })`. */
 export const problem = <P extends ProblemParams>(code: string, status: number, texts: Record<Locale, string>) =>

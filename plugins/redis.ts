@@ -1,4 +1,7 @@
 import { Redis, type RedisOptions, ReplyError } from 'ioredis'
+import { ConfigError } from './config-error.js'
+import type { TlsIdentity } from './secrets.js'
+import { tlsFailure } from './tls-failure.js'
 
 /** Longest a caller waits for Redis. One such wait opens the breaker, and the callers after it do not wait at all. */
 const CALL_TIMEOUT_MS = 100
@@ -50,12 +53,62 @@ export interface RedisLinkOptions {
   url?: string | undefined
   /** A host's own client, used instead of `url`. */
   client?: Redis | undefined
+  /** With `rediss://`: the server's certificate and name are verified. */
+  tls?: TlsIdentity | undefined
   log: RedisLog
   prefix?: string
 }
 
 /** Redis, if there is one: never needed, never waited for long, never the cause of a crash. */
 export const openRedis = (options: RedisLinkOptions): RedisLink => new Link(options)
+
+/** A `redis://` stays plain whatever files there are: the URL says what is spoken. */
+export const tlsOptions = (url: string, tls: TlsIdentity | undefined): RedisOptions =>
+  url.startsWith('rediss:') ? { tls: { ...tls, rejectUnauthorized: true } } : {}
+
+/** ioredis hears the first error of a socket, and TLS may have two: a write that fails, and then why. The second would end us. */
+export function hearAllErrors(client: Redis): Redis {
+  return client.on('connect', () => void client.stream.on('error', () => {}))
+}
+
+/**
+ * Connects once and leaves. A Redis that is away is none of our business here; one that is not trusted, or does not let us in,
+ * would never come up, so the start ends.
+ * @throws ConfigError in one line
+ */
+export async function checkRedis(url: string, tls: TlsIdentity | undefined): Promise<void> {
+  const options = { ...CLIENT_OPTIONS, ...tlsOptions(url, tls), lazyConnect: true, retryStrategy: () => null }
+  const client = hearAllErrors(new Redis(url, options))
+  let failure: unknown
+  let greeted = false
+  client.on('error', (error) => {
+    failure ??= error
+  })
+  client.on('connect', () => {
+    greeted = true
+  })
+  try {
+    await client.connect()
+    await client.ping()
+  } catch (error) {
+    failure ??= error
+  }
+  client.disconnect()
+  if (failure === undefined) return
+  const message = failure instanceof Error ? failure.message : ''
+  const refused = /^(NOAUTH|WRONGPASS|NOPERM)/.exec(message)?.[1]
+  // With TLS 1.3 a server judges our certificate after the handshake, and may just leave.
+  const left = greeted && url.startsWith('rediss:') && !message.includes('timed out')
+  const reason =
+    refused === undefined
+      ? (tlsFailure(failure) ??
+        (left ? 'it ends the connection, as one that wants another certificate of ours' : undefined))
+      : `it does not let us in (${refused})`
+  if (reason !== undefined)
+    throw new ConfigError(
+      `REDIS_URL is a value (not shown) whose server cannot be used: ${reason}; it may be redis://user:password@host:port, or rediss:// with a certificate that REDIS_CA_FILE vouches for`
+    )
+}
 
 const CLIENT_OPTIONS: RedisOptions = {
   connectionName: 'inventory-enterprise',
@@ -89,11 +142,12 @@ class Link implements RedisLink {
   #errorLoggedAt = Number.NEGATIVE_INFINITY
   #closed = false
 
-  constructor({ url, client, log, prefix = 'inventory:' }: RedisLinkOptions) {
+  constructor({ url, client, tls, log, prefix = 'inventory:' }: RedisLinkOptions) {
     this.#log = log
     this.prefix = prefix
     this.#owned = client === undefined
-    this.client = client ?? (url === undefined ? null : new Redis(url, CLIENT_OPTIONS))
+    this.client = client ?? (url === undefined ? null : new Redis(url, { ...CLIENT_OPTIONS, ...tlsOptions(url, tls) }))
+    if (this.client !== null) hearAllErrors(this.client)
     // Without a listener ioredis prints every failed attempt to connect.
     this.client?.on('error', this.#onError)
     this.client?.on('close', this.#onClose)
@@ -225,7 +279,7 @@ class Link implements RedisLink {
 
   #openSubscriber(client: Redis): Redis {
     // Resubscribing is ours: only so is it known from which moment on no message is missed.
-    const subscriber = client.duplicate({ ...CLIENT_OPTIONS, autoResubscribe: false })
+    const subscriber = hearAllErrors(client.duplicate({ ...CLIENT_OPTIONS, autoResubscribe: false }))
     this.#subscriber = subscriber
     subscriber.on('error', () => {})
     subscriber.on('message', (channel, message) => this.#subscriptions.get(channel)?.onMessage(message))

@@ -39,7 +39,15 @@ export function serverOptions({ logLevel, trustProxy }: ServerSettings) {
     return503OnClosing: false,
     logger: {
       level: logLevel,
-      redact: ['req.headers.authorization', 'req.headers.cookie', 'headers.authorization', 'headers.cookie']
+      // PostgreSQL tells in the detail of an error which row it refused.
+      redact: [
+        'req.headers.authorization',
+        'req.headers.cookie',
+        'headers.authorization',
+        'headers.cookie',
+        'err.detail',
+        'err.where'
+      ]
     },
     frameworkErrors: (error: Error, request: FastifyRequest, reply: FastifyReply) => {
       void reply.headers(BARE_HEADERS).header('x-request-id', request.id)

@@ -1,10 +1,11 @@
 import { Value } from 'typebox/value'
 import { TenantId } from '../schemas/common.js'
+import { type AuditService, SYSTEM } from './audit.js'
 import type { Caches, TenantCache } from './cache.js'
-import type { MigrationSet, Tenant, Transaction } from './contracts.js'
+import type { AuditEntry, MigrationSet, Tenant, Transaction, TransactOptions } from './contracts.js'
 import type { DatabaseServer, TenantDatabase } from './dialects/dialect.js'
 import { TenantNameInvalid, TenantNotFound } from './errors.js'
-import { appendToOutbox, type CoreTables, type EventService } from './events.js'
+import { appendToOutbox, type EventService } from './events.js'
 import { migrate } from './migrate.js'
 
 export interface TenantsOptions {
@@ -12,6 +13,7 @@ export interface TenantsOptions {
   tenancy: 'single' | 'multi'
   caches: Pick<Caches, 'forTenant' | 'remove'>
   events: EventService
+  audit: Pick<AuditService, 'append'>
 }
 
 /** In `single` tenancy there is this one; its database is made at the first start. */
@@ -127,7 +129,7 @@ export class Tenants {
   }
 
   async #openTenant(id: string): Promise<Open> {
-    const { server, caches, events } = this.#options
+    const { server, caches, events, audit } = this.#options
     if (!(await this.list()).includes(id)) throw new TenantNotFound({ tenant: id })
     const database = await server.open(id)
     await migrate(database.migrator.db, this.#sets, database.migrator)
@@ -137,34 +139,44 @@ export class Tenants {
       dialect: database.dialect,
       db: database.db,
       cache,
-      transact: (work) => transact(database, cache, work, () => events.wake(tenant))
+      foreignVersion: database.foreignVersion,
+      transact: (work, options) => transact({ database, cache, audit, wake: () => events.wake(tenant) }, work, options)
     }
     this.#ready.set(id, tenant)
     return { tenant, database }
   }
 }
 
+interface Surroundings {
+  database: TenantDatabase
+  cache: TenantCache
+  audit: Pick<AuditService, 'append'>
+  wake(): void
+}
+
 async function transact<R>(
-  database: TenantDatabase,
-  cache: TenantCache,
+  { database, cache, audit, wake }: Surroundings,
   work: (tx: Transaction) => Promise<R>,
-  wake: () => void
+  options: TransactOptions = {}
 ): Promise<R> {
   // Made anew for each attempt: a transaction that is run again must not invalidate or count twice.
-  let effects: Effects = { namespaces: new Set(), callbacks: [], published: false }
+  let effects = noEffects()
   const result = await database.transact(async (db) => {
-    const current: Effects = { namespaces: new Set(), callbacks: [], published: false }
+    const current = noEffects()
     effects = current
-    return work({
+    const done = await work({
       db,
       publish: async (topic, payload) => {
         current.published = true
-        await appendToOutbox(db.withTables<CoreTables>(), topic, payload)
+        await appendToOutbox(db, topic, payload)
       },
       invalidate: (namespace) => void current.namespaces.add(namespace),
-      afterCommit: (run) => void current.callbacks.push(run)
+      afterCommit: (run) => void current.callbacks.push(run),
+      audit: (entry) => void current.entries.push(entry)
     })
-  })
+    await audit.append(db, options.agent ?? SYSTEM, current.entries)
+    return done
+  }, options)
   for (const namespace of effects.namespaces) cache.invalidate(namespace)
   for (const run of effects.callbacks) run()
   if (effects.published) wake()
@@ -174,5 +186,7 @@ async function transact<R>(
 interface Effects {
   namespaces: Set<string>
   callbacks: (() => void)[]
+  entries: AuditEntry[]
   published: boolean
 }
+const noEffects = (): Effects => ({ namespaces: new Set(), callbacks: [], entries: [], published: false })

@@ -1,6 +1,7 @@
-import { _, Ajv, type Options, str } from 'ajv'
+import { _, Ajv, type Options, type SchemaValidateFunction, str } from 'ajv'
 import formats from 'ajv-formats'
-import type { FastifySchema, FastifySchemaCompiler } from 'fastify'
+import type { FastifySchema, FastifySchemaCompiler, onRouteHookHandler } from 'fastify'
+import { Closed, Nullable } from '../schemas/common.js'
 
 const strict: Options = {
   // One error is enough to mend a request, and a hostile body cannot make us collect millions.
@@ -12,9 +13,36 @@ const strict: Options = {
 
 /** Bodies are taken as they are; what comes as text (query, params, headers) is converted. Unknown fields are refused. */
 export function createValidatorCompiler(): FastifySchemaCompiler<FastifySchema> {
-  const bodies = formats.default(withExactDecimals(new Ajv({ ...strict, coerceTypes: false })))
-  const texts = formats.default(withExactDecimals(new Ajv({ ...strict, coerceTypes: true })))
-  return ({ schema, httpPart }) => (httpPart === 'body' ? bodies : texts).compile(schema)
+  const bodies = formats.default(mended(new Ajv({ ...strict, coerceTypes: false })))
+  const texts = formats.default(mended(new Ajv({ ...strict, coerceTypes: true })))
+  return ({ schema, httpPart }) => {
+    const validate = (httpPart === 'body' ? bodies : texts).compile(schema)
+    return (value: unknown) => {
+      if (!validate(value)) return { error: validate.errors ?? [] }
+      const instancePath = unstorable(value, '')
+      return instancePath === undefined ? true : { error: [{ ...UNSTORABLE, instancePath }] }
+    }
+  }
+}
+
+const pattern = '^[^\\u0000\\p{Surrogate}]*$'
+const STORABLE = new RegExp(pattern, 'u')
+const UNSTORABLE = {
+  keyword: 'pattern',
+  schemaPath: '',
+  params: { pattern },
+  message: `must match pattern "${pattern}"`
+}
+
+/** Where a text has a NUL or half of a surrogate pair, which JSON and URLs can say and PostgreSQL cannot keep. */
+function unstorable(value: unknown, path: string): string | undefined {
+  if (typeof value === 'string') return STORABLE.test(value) ? undefined : path
+  if (typeof value !== 'object' || value === null) return undefined
+  for (const [name, each] of Object.entries(value)) {
+    const found = unstorable(each, `${path}/${name}`)
+    if (found !== undefined) return found
+  }
+  return undefined
 }
 
 /**
@@ -36,4 +64,37 @@ function withExactDecimals(ajv: Ajv): Ajv {
       params: ({ schemaCode }) => _`{multipleOf: ${schemaCode}}`
     }
   })
+}
+
+const mended = (ajv: Ajv) => withUniqueItems(withExactDecimals(ajv))
+
+/** ajv looks for repeated texts by the properties of an object, which never shows that `__proto__` is there twice. */
+function withUniqueItems(ajv: Ajv): Ajv {
+  ajv.removeKeyword('uniqueItems')
+  const validate: SchemaValidateFunction = (unique: boolean, values: unknown[]) => {
+    const first = new Map<string, number>()
+    const texts = unique ? values.map((value) => JSON.stringify(value)) : []
+    const i = texts.findIndex((text, index) => {
+      const known = first.has(text)
+      if (!known) first.set(text, index)
+      return known
+    })
+    if (i < 0) return true
+    const j = first.get(texts[i] ?? '')
+    const message = `must NOT have duplicate items (items ## ${j} and ${i} are identical)`
+    validate.errors = [{ keyword: 'uniqueItems', params: { i, j }, message }]
+    return false
+  }
+  return ajv.addKeyword({ keyword: 'uniqueItems', type: 'array', schemaType: 'boolean', validate })
+}
+
+const NO_QUERY = Closed({})
+/** For a write whose URL says it all. Clients send nothing, null or an empty object. */
+export const NO_BODY = Nullable(Closed({}))
+
+/** What a route declares no schema for it does not take. A route that `consumes` files reads its body itself. */
+export const refuseUndeclared: onRouteHookHandler = (route) => {
+  const { method, schema = {} } = route
+  const reads = method === 'GET' || method === 'HEAD' || 'consumes' in schema
+  route.schema = { querystring: NO_QUERY, ...(reads ? {} : { body: NO_BODY }), ...schema }
 }

@@ -1,5 +1,6 @@
 import { type Static, Type } from 'typebox'
 import { Closed, Code, Day, Instant, List, Nullable, PageQuery, Text, Uuid } from './common.js'
+import { JUDGEMENT, personal } from './personal.js'
 
 export const AnomalyKind = Type.Union([Type.Literal('spike'), Type.Literal('drop')])
 export const AnomalySeverity = Type.Union([Type.Literal('low'), Type.Literal('medium'), Type.Literal('high')])
@@ -44,8 +45,8 @@ export const Anomaly = Closed({
   explanation: Type.String(),
   status: AnomalyStatus,
   verdict: Nullable(Verdict),
-  note: Nullable(Type.String()),
-  handledBy: Nullable(Type.String()),
+  note: Nullable(personal(Type.String(), JUDGEMENT)),
+  handledBy: Nullable(personal(Type.String(), JUDGEMENT)),
   handledAt: Nullable(Instant),
   detectedAt: Instant
 })
@@ -69,5 +70,5 @@ export const AnomalyQuery = Closed({
 })
 export const AnomalyList = List(Anomaly)
 export const AnomalyParams = Closed({ id: Uuid })
-export const AcknowledgeRequest = Closed({ note: Type.Optional(Text) })
-export const ResolveRequest = Closed({ verdict: Verdict, note: Type.Optional(Text) })
+export const AcknowledgeRequest = Closed({ note: Type.Optional(personal(Text, JUDGEMENT)) })
+export const ResolveRequest = Closed({ verdict: Verdict, note: Type.Optional(personal(Text, JUDGEMENT)) })

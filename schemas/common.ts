@@ -47,7 +47,18 @@ export const Role = Type.Union([
 ])
 export type Role = Static<typeof Role>
 
-/** What an access token says. Times are seconds since 1970 (RFC 7519). */
+/** What a token that is no access token is for: the step that a sign-in still lacks. */
+export const TokenUse = Type.Union([
+  /** Enrolling a second factor, which the role demands. */
+  Type.Literal('enrol'),
+  /** Giving one. */
+  Type.Literal('second-factor'),
+  /** Taking another password. */
+  Type.Literal('password')
+])
+export type TokenUse = Static<typeof TokenUse>
+
+/** What a bearer token says. Times are seconds since 1970 (RFC 7519). */
 export const TokenClaims = Type.Object({
   iss: Type.String(),
   aud: Type.String(),
@@ -58,7 +69,15 @@ export const TokenClaims = Type.Object({
   iat: Type.Integer(),
   exp: Type.Integer(),
   /** The subject's `tokens_valid_from` when the token was signed; a later one refuses it. */
-  epoch: Type.Optional(Type.Integer({ minimum: 0 }))
+  epoch: Type.Optional(Type.Integer({ minimum: 0 })),
+  /** The session that it belongs to; left out where somebody else vouches for it: the console, a host, an API token. */
+  sid: Type.Optional(Type.String({ minLength: 16, maxLength: 64 })),
+  /** How the caller proved who it is (RFC 8176: pwd, otp, hwk); beside those `console` and `api`. */
+  amr: Type.Optional(Type.Array(Type.String({ minLength: 1, maxLength: 16 }), { maxItems: 8 })),
+  /** When that was. */
+  auth_time: Type.Optional(Type.Integer()),
+  /** Where it is there, this is no access token: only routes that name the use accept it. */
+  use: Type.Optional(TokenUse)
 })
 export type TokenClaims = Static<typeof TokenClaims>
 

@@ -1,5 +1,7 @@
 import { type Static, Type } from 'typebox'
-import { Closed, Code, Day, Instant, List, Nullable, PageQuery, Quantity, Text, Uuid } from './common.js'
+import { FactorEffect } from './calendar.js'
+import { Closed, Code, Day, Instant, List, Name, Nullable, PageQuery, Quantity, Text, Uuid } from './common.js'
+import { JUDGEMENT, personal } from './personal.js'
 
 /** What a caller may ask for by name; `combination` is the default. */
 export const FORECAST_MODELS = [
@@ -55,7 +57,14 @@ export type DeriveRequest = Static<typeof DeriveRequest>
 const training = {
   models: Type.Optional(Type.Array(ModelName, { minItems: 1, maxItems: FORECAST_MODELS.length, uniqueItems: true })),
   frequency: Type.Optional(Frequency),
-  horizonDays: Type.Optional(Type.Integer({ minimum: 1, maximum: 365 }))
+  horizonDays: Type.Optional(Type.Integer({ minimum: 1, maximum: 365 })),
+  regressors: Type.Optional(
+    Type.Array(Name, {
+      maxItems: 50,
+      uniqueItems: true,
+      description: 'Figures to use, which must be known to the end of the horizon; left out: all that are'
+    })
+  )
 }
 /** At most one of `itemCodes`, `top`, `all`; none means all. */
 export const TrainRequest = Closed({
@@ -93,6 +102,11 @@ export const ForecastPoint = Closed({
   upper95: Type.Number(),
   modelMean: Type.Optional(
     Type.Number({ description: 'What the model says, where a person’s override is served instead' })
+  ),
+  baseMean: Type.Optional(
+    Type.Number({
+      description: 'What the item’s own model says, where a figure that agrees with the sums is served instead'
+    })
   )
 })
 export type ForecastPoint = Static<typeof ForecastPoint>
@@ -114,6 +128,7 @@ const described = {
   dataFrom: Day,
   dataTo: Day,
   observations: Type.Integer(),
+  factors: Type.Optional(Type.Array(FactorEffect, { description: 'What is known beforehand, and what it does' })),
   censored: Type.Integer({ description: 'Periods without stock, which say nothing of demand' })
 }
 export const Forecast = Closed({ ...described, points: Type.Array(ForecastPoint) })
@@ -326,7 +341,7 @@ export const NewFeedback = Closed({
     [Type.Literal('right'), Type.Literal('too-high'), Type.Literal('too-low'), Type.Literal('exceptional')],
     { description: 'exceptional: what was used that day is no guide; it is left out of training and of accuracy' }
   ),
-  comment: Type.Optional(Text)
+  comment: Type.Optional(personal(Text, JUDGEMENT))
 })
 export type NewFeedback = Static<typeof NewFeedback>
 export const Feedback = Closed({
@@ -336,8 +351,8 @@ export const Feedback = Closed({
   frequency: Frequency,
   subject: NewFeedback.properties.subject,
   verdict: NewFeedback.properties.verdict,
-  comment: Nullable(Type.String()),
-  createdBy: Nullable(Type.String()),
+  comment: Nullable(personal(Type.String(), JUDGEMENT)),
+  createdBy: Nullable(personal(Type.String(), JUDGEMENT)),
   createdAt: Instant
 })
 export type Feedback = Static<typeof Feedback>
@@ -365,7 +380,7 @@ export const Override = Closed({
   quantityPerDay: Nullable(Type.Number()),
   factor: Nullable(Type.Number()),
   reason: Type.String(),
-  createdBy: Nullable(Type.String()),
+  createdBy: Nullable(personal(Type.String(), JUDGEMENT)),
   createdAt: Instant,
   cancelledAt: Nullable(Instant)
 })
@@ -393,6 +408,7 @@ export const Explanation = Closed({
     )
   }),
   demand: Closed({ class: Type.String(), averageInterval: measure, sizeVariation: measure }),
+  factors: Type.Array(FactorEffect),
   accuracy: Accuracy,
   baseline: Closed({ model: ServedModel, wape: measure, mase: measure }),
   gainPercent: Nullable(Type.Number({ description: 'How much smaller the errors are than the baseline’s' })),
@@ -409,40 +425,3 @@ export const Explanation = Closed({
   sentence: Type.String()
 })
 export type Explanation = Static<typeof Explanation>
-
-export const AggregateLevel = Type.Union([Type.Literal('total'), Type.Literal('category'), Type.Literal('location')])
-export const AggregateQuery = Closed({
-  level: AggregateLevel,
-  key: Type.Optional(
-    Type.String({
-      maxLength: 200,
-      description: 'Category (empty: items without one) or location code; not for the total'
-    })
-  )
-})
-export const Aggregate = Closed({
-  level: AggregateLevel,
-  key: Type.String(),
-  frequency: Type.Literal('day'),
-  method: Type.Union([Type.Literal('bottom-up'), Type.Literal('mint')], {
-    description: 'Whichever erred less on the sums over the last 28 days, forecast from before them'
-  }),
-  backTest: Closed({
-    baseWape: measure,
-    bottomUpWape: measure,
-    mintWape: measure,
-    shrinkage: Type.Number({ description: '0 to 1: how much of the errors’ covariance gave way to its diagonal' })
-  }),
-  trainedAt: Instant,
-  dataTo: Day,
-  points: Type.Array(ForecastPoint),
-  children: Type.Array(
-    Closed({
-      level: Type.Union([Type.Literal('category'), Type.Literal('item'), Type.Literal('rest')]),
-      key: Type.String(),
-      means: Type.Array(Type.Number())
-    }),
-    { description: 'What the figures are the sum of, day by day; rest: the less used items of a category together' }
-  )
-})
-export type Aggregate = Static<typeof Aggregate>

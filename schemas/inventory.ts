@@ -15,6 +15,8 @@ import {
   Uuid
 } from './common.js'
 
+import { BOOKKEEPING, personal } from './personal.js'
+
 const oneOf = <V extends string[]>(...values: V): TEnum<V> => Type.Enum<V>(values)
 
 export const UnitCode = Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9_.-]{0,19}$' })
@@ -34,6 +36,12 @@ const itemFields = {
   parLevel: Type.Optional(Nullable(Amount)),
   unitCost: Type.Optional(Nullable(Amount))
 }
+/**
+ * Codes that no item may have: `/api/inventory/units` and the like are routes of their own, and clients resolve dots before they
+ * ask. Held against the routes by a test.
+ */
+export const RESERVED_ITEM_CODES: ReadonlySet<string> = new Set(['.', '..', 'aggregate', 'categories', 'lots', 'units'])
+
 export const NewItem = Closed({ itemCode: Code, unit: UnitCode, tracking: Type.Optional(Tracking), ...itemFields })
 export type NewItem = Static<typeof NewItem>
 /** The base unit and the tracking are what the ledger counts in, so they never change. */
@@ -229,7 +237,7 @@ export const Movement = Closed({
   type: MovementType,
   occurredAt: Instant,
   recordedAt: Instant,
-  actor: Type.String(),
+  actor: personal(Type.String(), BOOKKEEPING),
   reason: Nullable(Type.String()),
   reference: Nullable(Type.String()),
   reverses: Nullable(Uuid),

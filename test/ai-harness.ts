@@ -8,7 +8,8 @@ import forecasting, {
   consumptionSeries,
   type DailyFlow,
   forecastHeadline,
-  runOut
+  runOut,
+  unusualDays
 } from '../modules/forecasting/index.js'
 import type { Principal, Tenant } from '../plugins/contracts.js'
 import core, { type Tenants } from '../plugins/core.js'
@@ -100,7 +101,7 @@ export interface Host {
   inventory: InventoryHeadline
   stock: { itemCode: string; available: number }[]
   call(
-    method: 'GET' | 'POST' | 'DELETE',
+    method: 'GET' | 'POST' | 'PUT' | 'DELETE',
     url: string,
     body?: object,
     headers?: Record<string, string>
@@ -130,7 +131,8 @@ export async function openHost(t: Test, databaseUrl: string): Promise<Host> {
     authorize,
     now,
     tenants,
-    series: (tenant, query) => consumptionSeries(tenant, query, clock.now)
+    series: (tenant, query) => consumptionSeries(tenant, query, clock.now),
+    unusualDays: (tenant) => unusualDays(tenant, ledger, clock.now)
   })
   await app.register(dashboard, {
     prefix: '/api',

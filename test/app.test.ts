@@ -538,7 +538,7 @@ t.test('the OpenAPI document is valid, complete, and shown at /docs without the 
   const page = await service.inject('/docs/')
   t.equal(page.statusCode, 200)
   const policy = String(page.headers['content-security-policy'])
-  t.match(policy, /default-src 'self'/)
+  t.match(policy, /default-src 'none'/)
   t.notMatch(policy, /https?:|\*/, 'the page may load and call nothing outside')
   const loaded = [...page.body.matchAll(/(?:src|href)="([^"]+)"/g)].map(([, url = '']) => url)
   t.ok(
@@ -567,6 +567,10 @@ t.test('a bad configuration ends the program with one line', async (t) => {
     ['JWT_SECRET', 'a'.repeat(40), true],
     ['JWT_KEYS', 'k1', true],
     ['JWT_KEYS', `k1:${'b'.repeat(40)}`, true],
+    ['SECRETS_KEY', 'short-canary', true],
+    ['SECRETS_KEYS', `k1:${'b'.repeat(40)}`, true],
+    ['PUBLIC_URL', 'stock.example.org'],
+    ['SECOND_FACTOR', 'never'],
     ['METRICS_TOKEN', 'canary', true],
     ['POSTGRES_POOL_SIZE', '0'],
     ['RATE_LIMIT_PER_MINUTE', 'often'],
@@ -591,6 +595,8 @@ t.test('a bad configuration ends the program with one line', async (t) => {
     else t.match(message, value, 'and shows it')
   }
   t.throws(() => loadConfig({ DATA_DIR: folder, NODE_ENV: 'production' }), /^JWT_SECRET is not set/)
+  const production = { DATA_DIR: folder, NODE_ENV: 'production', JWT_SECRET: 'kV3-nY8wRq5tZm2xLc7pHd9sJf4bGu6e' }
+  t.throws(() => loadConfig(production), /^SECRETS_KEY is not set/)
   t.equal(loadConfig({ DATA_DIR: folder, PORT: '' }).PORT, 8083, 'an empty variable is one that is not set')
 
   for (const [env, line] of [

@@ -120,7 +120,39 @@ const hosts: Record<string, string> = {
   await createUser(tenant, { username: 'ada', role: 'admin', password: 'correct horse battery staple' })
   await call('POST', '/x/auth/login', { username: 'ada', password: 'correct horse battery staple' })
   await call('POST', '/x/auth/login', { username: 'ada', password: 'wrong horse battery staple' })`,
-    `, jwtKeys: [{ id: 'k1', secret: 'Zr8#kq2Lw9-Tn4vXb7yHd3mPf6sJg1cQ' }]`
+    `, jwtKeys: [{ id: 'k1', secret: 'Zr8#kq2Lw9-Tn4vXb7yHd3mPf6sJg1cQ' }], secretsKeys: [{ id: 'k1', secret: 'aN5!uE0oRi7-Wt2zKx9lVb4hYc8qMd6f' }]`
+  ),
+  audit: host(
+    'audit',
+    '',
+    `await app.ready()
+  const tenant = await app.getDecorator<import('inventory-enterprise/core').Tenants>('tenants').get('main')
+  const { sealTrail } = await import('inventory-enterprise/audit')
+  await tenant.transact(async (tx) => tx.audit({ action: 'door.open', object: { type: 'door', id: '7' } }))
+  await sealTrail(tenant)
+  await call('GET', '/x/audit')
+  await call('GET', '/x/audit/verify')`
+  ),
+  webhooks: host(
+    'webhooks',
+    '',
+    `await call('POST', '/x/webhooks', { url: 'https://example.org/in', topics: ['inventory.stock.moved'] })
+  await call('POST', '/x/webhooks', { url: 'https://169.254.169.254/', topics: ['inventory.stock.moved'] })`,
+    `, secretsKeys: [{ id: 'k1', secret: 'Zr8#kq2Lw9-Tn4vXb7yHd3mPf6sJg1cQ' }]`
+  ),
+  privacy: host(
+    'privacy',
+    `, holders: [{
+      holder: 'guests',
+      schemas: { Guest: { type: 'object', properties: { name: { type: 'string', 'x-personal-data': { activity: 'visits', purpose: 'p', basis: 'b', retention: 'r' } } } } },
+      columns: {},
+      sections: { visits: async function* () { yield { day: '2026-01-05' } } },
+      erase: async () => 1
+    }],
+    subjects: { exists: async () => true, rectify: async () => ({ username: 'a', displayName: 'A' }) }`,
+    `await call('GET', '/x/privacy/register')
+  await call('GET', '/x/privacy/subjects/00000000-0000-4000-8000-000000000000/export')
+  await call('POST', '/x/privacy/subjects/00000000-0000-4000-8000-000000000000/erase')`
   ),
   // Two apps in one process; the host's own ways, with and without a module beside them.
   two: `
@@ -238,7 +270,7 @@ const tenant: Tenant = {
   dialect: 'sqlite',
   db,
   transact: (work) =>
-    db.transaction().execute((tx) => work({ db: tx, publish: async () => {}, invalidate: () => {}, afterCommit: (run) => run() })),
+    db.transaction().execute((tx) => work({ db: tx, publish: async () => {}, invalidate: () => {}, afterCommit: (run) => run(), audit: () => {} })),
   cache: { read: async () => { throw new Error('not used') } }
 }
 const answers: Pick<Answers, 'read' | 'write'> = {
@@ -350,9 +382,22 @@ t.test('each module alone in a bare Fastify app, on both databases', async (t) =
     ],
     'cache-stats': [{ status: 200, body: { backend: 'memory', hits: 0, misses: 0, keys: 0 } }],
     dashboard: [{ status: 200, body: { items: 3, stockValue: 12.5, runsOutFirst: [{ itemCode: 'A' }] } }],
+    audit: [
+      { status: 200, body: { data: [{ action: 'door.open', actor: 'system', object: { type: 'door', id: '7' } }] } },
+      { status: 200, body: { ok: true, entries: 1, batches: 1 } }
+    ],
+    privacy: [
+      { status: 200, body: { activities: [{ activity: 'visits', fields: ['Guest.name'] }] } },
+      { status: 200, body: { tenant: 'main', data: { visits: [{ day: '2026-01-05' }] } } },
+      { status: 200, body: { erased: { guests: 1 } } }
+    ],
     identity: [
       { status: 200, body: { tokenType: 'Bearer', user: { username: 'ada' } } },
       { status: 401, body: { code: String } }
+    ],
+    webhooks: [
+      { status: 201, body: { active: true, secret: /^whsec_/ } },
+      { status: 422, body: { code: 'WEBHOOK_TARGET_REFUSED', reason: 'address' } }
     ]
   }
   for (const [name, answers] of Object.entries(expected)) {

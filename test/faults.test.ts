@@ -1,7 +1,11 @@
 import { once } from 'node:events'
 import { Agent, type IncomingMessage, request } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
+import Fastify from 'fastify'
+import { sql } from 'kysely'
 import t, { type Test } from 'tap'
+import type { EnterModule, Tenant } from '../plugins/contracts.js'
+import core from '../plugins/core.js'
 import { eachDialect } from './helper.js'
 import { type Service, serviceEnvironment, startService } from './service-process.js'
 import { freshDatabase, startPostgres, startRedis } from './services.js'
@@ -52,6 +56,15 @@ async function send(service: Service, method: string, path: string, body?: objec
     const unsent = code === 'ECONNREFUSED' || (call.reusedSocket && (code === 'ECONNRESET' || code === 'EPIPE'))
     return { status: 0, text: String(error), milliseconds: milliseconds(), unsent }
   }
+}
+
+/** `Promise.withResolvers` of later versions of Node. */
+function resolvable<T>() {
+  let resolve: (value: T) => void = () => {}
+  const promise = new Promise<T>((done) => {
+    resolve = done
+  })
+  return { promise, resolve }
 }
 
 const movement = { type: 'receipt', lines: [{ itemCode: 'A', quantity: 1, unitCost: 1 }] }
@@ -182,6 +195,42 @@ await eachDialect(t, async (t, dialect) => {
   })
 })
 
+t.test('the database outlives the handlers of clients that hung up', async (t) => {
+  await eachDialect(t, async (t, dialect) => {
+    const database = dialect === 'postgres' ? await freshDatabase() : undefined
+    if (database !== undefined) t.teardown(() => database.drop())
+    const lines: string[] = []
+    const app = Fastify({ logger: { level: 'warn', stream: { write: (line: string) => void lines.push(line) } } })
+    const began = resolvable<void>()
+    const hungUp = resolvable<void>()
+    const ended = resolvable<unknown>()
+    await app.register(core, { databaseUrl: database?.url ?? 'sqlite::memory:' })
+    await app.register(async (module) => {
+      module.getDecorator<EnterModule>('enterModule')(module, { authorize: async () => {} })
+      module.get('/slow', async (request) => {
+        const tenant = request.getDecorator<Tenant>('tenant')
+        began.resolve()
+        await hungUp.promise
+        await sleep(300)
+        const found = tenant.transact(({ db }) => sql`select 1 as one`.execute(db))
+        await found.then(() => ended.resolve('served'), ended.resolve)
+        return {}
+      })
+    })
+    const url = await app.listen({ port: 0, host: '127.0.0.1' })
+    const call = request(`${url}/slow`).on('error', () => {})
+    call.end()
+    await began.promise
+    call.destroy()
+    await sleep(50)
+    const closed = app.close()
+    hungUp.resolve()
+    await closed
+    t.equal(await ended.promise, 'served')
+    t.same(lines, [])
+  })
+})
+
 t.test('PostgreSQL itself is killed under load, and comes back', async (t) => {
   const postgres = await startPostgres()
   t.teardown(() => postgres.stop())
@@ -192,7 +241,7 @@ t.test('PostgreSQL itself is killed under load, and comes back', async (t) => {
   t.ok(await load.more(100))
   await postgres.kill()
   const refused = await post(service, 'refused')
-  t.match(refused, { status: 503, text: /"code":"DATABASE_UNAVAILABLE"/ })
+  t.match(refused, { status: 503, text: /"code":"ID_REVOCATIONS_UNAVAILABLE"/ })
   t.ok(refused.milliseconds < 2_000, `in ${refused.milliseconds.toFixed(0)} ms`)
   await becomes(service, 'down')
   t.equal((await send(service, 'GET', '/health/live')).status, 200)

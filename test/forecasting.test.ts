@@ -418,21 +418,30 @@ onBothDatabases(t, 'a run outlives what goes wrong in it', async (t, host) => {
     codes.flatMap((code, i) => weeklyUse(code, 40, 4, i))
   )
   let batches = 0
+  let hanging: string | undefined
+  const registry = new Registry()
+  const metrics = createForecastMetrics(registry)
   const controller = new AbortController()
   const compute = (poison: string, abortAt?: number): Compute => ({
-    run: async <Input, Output>(_file: URL, input: Input) => {
+    run: async <Input, Output>(_file: URL, input: Input, options?: { signal?: AbortSignal }) => {
       const batch = input as TrainingBatch
       if (++batches === abortAt) controller.abort(new Error('cancelled'))
       await sleep(1)
+      // Aborting ends the thread, and the task is rejected.
+      if (hanging !== undefined && batch.series.some(({ itemCode }) => itemCode === hanging)) {
+        await sleep(60_000, undefined, { signal: options?.signal })
+      }
       if (batch.series.some(({ itemCode }) => itemCode === poison)) throw new Error('the thread died')
       return train(batch) as Output
     }
   })
   const run = (using: Compute) =>
     createTraining({
+      source: ledger,
       derivation: createDerivation(ledger, () => host.clock.now),
       compute: using,
-      metrics: createForecastMetrics(new Registry()),
+      metrics,
+      seriesTimeoutMilliseconds: 150,
       now: () => host.clock.now,
       observe: async () => {}
     })({ id: 'x', tenant, params: { models: ['naive'] }, signal: controller.signal, progress: () => {} })
@@ -445,6 +454,19 @@ onBothDatabases(t, 'a run outlives what goes wrong in it', async (t, host) => {
   await ledger.post(
     tenant,
     codes.map((itemCode) => ({ itemCode, day: day(39), used: 1 }))
+  )
+  hanging = 'I11'
+  const slow = await run(compute('none'))
+  t.match(
+    slow,
+    { trained: 59, failed: [{ itemCode: 'I11', reason: 'took longer than 0.15 s' }] },
+    'only the slow one is lost'
+  )
+  t.match(await registry.getSingleMetricAsString('forecast_runs_total'), /model="none",outcome="timeout"\} 1/)
+  hanging = undefined
+  await ledger.post(
+    tenant,
+    codes.map((itemCode) => ({ itemCode, day: day(39), used: 2 }))
   )
   batches = 0
   await t.rejects(run(compute('none', 2)), { message: 'cancelled' })

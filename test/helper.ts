@@ -2,10 +2,11 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Readable } from 'node:stream'
+import { brotliDecompressSync, gunzipSync } from 'node:zlib'
 import type { ValidateFunction } from 'ajv'
 import { Ajv2020 } from 'ajv/dist/2020.js'
 import formats from 'ajv-formats'
-import type { FastifyInstance, InjectOptions } from 'fastify'
+import type { FastifyInstance, InjectOptions, LightMyRequestResponse } from 'fastify'
 import type { Test } from 'tap'
 import { loadConfig } from '../plugins/config.js'
 import type { Auth } from '../plugins/contracts.js'
@@ -65,6 +66,21 @@ export interface Answer {
 type Body = object | string | Buffer | Readable
 type Headers = Record<string, string>
 
+export function answerOf(response: LightMyRequestResponse): Answer {
+  const { statusCode: status, rawPayload } = response
+  const json = /^application\/(problem\+)?json;/.test(String(response.headers['content-type']))
+  const encoding = rawPayload.length === 0 ? undefined : response.headers['content-encoding']
+  const bytes =
+    encoding === 'br' ? brotliDecompressSync(rawPayload) : encoding === 'gzip' ? gunzipSync(rawPayload) : rawPayload
+  const text = bytes.toString()
+  return {
+    status,
+    body: json && text !== '' ? JSON.parse(text) : undefined,
+    text,
+    headers: Object.fromEntries(Object.entries(response.headers).map(([name, value]) => [name, String(value)]))
+  }
+}
+
 export interface Client {
   get(url: string, headers?: Headers): Promise<Answer>
   post(url: string, body?: Body, headers?: Headers): Promise<Answer>
@@ -87,14 +103,7 @@ export function client(app: FastifyInstance, role: Role, { tenant = 'main', subj
   ) => {
     const options: InjectOptions = { method, url, headers: { authorization: `Bearer ${token}`, ...headers } }
     if (body !== undefined) options.payload = body
-    const response = await app.inject(options)
-    const json = /^application\/(problem\+)?json;/.test(String(response.headers['content-type']))
-    const answer: Answer = {
-      status: response.statusCode,
-      body: json && response.body !== '' ? response.json() : undefined,
-      text: response.body,
-      headers: Object.fromEntries(Object.entries(response.headers).map(([name, value]) => [name, String(value)]))
-    }
+    const answer = answerOf(await app.inject(options))
     checkAnswer(app, method, url, answer)
     return answer
   }
@@ -118,6 +127,15 @@ interface Document {
 const documents = new WeakMap<FastifyInstance, Document>()
 const ajv = formats.default(new Ajv2020({ strict: false, allErrors: true }))
 
+const compiledTexts = new Map<string, ValidateFunction>()
+/** A schema is repeated by every operation that uses it, and in every app. */
+function compiled(schema: object): ValidateFunction {
+  const text = JSON.stringify(schema)
+  const validate = compiledTexts.get(text) ?? ajv.compile(schema)
+  compiledTexts.set(text, validate)
+  return validate
+}
+
 function documentOf(app: FastifyInstance): Document {
   const known = documents.get(app)
   if (known !== undefined) return known
@@ -129,7 +147,7 @@ function documentOf(app: FastifyInstance): Document {
       .map(([template, operations]) => ({
         template,
         operations,
-        pattern: new RegExp(`^${template.replace(/[.*+?^$()|[\]\\]/g, '\\$&').replace(/\{[^}]+\}/g, '[^/]+')}/?$`)
+        pattern: new RegExp(`^${template.replace(/[.*+?^$()|[\]\\]/g, '\\$&').replace(/\{[^}]+\}/g, '[^/]*')}/?$`)
       })),
     validators: new Map<object, ValidateFunction>()
   }
@@ -137,7 +155,8 @@ function documentOf(app: FastifyInstance): Document {
   return document
 }
 
-function checkAnswer(app: FastifyInstance, method: string, url: string, answer: Answer): void {
+/** @throws Error when the OpenAPI document does not allow the answer */
+export function checkAnswer(app: FastifyInstance, method: string, url: string, answer: Answer): void {
   const document = documentOf(app)
   const path = new URL(url, 'http://localhost').pathname
   const found = document.paths.find(({ pattern }) => pattern.test(path))
@@ -162,7 +181,7 @@ function defectOf({ responses }: Operation, document: Document, answer: Answer):
   const type = (headers['content-type'] ?? '').split(';')[0] ?? ''
   const schema = response.content[type]?.schema
   if (schema === undefined) return `of the undeclared type ${type}`
-  const validate = document.validators.get(schema) ?? ajv.compile(schema)
+  const validate = document.validators.get(schema) ?? compiled(schema)
   document.validators.set(schema, validate)
   return validate(body === undefined ? text : body) ? undefined : ajv.errorsText(validate.errors)
 }

@@ -5,12 +5,11 @@ import Fastify, { type FastifyInstance, type InjectOptions } from 'fastify'
 import type { Registry } from 'prom-client'
 import t, { type Test } from 'tap'
 import identity, { createUser, disableUser, issueToken, listUsers, setPassword } from '../modules/identity/index.js'
-import { checkPassword } from '../modules/identity/passwords.js'
-import { createRevocationList } from '../modules/identity/revocations.js'
+import { isRevoked } from '../modules/identity/revocations.js'
 import { createLoginThrottle, networkOf } from '../modules/identity/throttle.js'
 import { createTokens } from '../plugins/auth.js'
 import type { Auth } from '../plugins/contracts.js'
-import { access, Problem, type Tenant } from '../plugins/contracts.js'
+import { access, type Tenant } from '../plugins/contracts.js'
 import core, { type Tenants } from '../plugins/core.js'
 import { serverOptions } from '../plugins/server-options.js'
 import type { Role } from '../schemas/common.js'
@@ -31,9 +30,14 @@ type StartOptions = Partial<Parameters<typeof core>[1]> & { accessTokenTtlSecond
 
 async function start(databaseUrl: string, { accessTokenTtlSeconds = 600, ...options }: StartOptions = {}) {
   const app = Fastify(serverOptions({ logLevel: 'silent' }))
-  await app.register(core, { databaseUrl, jwtKeys: [...KEYS], ...options })
+  await app.register(core, { databaseUrl, jwtKeys: [...KEYS], secretsKeys: [...KEYS], ...options })
   const auth = app.getDecorator<Auth>('auth')
-  await app.register(identity, { prefix: '/api', authorize: auth.authorize, accessTokenTtlSeconds })
+  await app.register(identity, {
+    prefix: '/api',
+    authorize: auth.authorize,
+    accessTokenTtlSeconds,
+    secondFactor: 'optional'
+  })
   await app.ready()
   const tenants = app.getDecorator<Tenants>('tenants')
   const call = async (
@@ -156,7 +160,7 @@ for (const [dialect, provide] of Object.entries(databases)) {
       t.equal((await login('long', `${long.slice(0, -1)}B`)).status, 401, 'the 77th byte counts')
       t.equal((await login('long', long)).status, 200)
       const { text } = await call('GET', '/users?limit=500', admin)
-      t.notMatch(text, /argon2|hash|password|cafe/i)
+      t.notMatch(text, /argon2|hash|"password|cafe/i)
       const { db } = await service.tenant()
       const rows = await db
         .withTables<{ users: { password_hash: string } }>()
@@ -167,9 +171,9 @@ for (const [dialect, provide] of Object.entries(databases)) {
       for (const { password_hash } of rows) t.match(password_hash, /^\$argon2id\$v=19\$m=19456,t=2,p=1\$/)
       for (const [password, reason] of [
         ['short', 'too-short'],
-        ['Password1', 'common'],
-        ['aaaaaaaaaaaa', 'common'],
-        ['x'.repeat(257), 'too-long']
+        ['Password12345678', 'common'],
+        ['aaaaaaaaaaaaaaaa', 'common'],
+        ['é'.repeat(513), 'too-long']
       ]) {
         const refused = await call('POST', '/users', admin, { username: 'weak', role: 'viewer', password })
         t.match(refused, { status: 422, body: { code: 'ID_PASSWORD_REFUSED', reason } }, reason)
@@ -260,7 +264,7 @@ for (const [dialect, provide] of Object.entries(databases)) {
     await rolesAndEnds(t, service)
     await writes(t, service)
 
-    t.test('another process notices within a second', async (t) => {
+    t.test('another process notices at its next request', async (t) => {
       await noticesElsewhere(t, dialect === 'sqlite' ? `sqlite:${t.testdir()}/two.sqlite` : database.url)
     })
   })
@@ -327,6 +331,11 @@ async function rolesAndEnds(t: Test, { call, login, token, tenant }: Service) {
         t.equal((await login(username, PASSWORD, randomUUID())).status, 401)
         await call('PATCH', `/users/${id}`, admin, { disabled: false })
         t.equal((await call('GET', '/auth/me', first)).status, 401, 'enabling does not bring old tokens back')
+      }
+      // Nobody signs in by a deleted account, and nobody brings it back.
+      if (name === 'delete') {
+        t.equal((await call('PATCH', `/users/${id}`, admin, { disabled: false })).status, 404)
+        return
       }
       const password = name.includes('password') ? 'a brand new passphrase' : PASSWORD
       const fresh = await login(username, password, randomUUID())
@@ -440,16 +449,7 @@ async function noticesElsewhere(t: Test, url: string) {
   for (const each of [mine, signedOut]) t.equal((await b.call('GET', '/auth/me', each)).status, 200)
   await a.call('POST', '/auth/logout', signedOut)
   await disableUser(await a.tenant(), name)
-  const until = async (held: string) => {
-    const since = Date.now()
-    while ((await b.call('GET', '/auth/me', held)).status !== 401) {
-      if (Date.now() - since > 3_000) return Number.POSITIVE_INFINITY
-      await new Promise((resolve) => setTimeout(resolve, 20))
-    }
-    return Date.now() - since
-  }
-  t.ok((await until(mine)) <= 1_500)
-  t.ok((await until(signedOut)) <= 1_500)
+  for (const held of [mine, signedOut]) t.equal((await b.call('GET', '/auth/me', held)).status, 401)
   const c = await start(url)
   t.equal((await c.call('GET', '/auth/me', mine)).status, 401, 'a process that starts later knows at its first request')
   for (const { app } of [a, b, c]) await app.close()
@@ -459,8 +459,7 @@ t.test('without the database nobody gets in', async (t) => {
   const { app, tenant, auth, token } = await start('sqlite::memory:')
   const held = await tenant()
   await app.close()
-  const list = createRevocationList()
-  await t.rejects(Promise.resolve(list.isRevoked(auth.verify(token('admin')), held)), {
+  await t.rejects(Promise.resolve(isRevoked(auth.verify(token('admin')), held)), {
     code: 'ID_REVOCATIONS_UNAVAILABLE',
     status: 503
   })
@@ -473,7 +472,7 @@ function forge(header: object, payload: object, secret = SECRET, hash = 'sha256'
   return `${input}.${createHmac(hash, secret).update(input).digest('base64url')}`
 }
 
-t.test('forged tokens: each is refused for its reason, and counted', async (t) => {
+t.test('V9.1.1-3, V9.2.1-3 forged tokens: each is refused for its reason, and counted', async (t) => {
   const { app, call, metric } = await start('sqlite::memory:')
   t.teardown(() => app.close())
   const now = Math.floor(Date.now() / 1000)
@@ -551,7 +550,7 @@ t.test('forged tokens: each is refused for its reason, and counted', async (t) =
     (await call('GET', '/users', undefined, undefined, { headers: { authorization: `bearer ${good}` } })).status,
     200
   )
-  t.equal((await call('GET', `/users?access_token=${good}`)).status, 401, 'never from the URL')
+  t.equal((await call('GET', `/users?access_token=${good}`)).status, 401, 'V14.2.1 never from the URL')
 })
 
 t.test('authorize: an undeclared route is closed, a kept token still expires', async (t) => {
@@ -573,14 +572,14 @@ t.test('authorize: an undeclared route is closed, a kept token still expires', a
   t.equal(await metric('authz_denials_total{role="none",kind="undeclared"}'), 2)
   t.equal((await get('/open')).body, 'open')
   const short = `Bearer ${issueToken(auth, { role: 'manager', tenant: 'main', ttlSeconds: 2 })}`
-  t.strictSame((await get('/read', short)).json(), { subject: 'cli', role: 'manager', tenant: 'main' })
+  t.match((await get('/read', short)).json(), { subject: 'cli', role: 'manager', tenant: 'main' })
   await new Promise((resolve) => setTimeout(resolve, 2_100))
   t.match((await get('/read', short)).json(), { code: 'AUTH_REQUIRED' }, 'though its signature was checked before')
   await host.close()
 })
 
 t.test(
-  'two apps in one process, each with its keys; a key is replaced without a pause; the host has its own tokens',
+  'V9.1.3 two apps in one process, each with its keys; a key is replaced without a pause; the host has its own tokens',
   async (t) => {
     const host = Fastify()
     await host.register(fastifyJwt, { secret: OTHER_SECRET })
@@ -629,51 +628,53 @@ t.test('a bad option stops the boot', async (t) => {
 
 t.test('throttle: limits, recovery, spraying, strangers', async (t) => {
   let now = 1_000_000
-  const throttle = createLoginThrottle(() => now)
+  const throttle = createLoginThrottle(null, () => now)
   const attempt = { tenant: 'main', username: 'alice', address: '192.0.2.1' }
-  const tries = (count: number, over: (i: number) => Partial<typeof attempt> = () => ({})) =>
-    Array.from({ length: count }, (_, i) => throttle.take({ ...attempt, ...over(i) })).filter((wait) => wait === 0)
-      .length
-  t.equal(tries(1000), 5)
-  t.equal(throttle.take(attempt), 60)
+  const tries = async (count: number, over: (i: number) => Partial<typeof attempt> = () => ({})) =>
+    (await Promise.all(Array.from({ length: count }, (_, i) => throttle.take({ ...attempt, ...over(i) })))).filter(
+      (wait) => wait === 0
+    ).length
+  t.equal(await tries(1000), 5)
+  t.equal(await throttle.take(attempt), 60)
   now += 59_000
-  t.equal(throttle.take(attempt), 1)
+  t.equal(await throttle.take(attempt), 1)
   now += 1_000
-  t.equal(tries(10), 1, 'one more after a minute: waiting tries cost nothing')
+  t.equal(await tries(10), 1, 'one more after a minute: waiting tries cost nothing')
   now += 3_600_000
-  t.equal(tries(10), 5, 'forgotten after a while')
+  t.equal(await tries(10), 5, 'forgotten after a while')
 
   now += 3_600_000
-  throttle.take(attempt)
-  throttle.succeeded(attempt)
-  t.equal(tries(3), 3)
-  throttle.succeeded(attempt)
-  t.equal(tries(10), 5, 'a success gives the tries back')
+  await throttle.take(attempt)
+  await throttle.succeeded(attempt)
+  t.equal(await tries(3), 3)
+  await throttle.succeeded(attempt)
+  t.equal(await tries(10), 5, 'a success gives the tries back')
 
   now += 3_600_000
   t.equal(
-    tries(500, (i) => ({ username: `user${i}`, address: '203.0.113.1' })),
+    await tries(500, (i) => ({ username: `user${i}`, address: '203.0.113.1' })),
     50,
     'one address over many users'
   )
   t.equal(
-    tries(500, (i) => ({ username: 'bob', address: `10.0.${i >> 8}.${i & 255}` })),
+    await tries(500, (i) => ({ username: 'bob', address: `10.0.${i >> 8}.${i & 255}` })),
     50,
     'one user from many addresses'
   )
-  throttle.succeeded({ ...attempt, username: 'bob', address: '192.0.2.50' })
+  await throttle.succeeded({ ...attempt, username: 'bob', address: '192.0.2.50' })
+  t.equal(await tries(500, (i) => ({ username: 'bob', address: `10.1.${i >> 8}.${i & 255}` })), 50)
   t.equal(
-    tries(500, (i) => ({ username: 'bob', address: `10.1.${i >> 8}.${i & 255}` })),
-    50
+    await throttle.take({ ...attempt, username: 'bob', address: '192.0.2.50' }),
+    0,
+    'the user’s own address is spared'
   )
-  t.equal(throttle.take({ ...attempt, username: 'bob', address: '192.0.2.50' }), 0, 'the user’s own address is spared')
   t.equal(
-    throttle.take({ ...attempt, tenant: 'other', username: 'bob', address: '192.0.2.51' }),
+    await throttle.take({ ...attempt, tenant: 'other', username: 'bob', address: '192.0.2.51' }),
     0,
     'another tenant’s Bob is another'
   )
   t.equal(
-    tries(500, (i) => ({ address: `2001:db8:0:1::${i.toString(16)}`, username: 'v6' })),
+    await tries(500, (i) => ({ address: `2001:db8:0:1::${i.toString(16)}`, username: 'v6' })),
     5,
     'one IPv6 network counts as one'
   )
@@ -691,39 +692,16 @@ t.test('throttle: limits, recovery, spraying, strangers', async (t) => {
   for (const [address, network] of networks) t.equal(networkOf(address), network, address)
 })
 
-t.test('password rules', async (t) => {
-  const refusal = (password: string, username = 'alice') => {
-    try {
-      checkPassword(password, { username })
-      return 'accepted'
-    } catch (error) {
-      return error instanceof Problem ? error.params.reason : error
-    }
-  }
-  const table: [string, string][] = [
-    ['1234567', 'too-short'],
-    ['é'.repeat(8), 'common'],
-    ['e\u0301'.repeat(4), 'too-short'],
-    ['😀😁😂🤣😃😄😅', 'too-short'],
-    ['😀😁😂🤣😃😄😅😆', 'accepted'],
-    ['all lower case', 'accepted'],
-    ['        x', 'accepted'],
-    ['x1'.repeat(128), 'accepted'],
-    [`${'x1'.repeat(128)}y`, 'too-long'],
-    ['PASSWORD1', 'common'],
-    ['ｐａｓｓｗｏｒｄ１', 'common'],
-    ['qwertyuiop', 'common'],
-    ['Alice.Liddell', 'user-name'],
-    [`half \ud83d a pair`, 'not-text']
-  ]
-  for (const [password, expected] of table) t.equal(refusal(password, 'alice.liddell'), expected, password.slice(0, 20))
-})
-
 t.test('tenants: a token counts in its own', async (t) => {
   const app = Fastify(serverOptions({ logLevel: 'silent' }))
-  await app.register(core, { databaseUrl: `sqlite:${t.testdir()}/t.sqlite`, tenancy: 'multi', jwtKeys: [...KEYS] })
+  await app.register(core, {
+    databaseUrl: `sqlite:${t.testdir()}/t.sqlite`,
+    tenancy: 'multi',
+    jwtKeys: [...KEYS],
+    secretsKeys: [...KEYS]
+  })
   const auth = app.getDecorator<Auth>('auth')
-  await app.register(identity, { prefix: '/api', authorize: auth.authorize })
+  await app.register(identity, { prefix: '/api', authorize: auth.authorize, secondFactor: 'optional' })
   await app.ready()
   t.teardown(() => app.close())
   const tenants = app.getDecorator<Tenants>('tenants')

@@ -2,6 +2,7 @@ import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import { voidExpired } from '../modules/inventory/reservations.js'
 import type { Tenants } from '../plugins/core.js'
+import { RESERVED_ITEM_CODES } from '../schemas/inventory.js'
 import { type Answer, buildApp, type Client, client, eachDialect } from './helper.js'
 
 interface Context {
@@ -380,6 +381,11 @@ async function lots(t: Test, { manager, staff, viewer }: Context) {
   t.match(await post(staff, 'receipt', { itemCode: 'LT-1', quantity: 5 }), {
     status: 422,
     body: { code: 'INV_LOT_RULE', line: 1 }
+  })
+  const nameless = { type: 'receipt', lines: [{ itemCode: 'LT-1', quantity: 5 }] }
+  t.match((await staff.post('/api/movements', nameless, { 'accept-language': 'fr' })).body, {
+    detail: 'Ligne 1 : LT-1 est suivi par lot, ce qui entre ou se réserve nomme donc son lot.',
+    rule: 'est suivi par lot, ce qui entre ou se réserve nomme donc son lot'
   })
   for (const [lot, expiresOn] of [
     ['L-MAY', '2030-05-01'],
@@ -799,3 +805,32 @@ async function snapshot(manager: Client): Promise<object[]> {
   }
   return items
 }
+
+t.test('codes of items and addresses of the API do not meet', async (t) => {
+  const app = await buildApp(t, { dialect: 'sqlite' })
+  const paths = Object.keys(JSON.parse(JSON.stringify(app.swagger())).paths)
+  const shadowing = new Set(
+    paths.flatMap((path) => {
+      const [before, after] = path.split('{itemCode}')
+      if (after === undefined) return []
+      return paths
+        .filter((other) => other.startsWith(before ?? '') && other !== path && !other.startsWith(`${before}{`))
+        .flatMap((other) => other.slice(before?.length).split('/')[0] ?? [])
+    })
+  )
+  // What only takes a POST stands in nobody's way: items are read.
+  const reads = [...shadowing].filter((name) => !['train', 'derive', 'detect-anomalies', 'import'].includes(name))
+  t.ok(reads.length >= 4, reads.join())
+  const manager = client(app, 'manager')
+  for (const itemCode of [...reads, '.', '..']) {
+    t.ok(RESERVED_ITEM_CODES.has(itemCode), itemCode)
+    const refused = await manager.post('/api/inventory', { itemCode, name: 'x', unit: 'each' })
+    t.match(refused, { status: 422, body: { code: 'INV_ITEM_CODE_RESERVED', itemCode } })
+    const file = await manager.post('/api/import/items?dryRun=true', `itemCode,name,unit\n${itemCode},x,each\n`, {
+      'content-type': 'text/csv'
+    })
+    t.match(file.body.errors ?? file.body, [{ row: 2, column: 'itemCode', code: 'INV_ITEM_CODE_RESERVED' }], itemCode)
+  }
+  t.equal((await manager.post('/api/inventory', { itemCode: 'Units', name: 'x', unit: 'each' })).status, 201)
+  t.equal((await manager.get('/api/inventory/Units')).body.itemCode, 'Units')
+})

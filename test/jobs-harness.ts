@@ -52,7 +52,9 @@ export function openTenants(databaseUrl: string): TestTenants {
       db,
       transact: async (work) => {
         if (tenants.away) throw new Error('connect ECONNREFUSED')
-        return transact((tx) => work({ db: tx, publish: async () => {}, invalidate: () => {}, afterCommit: () => {} }))
+        return transact((tx) =>
+          work({ db: tx, publish: async () => {}, invalidate: () => {}, afterCommit: () => {}, audit: () => {} })
+        )
       },
       cache: { read: () => Promise.reject(new Error('jobs read no cache')) }
     }
@@ -137,10 +139,11 @@ export function openJobs(tenants: TestTenants, options: Partial<JobsOptions> = {
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const [, , databaseUrl = '', redisUrl = '', queueName = ''] = process.argv
+  const [, , databaseUrl = '', redisUrl = '', queueName = '', dataDir] = process.argv
   const { jobs } = openJobs(openTenants(databaseUrl), {
     redisUrl: redisUrl === '' ? undefined : redisUrl,
     queueName,
+    dataDir,
     mode: 'worker'
   })
   await jobs.ready()

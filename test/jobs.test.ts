@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
-import { writeFileSync } from 'node:fs'
+import { readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath, pathToFileURL } from 'node:url'
@@ -191,6 +191,36 @@ for (const [dialect, queue] of [
     t.match(metrics, /job_retries_total\{task="wait"\} 1/, 'whichever swept first')
   })
 }
+
+t.test('jobs of a dead process of the same data folder go on at once', async (t) => {
+  const { serve, url, queueName } = await stage(t, 'sqlite')
+  const dataDir = t.testdir()
+  const timings = { ...TIMINGS, stale: 600_000 }
+  const harness = fileURLToPath(new URL('./jobs-harness.js', import.meta.url))
+  const starter = await serve({ dataDir, timings })
+  const job = await starter.jobs.start(starter.tenant, 'wait', 300)
+  const child = spawn(process.execPath, [harness, url, '', queueName, dataDir], {
+    stdio: ['ignore', 'pipe', 'inherit']
+  })
+  t.teardown(() => child.kill('SIGKILL'))
+  await once(child.stdout, 'data')
+  await until(() => running(starter.jobs, starter.tenant, job.id))
+  const meanwhile = await serve({ dataDir, timings })
+  await meanwhile.jobs.ready()
+  await meanwhile.jobs.close()
+  t.equal((await rowOf(starter.tenant, job.id)).attempts, 1, 'a process that lives keeps its job')
+  child.kill('SIGKILL')
+  await once(child, 'exit')
+  const elsewhere = await serve({ dataDir: join(dataDir, 'another'), timings })
+  await elsewhere.jobs.ready()
+  t.ok(await running(starter.jobs, starter.tenant, job.id), 'who does not see the process waits for its silence')
+  const next = await serve({ dataDir, timings })
+  await next.jobs.ready()
+  t.match(await next.jobs.wait(next.tenant, job.id, 10), { status: 'succeeded', result: 'slept' })
+  t.equal((await rowOf(next.tenant, job.id)).attempts, 2)
+  for (const { jobs } of [starter, elsewhere, next]) await jobs.close()
+  t.same(readdirSync(join(dataDir, 'processes')), [], 'nothing is left of those that ended')
+})
 
 t.test('jobs go on when Redis is absent, frozen, or killed between start and run', async (t) => {
   const { serve, closers } = await stage(t, 'sqlite')

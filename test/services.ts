@@ -6,7 +6,7 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { chownSync, closeSync, mkdtempSync, openSync, readFileSync } from 'node:fs'
+import { chownSync, closeSync, mkdtempSync, openSync, readFileSync, writeFileSync } from 'node:fs'
 import { connect, createServer, Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -26,6 +26,8 @@ export interface Server {
   kill(): Promise<void>
   /** Starts again after `kill`, on the same folder and port; resolves when it answers. */
   restart(): Promise<void>
+  /** Puts a file into the server's folder, readable for it alone. */
+  write(name: string, text: string): void
   /** SIGSTOP: the port stays open and answers nothing. */
   freeze(): void
   /** SIGCONT. */
@@ -103,6 +105,8 @@ interface Recipe {
   prepare?: (folder: string) => [binary: string, args: string[]][]
   /** Rejects while the server does not answer yet. */
   ping: (url: string, port: number) => Promise<void>
+  /** Written into the folder before the first start, readable for the server alone. */
+  files?: Readonly<Record<string, string>>
   stopSignal: NodeJS.Signals
   /** How the janitor ends it, without the SIG. */
   abandonSignal: string
@@ -148,6 +152,7 @@ class PrivateServer implements Server {
   async start(): Promise<void> {
     try {
       await this.#prepare(this.#recipe.prepare?.(this.#folder) ?? [])
+      for (const [name, text] of Object.entries(this.#recipe.files ?? {})) this.write(name, text)
       await this.restart()
     } catch (error) {
       await this.stop()
@@ -205,6 +210,13 @@ class PrivateServer implements Server {
       if (ended[0] === 0) return
     }
     if (commands.length > 0) throw new Error(`${commands[0]?.[0]} failed:\n${this.#log()}`)
+  }
+
+  write(name: string, text: string): void {
+    const { owner } = this.#recipe
+    const path = join(this.#folder, name)
+    writeFileSync(path, text, { mode: 0o600 })
+    if (owner) chownSync(path, owner.uid, owner.gid)
   }
 
   #spawn(binary: string, args: string[]): ChildProcess {
@@ -279,24 +291,35 @@ async function pingRedis(_url: string, port: number): Promise<void> {
   }
 }
 
-/** Starts a private Redis that writes nothing to disk. */
-export function startRedis(): Promise<Server> {
+/** Resolves when the port takes a connection: what a server says there may be for those who speak TLS. */
+async function pingPort(_url: string, port: number): Promise<void> {
+  const socket = connect(port, '127.0.0.1')
+  try {
+    await once(socket, 'connect')
+  } finally {
+    socket.destroy()
+  }
+}
+
+/** Files for the server's folder; `{folder}` in a setting stands for its path. */
+interface Furnished {
+  settings?: Readonly<Record<string, string>>
+  files?: Readonly<Record<string, string>>
+}
+
+/** Starts a private Redis that writes nothing to disk. With `tls-port` as its only port it speaks TLS. */
+export function startRedis({ settings = {}, files = {} }: Furnished = {}): Promise<Server> {
+  const secured = settings['tls-cert-file'] !== undefined
   return start({
     binary: required('TEST_REDIS_BINARY'),
-    args: (folder, port) => [
-      '--bind',
-      '127.0.0.1',
-      '--port',
-      String(port),
-      '--dir',
-      folder,
-      '--save',
-      '',
-      '--appendonly',
-      'no'
-    ],
-    url: (port) => `redis://127.0.0.1:${port}`,
-    ping: pingRedis,
+    args: (folder, port) => {
+      const ports = secured ? { port: '0', 'tls-port': String(port) } : { port: String(port) }
+      const all = { bind: '127.0.0.1', dir: folder, save: '', appendonly: 'no', ...ports, ...settings }
+      return Object.entries(all).flatMap(([name, value]) => [`--${name}`, value.replace('{folder}', folder)])
+    },
+    url: (port) => `${secured ? 'rediss' : 'redis'}://127.0.0.1:${port}`,
+    ping: secured ? pingPort : pingRedis,
+    files,
     stopSignal: 'SIGTERM',
     abandonSignal: 'KILL'
   })
@@ -336,16 +359,22 @@ function initdb(folder: string): [string, string[]][] {
  * Starts a private PostgreSQL cluster with the default durability (fsync and synchronous_commit on).
  * @param settings server settings beside the defaults, such as `{ max_connections: '20' }`
  */
-export function startPostgres(settings: Record<string, string> = {}): Promise<Server> {
+export function startPostgres(
+  settings: Readonly<Record<string, string>> = {},
+  files: Readonly<Record<string, string>> = {}
+): Promise<Server> {
   const owner = postgresOwner()
   const all = { listen_addresses: '127.0.0.1', unix_socket_directories: '', max_connections: '200', ...settings }
-  const flags = Object.entries(all).flatMap(([name, value]) => ['-c', `${name}=${value}`])
   return start({
     binary: join(required('TEST_POSTGRES_BIN'), 'postgres'),
-    args: (folder, port) => ['-D', join(folder, 'data'), '-p', String(port), ...flags],
+    args: (folder, port) => [
+      ...['-D', join(folder, 'data'), '-p', String(port)],
+      ...Object.entries(all).flatMap(([name, value]) => ['-c', `${name}=${value.replace('{folder}', folder)}`])
+    ],
     url: (port) => `postgres://postgres@127.0.0.1:${port}/postgres`,
     prepare: initdb,
     ping: pingPostgres,
+    files,
     stopSignal: 'SIGINT',
     abandonSignal: 'QUIT',
     ...(owner && { owner })

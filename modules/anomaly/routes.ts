@@ -24,7 +24,7 @@ import { AnomalyNotFound, AnomalyRangeInvalid, AnomalyStateConflict } from './er
 import { localeOf } from './explain.js'
 import { openCounts } from './headline.js'
 import type { AnomalyMetrics } from './metrics.js'
-import { type SeriesSource, scan } from './scan.js'
+import { type SeriesSource, scan, type UnusualDays } from './scan.js'
 import { type AnomalyTables, createAnomalyStore, type Handling, type ItemFinding, toAnomaly } from './store.js'
 
 const NAMESPACE = 'anomaly'
@@ -35,6 +35,7 @@ const GRAVITY = { high: 2, medium: 1, low: 0 } as const
 interface Context {
   answers: Answers
   series: SeriesSource
+  unusualDays: UnusualDays | undefined
   metrics: AnomalyMetrics
   now: () => number
 }
@@ -52,7 +53,10 @@ const checkRange = ({ from, to }: { from?: string; to?: string }) => {
   if (from !== undefined && to !== undefined && from > to) throw new AnomalyRangeInvalid({ from, to })
 }
 
-export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers, series, metrics, now }) => {
+export const routes: FastifyPluginAsyncTypebox<Context> = async (
+  app,
+  { answers, series, unusualDays, metrics, now }
+) => {
   const tags = ['anomaly']
 
   /** In short transactions, so that others get theirs: a finding is stored once, however often it is found. */
@@ -77,7 +81,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers,
   app.post(
     '/ai/consumption/detect-anomalies',
     {
-      config: access('manager'),
+      config: access('manager', { limit: 'training' }),
       preValidation: bodyOptional,
       schema: {
         tags,
@@ -90,7 +94,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers,
       checkRange(request.body)
       const tenant = tenantOf(request)
       const startedAt = performance.now()
-      const { findings, items } = await scan(tenant, series, request.body)
+      const { findings, items } = await scan(tenant, series, request.body, unusualDays)
       metrics.scanned((performance.now() - startedAt) / 1000)
       const limit = request.body.limit ?? ANSWERED_DEFAULT
       const answered = findings

@@ -18,35 +18,55 @@ export interface DailySeries {
   missing: Uint8Array
 }
 
+/** The read port for days that are not as usual (closed, an event, exceptional), per item: they are neither judged nor learnt from. */
+export type UnusualDays = (
+  tenant: Tenant
+) => Promise<(itemCodes: readonly string[]) => Promise<ReadonlyMap<string, ReadonlySet<string>>>>
+
 const MILLISECONDS_PER_DAY = 86_400_000
 /** Few at a time: reading and judging them must not hold up the event loop. */
-const ITEMS_PER_STEP = 8
+const ITEMS_PER_STEP = 4
+const HOLD_MILLISECONDS = 4
 
 const dayText = (day: number) => new Date(day * MILLISECONDS_PER_DAY).toISOString().slice(0, 10)
 
 function scanOne(
   { itemCode, start, values, missing }: DailySeries,
-  { from, to, method }: DetectRequest
+  { from, to, method }: DetectRequest,
+  unusual: ReadonlySet<string>
 ): ItemFinding[] {
   const first = Date.parse(start) / MILLISECONDS_PER_DAY
   const skip = from === undefined ? 0 : Math.max(0, Date.parse(from) / MILLISECONDS_PER_DAY - first)
-  return detect(values, missing, method, skip)
+  const unknown = missing.slice()
+  for (const day of unusual) {
+    const at = Date.parse(day) / MILLISECONDS_PER_DAY - first
+    if (at >= 0 && at < unknown.length) unknown[at] = 1
+  }
+  return detect(values, unknown, method, skip)
     .map(({ index, ...finding }) => ({ itemCode, day: dayText(first + index), ...finding }))
     .filter(({ day }) => to === undefined || day <= to)
 }
 
 /** Looks through the series asked for, a few at a time. */
-export async function scan(tenant: Tenant, source: SeriesSource, request: DetectRequest) {
+export async function scan(tenant: Tenant, source: SeriesSource, request: DetectRequest, unusualDays?: UnusualDays) {
+  const unusualOf = await unusualDays?.(tenant)
   const findings: ItemFinding[] = []
   let items = 0
-  const look = (series: readonly DailySeries[]) => {
+  const look = async (series: readonly DailySeries[]) => {
     items += series.length
-    for (const each of series) findings.push(...scanOne(each, request))
+    const unusual = await unusualOf?.(series.map(({ itemCode }) => itemCode))
+    let since = performance.now()
+    for (const each of series) {
+      findings.push(...scanOne(each, request, unusual?.get(each.itemCode) ?? new Set()))
+      if (performance.now() - since < HOLD_MILLISECONDS) continue
+      await turn()
+      since = performance.now()
+    }
   }
   if (request.itemCodes !== undefined) {
     for (let at = 0; at < request.itemCodes.length; at += ITEMS_PER_STEP) {
       const itemCodes = request.itemCodes.slice(at, at + ITEMS_PER_STEP)
-      look(await source(tenant, { itemCodes, limit: itemCodes.length }))
+      await look(await source(tenant, { itemCodes, limit: itemCodes.length }))
       await turn()
     }
     return { findings, items }
@@ -56,7 +76,7 @@ export async function scan(tenant: Tenant, source: SeriesSource, request: Detect
       limit: ITEMS_PER_STEP,
       ...(after === undefined ? {} : { afterItemCode: after })
     })
-    look(page)
+    await look(page)
     if (page.length < ITEMS_PER_STEP) return { findings, items }
     after = page.at(-1)?.itemCode
     await turn()

@@ -1,38 +1,49 @@
 import { setImmediate as turn } from 'node:timers/promises'
 import type { Compute, Tenant } from '../../plugins/contracts.js'
-import type { Aggregate, Forecast } from '../../schemas/forecasting.js'
+import type { Forecast } from '../../schemas/forecasting.js'
+import type { Calendar, ScopedItem } from './calendar.js'
+import { CALENDAR_DAYS, calendarOf } from './calendar-store.js'
 import { chunks, createConsumptionStore } from './consumption-store.js'
 import type { ConsumptionSource } from './derive.js'
 import type { BaseBatch, BaseForecast, BaseSeries } from './hierarchy-worker.js'
-import { bottomUp, type Errors, fitToTotal, type Hierarchy, minTrace, shrinkage } from './models/hierarchy.js'
-import { moved } from './outcomes.js'
-import { type DemandSeries, dayNumber, dayText, demand, MILLISECONDS_PER_DAY } from './series.js'
+import { createLearningStore } from './learning-store.js'
+import { createLocations } from './locations.js'
+import type { Hierarchy } from './models/hierarchy.js'
+import { ownTexts, reconciledForecast } from './overrides.js'
+import { toOverride } from './people-store.js'
+import { type DemandSeries, dayNumber, dayText, demand, MILLISECONDS_PER_DAY, mondayOnOrBefore } from './series.js'
 import { createForecastStore, type ForecastingTables } from './store.js'
+import { answersOf, type Bottom, choose, originsOf, reconcile, SHAPES, type Shape, sumAgain } from './sums.js'
 
-/** Forecasts of categories, locations and everything, coherent with each other and with the items they are the sum of. */
+/**
+ * Forecasts of categories, locations and everything. What items serve is the truth, and a sum is the sum of that: where MinT did
+ * better than bottom-up on the back-test, items serve the figures that it reconciled.
+ */
 
 const WORKER = new URL('./hierarchy-worker.js', import.meta.url)
-const HORIZON_DAYS = 28
-/** Origins of the back-test: the earlier one teaches the covariance, the later one judges. */
-const ORIGINS = [2 * HORIZON_DAYS, HORIZON_DAYS]
-const HISTORY_DAYS = 730
-const HISTORY_DAYS_MIN = 2 * HORIZON_DAYS + 28
 /** Items with a series of their own in the hierarchy, most used first; the others of a category are one series. */
 const ITEMS_MAX = 200
-const ITEMS_PER_READ = 8
+const ITEMS_PER_READ = 4
 const SERIES_PER_BATCH = 8
-const MICROS = 1_000_000
-
+const VOLUME_DAYS = 90
+/** Smaller changes of a mean are not worth a new answer. */
+const CHANGE_MIN = 1e-4
+const RELAXED = { durability: 'relaxed' } as const
 export const NO_CATEGORY = ''
-type Child = Aggregate['children'][number]
 
-interface Bottom {
-  level: Child['level']
-  key: string
-  category: string
-  series: DemandSeries
-  /** what its items serve, or undefined where one of them serves nothing for these days */
-  served: Float64Array | undefined
+/** A bottom series with the items it is made of. */
+interface Part extends Bottom {
+  itemCodes: string[]
+  /** what its items' own models say together, or undefined where one of them says nothing of these periods */
+  own: number[] | undefined
+}
+interface Span {
+  shape: Shape
+  start: number
+  /** last day of the data that are looked at: the end of a whole period */
+  end: number
+  /** first day of the first period to come */
+  first: number
 }
 interface Dependencies {
   source: ConsumptionSource
@@ -40,26 +51,44 @@ interface Dependencies {
   now: () => number
 }
 
-const emptySeries = (start: number, end: number): DemandSeries => ({
+const emptySeries = (start: number, periods: number): DemandSeries => ({
   start,
-  values: new Float64Array(end - start + 1),
-  missing: new Uint8Array(end - start + 1)
+  values: new Float64Array(periods),
+  missing: new Uint8Array(periods)
 })
-function addTo(sum: DemandSeries, { start, values }: DemandSeries): void {
+function addTo(sum: DemandSeries, { start, values }: DemandSeries, stepDays: number): void {
+  const shift = (start - sum.start) / stepDays
   for (let i = 0; i < values.length; i++) {
-    const at = start + i - sum.start
-    if (at >= 0 && at < sum.values.length) sum.values[at]! += values[i]!
+    if (i + shift >= 0 && i + shift < sum.values.length) sum.values[i + shift]! += values[i]!
   }
 }
-function windowed(series: DemandSeries, start: number, end: number): DemandSeries {
-  const found = emptySeries(Math.max(start, Math.min(series.start, end)), end)
-  for (let i = 0; i < series.values.length; i++) {
-    const at = series.start + i - found.start
-    if (at < 0 || at >= found.values.length) continue
-    found.values[at] = series.values[i]!
-    found.missing[at] = series.missing[i]!
-  }
-  return found
+/** The part of a series from a day on. */
+function since({ start, values, missing }: DemandSeries, day: number, stepDays: number): DemandSeries {
+  const skip = Math.max(0, Math.min(values.length, (day - start) / stepDays))
+  return { start: start + skip * stepDays, values: values.slice(skip), missing: missing.slice(skip) }
+}
+const add = (a: number[] | undefined, b: number[] | undefined) => a && b && a.map((value, k) => value + b[k]!)
+
+/** An item's part of what its bottom series was reconciled to; undefined where that changes nothing, or it serves nothing. */
+function shareOf(
+  { level, own }: Part,
+  agreed: number[] | undefined,
+  alone: number[] | undefined
+): number[] | undefined {
+  if (own === undefined || agreed === undefined || alone === undefined) return undefined
+  const means = alone.map((mean, k) => {
+    const whole = own[k] ?? 0
+    const part = agreed[k] ?? whole
+    return level === 'item' ? part : whole > 0 ? (mean * part) / whole : mean
+  })
+  return means.some((mean, k) => Math.abs(mean - (alone[k] ?? 0)) > CHANGE_MIN) ? means : undefined
+}
+
+/** A forecast's means for the periods from `first` on; undefined where it does not reach so far. */
+function meansFrom({ points }: Forecast, first: number, horizon: number): number[] | undefined {
+  const at = points.findIndex(({ date }) => date === dayText(first))
+  const means = at < 0 ? [] : points.slice(at, at + horizon).map(({ mean }) => mean)
+  return means.length === horizon ? means : undefined
 }
 
 export function createAggregation({ source, compute, now }: Dependencies) {
@@ -67,8 +96,9 @@ export function createAggregation({ source, compute, now }: Dependencies) {
     const db = tenant.db.withTables<ForecastingTables>()
     return { consumption: createConsumptionStore(db, tenant.dialect), forecasts: createForecastStore(db) }
   }
+  const trainLocations = createLocations({ source, compute, now })
 
-  /** Every item that was ever used, with its category. */
+  /** Every item, with its category. */
   async function categoriesOf(tenant: Tenant): Promise<Map<string, string>> {
     const found = new Map<string, string>()
     for (let after: string | undefined; ; ) {
@@ -79,97 +109,102 @@ export function createAggregation({ source, compute, now }: Dependencies) {
     }
   }
 
-  async function mostUsed(tenant: Tenant, end: number): Promise<Set<string>> {
+  async function mostUsed(tenant: Tenant, end: number): Promise<string[]> {
     const { consumption } = storesOf(tenant)
     const volumes: { item_code: string; quantity_micros: number }[] = []
     for (let after = ''; ; ) {
-      const page = await consumption.volumes(dayText(end - 90), after, 100)
+      const page = await consumption.volumes(dayText(end - VOLUME_DAYS), after, 100)
       volumes.push(...page)
       if (page.length < 100) break
       after = page.at(-1)?.item_code ?? ''
       await turn()
     }
     volumes.sort((a, b) => b.quantity_micros - a.quantity_micros || (a.item_code < b.item_code ? -1 : 1))
-    return new Set(volumes.slice(0, ITEMS_MAX).map(({ item_code }) => item_code))
+    return volumes.slice(0, ITEMS_MAX).map(({ item_code }) => item_code)
   }
 
-  /** What items serve for the days after `end`. */
-  async function servedOf(tenant: Tenant, itemCodes: readonly string[], end: number) {
-    const found = new Map<string, Float64Array>()
-    for (const { item_code, frequency, answer } of await storesOf(tenant).forecasts.answers(itemCodes)) {
-      if (frequency !== 'day') continue
-      const { points }: Forecast = JSON.parse(answer)
-      const skip = end + 1 - dayNumber(points[0]?.date ?? dayText(0))
-      const means = points.slice(Math.max(0, skip), skip + HORIZON_DAYS).map(({ mean }) => mean)
-      if (skip >= 0 && means.length === HORIZON_DAYS) found.set(item_code, Float64Array.from(means))
+  /** What the models of items say of the periods from `first` on, without what people or sums made of it; or what is served. */
+  async function meansOf(
+    tenant: Tenant,
+    itemCodes: readonly string[],
+    shape: Shape,
+    first: number,
+    which: 'own' | 'served'
+  ) {
+    const rows = await storesOf(tenant).forecasts.rows(itemCodes, shape.frequency)
+    const found = new Map<string, number[]>()
+    for (const { item_code, answer, model_answer } of rows) {
+      const means = meansFrom(JSON.parse(which === 'own' ? (model_answer ?? answer) : answer), first, shape.horizon)
+      if (means !== undefined) found.set(item_code, means)
     }
     return found
   }
 
   /** The bottom series: the most used items, and for each category the sum of its others. */
-  async function bottomsOf(tenant: Tenant, start: number, end: number, signal: AbortSignal): Promise<Bottom[]> {
+  async function partsOf(tenant: Tenant, span: Span, calendar: Calendar, signal: AbortSignal): Promise<Part[]> {
     const { consumption } = storesOf(tenant)
+    const { shape, start, end, first } = span
     const categories = await categoriesOf(tenant)
-    const top = await mostUsed(tenant, end)
+    const top = new Set(await mostUsed(tenant, end))
     const closures = await consumption.closures(end)
-    const bottoms: Bottom[] = []
-    const rests = new Map<string, Bottom>()
+    const parts: Part[] = []
+    const rests = new Map<string, Part>()
     for (const codes of chunks([...categories.keys()], ITEMS_PER_READ)) {
       signal.throwIfAborted()
-      const served = await servedOf(tenant, codes, end)
+      const own = await meansOf(tenant, codes, shape, first, 'own')
       for (const [code, days] of await consumption.days(codes)) {
         if (!days.some(({ used }) => used > 0)) continue
         const category = categories.get(code) ?? NO_CATEGORY
-        const series = demand(days, end, 'day', closures)
+        const closed = calendar.closed({ itemCode: code, category }, end).map(dayText)
+        const series = demand(days, end, shape.frequency, [...closures, ...closed])
         if (top.has(code)) {
-          const path = served.get(code)
-          bottoms.push({ level: 'item', key: code, category, series: windowed(series, start, end), served: path })
+          const cut = since(series, start, shape.stepDays)
+          parts.push({ level: 'item', key: code, category, series: cut, own: own.get(code), itemCodes: [code] })
           continue
         }
         const rest = rests.get(category) ?? {
           level: 'rest' as const,
           key: category,
           category,
-          series: emptySeries(start, end),
-          served: new Float64Array(HORIZON_DAYS)
+          series: emptySeries(start, (end + 1 - start) / shape.stepDays),
+          own: new Array<number>(shape.horizon).fill(0),
+          itemCodes: []
         }
-        addTo(rest.series, series)
-        const path = served.get(code)
-        rest.served = path && rest.served?.map((value, k) => value + path[k]!)
+        addTo(rest.series, series, shape.stepDays)
+        rest.own = add(rest.own, own.get(code))
+        rest.itemCodes.push(code)
         rests.set(category, rest)
       }
       await turn()
     }
-    return [...bottoms, ...rests.values()]
+    return [...parts, ...rests.values()]
   }
 
-  async function locationsOf(tenant: Tenant, start: number, end: number, signal: AbortSignal) {
+  async function usedAtLocations(tenant: Tenant, { shape, end }: Span, first: number, signal: AbortSignal) {
     const found = new Map<string, DemandSeries>()
     if (source.dailyUseByLocation === undefined) return found
-    const codes = [...(await categoriesOf(tenant)).keys()]
-    for (const part of chunks(codes, ITEMS_PER_READ)) {
+    const periods = (end + 1 - first) / shape.stepDays
+    for (const part of chunks([...(await categoriesOf(tenant)).keys()], ITEMS_PER_READ)) {
       signal.throwIfAborted()
-      const query = { itemCodes: part, fromDay: dayText(start), toDay: dayText(end) }
+      const query = { itemCodes: part, fromDay: dayText(first), toDay: dayText(end) }
       for (const { location, day, usedMicros } of await source.dailyUseByLocation(tenant, query)) {
-        const series = found.get(location) ?? emptySeries(start, end)
-        series.values[dayNumber(day) - start]! += usedMicros / MICROS
+        const series = found.get(location) ?? emptySeries(first, periods)
+        series.values[Math.floor((dayNumber(day) - first) / shape.stepDays)]! += usedMicros / 1_000_000
         found.set(location, series)
       }
       await turn()
     }
-    const sums = [...found].map(([location, series]): [string, DemandSeries] => [
-      location,
-      { ...series, values: series.values.map((value) => Math.max(0, value)) }
-    ])
-    return new Map(sums)
+    for (const { values } of found.values()) for (let i = 0; i < values.length; i++) values[i] = Math.max(0, values[i]!)
+    return found
   }
 
-  async function baseForecasts(series: BaseSeries[], signal: AbortSignal): Promise<BaseForecast[]> {
+  async function baseForecasts(series: BaseSeries[], shape: Shape, signal: AbortSignal): Promise<BaseForecast[]> {
+    const { frequency, horizon } = shape
     const parts = await Promise.all(
       chunks(series, SERIES_PER_BATCH).map((part) =>
         compute.run<BaseBatch, BaseForecast[]>(
           WORKER,
-          { series: part, horizon: HORIZON_DAYS, origins: ORIGINS },
+          { series: part, frequency, horizon, origins: originsOf(shape) },
           { signal }
         )
       )
@@ -177,200 +212,192 @@ export function createAggregation({ source, compute, now }: Dependencies) {
     return parts.flat()
   }
 
-  /** Trains all aggregates of a tenant and stores their forecasts; answers how many. */
-  return async function train(tenant: Tenant, signal: AbortSignal): Promise<number> {
-    const { consumption } = storesOf(tenant)
-    const end = await consumption.lastDay(Math.floor(now() / MILLISECONDS_PER_DAY))
-    if (end === undefined) return 0
-    const start = end - HISTORY_DAYS + 1
-    const bottoms = await bottomsOf(tenant, start, end, signal)
-    if (bottoms.length === 0) return 0
-    const first = Math.max(start, Math.min(...bottoms.map(({ series }) => firstUse(series))))
-    const categories = [...new Set(bottoms.map(({ category }) => category))].sort()
-    const members = [bottoms.map((_, i) => i), ...categories.map((name) => indexesOf(bottoms, name))]
-    const hierarchy: Hierarchy = { members, bottoms: bottoms.length }
-    const sums = members.map((indexes) => {
-      const sum = emptySeries(first, end)
-      for (const i of indexes) addTo(sum, bottoms[i]!.series)
+  /** Items serve what agrees with the sums, or their model's figures where sums are made from the bottom (`agreed` undefined). */
+  async function serve(
+    tenant: Tenant,
+    shape: Shape,
+    parts: readonly Part[],
+    agreed: number[][] | undefined,
+    first: number
+  ) {
+    for (const [i, part] of parts.entries()) {
+      for (const codes of chunks(part.itemCodes, ITEMS_PER_READ)) {
+        const rows = (await storesOf(tenant).forecasts.rows(codes, shape.frequency)).filter(
+          ({ reconciled }) => agreed !== undefined || reconciled !== null
+        )
+        await turn()
+        if (rows.length === 0) continue
+        await tenant.transact(async (tx) => {
+          const store = createForecastStore(tx.db.withTables<ForecastingTables>())
+          const learning = createLearningStore(tx.db, tenant.dialect)
+          const overrides = await learning.overrides(shape.frequency, { itemCodes: codes })
+          for (const row of rows) {
+            const model = ownTexts(row)
+            const means = shareOf(part, agreed?.[i], meansFrom(JSON.parse(model.answer), first, shape.horizon))
+            const reconciled = means === undefined ? null : { firstDay: dayText(first), means }
+            if (reconciled === null && row.reconciled === null) continue
+            await store.serve(row, reconciled, (overrides.get(row.item_code) ?? []).map(toOverride))
+            const { answer } = reconciled === null ? model : reconciledForecast(model, reconciled)
+            await learning.serveOtherwise(row.item_code, shape.frequency, JSON.parse(answer))
+          }
+          tx.invalidate('forecasting')
+        }, RELAXED)
+      }
+    }
+  }
+
+  function spanOf(shape: Shape, last: number): Span {
+    const end = shape.frequency === 'week' ? mondayOnOrBefore(last + 1) - 1 : last
+    return { shape, start: end + 1 - shape.history * shape.stepDays, end, first: end + 1 }
+  }
+
+  async function trainOne(tenant: Tenant, span: Span, calendar: Calendar, signal: AbortSignal): Promise<number> {
+    const { shape, end, first } = span
+    const { stepDays, horizon, frequency } = shape
+    const parts = (await partsOf(tenant, span, calendar, signal)).filter(({ series }) => series.values.length > 0)
+    if (parts.length === 0) return 0
+    const begin = Math.max(span.start, Math.min(...parts.map(({ series }) => firstUse(series, stepDays))))
+    const categories = [...new Set(parts.map(({ category }) => category))].sort()
+    const indexesOf = (name: string) => parts.flatMap(({ category }, i) => (category === name ? [i] : []))
+    const hierarchy: Hierarchy = {
+      members: [parts.map((_, i) => i), ...categories.map(indexesOf)],
+      bottoms: parts.length
+    }
+    const sums = hierarchy.members.map((indexes) => {
+      const sum = emptySeries(begin, (end + 1 - begin) / stepDays)
+      for (const i of indexes) addTo(sum, parts[i]!.series, stepDays)
       return sum
     })
-    const locations = [...(await locationsOf(tenant, first, end, signal))].sort(([a], [b]) => (a < b ? -1 : 1))
+    const locations = [...(await usedAtLocations(tenant, span, begin, signal))].sort(([a], [b]) => (a < b ? -1 : 1))
+    const known = (series: DemandSeries, item: ScopedItem) => ({
+      ...series,
+      known: calendar.of(item, series.start, end, end + horizon * stepDays)
+    })
+    const everything = (category?: string): ScopedItem => ({ itemCode: '', category: category ?? null })
     const base = await baseForecasts(
       [
-        ...sums.map((series) => ({ ...series, ahead: true })),
-        ...bottoms.map(({ series, served }) => ({ ...series, ahead: served === undefined })),
-        ...locations.map(([, series]) => ({ ...series, ahead: true }))
+        ...sums.map((series, a) => ({ ...known(series, everything(categories[a - 1])), ahead: true })),
+        ...parts.map(({ series, own, key, category, level }) => ({
+          ...known(series, level === 'item' ? { itemCode: key, category } : everything(category)),
+          ahead: own === undefined
+        })),
+        ...locations.map(([, series]) => ({ ...known(series, everything()), ahead: true }))
       ],
+      shape,
       signal
     )
-    const all = [...sums, ...bottoms.map(({ series }) => series)]
-    const chosen = choose(hierarchy, all, base.slice(0, all.length), end - first + 1)
-    const answers = answersOf({ hierarchy, bottoms, categories, locations, base, chosen, end, at: now() })
+    const m = sums.length
+    const n = m + parts.length
+    const all = [...sums, ...parts.map(({ series }) => series)]
+    const chosen = choose(hierarchy, all, base.slice(0, n), (end + 1 - begin) / stepDays, shape)
+    const ahead = (i: number): number[] => (i < m ? undefined : parts[i - m]?.own) ?? base[i]?.ahead?.mean ?? []
+    const made = all.map((_, i) => ahead(i))
+    const agreed = chosen.method === 'mint' ? reconcile(hierarchy, made, chosen, horizon) : undefined
+    await serve(tenant, shape, parts, agreed, first)
+    const paths: number[][] = []
+    for (const [i, part] of parts.entries()) {
+      const served = await servedBy(tenant, shape, part.itemCodes, first)
+      paths.push(served ?? agreed?.[i] ?? ahead(m + i))
+    }
+    const answers = answersOf({
+      shape,
+      bottoms: parts,
+      paths,
+      categories,
+      base,
+      locations: locations.flatMap(([location, series], i) => {
+        const own = base[n + i]
+        return own === undefined ? [] : [{ location, series, base: own }]
+      }),
+      first,
+      method: chosen.method,
+      backTest: chosen.backTest,
+      trainedAt: new Date(now()).toISOString(),
+      dataTo: dayText(end)
+    })
     await tenant.transact(async (tx) => {
-      await createForecastStore(tx.db.withTables<ForecastingTables>()).replaceAggregates(answers)
+      await createForecastStore(tx.db.withTables<ForecastingTables>()).replaceAggregates(frequency, answers)
       tx.invalidate('forecasting')
     })
     return answers.length
   }
+
+  /** What items serve together; undefined where one of them serves nothing of these periods. */
+  async function servedBy(tenant: Tenant, shape: Shape, itemCodes: readonly string[], first: number) {
+    let sum: number[] | undefined = new Array<number>(shape.horizon).fill(0)
+    for (const codes of chunks(itemCodes, 2 * ITEMS_PER_READ)) {
+      const served = await meansOf(tenant, codes, shape, first, 'served')
+      for (const code of codes) sum = add(sum, served.get(code))
+      if (sum === undefined) return undefined
+      await turn()
+    }
+    return sum
+  }
+
+  return {
+    /** Trains all sums of a tenant, by day and by week, and the most used items at each location; answers how many sums. */
+    async train(tenant: Tenant, signal: AbortSignal): Promise<number> {
+      const last = await storesOf(tenant).consumption.lastDay(Math.floor(now() / MILLISECONDS_PER_DAY))
+      if (last === undefined) return 0
+      let count = 0
+      for (const shape of Object.values(SHAPES)) {
+        const span = spanOf(shape, last)
+        const until = dayText(span.end + shape.horizon * shape.stepDays)
+        const calendar = await calendarOf(tenant, dayText(span.end - CALENDAR_DAYS), until)
+        count += await trainOne(tenant, span, calendar, signal)
+        await trainLocations(tenant, await mostUsed(tenant, span.end), span, calendar, signal)
+      }
+      return count
+    },
+
+    /** Adds up again what items serve now, where there are sums. */
+    async refresh(tenant: Tenant, signal: AbortSignal): Promise<void> {
+      const { forecasts } = storesOf(tenant)
+      for (const shape of Object.values(SHAPES)) {
+        const stored = await forecasts.aggregates(shape.frequency)
+        const start = stored[0]?.points[0]?.date
+        if (start === undefined) continue
+        const rests = new Map<string, string[]>()
+        const single = new Set(
+          stored.flatMap(({ children }) => children.flatMap(({ level, key }) => (level === 'item' ? [key] : [])))
+        )
+        for (const [code, category] of await categoriesOf(tenant)) {
+          if (!single.has(code)) rests.set(category, [...(rests.get(category) ?? []), code])
+        }
+        const served = new Map<string, number[] | undefined>()
+        for (const { level, key, children } of stored) {
+          if (level !== 'category') continue
+          for (const child of children) {
+            signal.throwIfAborted()
+            const codes = child.level === 'item' ? [child.key] : await usedOf(tenant, rests.get(key) ?? [])
+            served.set(`${child.level} ${child.key}`, await servedBy(tenant, shape, codes, dayNumber(start)))
+          }
+        }
+        const again = sumAgain(stored, ({ level, key }) => served.get(`${level} ${key}`))
+        await tenant.transact(async (tx) => {
+          await createForecastStore(tx.db.withTables<ForecastingTables>()).replaceAggregates(shape.frequency, again)
+          tx.invalidate('forecasting')
+        })
+      }
+    }
+  }
+
+  /** Those of which anything was ever used. */
+  async function usedOf(tenant: Tenant, itemCodes: readonly string[]): Promise<string[]> {
+    const found: string[] = []
+    for (const codes of chunks(itemCodes, 500)) {
+      const rows = await storesOf(tenant).consumption.items(undefined, codes.length, codes)
+      found.push(...rows.map(({ item_code }) => item_code))
+    }
+    return found
+  }
 }
 export type Aggregation = ReturnType<typeof createAggregation>
 
-const firstUse = ({ start, values }: DemandSeries) =>
+const firstUse = ({ start, values }: DemandSeries, stepDays: number) =>
   start +
-  Math.max(
-    0,
-    values.findIndex((value) => value > 0)
-  )
-const indexesOf = (bottoms: readonly Bottom[], category: string) =>
-  bottoms.flatMap((bottom, i) => (bottom.category === category ? [i] : []))
-
-/** Errors of the forecasts made from an origin, a row per period. */
-function errorsAt(all: readonly DemandSeries[], base: readonly BaseForecast[], origin: number): Float64Array[] {
-  return Array.from({ length: HORIZON_DAYS }, (_, k) =>
-    Float64Array.from(all, ({ values }, i) => {
-      const actual = values[values.length - (ORIGINS[origin] ?? 0) + k] ?? 0
-      return actual - (base[i]?.past[origin]?.[k] ?? 0)
-    })
-  )
-}
-
-interface Chosen extends Pick<Aggregate, 'method' | 'backTest'> {
-  errors: Errors
-}
-
-/** Bottom-up or MinT: whichever erred less on the sums over the last 28 days, from what was known before them. */
-function choose(
-  hierarchy: Hierarchy,
-  all: readonly DemandSeries[],
-  base: readonly BaseForecast[],
-  days: number
-): Chosen {
-  const earlier = errorsAt(all, base, 0)
-  const later = errorsAt(all, base, 1)
-  const errors = [...earlier, ...later]
-  const { lambda } = shrinkage(errors)
-  const none = { baseWape: null, bottomUpWape: null, mintWape: null, shrinkage: lambda }
-  if (days < HISTORY_DAYS_MIN) return { method: 'bottom-up', backTest: none, errors }
-  const learnt = shrinkage(earlier)
-  const sums = { base: 0, bottomUp: 0, mint: 0, actual: 0 }
-  for (let k = 0; k < HORIZON_DAYS; k++) {
-    const made = Float64Array.from(base, ({ past }) => past[1]?.[k] ?? 0)
-    const up = bottomUp(hierarchy, made)
-    const mint = minTrace(hierarchy, made, earlier, learnt)
-    for (let a = 0; a < hierarchy.members.length; a++) {
-      const actual = made[a]! + later[k]![a]!
-      sums.actual += Math.abs(actual)
-      sums.base += Math.abs(actual - made[a]!)
-      sums.bottomUp += Math.abs(actual - up[a]!)
-      sums.mint += Math.abs(actual - mint[a]!)
-    }
-  }
-  const wape = (sum: number) => (sums.actual > 0 ? Math.round((1_000_000 * sum) / sums.actual) / 10_000 : null)
-  return {
-    method: sums.mint < sums.bottomUp ? 'mint' : 'bottom-up',
-    backTest: {
-      baseWape: wape(sums.base),
-      bottomUpWape: wape(sums.bottomUp),
-      mintWape: wape(sums.mint),
-      shrinkage: Math.round(lambda * MICROS) / MICROS
-    },
-    errors
-  }
-}
-
-interface Answering {
-  hierarchy: Hierarchy
-  bottoms: readonly Bottom[]
-  categories: readonly string[]
-  locations: readonly (readonly [string, DemandSeries])[]
-  base: readonly BaseForecast[]
-  chosen: Chosen
-  end: number
-  at: number
-}
-
-const round = (value: number) => Math.round(value * MICROS) / MICROS
-
-/** The answers of all aggregates, from the total down; their children add up to them. */
-function answersOf({ hierarchy, bottoms, categories, locations, base, chosen, end, at }: Answering): Aggregate[] {
-  const m = hierarchy.members.length
-  const n = m + bottoms.length
-  const learnt = shrinkage(chosen.errors)
-  const means = Array.from({ length: HORIZON_DAYS }, (_, k) => {
-    const made = Float64Array.from({ length: n }, (_, i) =>
-      i < m ? (base[i]?.ahead?.mean[k] ?? 0) : (bottoms[i - m]?.served?.[k] ?? base[i]?.ahead?.mean[k] ?? 0)
+  stepDays *
+    Math.max(
+      0,
+      values.findIndex((value) => value > 0)
     )
-    const found =
-      chosen.method === 'mint' ? minTrace(hierarchy, made, chosen.errors, learnt) : bottomUp(hierarchy, made)
-    // Rounded at the bottom and summed again, so that what is answered adds up as well.
-    return bottomUp(hierarchy, found.map(round)).map(round)
-  })
-  const shared = {
-    frequency: 'day' as const,
-    method: chosen.method,
-    backTest: chosen.backTest,
-    trainedAt: new Date(at).toISOString(),
-    dataTo: dayText(end)
-  }
-  const pathAt = (i: number) => means.map((row) => row[i] ?? 0)
-  const pointsOf = (path: readonly number[], own: BaseForecast | undefined): Aggregate['points'] =>
-    path.map((mean, k) => {
-      const made = own?.ahead?.mean[k] ?? mean
-      const bound = (value: number | undefined) => round(Math.max(0, moved(value ?? made, made, mean)))
-      const { lower80, upper80, lower95, upper95 } = own?.ahead ?? {}
-      return {
-        date: dayText(end + 1 + k),
-        mean,
-        lower80: bound(lower80?.[k]),
-        upper80: bound(upper80?.[k]),
-        lower95: bound(lower95?.[k]),
-        upper95: bound(upper95?.[k])
-      }
-    })
-  const child = (level: Child['level'], key: string, path: number[]): Child => ({ level, key, means: path })
-  const total: Aggregate = {
-    ...shared,
-    level: 'total',
-    key: '',
-    points: pointsOf(pathAt(0), base[0]),
-    children: categories.map((name, c) => child('category', name, pathAt(1 + c)))
-  }
-  const ofCategories = categories.map(
-    (name, c): Aggregate => ({
-      ...shared,
-      level: 'category',
-      key: name,
-      points: pointsOf(pathAt(1 + c), base[1 + c]),
-      children: (hierarchy.members[1 + c] ?? []).flatMap((i) => {
-        const bottom = bottoms[i]
-        return bottom === undefined ? [] : [child(bottom.level, bottom.key, pathAt(m + i))]
-      })
-    })
-  )
-  const bases = base.slice(n)
-  const variances = Float64Array.from(locations, ([, series], i) => {
-    const own = bases[i]
-    if (own === undefined) return 0
-    return errorsAt([series], [own], 1).reduce((sum, row) => sum + (row[0] ?? 0) ** 2, 0) / HORIZON_DAYS
-  })
-  const parts = means.map((row, k) =>
-    fitToTotal(
-      Float64Array.from(bases, ({ ahead }) => ahead?.mean[k] ?? 0),
-      variances,
-      row[0] ?? 0
-    ).map(round)
-  )
-  const ofLocations = locations.map(
-    ([location], i): Aggregate => ({
-      ...shared,
-      level: 'location',
-      key: location,
-      points: pointsOf(
-        parts.map((row) => row[i] ?? 0),
-        bases[i]
-      ),
-      children: []
-    })
-  )
-  return [total, ...ofCategories, ...ofLocations]
-}

@@ -42,8 +42,11 @@ const BARRIER_WAIT_MILLISECONDS = 5_000
 const BARRIER_POLL_MILLISECONDS = 15
 const ITEMS_PER_PAGE = 500
 /** What one step may take of the event loop. */
-const STEP_MILLISECONDS = 20
+const STEP_MILLISECONDS = 8
 const STEP_ITEMS_MAX = 400
+const STEP_ITEMS_FIRST = 4
+/** What is derived can be derived again. */
+const RELAXED = { durability: 'relaxed' } as const
 
 interface Step {
   signal: AbortSignal
@@ -95,12 +98,12 @@ export function createDerivation(source: ConsumptionSource, now: () => number) {
       await store.summarize(itemCodes, now())
       await store.settle(stale)
       tx.invalidate('forecasting')
-    })
+    }, RELAXED)
   }
 
   /** Steps of as many items as fit the time a step may take, learnt from the steps before. */
   async function inSteps<T>(all: readonly T[], step: Step, work: (part: T[]) => Promise<void>): Promise<void> {
-    let size = 16
+    let size = STEP_ITEMS_FIRST
     for (let at = 0; at < all.length; ) {
       step.signal.throwIfAborted()
       const part = all.slice(at, at + size)

@@ -40,3 +40,31 @@ export const AggregateUnknown = problem<{ level: string; key: string }>('FORECAS
   en: 'There is no forecast of the {level} "{key}"; the nightly training makes them.',
   fr: 'Il n’y a pas de prévision pour {level} « {key} » ; l’apprentissage de la nuit les calcule.'
 })
+export const EventNotFound = problem<{ eventId: string }>('FORECAST_EVENT_NOT_FOUND', 404, {
+  en: 'There is no event {eventId}.',
+  fr: 'L’événement {eventId} n’existe pas.'
+})
+export const EventDates = problem<{ given: readonly string[] }>('FORECAST_EVENT_DATES', 422, {
+  en: 'Give one of "dates" and "yearly".',
+  fr: 'Donnez « dates » ou « yearly », et un seul des deux.'
+})
+export const EventNever = problem('FORECAST_EVENT_NEVER', 422, {
+  en: 'The rule in "yearly" names no day of any year.',
+  fr: 'La règle de « yearly » ne désigne aucun jour d’aucune année.'
+})
+export const RegressorNotFound = problem<{ regressor: string }>('FORECAST_REGRESSOR_NOT_FOUND', 404, {
+  en: 'There is no regressor {regressor}.',
+  fr: 'Le régresseur {regressor} n’existe pas.'
+})
+export const RegressorExists = problem<{ name: string }>('FORECAST_REGRESSOR_EXISTS', 409, {
+  en: 'There is already a regressor named {name}.',
+  fr: 'Un régresseur nommé {name} existe déjà.'
+})
+export const RegressorIncomplete = problem<{ regressor: string; missingDay: string; neededTo: string }>(
+  'FORECAST_REGRESSOR_INCOMPLETE',
+  422,
+  {
+    en: 'The regressor {regressor} has no value for {missingDay}; it must be known for each day to {neededTo}, the end of the forecast.',
+    fr: 'Le régresseur {regressor} n’a pas de valeur pour le {missingDay} ; il doit être connu chaque jour jusqu’au {neededTo}, fin de la prévision.'
+  }
+)

@@ -83,6 +83,7 @@ export function explain(
       averageInterval: structure?.averageInterval == null ? null : rounded(structure.averageInterval),
       sizeVariation: structure?.sizeVariation == null ? null : rounded(structure.sizeVariation)
     },
+    factors: artifact.factors ?? [],
     accuracy,
     baseline: { model: baseline.model, wape: baseline.wape, mase: baseline.mase },
     gainPercent:
@@ -110,6 +111,8 @@ const WORDS = {
     serves: (model: string, count: number) => (count > 1 ? `${count} models are weighed together` : `${model} serves`),
     error: (wape: string) => `, with errors of ${wape} % of what is used`,
     gain: (percent: string, baseline: string) => `, ${percent} % less than ${baseline}`,
+    closed: (days: number) => `closed on ${days} of the days to come`,
+    event: (name: string, percent: string) => `${name} changes use by ${percent} %`,
     change: (percent: string) => `the forecast changed by ${percent} % since the version before`,
     overridden: 'a person’s figure is served for some days'
   },
@@ -126,6 +129,8 @@ const WORDS = {
     serves: (model: string, count: number) => (count > 1 ? `${count} modèles sont combinés` : `${model} sert`),
     error: (wape: string) => `, avec des erreurs de ${wape} % de la consommation`,
     gain: (percent: string, baseline: string) => `, soit ${percent} % de moins que ${baseline}`,
+    closed: (days: number) => `fermé ${days} des jours à venir`,
+    event: (name: string, percent: string) => `${name} change la consommation de ${percent} %`,
     change: (percent: string) => `la prévision a changé de ${percent} % depuis la version précédente`,
     overridden: 'le chiffre d’une personne est servi pour certains jours'
   }
@@ -148,6 +153,21 @@ function patternOf({ seasonality, demand }: Figures, locale: Locale, format: (va
   return sparse && demand.averageInterval !== null ? text + words.sparse(format(demand.averageInterval)) : text
 }
 
+const signed = (percent: number, format: (value: number) => string) => `${percent > 0 ? '+' : ''}${format(percent)}`
+
+/** What is known of the days to come: closed days, and of what happens the strongest effect. */
+function known(factors: Figures['factors'], locale: Locale, format: (value: number) => string): string[] {
+  const words = WORDS[locale]
+  const ahead = factors.filter(({ used, dates }) => used && dates.length > 0)
+  const closed = new Set(ahead.flatMap(({ part, dates }) => (part === 'closure' ? dates : []))).size
+  const [strongest] = ahead
+    .filter(({ effectPercent }) => effectPercent !== null)
+    .sort((a, b) => Math.abs(b.effectPercent ?? 0) - Math.abs(a.effectPercent ?? 0))
+  const parts = closed > 0 ? [words.closed(closed)] : []
+  if (strongest?.effectPercent != null) parts.push(words.event(strongest.name, signed(strongest.effectPercent, format)))
+  return parts
+}
+
 function sentence(figures: Figures, locale: Locale): string {
   const words = WORDS[locale]
   const numbers = new Intl.NumberFormat(locale, { maximumSignificantDigits: 3 })
@@ -168,9 +188,9 @@ function sentence(figures: Figures, locale: Locale): string {
     `${words.level(format(figures.level), words.units[figures.frequency])}, ${trend}${patternOf(figures, locale, format)}`,
     second
   ]
+  parts.push(...known(figures.factors, locale, format))
   const percent = figures.change?.percent
-  if (percent != null && Math.abs(percent) >= TREND_PERCENT_MIN)
-    parts.push(words.change(`${percent > 0 ? '+' : ''}${format(percent)}`))
+  if (percent != null && Math.abs(percent) >= TREND_PERCENT_MIN) parts.push(words.change(signed(percent, format)))
   if (figures.overridden) parts.push(words.overridden)
   return `${parts.join('; ')}.`
 }

@@ -1,7 +1,10 @@
+import type { Frequency } from '../../schemas/forecasting.js'
+import type { Known } from './calendar.js'
+import { closeDays, columnOf, type Span } from './known.js'
 import { type ForecastOutput, forecast, LEVELS } from './models/index.js'
 import type { ServedPath } from './outcomes.js'
 import { yieldToRequests } from './priority.js'
-import { dayText } from './series.js'
+import { dayText, periodDays } from './series.js'
 
 yieldToRequests()
 
@@ -12,9 +15,11 @@ export interface BaseSeries {
   missing: Uint8Array
   /** whether the forecast from the end of the data is wanted as well */
   ahead: boolean
+  known?: Known
 }
 export interface BaseBatch {
   series: BaseSeries[]
+  frequency: Frequency
   horizon: number
   /** periods before the end from which forecasts are made again, to be judged by what followed */
   origins: number[]
@@ -25,16 +30,22 @@ export interface BaseForecast {
   ahead: Omit<ServedPath, 'baseline'> | null
 }
 
-function run({ start, values, missing }: BaseSeries, back: number, horizon: number): ForecastOutput | undefined {
+function run(one: BaseSeries, back: number, { frequency, horizon }: BaseBatch): ForecastOutput | undefined {
+  const { start, values, missing, known } = one
   const length = values.length - back
+  const span: Span = { start, periods: length, horizon, stepDays: periodDays(frequency) }
+  const columns = (known?.factors ?? []).map((factor) => columnOf(factor, span))
   try {
-    return forecast({
+    const output = forecast({
       values: values.slice(0, length),
       missing: missing.slice(0, length),
-      frequency: 'day',
+      frequency,
       horizon,
-      startDate: dayText(start)
+      startDate: dayText(start),
+      ...(columns.length === 0 ? {} : { factors: columns })
     })
+    closeDays(output, known?.closed ?? [], span)
+    return output
   } catch {
     // What cannot be forecast counts as nil, and the back-test shows what that costs.
     return undefined
@@ -53,11 +64,11 @@ function pathOf(output: ForecastOutput): Omit<ServedPath, 'baseline'> {
   }
 }
 
-export default function base({ series, horizon, origins }: BaseBatch): BaseForecast[] {
-  return series.map((one) => {
-    const ahead = one.ahead ? run(one, 0, horizon) : undefined
+export default function base(batch: BaseBatch): BaseForecast[] {
+  return batch.series.map((one) => {
+    const ahead = one.ahead ? run(one, 0, batch) : undefined
     return {
-      past: origins.map((back) => run(one, back, horizon)?.mean ?? new Float64Array(horizon)),
+      past: batch.origins.map((back) => run(one, back, batch)?.mean ?? new Float64Array(batch.horizon)),
       ahead: ahead === undefined ? null : pathOf(ahead)
     }
   })

@@ -21,7 +21,7 @@ import { createAggregation } from './aggregates.js'
 import { type ConsumptionTables, createConsumptionStore } from './consumption-store.js'
 import { BARRIER_TOPIC, type ConsumptionSource, createDerivation } from './derive.js'
 import { createForecastMetrics } from './metrics.js'
-import { createNightly, NIGHTLY_HOUR, NIGHTLY_JOB } from './nightly.js'
+import { createNightly, NIGHTLY_HOUR, NIGHTLY_JOB, SUMS_RUN } from './nightly.js'
 import { forecastHeadline } from './ports.js'
 import { learningFigures } from './realised.js'
 import { AGGREGATE_JOB, DERIVE_JOB, routes, TRAIN_JOB } from './routes.js'
@@ -41,6 +41,8 @@ export interface ForecastingOptions extends ModuleOptions {
 const NOTHING_MOVES: ConsumptionSource = { items: async () => [], dailyFlow: async () => [] }
 
 const NIGHTLY_TICK_SECONDS = 300
+/** Soon, and late enough for several changes to share one run. */
+const CALENDAR_TICK_SECONDS = 30
 
 const Barrier = Type.Object({ id: Type.String() })
 
@@ -64,9 +66,25 @@ async function forecasting(app: FastifyInstance, options: ForecastingOptions) {
   }
   subscribe(app.getDecorator<Events>('events'))
 
-  const train = createTraining({ derivation, compute: app.getDecorator<Compute>('compute'), metrics, now, observe })
-  jobs.define<TrainRequest>({ kind: TRAIN_JOB, run: train })
-  const aggregate = createAggregation({ source: consumption, compute: app.getDecorator<Compute>('compute'), now })
+  const train = createTraining({
+    source: consumption,
+    derivation,
+    compute: app.getDecorator<Compute>('compute'),
+    metrics,
+    now,
+    observe
+  })
+  const aggregation = createAggregation({ source: consumption, compute: app.getDecorator<Compute>('compute'), now })
+  const aggregate = aggregation.train
+  jobs.define<TrainRequest>({
+    kind: TRAIN_JOB,
+    run: async (context) => {
+      const report = await train(context)
+      if (report.trained > 0) await aggregation.refresh(context.tenant, context.signal)
+      return report
+    }
+  })
+  jobs.define<unknown>({ kind: SUMS_RUN, run: ({ tenant, signal }) => aggregation.refresh(tenant, signal) })
   jobs.define<unknown>({
     kind: AGGREGATE_JOB,
     run: async ({ tenant, signal }) => {
@@ -77,6 +95,7 @@ async function forecasting(app: FastifyInstance, options: ForecastingOptions) {
   })
   const nightly = createNightly({ jobs, derivation, train, aggregate, now, hour: options.nightlyHour ?? NIGHTLY_HOUR })
   jobs.define<unknown>({ kind: NIGHTLY_JOB, run: nightly.run })
+  app.getDecorator<Periodic>('periodic').every(CALENDAR_TICK_SECONDS, 'calendar training', nightly.startRequested)
   if (options.nightlyHour !== null) {
     app.getDecorator<Periodic>('periodic').every(NIGHTLY_TICK_SECONDS, 'nightly training', nightly.tick)
   }
@@ -126,6 +145,7 @@ function subscribe(events: Events): void {
 
 export { forecastingMigrations as migrations } from '../../migrations/forecasting.js'
 export type { ConsumptionSource, DailyFlow } from './derive.js'
+export { personalData } from './personal.js'
 export {
   accuracySummary,
   type ConsumptionSeries,
@@ -136,8 +156,10 @@ export {
   type LeadTimeDemand,
   leadTimeDemand,
   type RunOut,
-  runOut
+  runOut,
+  unusualDays
 } from './ports.js'
+
 export default fp(forecasting, {
   name: 'inventory-enterprise/forecasting',
   fastify: '5.x',

@@ -16,7 +16,9 @@ export const OUTCOME_DAYS = 120
 export const LATE_DAYS = 28
 /** Periods that an alarm of bias looks at. */
 export const BIAS_PERIODS = 28
-const OUTCOMES_PER_TRANSACTION = 1_000
+const OUTCOMES_PER_TRANSACTION = 300
+/** What was found can be found again from what is stored. */
+const RELAXED = { durability: 'relaxed' } as const
 
 /**
  * Compares what was served with what happened, item by item as a run reads them, and notes which series have drifted. What
@@ -61,13 +63,16 @@ export function createRealisation(
       const store = writing(tx)
       await store.saveOutcomes(stored, frequency)
       await store.markPeriods(frequency, [...new Set(stored.map(({ period }) => period))])
-      for (const { itemCode, before } of forgotten) await store.forgetServed(itemCode, frequency, before)
+      for (const before of new Set(forgotten.map((one) => one.before))) {
+        const codes = forgotten.flatMap((one) => (one.before === before ? [one.itemCode] : []))
+        await store.forgetServed(codes, frequency, before)
+      }
       for (const drift of found) await store.addDrift(drift)
       tx.invalidate('forecasting')
       tx.afterCommit(() => {
         for (const { kind } of found) metrics.drifted(kind)
       })
-    })
+    }, RELAXED)
   }
 
   /** New outcomes, and those of the last weeks whose actual value was corrected. */
@@ -143,17 +148,17 @@ export function createRealisation(
       return waiting
     },
 
-    /** Stores the rest and sums the periods that changed, one transaction each. */
+    /** Stores the rest, sums the periods that changed, and forgets what is old, all in steps short enough for the event loop. */
     async end(): Promise<void> {
       await flush()
-      for (const period of await reading.markedPeriods(frequency)) {
+      for (const { period, mark } of await reading.markedPeriods(frequency)) {
+        const sums = await reading.sumPeriod(frequency, period, turn)
         await tenant.transact(async (tx) => {
-          await writing(tx).refreshAccuracy(frequency, period)
+          await writing(tx).replaceAccuracy(frequency, period, sums, mark)
           tx.invalidate('forecasting')
-        })
-        await turn()
+        }, RELAXED)
       }
-      await tenant.transact((tx) => writing(tx).forgetOutcomes(since))
+      while (await tenant.transact((tx) => writing(tx).forgetOutcomes(since), RELAXED)) await turn()
     }
   }
 }

@@ -1,9 +1,10 @@
+import { randomUUID } from 'node:crypto'
 import { type Kysely, sql } from 'kysely'
 import type { Dialect } from '../../plugins/contracts.js'
-import type { DriftKind, Frequency } from '../../schemas/forecasting.js'
+import type { DriftKind, Forecast, Frequency } from '../../schemas/forecasting.js'
 import { chunks } from './consumption-store.js'
 import type { Outcome, Served, Sums } from './outcomes.js'
-import { addSums, noSums, sumOutcomes } from './outcomes.js'
+import { addSums, noSums, SUM_NAMES } from './outcomes.js'
 import { createPeopleStore, type PeopleTables } from './people-store.js'
 
 type Series = { item_code: string; frequency: Frequency }
@@ -77,6 +78,35 @@ const TYPES: Partial<Record<(typeof COLUMNS)[number], string>> = {
 }
 const columns = COLUMNS.join(', ')
 const ROWS_PER_STATEMENT = 2_000
+const OUTCOMES_PER_SUM = 1_000
+const FORGOTTEN_AT_ONCE = 200
+
+/** The same sums as `sumOutcomes` makes, in SQL. */
+const ERROR = 'abs(mean - actual)'
+const BASELINE_ERROR = 'abs(baseline - actual)'
+const when = (condition: string, value: string) => `coalesce(sum(case when ${condition} then ${value} end), 0)`
+const EXPRESSIONS: Record<keyof Sums, string> = {
+  periods: 'count(*)',
+  actual: 'sum(abs(actual))',
+  absolute: `sum(${ERROR})`,
+  signed: 'sum(mean - actual)',
+  baselineAbsolute: `sum(${BASELINE_ERROR})`,
+  scaled: when('scale > 0', `${ERROR} / scale`),
+  baselineScaled: when('scale > 0', `${BASELINE_ERROR} / scale`),
+  scaledPeriods: when('scale > 0', '1'),
+  inside80: when('lower80 <= actual and actual <= upper80', '1'),
+  inside95: when('lower95 <= actual and actual <= upper95', '1'),
+  overridden: when('overridden = 1', '1'),
+  overrideActual: when('overridden = 1', 'abs(actual)'),
+  overrideAbsolute: when('overridden = 1', ERROR),
+  overrideModelAbsolute: when('overridden = 1', 'abs(model_mean - actual)')
+}
+const SUMS = sql.raw(SUM_NAMES.map((name) => `${EXPRESSIONS[name]} as "${name}"`).join(', '))
+const numeric = (part: Sums): Sums => {
+  const sums = noSums()
+  for (const name of SUM_NAMES) sums[name] = Number(part[name])
+  return sums
+}
 /** In place of a model's name: the sums of this period are out of date. */
 const STALE = ''
 
@@ -126,11 +156,39 @@ export function createLearningStore(root: Kysely<unknown>, dialect: Dialect) {
       return grouped(rows)
     },
 
+    /** What is shown of a forecast from now on, which is what will be measured. */
+    async serveOtherwise(itemCode: string, frequency: Frequency, { points }: Pick<Forecast, 'points'>): Promise<void> {
+      const first = points[0]?.date ?? ''
+      const row = await db
+        .selectFrom('forecast_served')
+        .select('path')
+        .where('item_code', '=', itemCode)
+        .where('frequency', '=', frequency)
+        .where('first_day', '=', first)
+        .executeTakeFirst()
+      if (row === undefined) return
+      const path: Omit<Served, 'firstDay'> = {
+        ...JSON.parse(row.path),
+        mean: points.map(({ mean }) => mean),
+        lower80: points.map(({ lower80 }) => lower80),
+        upper80: points.map(({ upper80 }) => upper80),
+        lower95: points.map(({ lower95 }) => lower95),
+        upper95: points.map(({ upper95 }) => upper95)
+      }
+      await db
+        .updateTable('forecast_served')
+        .set({ path: JSON.stringify(path) })
+        .where('item_code', '=', itemCode)
+        .where('frequency', '=', frequency)
+        .where('first_day', '=', first)
+        .execute()
+    },
+
     /** Forecasts before the last one of each item are over once their outcomes are stored. */
-    async forgetServed(itemCode: string, frequency: Frequency, beforeDay: string): Promise<void> {
+    async forgetServed(itemCodes: readonly string[], frequency: Frequency, beforeDay: string): Promise<void> {
       await db
         .deleteFrom('forecast_served')
-        .where('item_code', '=', itemCode)
+        .where('item_code', 'in', [...itemCodes])
         .where('frequency', '=', frequency)
         .where('first_day', '<', beforeDay)
         .execute()
@@ -173,43 +231,59 @@ export function createLearningStore(root: Kysely<unknown>, dialect: Dialect) {
 
     /** Notes periods whose sums are to be made again, in the transaction that changes their outcomes. */
     async markPeriods(frequency: Frequency, periods: readonly string[]): Promise<void> {
+      const mark = randomUUID()
       for (const names of chunks(periods, 200)) {
         await db
           .insertInto('forecast_accuracy')
-          .values(names.map((period) => ({ frequency, period, model: STALE, sums: '{}' })))
-          .onConflict((conflict) => conflict.doNothing())
+          .values(names.map((period) => ({ frequency, period, model: STALE, sums: mark })))
+          .onConflict((conflict) => conflict.columns(['frequency', 'period', 'model']).doUpdateSet({ sums: mark }))
           .execute()
       }
     },
-    async markedPeriods(frequency: Frequency): Promise<string[]> {
-      const rows = await db
+    markedPeriods: (frequency: Frequency): Promise<{ period: string; mark: string }[]> =>
+      db
         .selectFrom('forecast_accuracy')
-        .select('period')
+        .select(['period', 'sums as mark'])
         .where('frequency', '=', frequency)
         .where('model', '=', STALE)
         .orderBy('period')
-        .execute()
-      return rows.map(({ period }) => period)
-    },
+        .execute(),
 
-    /** Sums one period's outcomes again, by model. */
-    async refreshAccuracy(frequency: Frequency, period: string): Promise<void> {
-      const rows = await db
-        .selectFrom('forecast_outcomes')
-        .selectAll()
-        .where('period', '=', period)
-        .where('frequency', '=', frequency)
-        .execute()
-      const byModel = new Map<string, Outcome[]>()
-      for (const row of rows) {
-        const list = byModel.get(row.model) ?? []
-        list.push(toOutcome(row))
-        byModel.set(row.model, list)
+    /** Sums of one period's outcomes by model, some items at a time. */
+    async sumPeriod(frequency: Frequency, period: string, pause: () => Promise<unknown>): Promise<Map<string, Sums>> {
+      const sums = new Map<string, Sums>()
+      const outcomes = sql`${sql.table('forecast_outcomes')} where period = ${period} and frequency = ${frequency}`
+      for (let after: string | undefined = ''; after !== undefined; ) {
+        const { rows: last } = await sql<{ code: string }>`select item_code as code from ${outcomes}
+          and item_code > ${after} order by item_code limit 1 offset ${sql.lit(OUTCOMES_PER_SUM - 1)}`.execute(db)
+        const until: string | undefined = last[0]?.code
+        const upTo = until === undefined ? sql`` : sql`and item_code <= ${until}`
+        const { rows } = await sql<Sums & { model: string }>`select model, ${SUMS} from ${outcomes}
+          and item_code > ${after} ${upTo} and counts = 1 group by model`.execute(db)
+        for (const { model, ...part } of rows) sums.set(model, addSums(sums.get(model) ?? noSums(), numeric(part)))
+        after = until
+        await pause()
       }
-      await db.deleteFrom('forecast_accuracy').where('frequency', '=', frequency).where('period', '=', period).execute()
-      for (const [model, outcomes] of byModel) {
-        const sums = JSON.stringify(sumOutcomes(outcomes))
-        await db.insertInto('forecast_accuracy').values({ frequency, period, model, sums }).execute()
+      return sums
+    },
+    /** Stores a period's sums. What changed since they were `mark`ed stays marked. */
+    async replaceAccuracy(
+      frequency: Frequency,
+      period: string,
+      byModel: ReadonlyMap<string, Sums>,
+      mark: string
+    ): Promise<void> {
+      await db
+        .deleteFrom('forecast_accuracy')
+        .where('frequency', '=', frequency)
+        .where('period', '=', period)
+        .where((eb) => eb.or([eb('model', '<>', STALE), eb('sums', '=', mark)]))
+        .execute()
+      for (const [model, sums] of byModel) {
+        await db
+          .insertInto('forecast_accuracy')
+          .values({ frequency, period, model, sums: JSON.stringify(sums) })
+          .execute()
       }
     },
 
@@ -237,8 +311,12 @@ export function createLearningStore(root: Kysely<unknown>, dialect: Dialect) {
       return row?.period
     },
 
-    async forgetOutcomes(beforePeriod: string): Promise<void> {
-      await db.deleteFrom('forecast_outcomes').where('period', '<', beforePeriod).execute()
+    /** Forgets some; true while there are more. */
+    async forgetOutcomes(beforePeriod: string): Promise<boolean> {
+      const { numAffectedRows = 0n } = await sql`delete from ${sql.table('forecast_outcomes')}
+        where (item_code, frequency, period) in (select item_code, frequency, period from ${sql.table('forecast_outcomes')}
+          where period < ${beforePeriod} limit ${sql.lit(FORGOTTEN_AT_ONCE)})`.execute(db)
+      return numAffectedRows >= BigInt(FORGOTTEN_AT_ONCE)
     },
 
     /** The period of the last drift of each item that had one since. */

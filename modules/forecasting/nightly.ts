@@ -9,8 +9,17 @@ import type { TrainingReport } from './train.js'
 import type { Failure } from './worker.js'
 
 export const NIGHTLY_JOB = 'forecasting.nightly'
+/** What is known beforehand has changed: everything it touches is trained again, as at night. */
+export const CALENDAR_RUN = 'forecasting.calendar'
+/** What items serve has changed: the sums are made again. */
+export const SUMS_RUN = 'forecasting.sums'
 /** From this hour of the day on (UTC) the day's training is due; a service that was down then does it when it is back. */
 export const NIGHTLY_HOUR = 2
+/** What may be asked for, and the job that does it. */
+const REQUESTED = [
+  [CALENDAR_RUN, NIGHTLY_JOB],
+  [SUMS_RUN, SUMS_RUN]
+] as const
 const ITEMS_PER_PAGE = 500
 
 export interface NightlyReport {
@@ -25,7 +34,7 @@ interface Dependencies {
   jobs: Jobs
   derivation: Derivation
   train(context: JobContext<TrainRequest>): Promise<TrainingReport>
-  aggregate: Aggregation
+  aggregate: Aggregation['train']
   now: () => number
   /** hour of the day (UTC) */
   hour: number
@@ -73,6 +82,18 @@ export function createNightly({ jobs, derivation, train, aggregate, now, hour }:
       if (!isOurs) return
       const { id } = await jobs.start(tenant, NIGHTLY_JOB, {})
       await tenant.transact((tx) => createLearningStore(tx.db, tenant.dialect).keepSchedule(NIGHTLY_JOB, day, id))
+    },
+
+    /** Starts what a change of the calendar or of a served figure asked for; several changes at once ask for one run. */
+    async startRequested(tenant: Tenant): Promise<void> {
+      for (const [name, kind] of REQUESTED) {
+        if (!(await createLearningStore(tenant.db, tenant.dialect).isRunRequested(name))) continue
+        const at = now()
+        const isOurs = await tenant.transact((tx) => createLearningStore(tx.db, tenant.dialect).claimRun(name, at))
+        if (!isOurs) continue
+        const { id } = await jobs.start(tenant, kind, {})
+        await tenant.transact((tx) => createLearningStore(tx.db, tenant.dialect).keepRun(name, at, id))
+      }
     },
 
     async run({ tenant, signal, progress, ...context }: JobContext<unknown>): Promise<NightlyReport> {

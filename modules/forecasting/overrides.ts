@@ -16,42 +16,44 @@ interface Distribution {
 const DECIMALS = 1_000_000
 const round = (value: number) => Math.round(value * DECIMALS) / DECIMALS
 
-const withMean = (point: Forecast['points'][number], mean: number): Forecast['points'][number] => ({
-  date: point.date,
+type Point = Forecast['points'][number]
+/** Where a point keeps the figure that it had before. */
+type Kept = 'modelMean' | 'baseMean'
+
+/** Means that agree with the sums they are a part of, from a day on. */
+export interface Reconciled {
+  firstDay: string
+  means: number[]
+}
+
+const withMean = (point: Point, mean: number, kept: Kept): Point => ({
+  ...point,
   mean: round(mean),
   lower80: round(moved(point.lower80, point.mean, mean)),
   upper80: round(moved(point.upper80, point.mean, mean)),
   lower95: round(moved(point.lower95, point.mean, mean)),
   upper95: round(moved(point.upper95, point.mean, mean)),
-  modelMean: point.mean
+  [kept]: point.mean
 })
 
-/**
- * What is served of a model's forecast under overrides: means as the person said, the model's beside them, intervals and
- * lead-time quantiles in proportion. The model's own texts are kept beside, to go back to.
- * @param overrides oldest made first
- */
-export function overrideForecast(model: Texts, overrides: readonly Override[]) {
-  const forecast: Forecast = JSON.parse(model.answer)
-  const step = periodDays(forecast.frequency)
-  let touched = false
-  const points = forecast.points.map((point) => {
-    const mean = overrides.length === 0 ? undefined : overriddenMean(point.mean, point.date, step, overrides)
-    if (mean === undefined) return point
-    touched = true
-    return withMean(point, mean)
-  })
-  const total = (of: (point: Forecast['points'][number]) => number) => points.reduce((sum, point) => sum + of(point), 0)
-  const daily_mean = total(({ mean }) => mean) / (points.length * step)
-  if (!touched) return { ...model, daily_mean, model_answer: null, model_distribution: null }
-  const { levels, quantiles }: Distribution = JSON.parse(model.distribution)
+/** Other means for some points; intervals and lead-time quantiles go with them in proportion. Undefined where none changes. */
+function withMeans(texts: Texts, meanOf: (point: Point) => number | undefined, kept: Kept): Texts | undefined {
+  const forecast: Forecast = JSON.parse(texts.answer)
   let before = 0
   let after = 0
-  const sums = points.map(({ mean, modelMean = mean }) => {
-    before += modelMean
-    after += mean
-    return { before, after }
+  let touched = false
+  const sums: { before: number; after: number }[] = []
+  const points = forecast.points.map((point) => {
+    const mean = meanOf(point)
+    const shown = mean === undefined ? point : withMean(point, mean, kept)
+    touched ||= mean !== undefined
+    before += point.mean
+    after += shown.mean
+    sums.push({ before, after })
+    return shown
   })
+  if (!touched) return undefined
+  const { levels, quantiles }: Distribution = JSON.parse(texts.distribution)
   const shifted = quantiles.map((row) =>
     row.map((value, k) => {
       const sum = sums[k]
@@ -61,8 +63,45 @@ export function overrideForecast(model: Texts, overrides: readonly Override[]) {
   return {
     answer: JSON.stringify({ ...forecast, points }),
     distribution: JSON.stringify({ levels, quantiles: shifted }),
-    daily_mean,
-    model_answer: model.answer,
-    model_distribution: model.distribution
+    daily_mean: after / (points.length * periodDays(forecast.frequency))
+  }
+}
+
+/** The model's forecast as it agrees with the sums. */
+export function reconciledForecast(model: Texts, { firstDay, means }: Reconciled): Texts {
+  const { points }: Forecast = JSON.parse(model.answer)
+  const at = points.findIndex(({ date }) => date === firstDay)
+  const byDate = new Map(means.map((mean, k) => [points[at + k]?.date, mean]))
+  return (at < 0 ? undefined : withMeans(model, ({ date }) => byDate.get(date), 'baseMean')) ?? model
+}
+
+/** The model's own texts of a stored forecast, whatever is served instead. */
+export const ownTexts = (row: Texts & { model_answer: string | null; model_distribution: string | null }): Texts => ({
+  answer: row.model_answer ?? row.answer,
+  distribution: row.model_distribution ?? row.distribution,
+  daily_mean: row.daily_mean
+})
+
+/**
+ * What is served of a model's forecast: as it agrees with the sums, where those serve, and under overrides (means as the person
+ * said, the one before beside them). The model's own texts are kept beside, to go back to.
+ * @param overrides oldest made first
+ */
+export function servedForecast(model: Texts, reconciled: Reconciled | null, overrides: readonly Override[]) {
+  const { points, frequency }: Forecast = JSON.parse(model.answer)
+  const step = periodDays(frequency)
+  const own = { ...model, daily_mean: points.reduce((sum, { mean }) => sum + mean, 0) / (points.length * step) }
+  const agreed = reconciled === null ? own : reconciledForecast(own, reconciled)
+  const said =
+    overrides.length === 0
+      ? undefined
+      : withMeans(agreed, ({ mean, date }) => overriddenMean(mean, date, step, overrides), 'modelMean')
+  const served = said ?? agreed
+  const isOwn = served === own
+  return {
+    ...served,
+    reconciled: reconciled === null ? null : JSON.stringify(reconciled),
+    model_answer: isOwn ? null : model.answer,
+    model_distribution: isOwn ? null : model.distribution
   }
 }

@@ -124,6 +124,42 @@ export function createPeopleStore(root: Kysely<unknown>) {
         .execute()
     },
 
+    /** Asks for a run, whoever starts it; what was asked before and has not begun is the same. */
+    async requestRun(name: string): Promise<void> {
+      const asked = { day: '', job_id: null, claimed_at: 0 }
+      await db
+        .insertInto('forecast_schedule')
+        .values({ name, ...asked })
+        .onConflict((conflict) => conflict.column('name').doUpdateSet(asked))
+        .execute()
+    },
+    isRunRequested: async (name: string): Promise<boolean> =>
+      (await db
+        .selectFrom('forecast_schedule')
+        .select('name')
+        .where('name', '=', name)
+        .where('job_id', 'is', null)
+        .executeTakeFirst()) !== undefined,
+    /** True for one caller. A claim is kept by `keepRun`, unless it was asked for again meanwhile. */
+    async claimRun(name: string, now: number): Promise<boolean> {
+      const { numUpdatedRows } = await db
+        .updateTable('forecast_schedule')
+        .set({ claimed_at: now })
+        .where('name', '=', name)
+        .where('job_id', 'is', null)
+        .where('claimed_at', '<=', now - CLAIM_MILLISECONDS)
+        .executeTakeFirst()
+      return numUpdatedRows > 0n
+    },
+    async keepRun(name: string, claimedAt: number, jobId: string): Promise<void> {
+      await db
+        .updateTable('forecast_schedule')
+        .set({ job_id: jobId })
+        .where('name', '=', name)
+        .where('claimed_at', '=', claimedAt)
+        .execute()
+    },
+
     addFeedback: (row: FeedbackRow) => db.insertInto('forecast_feedback').values(row).execute(),
     feedback(
       filter: { itemCode?: string; verdict?: FeedbackRow['verdict'] },

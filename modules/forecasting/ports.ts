@@ -1,8 +1,11 @@
 import type { Tenant } from '../../plugins/contracts.js'
 import type { AccuracySummary, Forecast, Series, SeriesQuery } from '../../schemas/forecasting.js'
+import { CALENDAR_DAYS, calendarOf, scopedItems } from './calendar-store.js'
 import { createConsumptionStore } from './consumption-store.js'
+import type { ConsumptionSource } from './derive.js'
+import { createLearningStore } from './learning-store.js'
 import { daily, dayNumber, dayText, estimateAt, MILLISECONDS_PER_DAY, periodDays, weekly } from './series.js'
-import { createForecastStore, type ForecastingTables } from './store.js'
+import { createForecastStore, dailyMeans, type ForecastingTables } from './store.js'
 
 /** What other domains read of forecasting; a host hands these functions to them as options. */
 
@@ -29,7 +32,7 @@ const consumptionOf = (tenant: Tenant) =>
 
 /** Mean forecast per day in the item's unit; items without a forecast are left out. */
 export const dailyDemand = (tenant: Tenant, itemCodes: readonly string[]): Promise<Map<string, number>> =>
-  forecastsOf(tenant).dailyMeans(itemCodes)
+  dailyMeans(tenant.db, itemCodes)
 
 export interface LeadTimeDemand {
   /** days per step */
@@ -91,7 +94,10 @@ export async function runOut(
   now = Date.now()
 ): Promise<RunOut[]> {
   const store = forecastsOf(tenant)
-  const means = await store.dailyMeans(stock.map(({ itemCode }) => itemCode))
+  const means = await dailyMeans(
+    tenant.db,
+    stock.map(({ itemCode }) => itemCode)
+  )
   const candidates = stock
     .map((item) => ({ ...item, pace: means.get(item.itemCode) ?? 0 }))
     .filter(({ pace }) => pace > 0)
@@ -206,8 +212,38 @@ export async function consumptionSeries(
   })
 }
 
+/**
+ * Days up to yesterday that are not as usual: the place was closed, something known beforehand happened, or people said that
+ * they are exceptional. What is used on them is no anomaly, and no guide to other days.
+ */
+export async function unusualDays(
+  tenant: Tenant,
+  source: ConsumptionSource,
+  now = Date.now()
+): Promise<(itemCodes: readonly string[]) => Promise<Map<string, Set<string>>>> {
+  const end = Math.floor(now / MILLISECONDS_PER_DAY) - 1
+  const closures = await consumptionOf(tenant).closures(end)
+  const exceptional = await createLearningStore(tenant.db, tenant.dialect).exceptional()
+  const calendar = await calendarOf(tenant, dayText(end - CALENDAR_DAYS), dayText(end), [])
+  return async (itemCodes) => {
+    const items = await scopedItems(tenant, source, calendar, itemCodes)
+    return new Map(
+      [...items].map(([code, item]) => [
+        code,
+        new Set([...closures, ...(exceptional.get(code) ?? []), ...calendar.unusual(item, end).map(dayText)])
+      ])
+    )
+  }
+}
+
 /** The stored series of one item, as recorded: returns show as negative days; what is not known of demand is estimated beside. */
-export async function seriesOf(tenant: Tenant, itemCode: string, query: SeriesQuery, now: number): Promise<Series> {
+export async function seriesOf(
+  tenant: Tenant,
+  source: ConsumptionSource,
+  itemCode: string,
+  query: SeriesQuery,
+  now: number
+): Promise<Series> {
   const frequency = query.frequency ?? 'day'
   const store = consumptionOf(tenant)
   const nothing: Series = { itemCode, frequency, from: null, to: null, points: [] }
@@ -216,7 +252,10 @@ export async function seriesOf(tenant: Tenant, itemCode: string, query: SeriesQu
   if (end === undefined || !active.some(({ used }) => used > 0)) return nothing
   const days = daily(active, end)
   const censored = (frequency === 'week' ? weekly(days) : days).missing
-  const closures = new Set((await store.closures(end)).map((day) => dayNumber(day) - days.start))
+  const calendar = await calendarOf(tenant, dayText(days.start), dayText(end), [])
+  const item = (await scopedItems(tenant, source, calendar, [itemCode])).get(itemCode) ?? { itemCode }
+  const closed = [...(await store.closures(end)).map(dayNumber), ...calendar.closed(item, end)]
+  const closures = new Set(closed.map((day) => day - days.start))
   const unknown = { ...days, missing: days.missing.map((flag, i) => (closures.has(i) ? 1 : flag)) }
   const series = frequency === 'week' ? weekly(unknown) : unknown
   const step = periodDays(frequency)

@@ -17,6 +17,8 @@ import {
 import { FeedbackRule, NotTrained, OverrideFigure, OverrideNotFound, OverrideOver, RangeInvalid } from './errors.js'
 import { explain } from './explanation.js'
 import { createLearningStore } from './learning-store.js'
+import { SUMS_RUN } from './nightly.js'
+import type { Reconciled } from './overrides.js'
 import { type FeedbackRow, type OverrideRow, toOverride } from './people-store.js'
 import { accuracySummary } from './ports.js'
 import { accuracyHistory, itemAccuracy, realisedAccuracy, toDrift } from './realised.js'
@@ -59,7 +61,12 @@ async function serveAgain(tenant: Tenant, tx: Transaction, itemCode: string, fre
   const row = await store.forecast(itemCode, frequency)
   const learning = createLearningStore(tx.db, tenant.dialect)
   const overrides = (await learning.overrides(frequency, { itemCodes: [itemCode] })).get(itemCode) ?? []
-  if (row !== undefined) await store.serve(row, overrides.map(toOverride))
+  if (row !== undefined) {
+    const reconciled: Reconciled | null = row.reconciled === null ? null : JSON.parse(row.reconciled)
+    await store.serve(row, reconciled, overrides.map(toOverride))
+    // The sums are made again of what their parts serve now.
+    await learning.requestRun(SUMS_RUN)
+  }
   tx.invalidate(NAMESPACE)
 }
 
@@ -168,7 +175,9 @@ const accuracyRoutes: FastifyPluginAsyncTypebox<Context> = async (app, context) 
           version,
           artifact: JSON.parse(artifact)
         })
-        return explain(parsed(current), before && parsed(before), row.model_answer !== null, locale)
+        const { points }: schemas.Forecast = JSON.parse(row.answer)
+        const overridden = points.some(({ modelMean }) => modelMean !== undefined)
+        return explain(parsed(current), before && parsed(before), overridden, locale)
       })
     }
   )

@@ -3,8 +3,6 @@ import type { FastifyRequest } from 'fastify'
 import { access, decodeCursor, encodeCursor, pageOf } from '../../plugins/contracts.js'
 import { Job, problems } from '../../schemas/common.js'
 import {
-  Aggregate,
-  AggregateQuery,
   type Artifact,
   DeriveRequest,
   Forecast,
@@ -18,10 +16,18 @@ import {
   SeriesQuery,
   TrainRequest
 } from '../../schemas/forecasting.js'
-import { type Context, forecastsOf, NAMESPACE, requireItem, tenantOf } from './context.js'
+import { Aggregate, AggregateQuery, ItemLocations } from '../../schemas/hierarchy.js'
+import { requireRegressors } from './calendar-store.js'
+import { createConsumptionStore } from './consumption-store.js'
+import { type Context, forecastsOf, NAMESPACE, requireForecast, requireItem, tenantOf } from './context.js'
 import { AggregateUnknown, ModelNotFound, NotTrained, RangeInvalid, ScopeAmbiguous } from './errors.js'
+import { locationsOf } from './locations.js'
 import { seriesOf } from './ports.js'
+import { calendarRoutes } from './routes-calendar.js'
 import { learningRoutes } from './routes-learning.js'
+import { MILLISECONDS_PER_DAY, periodDays } from './series.js'
+import type { ForecastingTables } from './store.js'
+import { horizonOf } from './train.js'
 
 export const DERIVE_JOB = 'forecasting.derive'
 export const AGGREGATE_JOB = 'forecasting.aggregate'
@@ -44,7 +50,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) =
   app.post(
     '/consumption/derive',
     {
-      config: access('manager'),
+      config: access('manager', { limit: 'training' }),
       preValidation: bodyOptional,
       schema: {
         tags,
@@ -62,7 +68,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) =
   app.post(
     '/forecast/train',
     {
-      config: access('manager'),
+      config: access('manager', { limit: 'training' }),
       preValidation: bodyOptional,
       schema: {
         tags,
@@ -74,6 +80,15 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) =
     async (request, reply) => {
       const given = (['itemCodes', 'top', 'all'] as const).filter((name) => request.body[name] !== undefined)
       if (given.length > 1) throw new ScopeAmbiguous({ given })
+      const { regressors = [], frequency = 'day' } = request.body
+      if (regressors.length > 0) {
+        const today = Math.floor(now() / MILLISECONDS_PER_DAY)
+        const tenant = tenantOf(request)
+        const end = await createConsumptionStore(tenant.db.withTables<ForecastingTables>(), tenant.dialect).lastDay(
+          today
+        )
+        await requireRegressors(tenant, regressors, end ?? today - 1, horizonOf(request.body) * periodDays(frequency))
+      }
       return answers.job(request, reply, () => jobs.start(tenantOf(request), TRAIN_JOB, request.body))
     }
   )
@@ -81,7 +96,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) =
   app.post(
     '/forecast/aggregate/train',
     {
-      config: access('manager'),
+      config: access('manager', { limit: 'training' }),
       schema: {
         tags,
         summary: 'Forecasts categories, locations and the total, as a job; the nightly training does so too',
@@ -103,9 +118,9 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) =
       }
     },
     async (request, reply) => {
-      const { level, key = '' } = request.query
-      return answers.read(request, reply, NAMESPACE, `aggregate:${level}:${key}`, async () => {
-        const row = await forecastsOf(tenantOf(request)).aggregate(level, level === 'total' ? '' : key)
+      const { level, key = '', frequency = 'day' } = request.query
+      return answers.read(request, reply, NAMESPACE, `aggregate:${frequency}:${level}:${key}`, async () => {
+        const row = await forecastsOf(tenantOf(request)).aggregate(frequency, level, level === 'total' ? '' : key)
         if (row === undefined) throw new AggregateUnknown({ level, key })
         return JSON.parse(row.answer)
       })
@@ -138,6 +153,30 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) =
   )
 
   app.get(
+    '/forecast/:itemCode/locations',
+    {
+      config: access('viewer'),
+      schema: {
+        tags,
+        summary: 'The forecast of an item at each location where it is used; they add up to the item’s',
+        params: ForecastParams,
+        querystring: ForecastQuery,
+        response: { 200: ItemLocations, ...problems }
+      }
+    },
+    async (request, reply) => {
+      const { itemCode } = request.params
+      const { frequency } = request.query
+      return answers.read(request, reply, NAMESPACE, `locations:${frequency ?? ''}:${itemCode}`, async () => {
+        const tenant = tenantOf(request)
+        const row = await requireForecast(context, tenant, itemCode, frequency)
+        const rows = await forecastsOf(tenant).locations(itemCode, row.frequency)
+        return locationsOf(itemCode, row.frequency, JSON.parse(row.answer), rows)
+      })
+    }
+  )
+
+  app.get(
     '/consumption/:itemCode',
     {
       config: access('viewer'),
@@ -161,7 +200,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) =
         NAMESPACE,
         `series:${today}:${frequency}:${from}:${to}:${itemCode}`,
         async () => {
-          const series = await seriesOf(tenantOf(request), itemCode, request.query, now())
+          const series = await seriesOf(tenantOf(request), context.consumption, itemCode, request.query, now())
           if (series.points.length === 0) await requireItem(context, tenantOf(request), itemCode)
           return series
         }
@@ -222,4 +261,5 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) =
     }
   )
   await app.register(learningRoutes, { ...context, prefix: '' })
+  await app.register(calendarRoutes, { ...context, prefix: '' })
 }

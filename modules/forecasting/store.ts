@@ -1,10 +1,12 @@
 import { type Kysely, sql } from 'kysely'
 import { isPostgres } from '../../migrations/columns.js'
-import type { Aggregate, Frequency, ModelRow } from '../../schemas/forecasting.js'
+import { prepared } from '../../plugins/contracts.js'
+import type { Frequency, ModelRow } from '../../schemas/forecasting.js'
+import type { Aggregate } from '../../schemas/hierarchy.js'
 import { type ConsumptionTables, chunks } from './consumption-store.js'
 import type { LearningTables } from './learning-store.js'
 import type { Override } from './outcomes.js'
-import { overrideForecast } from './overrides.js'
+import { ownTexts, type Reconciled, servedForecast } from './overrides.js'
 import type { Trained } from './worker.js'
 
 type AiModel = {
@@ -39,6 +41,8 @@ type AiForecast = {
   /** the model's own, where a person's override is served instead */
   model_answer: string | null
   model_distribution: string | null
+  /** means that agree with the sums, served instead of the model's own */
+  reconciled: string | null
   /** what was asked for when it was trained, so that the nightly training asks for the same */
   parameters: string | null
 }
@@ -47,13 +51,22 @@ export type ForecastingTables = ConsumptionTables &
     ai_models: AiModel
     ai_forecasts: AiForecast
     /** The answer for a category, a location or everything, ready to send. */
-    ai_aggregates: { level: Aggregate['level']; key: string; answer: string }
+    ai_aggregates: { frequency: Frequency; level: Aggregate['level']; key: string; answer: string }
+    /** The answer for one item at one location, as if it stood alone. */
+    ai_location_forecasts: {
+      item_code: string
+      frequency: Frequency
+      location: string
+      data_hash: string
+      answer: string
+    }
   }
 
 /** How a series was asked to be trained. */
 export interface TrainingParameters {
   models?: readonly string[]
   horizonDays?: number
+  regressors?: readonly string[]
 }
 export interface SaveOptions {
   frequency: Frequency
@@ -90,7 +103,7 @@ export function createForecastStore(db: Kysely<ForecastingTables>) {
       model_id: trained.id,
       data_hash: trained.dataHash,
       parameters: JSON.stringify(parameters),
-      ...overrideForecast({ answer, distribution, daily_mean }, overrides.get(itemCode) ?? [])
+      ...servedForecast({ answer, distribution, daily_mean }, null, overrides.get(itemCode) ?? [])
     }
     await db
       .insertInto('ai_forecasts')
@@ -197,20 +210,23 @@ export function createForecastStore(db: Kysely<ForecastingTables>) {
             .where('item_code', 'in', [...itemCodes])
             .execute(),
 
-    /** Serves the model's forecast with these overrides, from now on. */
-    async serve(row: AiForecast, overrides: readonly Override[]): Promise<void> {
-      const model = {
-        answer: row.model_answer ?? row.answer,
-        distribution: row.model_distribution ?? row.distribution,
-        daily_mean: row.daily_mean
-      }
+    /** Serves the model's forecast as it agrees with the sums (null: as it stands) and with these overrides, from now on. */
+    async serve(row: AiForecast, reconciled: Reconciled | null, overrides: readonly Override[]): Promise<void> {
       await db
         .updateTable('ai_forecasts')
-        .set(overrideForecast(model, overrides))
+        .set(servedForecast(ownTexts(row), reconciled, overrides))
         .where('item_code', '=', row.item_code)
         .where('frequency', '=', row.frequency)
         .execute()
     },
+
+    rows: (itemCodes: readonly string[], frequency: Frequency) =>
+      db
+        .selectFrom('ai_forecasts')
+        .selectAll()
+        .where('item_code', 'in', [...itemCodes])
+        .where('frequency', '=', frequency)
+        .execute(),
 
     /** Models, newest first: their ids are ordered by time. */
     async models(filter: ModelFilter, after: string | undefined, limit: number): Promise<ModelRow[]> {
@@ -275,19 +291,6 @@ export function createForecastStore(db: Kysely<ForecastingTables>) {
         ])
         .execute(),
 
-    /** Mean forecast per day: the weekly one where no daily one was trained. */
-    async dailyMeans(itemCodes: readonly string[]): Promise<Map<string, number>> {
-      const json = JSON.stringify(itemCodes)
-      // One parameter: every list of stock asks this, and binding each code apart costs more than the answer.
-      const names = isPostgres(db)
-        ? sql`select jsonb_array_elements_text(${json}::jsonb)`
-        : sql`select value from json_each(${json})`
-      const { rows } = await sql<{ item_code: string; daily_mean: number }>`
-        select item_code, daily_mean from ${sql.table('ai_forecasts')}
-        where item_code in (${names}) order by item_code, frequency desc`.execute(db)
-      return new Map(rows.map((row) => [row.item_code, row.daily_mean]))
-    },
-
     answers: (itemCodes: readonly string[]) =>
       db
         .selectFrom('ai_forecasts')
@@ -297,22 +300,67 @@ export function createForecastStore(db: Kysely<ForecastingTables>) {
         .orderBy('frequency', 'desc')
         .execute(),
 
-    async replaceAggregates(all: readonly Aggregate[]): Promise<void> {
-      await db.deleteFrom('ai_aggregates').execute()
+    async replaceAggregates(frequency: Frequency, all: readonly Aggregate[]): Promise<void> {
+      await db.deleteFrom('ai_aggregates').where('frequency', '=', frequency).execute()
       for (const part of chunks(all, 50)) {
         await db
           .insertInto('ai_aggregates')
-          .values(part.map((one) => ({ level: one.level, key: one.key, answer: JSON.stringify(one) })))
+          .values(part.map((one) => ({ frequency, level: one.level, key: one.key, answer: JSON.stringify(one) })))
           .execute()
       }
     },
-    aggregate: (level: Aggregate['level'], key: string) =>
+    aggregate: (frequency: Frequency, level: Aggregate['level'], key: string) =>
       db
         .selectFrom('ai_aggregates')
         .select('answer')
+        .where('frequency', '=', frequency)
         .where('level', '=', level)
         .where('key', '=', key)
         .executeTakeFirst(),
+    aggregates: async (frequency: Frequency): Promise<Aggregate[]> =>
+      (await db.selectFrom('ai_aggregates').select('answer').where('frequency', '=', frequency).execute()).map(
+        ({ answer }) => JSON.parse(answer)
+      ),
+
+    /** One item at each of its locations, in their order. */
+    locations: (itemCode: string, frequency: Frequency) =>
+      db
+        .selectFrom('ai_location_forecasts')
+        .selectAll()
+        .where('item_code', '=', itemCode)
+        .where('frequency', '=', frequency)
+        .orderBy('location')
+        .execute(),
+    async saveLocations(rows: readonly ForecastingTables['ai_location_forecasts'][]): Promise<void> {
+      for (const row of rows) {
+        const { data_hash, answer } = row
+        await db
+          .insertInto('ai_location_forecasts')
+          .values(row)
+          .onConflict((conflict) =>
+            conflict.columns(['item_code', 'frequency', 'location']).doUpdateSet({ data_hash, answer })
+          )
+          .execute()
+      }
+    },
+    /** Forgets the forecasts of all other items and locations. */
+    async keepLocations(frequency: Frequency, kept: readonly { itemCode: string; location: string }[]): Promise<void> {
+      const names = new Set(kept.map(({ itemCode, location }) => JSON.stringify([itemCode, location])))
+      const rows = await db
+        .selectFrom('ai_location_forecasts')
+        .select(['item_code', 'location'])
+        .where('frequency', '=', frequency)
+        .execute()
+      for (const { item_code, location } of rows) {
+        if (names.has(JSON.stringify([item_code, location]))) continue
+        await db
+          .deleteFrom('ai_location_forecasts')
+          .where('item_code', '=', item_code)
+          .where('frequency', '=', frequency)
+          .where('location', '=', location)
+          .execute()
+      }
+    },
 
     lastTrainedAt: async () => {
       const { rows } = await sql<{ at: number | null }>`
@@ -323,3 +371,23 @@ export function createForecastStore(db: Kysely<ForecastingTables>) {
 }
 
 export type ForecastStore = ReturnType<typeof createForecastStore>
+
+interface DailyMean {
+  item_code: string
+  daily_mean: number
+}
+const readDailyMeans = prepared<{ codes: string }, DailyMean>((root, slot) => {
+  // One parameter: binding each code apart costs more than the answer.
+  const codes = isPostgres(root)
+    ? sql`select jsonb_array_elements_text(${slot('codes')}::jsonb)`
+    : sql`select value from json_each(${slot('codes')})`
+  return sql<DailyMean>`
+    select item_code, daily_mean from ${sql.table('ai_forecasts')}
+    where item_code in (${codes}) order by item_code, frequency desc`
+})
+
+/** Mean forecast per day: the weekly one where no daily one was trained. */
+export async function dailyMeans(root: Kysely<unknown>, itemCodes: readonly string[]): Promise<Map<string, number>> {
+  const { rows } = await root.executeQuery(readDailyMeans(root, { codes: JSON.stringify(itemCodes) }))
+  return new Map(rows.map((row) => [row.item_code, row.daily_mean]))
+}

@@ -1,9 +1,12 @@
 import { availableParallelism } from 'node:os'
 import { setImmediate as turn } from 'node:timers/promises'
 import type { Compute, JobContext, Tenant, Transaction } from '../../plugins/contracts.js'
+import type { FactorEffect } from '../../schemas/calendar.js'
 import type { Frequency, TrainRequest } from '../../schemas/forecasting.js'
+import type { Calendar, Known } from './calendar.js'
+import { CALENDAR_DAYS, calendarOf, scopedItems } from './calendar-store.js'
 import { chunks, createConsumptionStore } from './consumption-store.js'
-import type { Derivation } from './derive.js'
+import type { ConsumptionSource, Derivation } from './derive.js'
 import { createRealisation, type Realisation } from './learn.js'
 import { createLearningStore } from './learning-store.js'
 import type { ForecastMetrics } from './metrics.js'
@@ -17,17 +20,19 @@ const WORKER = new URL('./worker.js', import.meta.url)
 const ENGINE_VERSION = 3
 const SERIES_PER_READ = 4
 const SERIES_PER_BATCH = 24
+const SERIES_PER_TRANSACTION = 8
 const ITEMS_PER_PAGE = 500
 const HORIZON_DAYS = { day: 28, week: 91 } as const
 const TOP_DAYS = 90
 /** Bounds a series that never ends; the others of its batch are then computed again one by one. */
 const SERIES_TIMEOUT_MILLISECONDS = 20_000
-const TIMED_OUT = `took longer than ${SERIES_TIMEOUT_MILLISECONDS / 1000} s`
 
 export interface TrainingReport {
   trained: number
   skipped: number
   failed: Failure[]
+  /** figures known beforehand that were left out, and why */
+  unusedRegressors: { name: string; reason: string }[]
   models: Record<string, number>
   frequency: Frequency
   horizonDays: number
@@ -40,15 +45,27 @@ export interface TrainingReport {
 }
 
 interface Dependencies {
+  source: ConsumptionSource
   derivation: Derivation
   compute: Compute
   metrics: ForecastMetrics
   now: () => number
   observe(tenant: Tenant): Promise<void>
+  /** what one series may take (20 s); a batch of several, three times as much */
+  seriesTimeoutMilliseconds?: number
 }
 
 /** The job: derives what is stale, then trains what changed, in worker threads, and stores each batch as it is ready. */
-export function createTraining({ derivation, compute, metrics, now, observe }: Dependencies) {
+export function createTraining({
+  source,
+  derivation,
+  compute,
+  metrics,
+  now,
+  observe,
+  seriesTimeoutMilliseconds = SERIES_TIMEOUT_MILLISECONDS
+}: Dependencies) {
+  const timedOut = `took longer than ${seriesTimeoutMilliseconds / 1000} s`
   async function scope(tenant: Tenant, params: TrainRequest, failed: Failure[], end: number): Promise<string[]> {
     const store = createConsumptionStore(tenant.db.withTables<ForecastingTables>(), tenant.dialect)
     if (params.itemCodes !== undefined) {
@@ -91,13 +108,21 @@ export function createTraining({ derivation, compute, metrics, now, observe }: D
     itemCodes: readonly string[],
     end: number,
     run: Run,
-    realisation: Realisation
+    { realisation, calendar }: { realisation: Realisation; calendar: Calendar }
   ): Promise<TrainingSeries[]> {
     const db = tenant.db.withTables<ForecastingTables>()
+    const step = periodDays(run.frequency)
     const days = await createConsumptionStore(db, tenant.dialect).days(itemCodes)
     const unknown = await realisation.unknownDays()
     const hashes = await createForecastStore(db).hashes(itemCodes, run.frequency)
-    const all = new Map([...days].map(([code, active]) => [code, demand(active, end, run.frequency, unknown(code))]))
+    const items = await scopedItems(tenant, source, calendar, itemCodes)
+    const itemOf = (code: string) => items.get(code) ?? { itemCode: code }
+    const all = new Map(
+      [...days].map(([code, active]) => {
+        const closed = calendar.closed(itemOf(code), end).map(dayText)
+        return [code, demand(active, end, run.frequency, [...unknown(code), ...closed])]
+      })
+    )
     const drifted = await realisation.take(all)
     const result: TrainingSeries[] = []
     for (const [itemCode, series] of all) {
@@ -105,9 +130,13 @@ export function createTraining({ derivation, compute, metrics, now, observe }: D
         run.fail({ itemCode, reason: `less than one whole ${run.frequency} of history` })
         continue
       }
-      const dataHash = fingerprint(series, run.parameters)
+      const last = series.start + series.values.length * step - 1
+      const known = calendar.of(itemOf(itemCode), series.start, last, last + run.horizon * step)
+      run.note(known.unused)
+      const isKnown = known.factors.length + known.closed.length + known.unused.length > 0
+      const dataHash = fingerprint(series, isKnown ? [...run.parameters, hashable(known)] : run.parameters)
       if (hashes.get(itemCode) === dataHash && !drifted.has(itemCode)) run.skip()
-      else result.push({ itemCode, dataHash, ...series })
+      else result.push({ itemCode, dataHash, ...series, ...(isKnown ? { known } : {}) })
     }
     return result
   }
@@ -120,7 +149,7 @@ export function createTraining({ derivation, compute, metrics, now, observe }: D
       trainedAt: run.trainedAt,
       ...run.named
     }
-    const limit = AbortSignal.timeout(SERIES_TIMEOUT_MILLISECONDS * (series.length === 1 ? 1 : 3))
+    const limit = AbortSignal.timeout(seriesTimeoutMilliseconds * (series.length === 1 ? 1 : 3))
     try {
       return await compute.run<TrainingBatch, TrainingResult>(WORKER, input, {
         signal: AbortSignal.any([run.signal, limit])
@@ -129,7 +158,7 @@ export function createTraining({ derivation, compute, metrics, now, observe }: D
       run.signal.throwIfAborted()
       const [only] = series
       if (series.length === 1 && only !== undefined) {
-        const reason = limit.aborted ? TIMED_OUT : error instanceof Error ? error.message : String(error)
+        const reason = limit.aborted ? timedOut : error instanceof Error ? error.message : String(error)
         return { trained: [], failed: [{ itemCode: only.itemCode, reason }] }
       }
       // Something took the whole worker down: one by one, so that only the one at fault is lost.
@@ -147,7 +176,9 @@ export function createTraining({ derivation, compute, metrics, now, observe }: D
     const { trained, failed } = await runBatch(series, run)
     run.signal.throwIfAborted()
     if (trained.length > 0) {
-      await tenant.transact(async (tx) => save(tenant, tx, trained, run))
+      for (const part of chunks(trained, SERIES_PER_TRANSACTION)) {
+        await tenant.transact((tx) => save(tenant, tx, part, run), { durability: 'relaxed' })
+      }
     }
     run.store(trained)
     for (const failure of failed) run.fail(failure)
@@ -168,6 +199,8 @@ export function createTraining({ derivation, compute, metrics, now, observe }: D
 
   async function trainAll(tenant: Tenant, itemCodes: readonly string[], end: number, run: Run): Promise<void> {
     const realisation = createRealisation(tenant, run.frequency, end, { now, metrics })
+    const until = end + (run.horizon + 1) * periodDays(run.frequency)
+    const calendar = await calendarOf(tenant, dayText(end - CALENDAR_DAYS), dayText(until), run.asked.regressors)
     const pending = new Set<Promise<void>>()
     // One batch more than there are threads, so that none waits while the next is read.
     const window = availableParallelism() + 1
@@ -184,7 +217,7 @@ export function createTraining({ derivation, compute, metrics, now, observe }: D
     let batch: TrainingSeries[] = []
     for (const part of chunks(itemCodes, SERIES_PER_READ)) {
       if (run.signal.aborted || failure !== undefined) break
-      batch.push(...(await changed(tenant, part, end, run, realisation)))
+      batch.push(...(await changed(tenant, part, end, run, { realisation, calendar })))
       if (batch.length >= SERIES_PER_BATCH) {
         await send(batch)
         batch = []
@@ -204,7 +237,7 @@ export function createTraining({ derivation, compute, metrics, now, observe }: D
     await derivation.deriveStale(tenant, params.itemCodes, { signal, advance: () => {} })
     const today = Math.floor(now() / MILLISECONDS_PER_DAY)
     const end = await createConsumptionStore(tenant.db.withTables<ForecastingTables>(), tenant.dialect).lastDay(today)
-    const run = createRun(params, signal, progress, metrics, now())
+    const run = createRun(params, { signal, progress, metrics, now: now(), timedOut })
     const itemCodes = await scope(tenant, params, run.failed, end ?? today - 1)
     run.expect(itemCodes.length)
     if (end !== undefined) await trainAll(tenant, itemCodes, end, run)
@@ -214,20 +247,39 @@ export function createTraining({ derivation, compute, metrics, now, observe }: D
   }
 }
 
+/** Periods that a training asked for in this way forecasts. */
+export const horizonOf = ({ frequency = 'day', horizonDays = HORIZON_DAYS[frequency] }: TrainRequest): number =>
+  Math.ceil(horizonDays / periodDays(frequency))
+
+const hashable = ({ factors, closed, unused }: Known) => [
+  factors.map(({ values, ...factor }) => ({ ...factor, values: values && Array.from(values) })),
+  closed,
+  unused
+]
+
 type Run = ReturnType<typeof createRun>
 
 /** What one training run counts. */
 function createRun(
   params: TrainRequest,
-  signal: AbortSignal,
-  progress: (done: number, total: number) => void,
-  metrics: ForecastMetrics,
-  now: number
+  {
+    signal,
+    progress,
+    metrics,
+    now,
+    timedOut
+  }: Pick<JobContext<unknown>, 'signal' | 'progress'> & {
+    metrics: ForecastMetrics
+    now: number
+    /** the reason of a series that took too long */
+    timedOut: string
+  }
 ) {
   const frequency = params.frequency ?? 'day'
-  const horizon = Math.ceil((params.horizonDays ?? HORIZON_DAYS[frequency]) / periodDays(frequency))
+  const horizon = horizonOf(params)
   const failed: Failure[] = []
   const models: Record<string, number> = {}
+  const incomplete = new Map<string, string>()
   const sums = { errors: 0, baselineErrors: 0, volume: 0, mase: 0, maseCount: 0 }
   let trained = 0
   let skipped = 0
@@ -247,12 +299,18 @@ function createRun(
     /** What the nightly training asks for again. */
     asked: {
       ...(params.models === undefined ? {} : { models: params.models }),
-      ...(params.horizonDays === undefined ? {} : { horizonDays: params.horizonDays })
+      ...(params.horizonDays === undefined ? {} : { horizonDays: params.horizonDays }),
+      ...(params.regressors === undefined ? {} : { regressors: params.regressors })
     },
     parameters: [ENGINE_VERSION, frequency, horizon, params.models ?? null],
     expect(count: number) {
       total = count
       progress(0, total)
+    },
+    /** Figures that apply and are not complete, each once. */
+    note(unused: readonly FactorEffect[]) {
+      for (const { name, part, reason } of unused)
+        if (part === 'figure' && reason !== null) incomplete.set(name, reason)
     },
     skip() {
       skipped++
@@ -261,7 +319,7 @@ function createRun(
     },
     fail(failure: Failure) {
       failed.push(failure)
-      metrics.failed(failure.reason === TIMED_OUT ? 'timeout' : 'failure')
+      metrics.failed(failure.reason === timedOut ? 'timeout' : 'failure')
       step()
     },
     store(all: TrainingResult['trained']) {
@@ -285,6 +343,7 @@ function createRun(
         trained,
         skipped,
         failed,
+        unusedRegressors: [...incomplete].map(([name, reason]) => ({ name, reason })),
         models,
         frequency,
         horizonDays: horizon * periodDays(frequency),

@@ -1,5 +1,7 @@
 import { v7 as uuid } from 'uuid'
 import type { Accuracy, Artifact, Forecast, Frequency } from '../../schemas/forecasting.js'
+import type { Known } from './calendar.js'
+import { closeDays, columnOf, effectsOf, type Span } from './known.js'
 import { naiveScale } from './models/accuracy.js'
 import { describe } from './models/explain.js'
 import { type ForecastOutput, forecast, loadModels, type Accuracy as Measured, type ModelName } from './models/index.js'
@@ -13,6 +15,8 @@ export interface TrainingSeries {
   start: number
   values: Float64Array
   missing: Uint8Array
+  /** what is known beforehand of its days, those of the horizon included */
+  known?: Known
 }
 export interface TrainingBatch {
   series: TrainingSeries[]
@@ -108,14 +112,19 @@ function trainOne(series: TrainingSeries, batch: TrainingBatch): Trained {
   const { itemCode, start, values, missing } = series
   const { frequency, horizon, models, trainedAt } = batch
   const step = periodDays(frequency)
+  const { factors, closed, unused } = series.known ?? { factors: [], closed: [], unused: [] }
+  const span: Span = { start, periods: values.length, horizon, stepDays: step }
+  const columns = factors.map((factor) => columnOf(factor, span))
   const output = forecast({
     values,
     missing,
     frequency,
     horizon,
     startDate: dayText(start),
-    ...(models === undefined ? {} : { models })
+    ...(models === undefined ? {} : { models }),
+    ...(columns.length === 0 ? {} : { factors: columns })
   })
+  closeDays(output, closed, span)
   if (!output.mean.every(Number.isFinite)) throw new RangeError('the forecast is not finite')
   const id = uuid()
   const { model: baselineModel, ...baseline } = output.baseline
@@ -135,6 +144,7 @@ function trainOne(series: TrainingSeries, batch: TrainingBatch): Trained {
     dataFrom: dayText(start),
     dataTo: dayText(start + values.length * step - 1),
     observations: values.length,
+    ...(series.known === undefined ? {} : { factors: effectsOf(output, { factors, unused }, columns, span) }),
     censored: missing.reduce((sum, flag) => sum + flag, 0),
     horizon,
     meanPerDay: round(dailyMean),

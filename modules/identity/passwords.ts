@@ -1,42 +1,20 @@
 import { randomBytes } from 'node:crypto'
 import { hash, hashRaw, parseOptions, verify } from '@node-rs/argon2'
-import { COMMON_PASSWORDS } from './common-passwords.js'
-import { HashingBusy, PasswordRefused } from './errors.js'
+import { HashingBusy } from './errors.js'
+import { normalizePassword } from './password-rules.js'
 
-/** NIST SP 800-63B Rev. 4, 3.1.1.2: length and a list of known passwords; no rule of composition, no truncation. */
-const LENGTH_MIN = 8
-const LENGTH_MAX = 256
 /** OWASP Password Storage Cheat Sheet: argon2id (the library's default) with 19 MiB, two passes, one lane. */
 const COST = { memoryCost: 19_456, timeCost: 2, parallelism: 1 } as const
 /** Each takes 19 MiB and a thread of the pool that file access shares, so a flood of sign-ins waits in line. */
 const CONCURRENT_MAX = 2
 const WAITING_MAX = 100
-
-/** The same text however it was typed: composed and decomposed accents are one password. */
-const normalize = (password: string): string => password.normalize('NFC')
-const fold = (text: string): string => text.normalize('NFKC').toLowerCase()
-
-/** @throws PasswordRefused that names the reason: `too-short`, `too-long`, `not-text`, `common` or `user-name` */
-export function checkPassword(password: string, { username }: { username: string }): void {
-  const reason = refusal(normalize(password), username)
-  if (reason !== undefined) throw new PasswordRefused({ reason, minimumLength: LENGTH_MIN, maximumLength: LENGTH_MAX })
-}
-
-function refusal(password: string, username: string): string | undefined {
-  const length = [...password].length
-  if (length < LENGTH_MIN) return 'too-short'
-  if (length > LENGTH_MAX) return 'too-long'
-  // Half a character is replaced when it becomes bytes, so that unlike passwords would be alike.
-  if (/\p{Surrogate}/u.test(password)) return 'not-text'
-  const folded = fold(password)
-  if (COMMON_PASSWORDS.has(folded) || new Set(folded).size === 1) return 'common'
-  return folded === fold(username) ? 'user-name' : undefined
-}
+/** Stands where a hash would for an account that has no password yet; no password matches it. */
+export const NO_PASSWORD = '!'
 
 export interface PasswordHasher {
   /** An argon2id hash in the PHC format. @throws HashingBusy */
   hash(password: string): Promise<string>
-  /** Takes as long for a user that does not exist (`stored` undefined) as for a wrong password. @throws HashingBusy */
+  /** Takes as long without a password to match (`stored` undefined or `NO_PASSWORD`) as for a wrong one. @throws HashingBusy */
   verify(stored: string | undefined, password: string): Promise<boolean>
   /** Whether `stored` was made with a lower cost than today's. */
   isOutdated(stored: string): boolean
@@ -49,19 +27,19 @@ export function createPasswordHasher(observe: (seconds: number) => void = () => 
   const inTurn = queue(observe)
   let dummy: Promise<string> | undefined
   return {
-    hash: (password) => inTurn(() => hash(normalize(password), COST)),
+    hash: (password) => inTurn(() => hash(normalizePassword(password), COST)),
     verify: (stored, password) =>
       inTurn(async () => {
+        const isSet = stored !== undefined && stored !== NO_PASSWORD
         dummy ??= hash(randomBytes(32), COST)
-        const matches = await verify(stored ?? (await dummy), normalize(password))
-        return matches && stored !== undefined
+        return (await verify(isSet ? stored : await dummy, normalizePassword(password))) && isSet
       }),
     isOutdated: (stored) => {
       const { memoryCost, timeCost } = parseOptions(stored)
       return memoryCost < COST.memoryCost || timeCost < COST.timeCost
     },
     fingerprint: async (password, salt) =>
-      (await inTurn(() => hashRaw(normalize(password), { ...COST, salt }))).toString('base64url')
+      (await inTurn(() => hashRaw(normalizePassword(password), { ...COST, salt }))).toString('base64url')
   }
 }
 

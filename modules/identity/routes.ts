@@ -4,62 +4,28 @@ import type { FastifyRequest } from 'fastify'
 import { Type } from 'typebox'
 import { type Answers, access, type Principal, type Tenant } from '../../plugins/contracts.js'
 import { List, problems } from '../../schemas/common.js'
-import {
-  Login,
-  LoginAnswer,
-  Me,
-  PasswordChange,
-  User,
-  UserCreate,
-  UserListQuery,
-  UserParams,
-  UserPatch
-} from '../../schemas/identity.js'
+import { Me, PasswordChange, User, UserCreate, UserListQuery, UserParams, UserPatch } from '../../schemas/identity.js'
 import { NoOwnPassword, UserNotFound, UsernameTaken } from './errors.js'
-import { checkPassword } from './passwords.js'
-import type { RevocationList } from './revocations.js'
-import { type SignIn, signIn, throttled } from './sign-in.js'
-import { createIdentityStore, usernameKey } from './store.js'
+import { checkPassword } from './password-rules.js'
+import { NO_PASSWORD } from './passwords.js'
+import { removeFactors, type SecondFactors } from './second-factor.js'
+import { type SignIn, throttled } from './sign-in.js'
+import { addUser, changeUser, createIdentityStore, IDENTITY_CACHE, type UserChanges, usernameKey } from './store.js'
 
 export interface RouteContext extends SignIn {
   readonly answers: Answers
-  readonly revocations: RevocationList
+  readonly secondFactor: SecondFactors
+  /** Where users find the service; links are built from it, and passkeys belong to it. */
+  readonly publicUrl: string
 }
 
-const NAMESPACE = 'identity'
 const tags = ['identity']
 const tenantOf = (request: FastifyRequest) => request.getDecorator<Tenant>('tenant')
 const principalOf = (request: FastifyRequest) => request.getDecorator<Principal>('principal')
 
-/** Signing in and out, and what the caller may do with the own account. */
-export const sessionRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, context) => {
-  const { answers, auth, hasher, revocations } = context
-
-  app.post(
-    '/auth/login',
-    {
-      config: access('public'),
-      schema: { tags, summary: 'Sign in', body: Login, response: { 200: LoginAnswer, ...problems } }
-    },
-    // Not an idempotent write: its answer is a secret, and must not be kept.
-    async (request, reply) => {
-      reply.header('cache-control', 'no-store')
-      return signIn(context, request, request.body)
-    }
-  )
-
-  app.post(
-    '/auth/logout',
-    { config: access('viewer'), schema: { tags, summary: 'Sign out', response: { 204: Type.Null(), ...problems } } },
-    async (request, reply) => {
-      const { jti, sub, exp } = auth.claims(request)
-      const tenant = tenantOf(request)
-      return answers.write(request, reply, 204, async (tx) => {
-        await createIdentityStore(tx.db).revokeToken(jti, sub, exp * 1000)
-        tx.afterCommit(() => revocations.tokenRevoked(tenant, jti, exp * 1000))
-      })
-    }
-  )
+/** What the caller may do with the own account. */
+export const accountRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, context) => {
+  const { answers, hasher, secondFactor } = context
 
   app.get(
     '/auth/me',
@@ -69,7 +35,7 @@ export const sessionRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app
     },
     async (request, reply) => {
       const { subject, role, tenant } = principalOf(request)
-      return answers.read(request, reply, NAMESPACE, `me ${subject} ${role}`, async () => {
+      return answers.read(request, reply, IDENTITY_CACHE, `me ${subject} ${role}`, async () => {
         const account = await createIdentityStore(tenantOf(request).db).byId(subject)
         return { subject, role, tenant, user: account?.user ?? null }
       })
@@ -79,7 +45,7 @@ export const sessionRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app
   app.post(
     '/auth/password',
     {
-      config: access('viewer'),
+      config: access('viewer', { pending: ['password'], fresh: true, limit: 'sign-in' }),
       schema: {
         tags,
         summary: 'Change the own password; ends all tokens of the user',
@@ -98,14 +64,13 @@ export const sessionRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app
       await throttled(context, attempt, async () =>
         (await hasher.verify(account.passwordHash, currentPassword)) ? true : undefined
       )
-      checkPassword(newPassword, { username })
+      const isSoleFactor = await secondFactor.isPasswordAlone(tenant, account.user)
+      checkPassword(newPassword, { username, tenant: tenant.id, isSoleFactor })
       const passwordHash = await hasher.hash(newPassword)
       await concealPassword(context, request, 'newPassword')
       return answers.write(request, reply, 204, async (tx) => {
-        const changed = await createIdentityStore(tx.db).updateUser(id, { passwordHash })
+        const changed = await changeUser(tx, tenant, id, { passwordHash, mustChangePassword: false })
         if (changed === undefined) throw new UserNotFound({ id })
-        tx.invalidate(NAMESPACE)
-        tx.afterCommit(() => revocations.tokensEnded(tenant, id, changed.epoch))
       })
     }
   )
@@ -113,8 +78,10 @@ export const sessionRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app
 
 /** The administrator's view of the users. */
 export const userRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, context) => {
-  const { answers, hasher, revocations } = context
+  const { answers, hasher, secondFactor } = context
   const config = access('admin')
+  // Whoever makes users or changes roles makes administrators.
+  const fresh = access('admin', { fresh: true })
 
   app.get(
     '/users',
@@ -124,7 +91,7 @@ export const userRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, c
     },
     async (request, reply) => {
       const { limit = 50, cursor } = request.query
-      return answers.read(request, reply, NAMESPACE, `users ${limit} ${cursor ?? ''}`, async () => {
+      return answers.read(request, reply, IDENTITY_CACHE, `users ${limit} ${cursor ?? ''}`, async () => {
         const store = createIdentityStore(tenantOf(request).db)
         const rows = await store.page(limit + 1, cursor)
         const data = rows.slice(0, limit)
@@ -136,16 +103,16 @@ export const userRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, c
 
   app.post(
     '/users',
-    { config, schema: { tags, summary: 'Create a user', body: UserCreate, response: { 201: User, ...problems } } },
+    {
+      config: fresh,
+      schema: { tags, summary: 'Create a user', body: UserCreate, response: { 201: User, ...problems } }
+    },
     async (request, reply) => {
-      const { username, displayName = username, role, password } = request.body
-      checkPassword(password, { username })
-      const passwordHash = await hasher.hash(password)
-      await concealPassword(context, request, 'password')
+      const { username, displayName = username, role, password, mustChangePassword = false } = request.body
+      const passwordHash = password === undefined ? NO_PASSWORD : await hashNew(request, password, { username, role })
       return answers.write(request, reply, 201, async (tx) => {
-        const user = await createIdentityStore(tx.db).insertUser({ username, displayName, role, passwordHash })
+        const user = await addUser(tx, { username, displayName, role, passwordHash, mustChangePassword })
         if (user === undefined) throw new UsernameTaken({ username })
-        tx.invalidate(NAMESPACE)
         reply.header('location', `${app.prefix}/users/${user.id}`)
         return user
       })
@@ -157,7 +124,7 @@ export const userRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, c
     { config, schema: { tags, summary: 'Read a user', params: UserParams, response: { 200: User, ...problems } } },
     async (request, reply) => {
       const { id } = request.params
-      return answers.read(request, reply, NAMESPACE, `user ${id}`, async () => {
+      return answers.read(request, reply, IDENTITY_CACHE, `user ${id}`, async () => {
         const account = await createIdentityStore(tenantOf(request).db).byId(id)
         if (account === undefined) throw new UserNotFound({ id })
         return account.user
@@ -168,7 +135,7 @@ export const userRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, c
   app.patch(
     '/users/:id',
     {
-      config,
+      config: fresh,
       schema: {
         tags,
         summary: 'Change a user; another role, another password or disabling ends all of the user’s tokens',
@@ -182,9 +149,8 @@ export const userRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, c
       if (password === undefined) return change(request, reply, changes)
       const account = await createIdentityStore(tenantOf(request).db).byId(request.params.id)
       if (account === undefined) throw new UserNotFound(request.params)
-      checkPassword(password, account.user)
-      const passwordHash = await hasher.hash(password)
-      await concealPassword(context, request, 'password')
+      const role = changes.role ?? account.user.role
+      const passwordHash = await hashNew(request, password, { ...account.user, role })
       return change(request, reply, { ...changes, passwordHash })
     }
   )
@@ -195,32 +161,45 @@ export const userRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, c
       config,
       schema: {
         tags,
-        summary: 'Disable a user; the history keeps the id',
+        summary: 'Delete a user for good; the history keeps the id, and the name may be given to another',
         params: UserParams,
         response: { 200: User, ...problems }
       }
     },
-    async (request, reply) => change(request, reply, { disabled: true })
+    async (request, reply) => change(request, reply, { deleted: true })
   )
 
   const change = (
     request: FastifyRequest<{ Params: { id: string } }>,
     reply: Parameters<Answers['write']>[1],
-    changes: Parameters<ReturnType<typeof createIdentityStore>['updateUser']>[1]
+    changes: UserChanges
   ) => {
     const { id } = request.params
     const tenant = tenantOf(request)
     return answers.write(request, reply, 200, async (tx) => {
-      const store = createIdentityStore(tx.db)
-      const before = await store.byId(id)
-      if (before === undefined) throw new UserNotFound({ id })
+      const before = await createIdentityStore(tx.db).byId(id)
+      if (before === undefined || before.user.deleted) throw new UserNotFound({ id })
       answers.requireMatch(request, reply, before.user)
-      const after = await store.updateUser(id, changes)
+      const after = await changeUser(tx, tenant, id, changes)
       if (after === undefined) throw new UserNotFound({ id })
-      tx.invalidate(NAMESPACE)
-      tx.afterCommit(() => revocations.tokensEnded(tenant, id, after.epoch))
+      if (changes.deleted === true) await removeFactors(tx, id)
       return after.user
     })
+  }
+
+  /** @throws PasswordRefused */
+  const hashNew = async (
+    request: FastifyRequest,
+    password: string,
+    user: { id?: string; username: string; role: User['role'] }
+  ): Promise<string> => {
+    const tenant = tenantOf(request)
+    const { id = '', username, role } = user
+    const isSoleFactor = await secondFactor.isPasswordAlone(tenant, { id, role })
+    checkPassword(password, { username, tenant: tenant.id, isSoleFactor })
+    const passwordHash = await hasher.hash(password)
+    await concealPassword(context, request, 'password')
+    return passwordHash
   }
 }
 

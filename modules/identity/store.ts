@@ -1,7 +1,14 @@
 import { type Kysely, type Selectable, sql } from 'kysely'
 import { v7 as uuid } from 'uuid'
+import type { AuditEntry, Tenant, Transaction } from '../../plugins/contracts.js'
 import type { Role } from '../../schemas/common.js'
 import type { User } from '../../schemas/identity.js'
+import { createLinkStore } from './link-store.js'
+import { NO_PASSWORD } from './passwords.js'
+import { endTokens } from './revocations.js'
+
+/** The namespace of cached answers about users. */
+export const IDENTITY_CACHE = 'identity'
 
 export type IdentityTables = {
   users: {
@@ -14,10 +21,11 @@ export type IdentityTables = {
     /** Milliseconds; a token signed under an earlier value is refused. 0 until something ends a user's tokens. */
     tokens_valid_from: number
     disabled_at: number | null
+    must_change_password: number
+    deleted_at: number | null
     created_at: number
     updated_at: number
   }
-  revoked_tokens: { jti: string; subject: string; expires_at: number; revoked_at: number }
 }
 
 export interface Account {
@@ -31,6 +39,7 @@ export interface NewUser {
   readonly displayName: string
   readonly role: Role
   readonly passwordHash: string
+  readonly mustChangePassword?: boolean
 }
 
 export interface UserChanges {
@@ -38,6 +47,50 @@ export interface UserChanges {
   readonly role?: Role
   readonly disabled?: boolean
   readonly passwordHash?: string
+  readonly mustChangePassword?: boolean
+  /** For good: the row stays for the history, the name may be given to somebody else. */
+  readonly deleted?: true
+  /** For what else ends them, such as another second factor. */
+  readonly endTokens?: true
+}
+
+/** Whatever may lower what a token allows, or shows that somebody else had it, ends all that were signed before. */
+const endsTokens = (changes: UserChanges): boolean => {
+  const { role, passwordHash, disabled, deleted = false, mustChangePassword, endTokens } = changes
+  const lowers = disabled === true || mustChangePassword === true || endTokens === true
+  return lowers || deleted || role !== undefined || passwordHash !== undefined
+}
+
+/** Undefined when the name is taken. */
+export async function addUser(tx: Transaction, user: NewUser): Promise<User | undefined> {
+  const added = await createIdentityStore(tx.db).insertUser(user)
+  if (added === undefined) return undefined
+  tx.audit(userChange('create', undefined, added))
+  tx.invalidate(IDENTITY_CACHE)
+  return added
+}
+
+/** Changes a user, and ends tokens and links with the same transaction. Undefined when there is no such user. */
+export async function changeUser(
+  tx: Transaction,
+  tenant: Tenant,
+  id: string,
+  changes: UserChanges
+): Promise<Account | undefined> {
+  const store = createIdentityStore(tx.db)
+  const before = await store.byId(id)
+  const changed = await store.updateUser(id, changes)
+  if (changed === undefined) return undefined
+  const { passwordHash, endTokens: ends, ...fields } = changes
+  if (Object.keys(fields).length > 0) tx.audit(userChange('update', before?.user, changed.user))
+  if (passwordHash !== undefined) tx.audit({ action: 'user.password', object: { type: 'user', id } })
+  if (ends === true) tx.audit({ action: 'user.tokens.end', object: { type: 'user', id } })
+  if (endsTokens(changes)) {
+    await endTokens(tx, tenant, { kind: 'subject', key: id, epoch: changed.epoch })
+    await createLinkStore(tx.db).removeOfUser(id)
+  }
+  tx.invalidate(IDENTITY_CACHE)
+  return changed
 }
 
 /** How user names are compared: whatever their case and width. */
@@ -49,6 +102,8 @@ const toUser = (row: Selectable<IdentityTables['users']>): User => ({
   displayName: row.display_name,
   role: row.role,
   disabled: row.disabled_at !== null,
+  deleted: row.deleted_at !== null,
+  mustChangePassword: row.must_change_password === 1,
   createdAt: new Date(row.created_at).toISOString(),
   updatedAt: new Date(row.updated_at).toISOString()
 })
@@ -58,12 +113,27 @@ const toAccount = (row: Selectable<IdentityTables['users']>): Account => ({
   epoch: row.tokens_valid_from
 })
 
+/** For the audit trail: who a person is stays with the user, who may be erased. */
+export const userChange = (action: 'create' | 'update', before: User | undefined, after: User): AuditEntry => ({
+  action: `user.${action}`,
+  object: { type: 'user', id: after.id },
+  ...(before === undefined ? {} : { before }),
+  after,
+  personal: ['username', 'displayName']
+})
+
 /** A transaction's `db` is a Kysely too: inside one, build a second store on it. */
 export function createIdentityStore(database: Kysely<unknown>) {
   const db = database.withTables<IdentityTables>()
   return {
-    /** Undefined when the name is taken. */
-    insertUser: async ({ username, displayName, role, passwordHash }: NewUser): Promise<User | undefined> => {
+    /** Only `addUser` calls this. Undefined when the name is taken. */
+    insertUser: async ({
+      username,
+      displayName,
+      role,
+      passwordHash,
+      mustChangePassword = false
+    }: NewUser): Promise<User | undefined> => {
       const now = Date.now()
       const row = await db
         .insertInto('users')
@@ -76,6 +146,8 @@ export function createIdentityStore(database: Kysely<unknown>) {
           password_hash: passwordHash,
           tokens_valid_from: 0,
           disabled_at: null,
+          must_change_password: mustChangePassword ? 1 : 0,
+          deleted_at: null,
           created_at: now,
           updated_at: now
         })
@@ -98,24 +170,28 @@ export function createIdentityStore(database: Kysely<unknown>) {
 
     /** In order of creation: a UUIDv7 sorts by its time. */
     page: async (limit: number, after?: string): Promise<User[]> => {
-      const query = db.selectFrom('users').selectAll().orderBy('id').limit(limit)
+      const query = db.selectFrom('users').selectAll().where('deleted_at', 'is', null).orderBy('id').limit(limit)
       const rows = await (after === undefined ? query : query.where('id', '>', after)).execute()
       return rows.map(toUser)
     },
 
+    /** Whether nobody was ever made here. */
+    isEmpty: async (): Promise<boolean> =>
+      (await db.selectFrom('users').select('id').limit(1).executeTakeFirst()) === undefined,
+
     count: async (): Promise<number> => {
       const { total } = await db
         .selectFrom('users')
+        .where('deleted_at', 'is', null)
         .select(({ fn }) => fn.countAll<number>().as('total'))
         .executeTakeFirstOrThrow()
       return total
     },
 
-    /** Whatever may lower what a token allows ends all tokens signed before. Undefined when there is no such user. */
+    /** Only `changeUser` calls this: the epoch alone is not heard of elsewhere. Undefined when there is no such user. */
     updateUser: async (id: string, changes: UserChanges): Promise<Account | undefined> => {
       const now = Date.now()
-      const { displayName, role, disabled, passwordHash } = changes
-      const endsTokens = role !== undefined || passwordHash !== undefined || disabled === true
+      const { displayName, role, disabled, passwordHash, mustChangePassword, deleted } = changes
       const row = await db
         .updateTable('users')
         .set(({ ref }) => ({
@@ -124,14 +200,20 @@ export function createIdentityStore(database: Kysely<unknown>) {
           ...(role === undefined ? {} : { role }),
           ...(passwordHash === undefined ? {} : { password_hash: passwordHash }),
           ...(disabled === undefined ? {} : { disabled_at: disabled ? now : null }),
+          ...(mustChangePassword === undefined ? {} : { must_change_password: mustChangePassword ? 1 : 0 }),
+          ...(deleted === undefined
+            ? {}
+            : // No name is spelled like this key.
+              { deleted_at: now, disabled_at: now, username_key: ` deleted ${id}`, password_hash: NO_PASSWORD }),
           // Always later than before, whatever the clock of this machine says.
-          ...(endsTokens
+          ...(endsTokens(changes)
             ? {
                 tokens_valid_from: sql<number>`case when ${ref('tokens_valid_from')} >= ${now} then ${ref('tokens_valid_from')} + 1 else ${now} end`
               }
             : {})
         }))
         .where('id', '=', id)
+        .where('deleted_at', 'is', null)
         .returningAll()
         .executeTakeFirst()
       return row === undefined ? undefined : toAccount(row)
@@ -145,39 +227,7 @@ export function createIdentityStore(database: Kysely<unknown>) {
         .where('id', '=', id)
         .where('password_hash', '=', before)
         .execute()
-    },
-
-    /** Also forgets those that have expired since. */
-    revokeToken: async (jti: string, subject: string, expiresAt: number): Promise<void> => {
-      const now = Date.now()
-      await db.deleteFrom('revoked_tokens').where('expires_at', '<', now).execute()
-      await db
-        .insertInto('revoked_tokens')
-        .values({ jti, subject, expires_at: expiresAt, revoked_at: now })
-        .onConflict((conflict) => conflict.column('jti').doNothing())
-        .execute()
-    },
-
-    /** What refuses tokens and was written at or after `since` (milliseconds; 0 for all). */
-    revocations: async (since: number): Promise<Revocations> => {
-      const tokens = await db
-        .selectFrom('revoked_tokens')
-        .select(['jti', 'expires_at as expiresAt'])
-        .where('revoked_at', '>=', since)
-        .where('expires_at', '>', Date.now())
-        .execute()
-      const subjects = await db
-        .selectFrom('users')
-        .select(['id', 'tokens_valid_from as epoch'])
-        .where('tokens_valid_from', '>=', Math.max(since, 1))
-        .execute()
-      return { tokens, subjects }
     }
   }
 }
 export type IdentityStore = ReturnType<typeof createIdentityStore>
-
-export interface Revocations {
-  readonly tokens: readonly { jti: string; expiresAt: number }[]
-  readonly subjects: readonly { id: string; epoch: number }[]
-}

@@ -1,5 +1,7 @@
+import { createHash } from 'node:crypto'
 import { isIPv6 } from 'node:net'
 import { LRUCache } from 'lru-cache'
+import type { SharedStore } from '../../plugins/contracts.js'
 
 interface Limit {
   /** Attempts at once. */
@@ -36,26 +38,45 @@ export interface LoginAttempt {
 
 export interface LoginThrottle {
   /** Counts an attempt before it is checked, so that many at once count too. 0, or the seconds to wait; a wait counts nothing. */
-  take(attempt: LoginAttempt): number
+  take(attempt: LoginAttempt): Promise<number>
   /** Gives back what a right password took. */
-  succeeded(attempt: LoginAttempt): void
+  succeeded(attempt: LoginAttempt): Promise<void>
 }
 
 /**
- * Token buckets, in this process. An address from which a user signed in before is spared the limit over all addresses, so
- * strangers cannot lock that user out.
+ * Token buckets: in this process, and with Redis over all of them, whichever is stricter; so an outage of Redis opens nothing that
+ * this process has closed. An address from which a user signed in before is spared the limit over all addresses, so strangers
+ * cannot lock that user out.
  */
-export function createLoginThrottle(now: () => number = Date.now): LoginThrottle {
+export function createLoginThrottle(shared: SharedStore | null = null, now: () => number = Date.now): LoginThrottle {
+  const own = createBuckets(now)
+  return {
+    take: async (attempt) => {
+      const wait = own.take(attempt)
+      if (wait > 0 || shared === null) return wholeSeconds(wait)
+      const sharedWait = await takeShared(shared, attempt)
+      if (sharedWait > 0) own.giveBack(attempt)
+      return wholeSeconds(sharedWait)
+    },
+    succeeded: async (attempt) => {
+      own.succeeded(attempt)
+      if (shared !== null) await succeedShared(shared, attempt)
+    }
+  }
+}
+
+// A whole second more for a rounding error would be told to the user.
+const wholeSeconds = (wait: number) => (wait > 0 ? Math.max(1, Math.ceil(wait - 0.001)) : 0)
+
+function createBuckets(now: () => number) {
   const buckets = () => new LRUCache<string, Bucket>({ max: KEPT_MAX })
   const pairs = buckets()
   const addresses = buckets()
   const users = buckets()
   const familiar = new LRUCache<string, number>({ max: KEPT_MAX })
 
-  const claimsOf = ({ tenant, username, address }: LoginAttempt): Claimed[] => {
-    const network = networkOf(address)
-    const user = `${tenant} ${username}`
-    const pair = `${user} ${network}`
+  const claimsOf = (attempt: LoginAttempt): Claimed[] => {
+    const { pair, user, network } = namesOf(attempt)
     const claims = [
       { buckets: pairs, key: pair, limit: PAIR },
       { buckets: addresses, key: network, limit: ADDRESS }
@@ -70,22 +91,77 @@ export function createLoginThrottle(now: () => number = Date.now): LoginThrottle
   }
 
   return {
-    take: (attempt) => {
+    /** 0, or the seconds to wait. */
+    take: (attempt: LoginAttempt): number => {
       const claims = claimsOf(attempt).map((claim) => ({ ...claim, left: level(claim) }))
       const wait = Math.max(...claims.map(({ left, limit }) => (left >= 1 ? 0 : (1 - left) * limit.seconds)))
-      // A whole second more for a rounding error would be told to the user.
-      if (wait > 0) return Math.max(1, Math.ceil(wait - 0.001))
+      if (wait > 0) return wait
       for (const { buckets, key, left } of claims) buckets.set(key, { left: left - 1, at: now() })
       return 0
     },
-    succeeded: (attempt) => {
+    giveBack: (attempt: LoginAttempt): void => {
+      for (const claim of claimsOf(attempt)) claim.buckets.set(claim.key, { left: level(claim) + 1, at: now() })
+    },
+    succeeded: (attempt: LoginAttempt): void => {
       for (const claim of claimsOf(attempt)) {
         if (claim.buckets === addresses) addresses.set(claim.key, { left: level(claim) + 1, at: now() })
         else claim.buckets.delete(claim.key)
       }
-      familiar.set(`${attempt.tenant} ${attempt.username} ${networkOf(attempt.address)}`, now())
+      familiar.set(namesOf(attempt).pair, now())
     }
   }
+}
+
+function namesOf({ tenant, username, address }: LoginAttempt): { pair: string; user: string; network: string } {
+  const network = networkOf(address)
+  const user = `${tenant} ${username}`
+  return { pair: `${user} ${network}`, user, network }
+}
+
+/** `KEYS`: pair, address, user, familiar; `ARGV`: burst and seconds of the first three. The clock is Redis's own. */
+const TAKE = `
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local claims = redis.call('EXISTS', KEYS[4]) == 1 and 2 or 3
+local left, wait = {}, 0
+for i = 1, claims do
+  local burst, seconds = tonumber(ARGV[2 * i - 1]), tonumber(ARGV[2 * i])
+  local bucket = redis.call('HMGET', KEYS[i], 'left', 'at')
+  left[i] = burst
+  if bucket[1] then left[i] = math.min(burst, bucket[1] + math.max(0, now - bucket[2]) / 1000 / seconds) end
+  if left[i] < 1 then wait = math.max(wait, (1 - left[i]) * seconds) end
+end
+if wait > 0 then return tostring(wait) end
+for i = 1, claims do
+  redis.call('HSET', KEYS[i], 'left', left[i] - 1, 'at', now)
+  redis.call('PEXPIRE', KEYS[i], ARGV[2 * i - 1] * ARGV[2 * i] * 1000)
+end
+return '0'`
+
+const SUCCEED = `
+if redis.call('EXISTS', KEYS[2]) == 1 then redis.call('HINCRBYFLOAT', KEYS[2], 'left', 1) end
+redis.call('DEL', KEYS[1])
+if redis.call('EXISTS', KEYS[4]) == 0 then redis.call('DEL', KEYS[3]) end
+redis.call('SET', KEYS[4], '1', 'PX', ARGV[1])`
+
+/** Names of users and addresses are nobody's business who reads Redis. */
+function sharedKeys(prefix: string, attempt: LoginAttempt): [string, string, string, string] {
+  const { pair, user, network } = namesOf(attempt)
+  const key = (kind: string, name: string) =>
+    `${prefix}login:${kind}:${createHash('sha256').update(name).digest('base64url').slice(0, 22)}`
+  return [key('pair', pair), key('address', network), key('user', user), key('familiar', pair)]
+}
+
+/** 0 too when Redis does not answer. */
+async function takeShared(shared: SharedStore, attempt: LoginAttempt): Promise<number> {
+  const limits = [PAIR, ADDRESS, USER].flatMap(({ burst, seconds }) => [burst, seconds])
+  return Number(
+    (await shared.call((redis) => redis.eval(TAKE, 4, ...sharedKeys(shared.prefix, attempt), ...limits))) ?? 0
+  )
+}
+
+async function succeedShared(shared: SharedStore, attempt: LoginAttempt): Promise<void> {
+  await shared.call((redis) => redis.eval(SUCCEED, 4, ...sharedKeys(shared.prefix, attempt), FAMILIAR_MILLISECONDS))
 }
 
 /** One household has 2⁶⁴ IPv6 addresses: the first four groups count as one. */

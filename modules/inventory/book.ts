@@ -1,4 +1,5 @@
 import { v7 as uuidv7 } from 'uuid'
+import type { Localised } from '../../plugins/contracts.js'
 import { fromMicros, multiplyMicros, toMicros } from '../../schemas/decimal.js'
 import type { Movement, MovementLine, MovementType } from '../../schemas/inventory.js'
 import {
@@ -13,6 +14,7 @@ import {
 } from './errors.js'
 import type { LedgerItem, LedgerLocation, LedgerStore, TransactionHead } from './ledger-store.js'
 import { type AccountState, apply, byExpiry, type LotState, type Move, ROUTES, type Transfer } from './posting.js'
+import * as rules from './rules.js'
 import { DEFAULT_LOT, INTERNAL_KINDS } from './tables.js'
 
 export const DEFAULT_LOCATION = 'main'
@@ -224,7 +226,7 @@ export class Book {
     if (entered === 0 || (entered < 0 && type !== 'adjustment')) {
       throw new MovementRule({
         line: requestLine,
-        rule: `the quantity of a ${type} is above zero (it is ${line.quantity})`
+        rule: rules.aboveZero(type, line.quantity)
       })
     }
     const here = this.#stocked(line.location ?? DEFAULT_LOCATION)
@@ -232,11 +234,10 @@ export class Book {
     if ((type === 'transfer') !== (there !== undefined)) {
       throw new MovementRule({
         line: requestLine,
-        rule: type === 'transfer' ? 'a transfer needs toLocation' : `toLocation belongs to a transfer, not to a ${type}`
+        rule: type === 'transfer' ? rules.NEEDS_TO_LOCATION : rules.noToLocation(type)
       })
     }
-    if (there?.id === here.id)
-      throw new MovementRule({ line: requestLine, rule: 'location and toLocation are the same' })
+    if (there?.id === here.id) throw new MovementRule({ line: requestLine, rule: rules.SAME_LOCATION })
     const route = entered < 0 ? { from: ROUTES[type].to, to: ROUTES[type].from } : ROUTES[type]
     const place = (name: string) =>
       name === 'here' ? here : name === 'there' && there !== undefined ? there : this.#location(name)
@@ -267,23 +268,23 @@ export class Book {
     requestLine: number
   ): LotState | undefined {
     const outgoing = (ROUTES[type].from === 'here') !== line.quantity < 0
-    const refuse = (rule: string) => new LotRule({ itemCode: item.code, rule, line: requestLine })
+    const refuse = (rule: Localised) => new LotRule({ itemCode: item.code, rule, line: requestLine })
     if (item.tracking === 'none') {
-      if (line.lot !== undefined) throw refuse('is not tracked by lot, so the line may not name one')
+      if (line.lot !== undefined) throw refuse(rules.NOT_TRACKED)
       return this.#lots.get(keyOf(item.id, DEFAULT_LOT))
     }
     if (item.tracking === 'serial' && (line.lot === undefined || quantity !== 1_000_000)) {
-      throw refuse('is tracked by serial number: a line names one as its lot and moves exactly 1')
+      throw refuse(rules.ONE_SERIAL)
     }
     if (line.lot === undefined) {
       if (outgoing) return undefined
-      throw refuse('is tracked by lot, so what comes in names its lot')
+      throw refuse(rules.NAMES_ITS_LOT)
     }
     const known = this.#lots.get(keyOf(item.id, line.lot))
     if (known !== undefined && known.status !== 'ok' && type === 'issue')
-      throw refuse(`may not be issued from the lot ${line.lot}: it is ${known.status}`)
+      throw refuse(rules.notIssued(line.lot, known.status))
     if (known !== undefined && item.tracking === 'serial' && !outgoing && this.#inStock(item, known))
-      throw refuse(`has the serial number ${line.lot} in stock already`)
+      throw refuse(rules.inStockAlready(line.lot))
     if (known !== undefined) return known
     if (outgoing) throw new LotNotFound({ itemCode: item.code, lot: line.lot })
     const made: LotState = { id: 0, itemId: item.id, code: line.lot, expiresOn: line.expiresOn ?? null, status: 'ok' }
@@ -316,12 +317,11 @@ export class Book {
     if (ratio === undefined) throw new UnitNotConvertible({ itemCode: item.code, unit, baseUnit: item.unit })
     const exact = BigInt(quantity) * BigInt(ratio.numerator)
     const converted = Number((exact + BigInt(ratio.denominator) / 2n) / BigInt(ratio.denominator))
-    if (converted === 0)
-      throw new MovementRule({ line, rule: `${fromMicros(quantity)} ${unit} is less than 0.000001 ${item.unit}` })
+    if (converted === 0) throw new MovementRule({ line, rule: rules.tooSmall(fromMicros(quantity), unit, item.unit) })
     if (converted > Number.MAX_SAFE_INTEGER)
       throw new MovementRule({
         line,
-        rule: `${fromMicros(quantity)} ${unit} is more than can be counted in ${item.unit}`
+        rule: rules.tooLarge(fromMicros(quantity), unit, item.unit)
       })
     return converted
   }
@@ -370,7 +370,7 @@ export class Book {
     const item = this.#item(itemCode)
     const location = this.#stocked(locationCode)
     if (item.tracking !== 'none' && lotCode === undefined)
-      throw new LotRule({ itemCode, rule: 'is tracked by lot, so a reservation names its lot', line: 1 })
+      throw new LotRule({ itemCode, rule: rules.NAMES_ITS_LOT, line: 1 })
     const lot = this.#lots.get(keyOf(item.id, lotCode ?? DEFAULT_LOT))
     if (lot === undefined) throw new LotNotFound({ itemCode, lot: lotCode ?? DEFAULT_LOT })
     return { item, account: this.#account(item, location, lot) }
@@ -380,8 +380,7 @@ export class Book {
   holdUsable(itemCode: string, locationCode: string, lotCode: string | undefined) {
     const held = this.hold(itemCode, locationCode, lotCode)
     const { code, status } = held.account.lot
-    if (status !== 'ok')
-      throw new LotRule({ itemCode, rule: `may not be reserved from the lot ${code}: it is ${status}`, line: 1 })
+    if (status !== 'ok') throw new LotRule({ itemCode, rule: rules.notReserved(code, status), line: 1 })
     return held
   }
 

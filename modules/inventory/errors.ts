@@ -1,4 +1,4 @@
-import { problem } from '../../plugins/contracts.js'
+import { type Localised, problem } from '../../plugins/contracts.js'
 
 export const ItemNotFound = problem<{ itemCode: string }>('INV_ITEM_NOT_FOUND', 404, {
   en: 'The item {itemCode} does not exist.',
@@ -7,6 +7,10 @@ export const ItemNotFound = problem<{ itemCode: string }>('INV_ITEM_NOT_FOUND', 
 export const ItemExists = problem<{ itemCode: string }>('INV_ITEM_EXISTS', 409, {
   en: 'There is already an item {itemCode}.',
   fr: 'L’article {itemCode} existe déjà.'
+})
+export const ItemCodeReserved = problem<{ itemCode: string }>('INV_ITEM_CODE_RESERVED', 422, {
+  en: '"{itemCode}" is a part of this API’s own addresses, where an item of that code could not be found; take another code.',
+  fr: '« {itemCode} » fait partie des adresses de cette API, où un article de ce code serait introuvable ; prenez un autre code.'
 })
 export const ItemUnitFixed = problem<{ itemCode: string; unit: string; tracking: string }>('INV_ITEM_UNIT_FIXED', 409, {
   en: '{itemCode} was counted in {unit} with the tracking {tracking} before it was archived, and its history still is.',
@@ -56,11 +60,11 @@ export const LotNotFound = problem<{ itemCode: string; lot: string }>('INV_LOT_N
   en: 'The item {itemCode} has no lot {lot}.',
   fr: 'L’article {itemCode} n’a pas de lot {lot}.'
 })
-export const LotRule = problem<{ itemCode: string; rule: string; line: number }>('INV_LOT_RULE', 422, {
+export const LotRule = problem<{ itemCode: string; rule: Localised; line: number }>('INV_LOT_RULE', 422, {
   en: 'Line {line}: {itemCode} {rule}.',
-  fr: 'Ligne {line} : {itemCode} — {rule}.'
+  fr: 'Ligne {line} : {itemCode} {rule}.'
 })
-export const MovementRule = problem<{ line: number; rule: string }>('INV_MOVEMENT_RULE', 422, {
+export const MovementRule = problem<{ line: number; rule: Localised }>('INV_MOVEMENT_RULE', 422, {
   en: 'Line {line}: {rule}.',
   fr: 'Ligne {line} : {rule}.'
 })

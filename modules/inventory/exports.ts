@@ -1,6 +1,7 @@
-import type { Tenant } from '../../plugins/contracts.js'
+import { csvCell, type Tenant } from '../../plugins/contracts.js'
 import { fromMicros } from '../../schemas/decimal.js'
 import type { ExportKind } from '../../schemas/inventory.js'
+import { faceOf } from './item-rows.js'
 import { createItemStore, type ItemRecord } from './item-store.js'
 import { createLedgerQueries } from './ledger-queries.js'
 
@@ -50,9 +51,9 @@ async function* rowsOf(kind: ExportKind, tenant: Tenant, showCost: boolean): Asy
       const store = createItemStore(tenant.db)
       const { rows, cursorOf } = await store.list({ limit: PAGE, ...from })
       const records = await store.records(rows.map(({ code }) => code))
-      for (const { code, category } of rows.slice(0, PAGE)) {
-        const record = records.get(code)
-        if (record !== undefined) yield presentRecord(record, category, showCost)
+      for (const row of rows.slice(0, PAGE)) {
+        const record = records.get(row.code)
+        if (record !== undefined) yield presentRecord(record, faceOf(row).category, showCost)
       }
       const last = rows[PAGE - 1]
       next = rows.length > PAGE && last !== undefined ? cursorOf(last) : null
@@ -99,12 +100,4 @@ export async function* exportNdjson(kind: ExportKind, tenant: Tenant, showCost: 
   for await (const row of rowsOf(kind, tenant, showCost)) {
     yield `${JSON.stringify(Object.fromEntries(COLUMNS[kind].map((name) => [name, row[name] ?? null])))}\n`
   }
-}
-
-/** RFC 4180. A text that a spreadsheet would run as a formula is marked as text; an import takes the mark off again. */
-export function csvCell(value: Cell): string {
-  if (value === null) return ''
-  if (typeof value === 'number') return String(value)
-  const harmless = /^'*[=+\-@\t\r]/.test(value) ? `'${value}` : value
-  return /[",\r\n]/.test(harmless) ? `"${harmless.replaceAll('"', '""')}"` : harmless
 }

@@ -1,5 +1,5 @@
 import type { Tenant, Transaction } from '../../plugins/contracts.js'
-import type { NewItem } from '../../schemas/inventory.js'
+import { type NewItem, RESERVED_ITEM_CODES } from '../../schemas/inventory.js'
 import { createCatalogueStore } from './catalogue-store.js'
 import { type ItemImportRow, RowError } from './import-reader.js'
 import { createItemStore, type ItemRecord } from './item-store.js'
@@ -42,6 +42,15 @@ export async function rehearseItemRows(
     const taken = row.barcodes?.find((barcode) => (owners.get(barcode) ?? row.itemCode) !== row.itemCode)
     if (isNew && row.name === undefined)
       refuse(new RowError(row.row, 'name', 'REQUIRED', 'name is missing, and the item is new'))
+    else if (isNew && RESERVED_ITEM_CODES.has(row.itemCode))
+      refuse(
+        new RowError(
+          row.row,
+          'itemCode',
+          'INV_ITEM_CODE_RESERVED',
+          `${JSON.stringify(row.itemCode)} is a part of this API’s own addresses`
+        )
+      )
     else if (!units.has(row.unit ?? DEFAULT_UNIT))
       refuse(new RowError(row.row, 'unit', 'INV_UNIT_NOT_FOUND', `the unit ${row.unit} does not exist`))
     else if (stored !== undefined && row.unit !== undefined && row.unit !== stored.unit) {

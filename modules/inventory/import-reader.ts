@@ -1,5 +1,5 @@
 import { createReadStream } from 'node:fs'
-import { parse } from 'csv-parse'
+import { CsvError, parse } from 'csv-parse'
 import { DECIMAL_LIMIT } from '../../schemas/common.js'
 import {
   type ImportKind,
@@ -95,9 +95,7 @@ export async function* readRows(path: string, options: ReadOptions): AsyncGenera
   try {
     yield* options.format === 'csv' ? readCsv(path, options) : readNdjson(path, options)
   } catch (error) {
-    if (error instanceof Error && 'code' in error && String(error.code).startsWith('CSV_')) {
-      throw new ImportUnreadable({ reason: error.message })
-    }
+    if (error instanceof CsvError) throw new ImportUnreadable({ reason: error.message })
     throw error
   }
 }
@@ -185,6 +183,8 @@ async function* readNdjson(path: string, { kind, map }: ReadOptions): AsyncGener
       if (field === undefined || cell === null || cell === '') continue
       if (typeof cell !== 'string' && typeof cell !== 'number')
         throw new ImportUnreadable({ reason: `line ${row}: ${field} is neither text nor a number` })
+      if (/\p{Surrogate}/u.test(String(cell)))
+        throw new ImportUnreadable({ reason: `line ${row}: ${field} has half of a character` })
       found.set(field, String(cell).trim())
     }
     empty = false

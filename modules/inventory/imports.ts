@@ -1,6 +1,13 @@
 import { existsSync } from 'node:fs'
 import { rm } from 'node:fs/promises'
-import { type JobContext, Problem, type Tenant, type Transaction } from '../../plugins/contracts.js'
+import {
+  type Agent,
+  type AuditEntry,
+  type JobContext,
+  Problem,
+  type Tenant,
+  type Transaction
+} from '../../plugins/contracts.js'
 import {
   type ImportError,
   type ImportKind,
@@ -236,16 +243,45 @@ export async function runImport(
   } catch (error) {
     // Stopped: the next start goes on. Refused by a rule that the rehearsal could not foresee: nothing of the file stays.
     if (job.signal.aborted || !(error instanceof Problem)) throw error
-    await tenant.transact((tx) => moveTo(tx, row.id, ['running'], 'undoing'))
+    await tenant.transact(
+      async (tx) => {
+        await moveTo(tx, row.id, ['running'], 'undoing')
+        tx.audit({ ...ended('import.fail', row.id, row.kind, row.total_rows), outcome: 'failure' })
+      },
+      { agent: asked(row.actor, row.request_id) }
+    )
     await undo(context, job, row.id, row.kind)
     await rm(path, { force: true })
     throw error
   }
-  await tenant.transact((tx) => moveTo(tx, row.id, ['running'], 'succeeded'))
+  await tenant.transact(
+    async (tx) => {
+      if (await moveTo(tx, row.id, ['running'], 'succeeded'))
+        tx.audit(ended('import.succeed', row.id, row.kind, row.total_rows))
+    },
+    { agent: asked(row.actor, row.request_id) }
+  )
   await rm(path, { force: true })
   report.accepted = report.rows
   return report
 }
+
+/** For the audit trail: what the file did is in the ledger, under the import's id. */
+const ended = (action: string, id: string, kind: ImportKind, rows?: number): AuditEntry => ({
+  action,
+  object: { type: 'import', id },
+  details: { kind, ...(rows === undefined ? {} : { rows }) }
+})
+
+const asked = (actor: string, requestId: string): Agent => ({
+  actor,
+  role: null,
+  method: null,
+  session: null,
+  requestId,
+  traceId: null,
+  address: null
+})
 
 interface Posting {
   readonly id: string
@@ -376,7 +412,9 @@ async function undo(
     done += count
     if (done % PROGRESS_EVERY_ROWS < count) job.progress(done, done)
   }
-  await tenant.transact((tx) => moveTo(tx, importId, ['undoing'], 'undone'))
+  await tenant.transact(async (tx) => {
+    if (await moveTo(tx, importId, ['undoing'], 'undone')) tx.audit(ended('import.undo', importId, kind))
+  })
 }
 
 async function undoItems(tx: Transaction, importId: string): Promise<number> {

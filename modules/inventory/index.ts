@@ -53,6 +53,7 @@ export { inventoryMigrations as migrations } from '../../migrations/inventory.js
 export type { ItemFigures } from './context.js'
 export { stockGauges } from './metrics.js'
 export { postMovement } from './movements.js'
+export { personalData } from './personal.js'
 export { availableStock, dailyFlow, dailyUseByLocation, inventoryHeadline, items, verifyLedger } from './ports.js'
 
 export default fp(inventory, {

@@ -1,62 +1,10 @@
-import { type CompiledQuery, type Kysely, type RawBuilder, type SelectQueryBuilder, sql } from 'kysely'
+import { type Kysely, type RawBuilder, type SelectQueryBuilder, sql } from 'kysely'
 import { isPostgres } from '../../migrations/columns.js'
-import { decodeCursor, encodeCursor } from '../../plugins/contracts.js'
-import { fromMicros, MICROS, proportionMicros } from '../../schemas/decimal.js'
-import type { ItemQuery, ItemRow, StockStatus, Tracking } from '../../schemas/inventory.js'
+import { decodeCursor, encodeCursor, type Prepared, prepared, slots } from '../../plugins/contracts.js'
+import type { ItemQuery } from '../../schemas/inventory.js'
+import { faceOf, gathered, itemsWithStock, type ListedItem, type Page, rowsOf, rowTexts } from './item-rows.js'
 import { anchored, fold, likePattern, matchPhrase } from './search-text.js'
 import { INTERNAL_KINDS, type InventoryTables } from './tables.js'
-
-export interface ListedRow {
-  id: number
-  code: string
-  name: string
-  name_fr: string | null
-  category: string | null
-  unit: string
-  tracking: Tracking
-  reorder_point: number | null
-  par_level: number | null
-  unit_cost: number | null
-  on_hand: number
-  reserved: number
-  value: number
-  status: StockStatus
-}
-
-/** In the order of a row's JSON array. */
-const FIELDS = [
-  'id',
-  'code',
-  'name',
-  'name_fr',
-  'category',
-  'unit',
-  'tracking',
-  'reorder_point',
-  'par_level',
-  'unit_cost',
-  'on_hand',
-  'reserved',
-  'value',
-  'status'
-] as const satisfies (keyof ListedRow)[]
-type Row = ListedRow
-type Cells = [
-  Row['id'],
-  Row['code'],
-  Row['name'],
-  Row['name_fr'],
-  Row['category'],
-  Row['unit'],
-  Row['tracking'],
-  Row['reorder_point'],
-  Row['par_level'],
-  Row['unit_cost'],
-  Row['on_hand'],
-  Row['reserved'],
-  Row['value'],
-  Row['status']
-]
 
 type Sort = NonNullable<ItemQuery['sort']>
 const SORTS = {
@@ -65,23 +13,13 @@ const SORTS = {
   onHand: { column: 't.on_hand', id: 't.item_id', type: 'number' },
   value: { column: 't.value', id: 't.item_id', type: 'number' }
 } as const
-const KEYS: Record<keyof typeof SORTS, (row: ListedRow) => string | number> = {
+const KEYS: Record<keyof typeof SORTS, (row: ListedItem) => string | number> = {
   itemCode: ({ code }) => code,
-  name: ({ name }) => name,
+  name: (row) => faceOf(row).name,
   onHand: ({ on_hand }) => on_hand,
   value: ({ value }) => value
 }
 
-/** Items that are not archived, with their totals. */
-export const itemRows = (root: Kysely<unknown>) =>
-  root
-    .withTables<InventoryTables>()
-    .selectFrom('items as i')
-    .innerJoin('item_totals as t', 't.item_id', 'i.id')
-    .leftJoin('categories as c', 'c.id', 'i.category_id')
-    .where('i.archived_at', 'is', null)
-    .select(['i.id', 'i.code', 'i.name', 'i.name_fr', 'c.name as category', 'i.unit', 'i.tracking', 'i.reorder_point'])
-    .select(['i.par_level', 'i.unit_cost', 't.on_hand', 't.reserved', 't.value', 't.status'])
 type RowsQuery = SelectQueryBuilder<
   InventoryTables & {
     i: InventoryTables['items']
@@ -89,7 +27,7 @@ type RowsQuery = SelectQueryBuilder<
     c: InventoryTables['categories']
   },
   'i' | 't' | 'c',
-  ListedRow
+  object
 >
 
 /** What differs between two lists of one shape. */
@@ -106,19 +44,9 @@ interface Values {
   limit: number
 }
 
-/** Stands for a value while a query is compiled. */
-class Slot {
-  constructor(readonly name: keyof Values) {}
-}
-const slot = <Name extends keyof Values>(name: Name): RawBuilder<Values[Name]> => sql`${new Slot(name)}`
-
-/** Building and compiling a query costs more than running it, so that is done once for each combination of filters. */
-const compiledLists = new WeakMap<Kysely<unknown>, Map<string, CompiledQuery<ListedRow | Page>>>()
-
-/** SQLite hands a page over as one JSON text: a call for each of its cells costs several times as much. */
-interface Page {
-  page: string
-}
+const slot = slots<Values>()
+/** One for each combination of filters. */
+const lists = new Map<string, Prepared<Partial<Values>, Page>>()
 
 /** A page in keyset order; one row more than asked says that there is another. */
 export async function listItems(root: Kysely<unknown>, query: ItemQuery) {
@@ -142,10 +70,10 @@ export async function listItems(root: Kysely<unknown>, query: ItemQuery) {
     values,
     ...(isPostgres(root) ? PLANNED_BY_THE_SERVER : await planList(root, order, values))
   }
-  const { rows } = await root.executeQuery(withValues(compiledList(root, plan), values))
+  const { rows } = await root.executeQuery(preparedList(plan)(root, values))
   return {
-    rows: rows.flatMap((row) => ('page' in row ? parsePage(row.page) : [row])),
-    cursorOf: (row: ListedRow) => encodeCursor(purpose, keyOf(row))
+    rows: rows.flatMap(rowsOf),
+    cursorOf: (row: ListedItem) => encodeCursor(purpose, keyOf(row))
   }
 }
 
@@ -162,13 +90,17 @@ const PLANNED_BY_THE_SERVER = { narrow: undefined, byText: false }
 
 type Filter = 'status' | 'category' | 'q'
 const FILTERS: readonly Filter[] = ['status', 'category', 'q']
-const PROBES: Record<Filter, RawBuilder<unknown>> = {
-  status: sql`item_totals where status = ${slot('status')}`,
-  category: sql`items where category_id = (select id from categories where name = ${slot('category')})`,
-  q: sql`item_search where item_search match ${slot('q')}`
-}
 /** Items that are sorted in a few milliseconds. */
 const NARROW_MAX = 4_000
+const probe = (source: RawBuilder<unknown>) =>
+  prepared<Partial<Values>, { items: number }>(
+    () => sql`select count(*) as items from (select 1 from ${source} limit ${sql.lit(NARROW_MAX + 1)})`
+  )
+const PROBES: Record<Filter, Prepared<Partial<Values>, { items: number }>> = {
+  status: probe(sql`item_totals where status = ${slot('status')}`),
+  category: probe(sql`items where category_id = (select id from categories where name = ${slot('category')})`),
+  q: probe(sql`item_search where item_search match ${slot('q')}`)
+}
 
 /** SQLite keeps no statistics of what is in a column, so it is counted, as far as it matters. */
 async function planList(root: Kysely<unknown>, order: Sort | 'match', values: Partial<Values>) {
@@ -176,9 +108,7 @@ async function planList(root: Kysely<unknown>, order: Sort | 'match', values: Pa
   for (const filter of FILTERS) {
     // In its own order the index is read only until the page is full.
     if (values[filter] === undefined || (filter === 'q' && order === 'match')) continue
-    const probe = sql<{ items: number }>`select count(*) as items from (
-      select 1 from ${PROBES[filter]} limit ${sql.lit(NARROW_MAX + 1)})`.compile(root)
-    const { rows } = await root.executeQuery(withValues(probe, values))
+    const { rows } = await root.executeQuery(PROBES[filter](root, values))
     if ((rows[0]?.items ?? 0) > NARROW_MAX) continue
     narrow = filter
     break
@@ -187,28 +117,21 @@ async function planList(root: Kysely<unknown>, order: Sort | 'match', values: Pa
   return { narrow, byText }
 }
 
-function compiledList(root: Kysely<unknown>, plan: ListPlan) {
-  const known = compiledLists.get(root) ?? new Map<string, CompiledQuery<ListedRow | Page>>()
-  compiledLists.set(root, known)
+function preparedList(plan: ListPlan): Prepared<Partial<Values>, Page> {
   const shape = `${plan.order} ${Object.keys(plan.values).join()} ${plan.narrow ?? ''} ${plan.byText}`
-  const compiled = known.get(shape) ?? compile(root, plan)
-  known.set(shape, compiled)
-  return compiled
+  const query = lists.get(shape) ?? prepared((root) => listQuery(root, plan))
+  lists.set(shape, query)
+  return query
 }
 
-const withValues = <R>(compiled: CompiledQuery<R>, values: Partial<Values>): CompiledQuery<R> => ({
-  ...compiled,
-  parameters: compiled.parameters.map((parameter) => (parameter instanceof Slot ? values[parameter.name] : parameter))
-})
-
-function compile(root: Kysely<unknown>, plan: ListPlan): CompiledQuery<ListedRow | Page> {
+function listQuery(root: Kysely<unknown>, plan: ListPlan): RawBuilder<Page> {
   const { order, values, narrow } = plan
   const postgres = isPostgres(root)
   // A plus keeps SQLite from using an index. By code and by name, an index of the category has the order as well.
   const ordered = order.endsWith('itemCode') || order.endsWith('name')
   const plus = (filter: Filter) =>
     sql.raw(postgres || narrow === filter || (narrow === undefined && filter === 'category' && ordered) ? '' : '+')
-  let query: RowsQuery = itemRows(root)
+  let query: RowsQuery = itemsWithStock(root)
   if (values.q !== undefined) query = matching(query, postgres, plan.byText)
   if (values.category !== undefined) {
     const id = sql`(select id from ${sql.table('categories')} where name = ${slot('category')})`
@@ -216,10 +139,8 @@ function compile(root: Kysely<unknown>, plan: ListPlan): CompiledQuery<ListedRow
   }
   if (values.status !== undefined) query = query.where(sql<boolean>`${plus('status')}t.status = ${slot('status')}`)
   if (values.location !== undefined) query = query.where('i.id', 'in', stockedAt(root))
-  const page = inOrder(query, plan).limit(slot('limit'))
-  if (postgres) return page.compile()
-  const cells = sql.join(FIELDS.map((field) => sql.ref(field)))
-  return sql<Page>`select json_group_array(json_array(${cells})) as page from (${page})`.compile(root)
+  const page = inOrder(query, plan).limit(slot('limit')).select(rowTexts(root))
+  return gathered(root, sql`${page}`)
 }
 
 /** Items whose search text holds the words, by the trigram index of either engine or by the text itself. */
@@ -260,12 +181,12 @@ function inOrder(query: RowsQuery, { order, values, narrow, byText }: ListPlan):
 
 function orderOf(order: Sort | 'match') {
   if (order === 'match') {
-    return { purpose: 'items:match', keyOf: ({ id }: ListedRow) => [id], shape: ['number'] as const }
+    return { purpose: 'items:match', keyOf: ({ id }: ListedItem) => [id], shape: ['number'] as const }
   }
   const name = nameOf(order)
   return {
     purpose: `items:${order}`,
-    keyOf: (row: ListedRow) => [KEYS[name](row), row.id],
+    keyOf: (row: ListedItem) => [KEYS[name](row), row.id],
     shape: [SORTS[name].type, 'number'] as const
   }
 }
@@ -282,49 +203,3 @@ const stockedAt = (root: Kysely<unknown>) =>
     .where('sl.kind', 'in', [...INTERNAL_KINDS])
     .where('sb.on_hand', '>', 0)
     .select('sa.item_id')
-
-function parsePage(page: string): ListedRow[] {
-  const rows: Cells[] = JSON.parse(page)
-  return rows.map(
-    ([id, code, name, name_fr, category, unit, tracking, reorder_point, par_level, unit_cost, ...totals]) => {
-      const [on_hand, reserved, value, status] = totals
-      return {
-        id,
-        code,
-        name,
-        name_fr,
-        category,
-        unit,
-        tracking,
-        reorder_point,
-        par_level,
-        unit_cost,
-        on_hand,
-        reserved,
-        value,
-        status
-      }
-    }
-  )
-}
-
-/** A list row without what other modules know (on order, days of cover). */
-export function presentRow(row: ListedRow, showCost: boolean): Omit<ItemRow, 'onOrder' | 'daysOfCover'> {
-  const unitCost = row.on_hand > 0 ? proportionMicros(row.value, MICROS, row.on_hand) : row.unit_cost
-  return {
-    itemCode: row.code,
-    name: row.name,
-    nameFr: row.name_fr,
-    category: row.category,
-    unit: row.unit,
-    tracking: row.tracking,
-    onHand: fromMicros(row.on_hand),
-    reserved: fromMicros(row.reserved),
-    available: fromMicros(row.on_hand - row.reserved),
-    reorderPoint: row.reorder_point === null ? null : fromMicros(row.reorder_point),
-    parLevel: row.par_level === null ? null : fromMicros(row.par_level),
-    unitCost: showCost && unitCost !== null ? fromMicros(unitCost) : null,
-    value: showCost ? fromMicros(row.value) : null,
-    status: row.status
-  }
-}

@@ -3,7 +3,8 @@ import { isPostgres } from '../../migrations/columns.js'
 import { fromMicros } from '../../schemas/decimal.js'
 import type { Item, ItemQuery, Tracking } from '../../schemas/inventory.js'
 import { among, insertRows } from './bulk.js'
-import { itemRows, type ListedRow, listItems } from './item-list.js'
+import { listItems } from './item-list.js'
+import { type ItemWithStock, itemRows } from './item-rows.js'
 import { statusOf } from './posting.js'
 import { searchText } from './search-text.js'
 import { DEFAULT_LOT, type InventoryTables } from './tables.js'
@@ -66,7 +67,7 @@ export function createItemStore(root: Kysely<unknown>) {
   return {
     list: (query: ItemQuery) => listItems(root, query),
 
-    async find(codes: readonly string[]): Promise<ListedRow[]> {
+    async find(codes: readonly string[]): Promise<ItemWithStock[]> {
       return codes.length === 0 ? [] : itemRows(root).where('i.code', 'in', codes).execute()
     },
 
@@ -247,7 +248,7 @@ export function createItemStore(root: Kysely<unknown>) {
     },
 
     async details(
-      row: ListedRow
+      row: ItemWithStock
     ): Promise<Pick<Item, 'barcodes' | 'units' | 'locations' | 'shelfLifeDays' | 'createdAt' | 'updatedAt'>> {
       const item = await db
         .selectFrom('items')

@@ -1,26 +1,34 @@
-import type { Tenant, Transaction } from '../../plugins/contracts.js'
+import type { AuditEntry, Tenant, Transaction } from '../../plugins/contracts.js'
 import { fromMicros, toMicros } from '../../schemas/decimal.js'
-import type { Item, ItemPatch, ItemRow, NewItem } from '../../schemas/inventory.js'
+import { type Item, type ItemPatch, type ItemRow, type NewItem, RESERVED_ITEM_CODES } from '../../schemas/inventory.js'
 import { createCatalogueStore } from './catalogue-store.js'
 import type { Context } from './context.js'
-import { BarcodeTaken, ItemExists, ItemHasStock, ItemNotFound, ItemUnitFixed, UnitNotFound } from './errors.js'
-import { presentRow } from './item-list.js'
+import {
+  BarcodeTaken,
+  ItemCodeReserved,
+  ItemExists,
+  ItemHasStock,
+  ItemNotFound,
+  ItemUnitFixed,
+  UnitNotFound
+} from './errors.js'
+import { presentRow } from './item-rows.js'
 import { createItemStore, type ItemRecord } from './item-store.js'
 import { STOCK_CACHE } from './movements.js'
 
-/** Adds what other modules know of a page of items. */
-export async function withFigures(
+/** Asks other modules what they know of these items; answers what is shown of each. */
+export async function outlookFor(
   { onOrder, dailyDemand }: Pick<Context, 'onOrder' | 'dailyDemand'>,
   tenant: Tenant,
-  rows: readonly Omit<ItemRow, 'onOrder' | 'daysOfCover'>[]
-): Promise<ItemRow[]> {
-  const codes = rows.map(({ itemCode }) => itemCode)
-  const [ordered, demand] = await Promise.all([onOrder?.(tenant, codes), dailyDemand?.(tenant, codes)])
-  return rows.map((row) => {
-    const perDay = demand?.get(row.itemCode)
-    const daysOfCover = perDay === undefined || perDay <= 0 ? null : Math.round((row.available / perDay) * 10) / 10
-    return Object.assign(row, { onOrder: ordered?.get(row.itemCode) ?? 0, daysOfCover })
-  })
+  itemCodes: readonly string[]
+): Promise<(itemCode: string, availableMicros: number) => Pick<ItemRow, 'onOrder' | 'daysOfCover'>> {
+  const [ordered, demand] = await Promise.all([onOrder?.(tenant, itemCodes), dailyDemand?.(tenant, itemCodes)])
+  return (itemCode, availableMicros) => {
+    const perDay = demand?.get(itemCode)
+    const daysOfCover =
+      perDay === undefined || perDay <= 0 ? null : Math.round((fromMicros(availableMicros) / perDay) * 10) / 10
+    return { onOrder: ordered?.get(itemCode) ?? 0, daysOfCover }
+  }
 }
 
 export async function loadItem(
@@ -33,9 +41,9 @@ export async function loadItem(
   const store = createItemStore(db)
   const [row] = await store.find([itemCode])
   if (row === undefined) throw new ItemNotFound({ itemCode })
-  const [shown] = await withFigures(context, tenant, [presentRow(row, showCost)])
-  if (shown === undefined) throw new ItemNotFound({ itemCode })
-  return { ...shown, ...(await store.details(row)) }
+  const outlookOf = await outlookFor(context, tenant, [itemCode])
+  const outlook = outlookOf(itemCode, row.on_hand - row.reserved)
+  return { ...presentRow(row, showCost), ...outlook, ...(await store.details(row)) }
 }
 
 /** The micro values and defaults of what a client sent, over what is stored. */
@@ -73,12 +81,37 @@ export const blankRecord = (code: string, unit: string, tracking: NewItem['track
   archivedAt: null
 })
 
+/** For the audit trail. */
+const itemChange = (
+  action: 'create' | 'update' | 'delete',
+  before: ItemRecord | undefined,
+  after: ItemRecord | null
+): AuditEntry => ({
+  action: `item.${action}`,
+  object: { type: 'item', id: (after ?? before)?.code ?? '' },
+  before: before === undefined ? null : shownRecord(before),
+  after: after === null ? null : shownRecord(after)
+})
+
+function shownRecord(record: ItemRecord): object {
+  const decimal = (micros: number | null) => (micros === null ? null : fromMicros(micros))
+  const { name, nameFr, categoryId, unit, tracking, shelfLifeDays, barcodes } = record
+  return {
+    ...{ name, nameFr, categoryId, unit, tracking, shelfLifeDays, barcodes },
+    reorderPoint: decimal(record.reorderPoint),
+    parLevel: decimal(record.parLevel),
+    unitCost: decimal(record.unitCost),
+    archived: record.archivedAt !== null
+  }
+}
+
 export async function createItem(tx: Transaction, body: NewItem): Promise<void> {
   const store = createItemStore(tx.db)
   const catalogue = createCatalogueStore(tx.db)
   await store.lock([body.itemCode])
   const known = (await store.records([body.itemCode])).get(body.itemCode)
   if (known !== undefined && known.archivedAt === null) throw new ItemExists({ itemCode: body.itemCode })
+  if (RESERVED_ITEM_CODES.has(body.itemCode)) throw new ItemCodeReserved({ itemCode: body.itemCode })
   if (!(await catalogue.unitExists(body.unit))) throw new UnitNotFound({ unit: body.unit })
   await refuseTakenBarcodes(tx, body.itemCode, body.barcodes ?? [])
   const categoryId = body.category == null ? null : await catalogue.categoryId(body.category)
@@ -88,6 +121,7 @@ export async function createItem(tx: Transaction, body: NewItem): Promise<void> 
   else if (known.unit === record.unit && known.tracking === record.tracking)
     await store.update([{ ...record, id: known.id, createdAt: known.createdAt }])
   else throw new ItemUnitFixed({ itemCode: body.itemCode, unit: known.unit, tracking: known.tracking })
+  tx.audit(itemChange('create', known, record))
   tx.invalidate(STOCK_CACHE)
 }
 
@@ -97,7 +131,9 @@ export async function patchItem(tx: Transaction, itemCode: string, patch: ItemPa
   if (known === undefined || known.archivedAt !== null) throw new ItemNotFound({ itemCode })
   await refuseTakenBarcodes(tx, itemCode, patch.barcodes ?? [])
   const categoryId = patch.category == null ? null : await createCatalogueStore(tx.db).categoryId(patch.category)
-  await store.update([{ ...recordOf(patch, known, categoryId), id: known.id }])
+  const record = recordOf(patch, known, categoryId)
+  await store.update([{ ...record, id: known.id }])
+  tx.audit(itemChange('update', known, record))
   tx.invalidate(STOCK_CACHE)
 }
 
@@ -111,6 +147,7 @@ export async function removeItem(tx: Transaction, itemCode: string): Promise<voi
   if (await store.hasHistory(known.id))
     await store.update([{ ...known, barcodes: [], archivedAt: Date.now(), updatedAt: Date.now() }])
   else await store.remove([known.id])
+  tx.audit(itemChange('delete', known, null))
   tx.invalidate(STOCK_CACHE)
 }
 

@@ -1,7 +1,8 @@
 import type { Kysely } from 'kysely'
 import { isPostgres } from '../../migrations/columns.js'
+import { prepared } from '../../plugins/contracts.js'
 import type { LocationKind, MovementType, Tracking } from '../../schemas/inventory.js'
-import { among, insertRows } from './bulk.js'
+import { among, amongSlot, insertRows, listOf } from './bulk.js'
 import type { AccountState, ItemState, LotState, Move } from './posting.js'
 import { statusOf } from './posting.js'
 import { DEFAULT_LOT, INTERNAL_KINDS, type InventoryTables } from './tables.js'
@@ -32,43 +33,69 @@ export interface TransactionHead {
   readonly requestId: string
 }
 
+/** With `lock`, the row is the item's lock: whoever changes a balance of the item holds it. SQLite's writers take turns. */
+const itemsQuery = (lock: boolean) =>
+  prepared<{ codes: unknown }, LedgerItem>((root, slot) => {
+    const query = root
+      .withTables<InventoryTables>()
+      .selectFrom('item_totals as t')
+      .innerJoin('items as i', 'i.id', 't.item_id')
+      .innerJoin('lots as l', (join) => join.onRef('l.item_id', '=', 'i.id').on('l.code', '=', DEFAULT_LOT))
+      .where(amongSlot(root, 'i.code', slot('codes')))
+      .where('i.archived_at', 'is', null)
+      .select(['i.id', 'i.code', 'i.unit', 'i.tracking', 'i.unit_cost as defaultCost'])
+      .select(['i.reorder_point as reorderPoint', 'i.par_level as parLevel', 't.on_hand as onHand', 't.reserved'])
+      .select(['t.value', 'l.id as defaultLotId'])
+      .orderBy('t.item_id')
+    return lock && isPostgres(root) ? query.forUpdate('t') : query
+  })
+const readItems = itemsQuery(false)
+const lockedItems = itemsQuery(true)
+
+const readLocations = prepared<{ codes: unknown }, LedgerLocation>((root, slot) =>
+  root
+    .withTables<InventoryTables>()
+    .selectFrom('locations')
+    .select(['id', 'code', 'kind'])
+    .where(amongSlot(root, 'code', slot('codes')))
+)
+
+interface AccountRow {
+  id: number
+  item_id: number
+  location_id: number
+  lotId: number
+  lot: string
+  expires_on: string | null
+  status: LotState['status']
+  on_hand: number | null
+  reserved: number | null
+}
+const readAccounts = prepared<{ itemIds: unknown; locationIds: unknown }, AccountRow>((root, slot) =>
+  root
+    .withTables<InventoryTables>()
+    .selectFrom('stock_accounts as a')
+    .innerJoin('lots as l', 'l.id', 'a.lot_id')
+    .leftJoin('stock_balances as b', 'b.account_id', 'a.id')
+    .where(amongSlot(root, 'a.item_id', slot('itemIds')))
+    .where(amongSlot(root, 'a.location_id', slot('locationIds')))
+    .select(['a.id', 'a.item_id', 'a.location_id', 'l.id as lotId', 'l.code as lot'])
+    .select(['l.expires_on', 'l.status', 'b.on_hand', 'b.reserved'])
+)
+
 /** What a posting reads and writes. Built on a transaction; with `lock`, items are taken in order, so that two postings cannot deadlock. */
 export function createLedgerStore(root: Kysely<unknown>) {
   const db = root.withTables<InventoryTables>()
-  const postgres = isPostgres(root)
 
   return {
     async items(codes: readonly string[], lock: boolean): Promise<LedgerItem[]> {
       if (codes.length === 0) return []
-      let query = db
-        .selectFrom('item_totals as t')
-        .innerJoin('items as i', 'i.id', 't.item_id')
-        .innerJoin('lots as l', (join) => join.onRef('l.item_id', '=', 'i.id').on('l.code', '=', DEFAULT_LOT))
-        .where(among(root, 'i.code', codes))
-        .where('i.archived_at', 'is', null)
-        .select([
-          'i.id',
-          'i.code',
-          'i.unit',
-          'i.tracking',
-          'i.unit_cost as defaultCost',
-          'i.reorder_point as reorderPoint'
-        ])
-        .select(['i.par_level as parLevel', 't.on_hand as onHand', 't.reserved', 't.value', 'l.id as defaultLotId'])
-        .orderBy('t.item_id')
-      // This row is the item's lock: whoever changes a balance of the item holds it.
-      if (lock && postgres) query = query.forUpdate('t')
-      return query.execute()
+      const query = lock ? lockedItems : readItems
+      return (await root.executeQuery(query(root, { codes: listOf(root, codes) }))).rows
     },
 
-    locations: (codes: readonly string[]): Promise<LedgerLocation[]> =>
-      codes.length === 0
-        ? Promise.resolve([])
-        : db
-            .selectFrom('locations')
-            .select(['id', 'code', 'kind'])
-            .where(among(root, 'code', codes))
-            .execute(),
+    locations: async (codes: readonly string[]): Promise<LedgerLocation[]> =>
+      codes.length === 0 ? [] : (await root.executeQuery(readLocations(root, { codes: listOf(root, codes) }))).rows,
 
     /** Where these lots of these items are in stock. */
     async placesHolding(itemIds: readonly number[], lots: readonly string[]): Promise<LedgerLocation[]> {
@@ -99,15 +126,8 @@ export function createLedgerStore(root: Kysely<unknown>) {
     async accounts(itemIds: readonly number[], locations: readonly LedgerLocation[]): Promise<AccountState[]> {
       if (itemIds.length === 0 || locations.length === 0) return []
       const byId = new Map(locations.map((location) => [location.id, location]))
-      const rows = await db
-        .selectFrom('stock_accounts as a')
-        .innerJoin('lots as l', 'l.id', 'a.lot_id')
-        .leftJoin('stock_balances as b', 'b.account_id', 'a.id')
-        .where(among(root, 'a.item_id', itemIds))
-        .where(among(root, 'a.location_id', [...byId.keys()]))
-        .select(['a.id', 'a.item_id', 'a.location_id', 'l.id as lotId', 'l.code as lot'])
-        .select(['l.expires_on', 'l.status', 'b.on_hand', 'b.reserved'])
-        .execute()
+      const lists = { itemIds: listOf(root, itemIds), locationIds: listOf(root, [...byId.keys()]) }
+      const { rows } = await root.executeQuery(readAccounts(root, lists))
       return rows.flatMap((row) => {
         const location = byId.get(row.location_id)
         if (location === undefined) return []

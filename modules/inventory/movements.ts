@@ -1,4 +1,4 @@
-import type { Transaction } from '../../plugins/contracts.js'
+import type { AuditEntry, Transaction } from '../../plugins/contracts.js'
 import { type Movement, type NewMovement, StockMoved } from '../../schemas/inventory.js'
 import { type Author, Book, type Draft } from './book.js'
 import { AlreadyReversed, MovementNotFound, OccurredInFuture, ReversalOfReversal } from './errors.js'
@@ -24,8 +24,16 @@ export async function postMovement(tx: Transaction, body: NewMovement, author: A
   const [movement] = await book.save()
   if (movement === undefined) throw new Error('a posted transaction was not saved')
   await announce(tx, [movement])
+  tx.audit(posted('ledger.post', movement))
   return movement
 }
+
+/** Who posted what is in the ledger itself; the trail refers to it. */
+const posted = (action: string, { id, type, lines, reverses }: Movement): AuditEntry => ({
+  action,
+  object: { type: 'movement', id },
+  details: { type, lines: lines.length, ...(reverses === null ? {} : { reverses }) }
+})
 
 /** Takes a transaction back. @throws MovementNotFound, AlreadyReversed, ReversalOfReversal, InsufficientStock */
 export async function reverseMovement(
@@ -48,6 +56,7 @@ export async function reverseMovement(
   const [movement] = await book.save()
   if (movement === undefined) throw new Error('a reversal was not saved')
   await announce(tx, [movement])
+  tx.audit(posted('ledger.reverse', movement))
   return movement
 }
 

@@ -15,6 +15,7 @@ import {
 } from './errors.js'
 import { createItemStore } from './item-store.js'
 import { STOCK_CACHE } from './movements.js'
+import { NOT_TRACKED } from './rules.js'
 
 const tags = ['catalogue']
 const querystring = Closed(PageQuery)
@@ -58,6 +59,7 @@ export const catalogueRoutes: FastifyPluginAsyncTypebox<Context> = async (app, {
       return answers.write(request, reply, 201, async (tx) => {
         if (!(await createCatalogueStore(tx.db).insertCategory(name, nameFr ?? null)))
           throw new CategoryExists({ category: name })
+        tx.audit({ action: 'category.create', object: { type: 'category', id: name }, after: request.body })
         tx.invalidate(STOCK_CACHE)
         return { name, nameFr: nameFr ?? null, items: 0 }
       })
@@ -100,6 +102,7 @@ export const catalogueRoutes: FastifyPluginAsyncTypebox<Context> = async (app, {
       const { unit, name, nameFr = null, dimension = null, numerator = 1, denominator = 1 } = request.body
       return answers.write(request, reply, 201, async (tx) => {
         if (!(await createCatalogueStore(tx.db).insertUnit(request.body))) throw new UnitExists({ unit })
+        tx.audit({ action: 'unit.create', object: { type: 'unit', id: unit }, after: request.body })
         tx.invalidate(STOCK_CACHE)
         return { unit, name, nameFr, dimension, numerator, denominator }
       })
@@ -148,12 +151,27 @@ export const catalogueRoutes: FastifyPluginAsyncTypebox<Context> = async (app, {
       return answers.write(request, reply, 200, async (tx) => {
         const item = (await createItemStore(tx.db).records([itemCode])).get(itemCode)
         if (item === undefined || item.archivedAt !== null) throw new ItemNotFound({ itemCode })
-        if (item.tracking === 'none') throw new LotRule({ itemCode, rule: 'is not tracked by lot', line: 1 })
+        if (item.tracking === 'none') throw new LotRule({ itemCode, rule: NOT_TRACKED, line: 1 })
         const store = createCatalogueStore(tx.db)
+        const find = async () => {
+          const [found] = await store.lots({ limit: 1, afterId: 0, itemCode, lot })
+          if (found === undefined) return undefined
+          const { id, ...row } = found
+          return row
+        }
+        const before = await find()
         await store.upsertLot(item.id, request.body)
         tx.invalidate(STOCK_CACHE)
-        const lots = await store.lots({ limit: 1, afterId: 0, itemCode, lot })
-        return lots.map(({ id, ...row }) => row)[0]
+        const after = await find()
+        const told = (row: typeof after) =>
+          row === undefined ? null : { expiresOn: row.expiresOn, status: row.status }
+        tx.audit({
+          action: before === undefined ? 'lot.create' : 'lot.update',
+          object: { type: 'lot', id: `${itemCode}/${lot}` },
+          before: told(before),
+          after: told(after)
+        })
+        return after
       })
     }
   )
@@ -198,6 +216,7 @@ export const locationRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
         if (above !== undefined && !isStocked(above.kind))
           throw new LocationNotStocked({ location: above.code, kind: above.kind })
         if (!(await store.insertLocation(request.body, above?.id ?? null))) throw new LocationExists({ location })
+        tx.audit({ action: 'location.create', object: { type: 'location', id: location }, after: request.body })
         tx.invalidate(STOCK_CACHE)
         return (await store.locations()).find((each) => each.location === location)
       })

@@ -3,11 +3,11 @@ import { access, pageOf } from '../../plugins/contracts.js'
 import { Closed, PageQuery, problems } from '../../schemas/common.js'
 import * as schemas from '../../schemas/inventory.js'
 import { createCatalogueStore } from './catalogue-store.js'
-import { authorOf, type Context, cacheKey, seesCost, tenantOf } from './context.js'
+import { type Context, cacheKey, seesCost, tenantOf } from './context.js'
 import { CostHidden, ItemNotFound, UnitNotFound } from './errors.js'
-import { presentRow } from './item-list.js'
+import { rowText } from './item-rows.js'
 import { createItemStore } from './item-store.js'
-import { createItem, loadItem, patchItem, removeItem, withFigures } from './items.js'
+import { createItem, loadItem, outlookFor, patchItem, removeItem } from './items.js'
 import { createLedgerQueries } from './ledger-queries.js'
 import { STOCK_CACHE } from './movements.js'
 
@@ -35,8 +35,11 @@ export const itemRoutes: FastifyPluginAsyncTypebox<Context> = async (app, contex
       if (!showCost && request.query.sort?.endsWith('value')) throw new CostHidden({ sort: request.query.sort })
       return answers.read(request, reply, STOCK_CACHE, cacheKey(request), async () => {
         const { rows, cursorOf } = await createItemStore(tenant.db).list(request.query)
-        const page = pageOf(rows, request.query.limit ?? 50, cursorOf, (row) => presentRow(row, showCost))
-        return { ...page, data: await withFigures(context, tenant, page.data) }
+        const { data, page } = pageOf(rows, request.query.limit ?? 50, cursorOf, (row) => row)
+        const codes = data.map(({ code }) => code)
+        const outlookOf = await outlookFor(context, tenant, codes)
+        const texts = data.map((row) => rowText(row, showCost, outlookOf(row.code, row.on_hand - row.reserved)))
+        return `{"data":[${texts.join()}],"page":${JSON.stringify(page)}}`
       })
     }
   )
@@ -158,8 +161,12 @@ export const itemRoutes: FastifyPluginAsyncTypebox<Context> = async (app, contex
         if (item === undefined || item.archivedAt !== null) throw new ItemNotFound({ itemCode })
         if (!(await createCatalogueStore(tx.db).unitExists(unit))) throw new UnitNotFound({ unit })
         await store.setUnit(item.id, unit, numerator, denominator)
+        tx.audit({
+          action: 'item.unit',
+          object: { type: 'item', id: itemCode },
+          details: { unit, numerator, denominator }
+        })
         tx.invalidate(STOCK_CACHE)
-        request.log.info({ itemCode, unit, actor: authorOf(request).actor }, 'unit conversion set')
         return loadItem(
           { onOrder: undefined, dailyDemand: undefined },
           tenantOf(request),

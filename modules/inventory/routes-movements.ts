@@ -132,7 +132,7 @@ export const ledgerRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { an
   app.get(
     '/ledger/verify',
     {
-      config: access('manager'),
+      config: access('manager', { limit: 'report' }),
       schema: {
         tags,
         summary: 'Recompute every balance, total and value from the moves',

@@ -4,7 +4,7 @@ import { Readable } from 'node:stream'
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from 'typebox'
 import { v7 as uuidv7 } from 'uuid'
-import { access } from '../../plugins/contracts.js'
+import { access, agentOf } from '../../plugins/contracts.js'
 import { Closed, Job, PageQuery, problems } from '../../schemas/common.js'
 import * as schemas from '../../schemas/inventory.js'
 import { authorOf, type Context, seesCost, tenantOf } from './context.js'
@@ -48,7 +48,7 @@ export const transferRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
     uploads.post<{ Params: { kind: schemas.ImportKind }; Querystring: schemas.ImportQuery }>(
       '/import/:kind',
       {
-        config: access('manager'),
+        config: access('manager', { limit: 'import' }),
         bodyLimit: UPLOAD_MAX_BYTES,
         schema: {
           tags,
@@ -151,7 +151,7 @@ export const transferRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
   app.post(
     '/imports/:id/undo',
     {
-      config: access('manager'),
+      config: access('manager', { limit: 'import' }),
       schema: {
         tags,
         summary: 'Take a whole import back',
@@ -177,7 +177,7 @@ export const transferRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
   app.get(
     '/export/:kind',
     {
-      config: access('viewer'),
+      config: access('viewer', { limit: 'export' }),
       schema: {
         tags,
         summary: 'Export as CSV or NDJSON',
@@ -190,6 +190,9 @@ export const transferRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
       const { kind } = request.params
       const tenant = tenantOf(request)
       const ndjson = request.query.format === 'ndjson'
+      await tenant.transact(async (tx) => tx.audit({ action: 'export', object: { type: 'export', id: kind } }), {
+        agent: agentOf(request)
+      })
       const rows = (ndjson ? exportNdjson : exportCsv)(kind, tenant, seesCost(request))
       return reply
         .type(ndjson ? 'application/x-ndjson; charset=utf-8' : 'text/csv; charset=utf-8')

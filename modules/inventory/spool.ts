@@ -9,6 +9,9 @@ import { ImportUnreadable } from './errors.js'
 
 const FILE_MAX_BYTES = 1024 ** 3
 const GZIP_MAGIC = [0x1f, 0x8b]
+/** Tables shrink to a tenth or a twentieth. What grows so much more, and beyond this size, is made to fill a disk. */
+const GROWTH_MAX = 200
+const GROWTH_FREE_BYTES = 16 * 1024 ** 2
 
 /**
  * Writes an upload to a file, unpacked where it is gzip, its encoding and size checked on the way.
@@ -20,10 +23,14 @@ export async function spoolUpload(upload: Readable, path: string): Promise<strin
   try {
     await mkdir(dirname(path), { recursive: true, mode: 0o700 })
     const { stream, gzip } = await sniff(upload)
-    const stages = gzip ? [stream, createGunzip()] : [stream]
+    const unpacked = createGunzip()
+    const stages = gzip ? [stream, unpacked] : [stream]
+    // Of the packed bytes, those read so far.
+    const allowed = () =>
+      gzip ? Math.min(FILE_MAX_BYTES, Math.max(GROWTH_FREE_BYTES, unpacked.bytesWritten * GROWTH_MAX)) : FILE_MAX_BYTES
     // Opened before the first byte is looked at: a stream that opens it later may do so after a refusal has removed it.
     const file = await open(path, 'wx', 0o600)
-    await pipeline([...stages, checked(hash), file.createWriteStream()])
+    await pipeline([...stages, checked(hash, allowed), file.createWriteStream()])
     return hash.digest('base64url')
   } catch (error) {
     await rm(path, { force: true })
@@ -62,7 +69,7 @@ function withoutRest(chunk: Buffer): Buffer {
 }
 
 /** Counts, hashes and refuses what is not UTF-8 text, with the place. */
-function checked(hash: ReturnType<typeof createHash>): Transform {
+function checked(hash: ReturnType<typeof createHash>, bytesAllowed: () => number): Transform {
   const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
   let bytes = 0
   let rows = 1
@@ -71,7 +78,7 @@ function checked(hash: ReturnType<typeof createHash>): Transform {
   return new Transform({
     transform(chunk: Buffer, _encoding, done) {
       bytes += chunk.length
-      if (bytes > FILE_MAX_BYTES) return done(new PayloadTooLarge({ limitBytes: FILE_MAX_BYTES }))
+      if (bytes > bytesAllowed()) return done(new PayloadTooLarge({ limitBytes: bytesAllowed() }))
       hash.update(chunk)
       let text: string
       try {

@@ -1,8 +1,8 @@
 import { HandleEmptyInListsPlugin, type Kysely, replaceWithNoncontingentExpression } from 'kysely'
-import type { Dialect } from '../contracts.js'
+import type { Dialect, TransactOptions } from '../contracts.js'
 
 /** What a transaction needs from the core while it runs; the tenant layer turns it into outbox rows and invalidations. */
-export type RawTransact = <R>(work: (db: Kysely<unknown>) => Promise<R>) => Promise<R>
+export type RawTransact = <R>(work: (db: Kysely<unknown>) => Promise<R>, options?: TransactOptions) => Promise<R>
 
 /** One tenant's database: a file on SQLite, a schema on PostgreSQL. */
 export interface TenantDatabase {

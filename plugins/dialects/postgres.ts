@@ -9,6 +9,7 @@ import {
   TableNode
 } from 'kysely'
 import pg from 'pg'
+import type { TlsIdentity } from '../secrets.js'
 import { type DatabaseEvents, type DatabaseServer, PLUGINS, type RawTransact, type TenantDatabase } from './dialect.js'
 import { observe } from './sqlite.js'
 
@@ -23,14 +24,17 @@ const SCHEMA_PREFIX = 'tenant_'
 
 interface PostgresServerOptions {
   url: string
+  /** Given: the connection is encrypted, and the server's certificate and name are verified (`verify-full`). */
+  tls?: TlsIdentity | undefined
   poolSize: number
   events: DatabaseEvents
 }
 
 /** PostgreSQL: a schema is a tenant, over one shared pool. */
-export function postgresServer({ url, poolSize, events }: PostgresServerOptions): DatabaseServer {
+export function postgresServer({ url, tls, poolSize, events }: PostgresServerOptions): DatabaseServer {
   const pool = new pg.Pool({
-    connectionString: url,
+    connectionString: tls === undefined ? url : withoutTlsParameters(url),
+    ...(tls === undefined ? {} : { ssl: { ...tls, rejectUnauthorized: true } }),
     max: poolSize,
     connectionTimeoutMillis: 5_000,
     application_name: 'inventory-enterprise',
@@ -82,6 +86,13 @@ export function postgresServer({ url, poolSize, events }: PostgresServerOptions)
   }
 }
 
+/** The driver lets those of the URL win, and one of them turns verification off. */
+function withoutTlsParameters(url: string): string {
+  const parsed = new URL(url)
+  for (const name of [...parsed.searchParams.keys()]) if (name.startsWith('ssl')) parsed.searchParams.delete(name)
+  return parsed.href
+}
+
 function openSchema(root: Kysely<unknown>, schema: string, events: DatabaseEvents): TenantDatabase {
   const db = root.withSchema(schema).withPlugin(new RawTablesInSchema(schema))
   return {
@@ -100,12 +111,16 @@ function openSchema(root: Kysely<unknown>, schema: string, events: DatabaseEvent
 
 const retrying =
   (db: Kysely<unknown>, events: DatabaseEvents): RawTransact =>
-  async (work) => {
+  async (work, { durability = 'full' } = {}) => {
+    const run = async (tx: Kysely<unknown>) => {
+      if (durability === 'relaxed') await sql`set local synchronous_commit = off`.execute(tx)
+      return work(tx)
+    }
     for (let attempt = 1; ; attempt++) {
       const startedAt = performance.now()
       const seconds = () => (performance.now() - startedAt) / 1000
       try {
-        const result = await db.transaction().execute(work)
+        const result = await db.transaction().execute(run)
         events.transaction('commit', seconds())
         return result
       } catch (error) {

@@ -13,6 +13,7 @@ import {
   SqliteDriver
 } from 'kysely'
 import { LRUCache } from 'lru-cache'
+import type { TransactOptions } from '../contracts.js'
 import { DatabaseBusy } from '../errors.js'
 import { type DatabaseEvents, type DatabaseServer, PLUGINS, type RawTransact, type TenantDatabase } from './dialect.js'
 
@@ -110,7 +111,7 @@ function openFile(path: string, events: DatabaseEvents, synchronous: Synchronous
   return {
     dialect: 'sqlite',
     db: readerDb,
-    transact: groupCommit(writer, writerDb, exclusive, events),
+    transact: groupCommit(writer, writerDb, exclusive, events, synchronous),
     migrator: { db: writerDb },
     foreignVersion: () => Number(dataVersion.get()),
     sizeBytes: async () => ({ database: sizeOf(path), writeAheadLog: sizeOf(`${path}-wal`) }),
@@ -212,6 +213,7 @@ function mutex() {
 }
 
 interface Pending {
+  readonly relaxed: boolean
   run(db: Kysely<unknown>): Promise<void>
   settle(failure?: unknown): void
 }
@@ -224,8 +226,17 @@ function groupCommit(
   writer: Sqlite.Database,
   db: Kysely<unknown>,
   exclusive: ReturnType<typeof mutex>,
-  events: DatabaseEvents
+  events: DatabaseEvents,
+  synchronous: Synchronous
 ): RawTransact {
+  let current: Synchronous | 'NORMAL' = synchronous
+  /** A commit waits for the disk when one of its members asked for that. Nothing changes while a transaction is open. */
+  const waitForDisk = (wait: boolean) => {
+    const wanted = wait || synchronous === 'OFF' ? synchronous : 'NORMAL'
+    if (wanted === current) return
+    writer.pragma(`synchronous = ${wanted}`)
+    current = wanted
+  }
   const queue: Pending[] = []
   let scheduled = false
 
@@ -237,6 +248,7 @@ function groupCommit(
       member.settle(failure)
     }
     try {
+      waitForDisk(group.some(({ relaxed }) => !relaxed))
       await whenFree(() => writer.exec('begin immediate'))
     } catch (error) {
       for (const member of group) finish('rollback', member, error)
@@ -277,10 +289,11 @@ function groupCommit(
     })
   }
 
-  return <R>(work: (db: Kysely<unknown>) => Promise<R>) =>
+  return <R>(work: (db: Kysely<unknown>) => Promise<R>, { durability = 'full' }: TransactOptions = {}) =>
     new Promise<R>((resolve, reject) => {
       let result: { value: R } | undefined
       queue.push({
+        relaxed: durability === 'relaxed',
         run: async (connection) => {
           result = { value: await work(connection) }
         },

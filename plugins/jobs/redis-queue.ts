@@ -1,6 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Queue, Worker } from 'bullmq'
-import { Redis } from 'ioredis'
+import { Redis, type RedisOptions } from 'ioredis'
+import { hearAllErrors, tlsOptions } from '../redis.js'
+import type { TlsIdentity } from '../secrets.js'
 import type { JobLog } from './runner.js'
 import type { QueuedJob } from './store.js'
 
@@ -17,6 +19,7 @@ interface Payload {
 
 export interface RedisQueueOptions {
   url: string
+  tls?: TlsIdentity | undefined
   name: string
   concurrency: number
   /** False: this process only adds. */
@@ -40,10 +43,13 @@ export interface RedisQueue {
 
 export function createRedisQueue(options: RedisQueueOptions): RedisQueue {
   const { url, name, concurrency, answerMs, log } = options
+  const secured = tlsOptions(url, options.tls)
   const retryStrategy = (times: number) => Math.min(times * 100, RECONNECT_MS_MAX)
-  const producer = new Redis(url, { enableOfflineQueue: false, maxRetriesPerRequest: 1, retryStrategy })
+  const connect = (behaviour: RedisOptions) =>
+    hearAllErrors(new Redis(url, { ...secured, ...behaviour, retryStrategy }))
+  const producer = connect({ enableOfflineQueue: false, maxRetriesPerRequest: 1 })
   const queue = new Queue<Payload>(name, { connection: producer })
-  const consumer = options.consume ? new Redis(url, { maxRetriesPerRequest: null, retryStrategy }) : undefined
+  const consumer = options.consume ? connect({ maxRetriesPerRequest: null }) : undefined
   let worker: Worker<Payload> | undefined
   let pausedUntil = 0
   let up = false

@@ -25,6 +25,8 @@ export interface RunnerOptions {
   getTenant(id: string): Promise<Tenant>
   readonly definitions: ReadonlyMap<string, Definition>
   readonly node: string
+  /** Names this process in its claims. */
+  readonly owner: string
   readonly log: JobLog
   readonly metrics: JobMetrics
   readonly concurrency: number
@@ -124,10 +126,10 @@ export class JobRunner {
   readonly #released: [string, QueuedJob][] = []
 
   async #execute(tenantId: string, id: string): Promise<void> {
-    const { definitions, node, metrics, log } = this.#options
+    const { definitions, node, owner, metrics, log } = this.#options
     const tenant = await this.#options.getTenant(tenantId)
     const store = createJobStore(tenant)
-    const job = await store.claim(id, [...definitions.keys()], node)
+    const job = await store.claim(id, [...definitions.keys()], node, owner)
     const definition = job === undefined ? undefined : definitions.get(job.kind)
     if (job === undefined || definition === undefined) return
     const now = performance.now()

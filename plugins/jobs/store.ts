@@ -4,6 +4,7 @@ import type { Job, JobStatus } from '../../schemas/common.js'
 import type { Tenant } from '../contracts.js'
 import { JobAbandoned, JobLost } from '../errors.js'
 import type { Problem } from '../problem.js'
+import type { Liveness } from './liveness.js'
 
 type JobTable = {
   id: string
@@ -140,8 +141,8 @@ export function createJobStore({ db: reads, transact }: Tenant) {
     },
 
     /** Takes a queued job; undefined when another runner was first, or it was cancelled. */
-    async claim(id: string, kinds: readonly string[], node: string): Promise<ClaimedJob | undefined> {
-      const claim = uuidv7()
+    async claim(id: string, kinds: readonly string[], node: string, owner: string): Promise<ClaimedJob | undefined> {
+      const claim = `${owner}.${uuidv7()}`
       const row = await write((tx) =>
         tx
           .updateTable('jobs')
@@ -232,22 +233,32 @@ export function createJobStore({ db: reads, transact }: Tenant) {
       })
     },
 
-    /** Takes back the jobs of processes that died: those that nobody has heard of since `staleBefore`. */
-    async interrupt(staleBefore: number, node: string, alive: readonly string[], attemptsMax: number) {
-      const stale = await db
+    /** Takes back the jobs of processes that died: those known to be dead, and those not heard of since `staleBefore`. */
+    async interrupt(
+      staleBefore: number,
+      node: string,
+      alive: readonly string[],
+      attemptsMax: number,
+      { isDead, forget }: Pick<Liveness, 'isDead' | 'forget'>
+    ) {
+      const running = await db
         .selectFrom('jobs')
-        .select(['id'])
+        .select(['claim', 'heartbeat_at'])
         .where('status', '=', 'running')
-        .where('heartbeat_at', '<', staleBefore)
         .execute()
+      const owners = new Set(running.map(({ claim }) => ownerOf(claim)).filter(isDead))
+      const dead = running.flatMap(({ claim }) => (claim !== null && owners.has(ownerOf(claim)) ? [claim] : []))
+      const stale = running.filter(({ heartbeat_at }) => heartbeat_at < staleBefore)
       const interrupted: Interrupted = { requeued: [], cancelled: [], lost: [] }
-      if (stale.length === 0) return interrupted
-      return write(async (tx) => {
+      if (stale.length === 0 && dead.length === 0) return interrupted
+      const found = await write(async (tx) => {
         const update = () => {
           const query = tx
             .updateTable('jobs')
             .where('status', '=', 'running')
-            .where('heartbeat_at', '<', staleBefore)
+            .where((eb) =>
+              eb.or([eb('heartbeat_at', '<', staleBefore), ...(dead.length === 0 ? [] : [eb('claim', 'in', dead)])])
+            )
             .where((eb) => eb.or([eb('node', 'is', null), eb('node', '=', node)]))
             .returning(['kind'])
           return alive.length === 0 ? query : query.where('claim', 'not in', alive)
@@ -266,6 +277,8 @@ export function createJobStore({ db: reads, transact }: Tenant) {
           requeued: await update().set(requeued()).execute()
         }
       })
+      forget([...owners])
+      return found
     },
 
     /** Fails the jobs that need the files of another node when it has not been heard of since `before`. */
@@ -344,6 +357,8 @@ export function createJobStore({ db: reads, transact }: Tenant) {
 }
 export type JobStore = ReturnType<typeof createJobStore>
 
+/** The process that made the claim. */
+const ownerOf = (claim: string | null) => claim?.split('.', 1)[0] ?? ''
 const QUEUED_COLUMNS = ['id', 'kind', 'node', 'heartbeat_at as queuedAt'] as const
 const requeued = () => ({ status: 'queued' as const, claim: null, heartbeat_at: Date.now() })
 const columnsOf = ({ done, total }: Progress) => ({ progress_done: done, progress_total: total })

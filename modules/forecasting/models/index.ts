@@ -1,4 +1,5 @@
 import { blendSteps, combineRolled, medianShare, weigh } from './combine.js'
+import { withFactors } from './factors.js'
 import { type Judged, judgeByCounts, judgeByErrors } from './judge.js'
 import { LEVELS } from './levels.js'
 import { DEFAULT_MEMBERS, POOL, SLOW_MODELS, SPARSE_MEMBERS } from './pool.js'
@@ -29,7 +30,7 @@ function rollMembers(names: readonly ModelName[], { y, context }: Prepared, plan
   const high = y.reduce((a, b) => Math.max(a, b), y[0] ?? 0)
   for (const name of names) {
     const fit = POOL[name]
-    const result = fit && roll(fit, y, plan, context)
+    const result = fit && roll(withFactors(name, fit), y, plan, context)
     if (!result) continue
     const final = new Float64Array(context.horizon)
     result.final.forecast(y.slice(), final)
@@ -150,10 +151,12 @@ function bestCandidate(
 
 /** Whether the candidate did better out of sample: by absolute error, or by squared error where zero is the usual value
  * (the absolute error of sparse demand rewards forecasting nothing). */
-function beats(candidate: Judged, baseline: Judged, { sparse }: Prepared): boolean {
-  const loss = ({ accuracy }: Judged): number => (sparse ? accuracy.rmse : accuracy.mae)
-  return loss(candidate) < loss(baseline)
-}
+const lossOf = ({ accuracy }: Judged, { sparse }: Prepared): number => (sparse ? accuracy.rmse : accuracy.mae)
+const beats = (candidate: Judged, baseline: Judged, prepared: Prepared): boolean =>
+  lossOf(candidate, prepared) < lossOf(baseline, prepared)
+
+/** Factors stand unless the forecast is clearly better without: what comes once a year is seldom in the periods judged. */
+const FACTOR_GAIN = 0.98
 
 /** What may serve: the baseline, and what has to beat it. Both are judged from the same origins. */
 export interface Contest {
@@ -176,7 +179,10 @@ export function contest(input: ForecastInput): Contest {
   requireLoaded(asked)
   const slow = asked.some((model) => SLOW_MODELS.includes(model))
   const plan = planOrigins(prepared.y.length, input.horizon, slow ? SLOW_ORIGINS : MAX_ORIGINS, slow ? 1 : REFITS)
-  const { name, ...judged } = judgeBaseline(prepared, plan, floor)
+  const { factors } = prepared.context
+  const plain = { ...prepared, context: { ...prepared.context, factors: undefined } }
+  // The baseline is what any forecast must beat, so it knows nothing beforehand.
+  const { name, ...judged } = judgeBaseline(plain, plan, floor)
   const shared = {
     levels: LEVELS.slice(),
     seasonalPeriods: [...prepared.context.periods],
@@ -197,10 +203,18 @@ export function contest(input: ForecastInput): Contest {
     challengerServes: false
   })
   if (prepared.trivial) return alone(prepared.trivial)
-  const candidate = bestCandidate(asked, prepared, plan, floor)
+  const named = asked.length > 0
+  let candidate = bestCandidate(asked, prepared, plan, floor)
+  let applied = factors !== undefined
+  if (factors && !named) {
+    const without = bestCandidate(asked, plain, plan, floor)
+    if (without && (!candidate || lossOf(without, prepared) < FACTOR_GAIN * lossOf(candidate, prepared))) {
+      candidate = without
+      applied = false
+    }
+  }
   if (!candidate) return alone('too-short')
   const { members, weights, ...served } = candidate
-  const named = asked.length > 0
   const challenger: ForecastOutput = {
     model: members.names.length === 1 ? members.names[0]! : 'combination',
     members: members.names
@@ -208,6 +222,7 @@ export function contest(input: ForecastInput): Contest {
       .sort((a, b) => b.weight - a.weight || a.model.localeCompare(b.model)),
     ...served,
     ...shared,
+    ...(factors ? { factors: { applied, ...factors.effects(prepared.y) } } : {}),
     servesBaseline: false,
     reason: named ? 'named' : 'combination-beats-baseline'
   }

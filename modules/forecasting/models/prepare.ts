@@ -1,4 +1,5 @@
 import { type CountMixture, fitCounts } from './counts.js'
+import { Factors } from './factors.js'
 import { candidatePeriods, classifyDemand, fillMissing, firstActive, isSeasonal } from './series.js'
 import type { DemandClass, FitContext, ForecastInput, Reason } from './types.js'
 import { ForecastInputError, MODEL_NAMES } from './types.js'
@@ -24,7 +25,7 @@ export interface Prepared {
 }
 
 /** @throws ForecastInputError on unusable input */
-export function check({ values, missing, horizon, frequency, models }: ForecastInput): void {
+export function check({ values, missing, horizon, frequency, models, factors = [] }: ForecastInput): void {
   if (!Number.isInteger(horizon) || horizon < 1) {
     throw new ForecastInputError('FORECAST_HORIZON_INVALID', `horizon is ${horizon}; it must be a whole number ≥ 1`)
   }
@@ -37,6 +38,14 @@ export function check({ values, missing, horizon, frequency, models }: ForecastI
   for (let i = 0; i < values.length; i++) {
     if (missing?.[i] !== 1 && !Number.isFinite(values[i]!)) {
       throw new ForecastInputError('FORECAST_VALUE_NOT_FINITE', `value ${i} is ${values[i]}`)
+    }
+  }
+  for (const [j, { values: known }] of factors.entries()) {
+    if (known.length !== values.length + horizon || !known.every(Number.isFinite)) {
+      throw new ForecastInputError(
+        'FORECAST_FACTOR_INVALID',
+        `factor ${j} must hold a number for each of ${values.length} periods and ${horizon} to come`
+      )
     }
   }
   for (const model of models ?? []) {
@@ -96,7 +105,13 @@ export function prepare(input: ForecastInput): Prepared {
       horizon,
       offset: first,
       startDate: input.startDate,
-      frequency
+      frequency,
+      factors: input.factors?.length
+        ? new Factors(
+            input.factors.map((one) => ({ ...one, values: one.values.subarray(first) })),
+            candidates[0] ?? 1
+          )
+        : undefined
     },
     demandClass,
     sparse: isSparse(y),

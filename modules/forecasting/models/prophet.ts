@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { initSync, Prophet } from '@bsull/augurs/prophet'
 import { optimizer } from '@bsull/augurs-prophet-wasmstan'
+import { varying } from './factors.js'
 import type { Fit, FitContext } from './types.js'
 
 const DAY_SECONDS = 86_400
@@ -34,9 +35,19 @@ function fitAndPredict(prefix: Float64Array, context: FitContext, out: Float64Ar
   try {
     model = new Prophet({ optimizer, uncertaintySamples: 0 })
     const ds = Array.from(prefix, (_, i) => timestamp(i, context))
-    model.fit({ ds, y: Array.from(prefix) })
-    const future = Array.from(out, (_, k) => timestamp(prefix.length + k, context))
-    const { point } = model.predict({ ds: future }).yhat
+    const { length } = prefix
+    // Its holidays are regressors of the same prior scale; days and figures known beforehand go in alike.
+    const columns = (context.factors ? varying(context.factors, 0, length) : []).map(
+      (values, j) => [`factor${j}`, values] as const
+    )
+    for (const [name] of columns) model.addRegressor(name, { mode: 'multiplicative', priorScale: 10 })
+    const known = (from: number, to: number) =>
+      columns.length === 0
+        ? {}
+        : { x: new Map(columns.map(([name, values]) => [name, Array.from(values.subarray(from, to))])) }
+    model.fit({ ds, y: Array.from(prefix), ...known(0, length) })
+    const future = Array.from(out, (_, k) => timestamp(length + k, context))
+    const { point } = model.predict({ ds: future, ...known(length, length + out.length) }).yhat
     if (!point.every(Number.isFinite)) return false
     out.set(point)
     return true

@@ -1,3 +1,4 @@
+import type { FactorColumn, Factors } from './factors.js'
 import type { Intervals } from './levels.js'
 
 /** Every model a caller may name; `combination` is the pool weighted by rolling-origin error. */
@@ -54,6 +55,8 @@ export interface ForecastInput {
   models?: readonly ModelName[]
   /** YYYY-MM-DD of `values[0]`, for models that know the calendar */
   startDate?: string
+  /** known beforehand: each with a value for every period of the data and of the horizon */
+  factors?: readonly FactorColumn[]
   /** negative forecasts become zero (default true) */
   nonNegative?: boolean
 }
@@ -109,6 +112,8 @@ export interface ForecastOutput {
   /** the combination (or the named model) did not beat the baseline out of sample, so the baseline serves */
   servesBaseline: boolean
   reason: Reason
+  /** what the factors do to demand, in their order; `applied` to what serves unless it did worse with them */
+  factors?: { applied: boolean; perUnit: Float64Array; occurrences: Int32Array }
   /** periods of the seasons found, shortest first */
   seasonalPeriods: number[]
   demandClass: DemandClass
@@ -121,6 +126,7 @@ export type ForecastErrorCode =
   | 'FORECAST_MODEL_NOT_LOADED'
   | 'FORECAST_FREQUENCY_INVALID'
   | 'FORECAST_MISSING_LENGTH'
+  | 'FORECAST_FACTOR_INVALID'
 
 /** The only error `forecast` throws: the input is unusable, and `code` says how. */
 export class ForecastInputError extends RangeError {
@@ -144,6 +150,7 @@ export interface FitContext {
   offset: number
   startDate?: string | undefined
   frequency: Frequency
+  factors?: Factors | undefined
 }
 
 /** A fitted model: forecasts from the end of any prefix `y` that starts where the training values started. */

@@ -1,0 +1,42 @@
+import { Counter, Gauge, type Registry } from 'prom-client'
+
+export function createAuditMetrics(registry: Registry) {
+  const registers = [registry]
+  const sealed = new Counter({
+    name: 'audit_entries_sealed_total',
+    help: 'Audit entries chained into a batch by this process.',
+    registers
+  })
+  const coalesced = new Counter({
+    name: 'audit_notes_coalesced_total',
+    help: 'Refusals and failures put together with alike ones, because there were too many.',
+    registers
+  })
+  const lost = new Counter({
+    name: 'audit_notes_lost_total',
+    help: 'Refusals and failures that could not be kept: the database did not answer for long.',
+    registers
+  })
+  const unattributed = new Counter({
+    name: 'audit_notes_unattributed_total',
+    help: 'Refusals and failures of no tenant, which are in the log alone.',
+    registers
+  })
+  const mismatches = new Gauge({
+    name: 'audit_verify_mismatches',
+    help: 'Mismatches that the last verification in this process found, over all tenants.',
+    registers
+  })
+  const found = new Map<string, number>()
+  return {
+    sealed: (count: number) => sealed.inc(count),
+    coalesced: (count: number) => coalesced.inc(count),
+    lost: (count: number) => lost.inc(count),
+    unattributed: (count: number) => unattributed.inc(count),
+    verified: (tenant: string, count: number) => {
+      found.set(tenant, count)
+      mismatches.set([...found.values()].reduce((sum, each) => sum + each, 0))
+    }
+  }
+}
+export type AuditMetrics = ReturnType<typeof createAuditMetrics>

@@ -1,0 +1,159 @@
+import { type Kysely, type RawBuilder, sql } from 'kysely'
+import { isPostgres } from '../../migrations/columns.js'
+import { fromMicros, MICROS, proportionMicros } from '../../schemas/decimal.js'
+import type { ItemRow, StockStatus, Tracking } from '../../schemas/inventory.js'
+import type { InventoryTables } from './tables.js'
+
+export interface ItemWithStock {
+  id: number
+  code: string
+  name: string
+  name_fr: string | null
+  category: string | null
+  unit: string
+  tracking: Tracking
+  reorder_point: number | null
+  par_level: number | null
+  unit_cost: number | null
+  on_hand: number
+  reserved: number
+  value: number
+  status: StockStatus
+}
+
+/** Items that are not archived, with their totals and category. */
+export const itemsWithStock = (root: Kysely<unknown>) =>
+  root
+    .withTables<InventoryTables>()
+    .selectFrom('items as i')
+    .innerJoin('item_totals as t', 't.item_id', 'i.id')
+    .leftJoin('categories as c', 'c.id', 'i.category_id')
+    .where('i.archived_at', 'is', null)
+
+export const itemRows = (root: Kysely<unknown>) =>
+  itemsWithStock(root)
+    .select(['i.id', 'i.code', 'i.name', 'i.name_fr', 'c.name as category', 'i.unit', 'i.tracking', 'i.reorder_point'])
+    .select(['i.par_level', 'i.unit_cost', 't.on_hand', 't.reserved', 't.value', 't.status'])
+
+type Amounts = Pick<ItemWithStock, 'on_hand' | 'reserved' | 'value' | 'reorder_point' | 'par_level' | 'unit_cost'>
+/** What is shown as it is stored. */
+const FACE = {
+  itemCode: 'i.code',
+  name: 'i.name',
+  nameFr: 'i.name_fr',
+  category: 'c.name',
+  unit: 'i.unit',
+  tracking: 'i.tracking',
+  status: 't.status'
+} as const satisfies Partial<Record<keyof ItemRow, string>>
+type Face = Pick<ItemRow, keyof typeof FACE>
+/** What other modules know of an item. */
+type Outlook = Pick<ItemRow, 'onOrder' | 'daysOfCover'>
+
+function shownAmounts(row: Amounts, showCost: boolean): Omit<ItemRow, keyof Face | keyof Outlook> {
+  const unitCost = row.on_hand > 0 ? proportionMicros(row.value, MICROS, row.on_hand) : row.unit_cost
+  return {
+    onHand: fromMicros(row.on_hand),
+    reserved: fromMicros(row.reserved),
+    available: fromMicros(row.on_hand - row.reserved),
+    reorderPoint: row.reorder_point === null ? null : fromMicros(row.reorder_point),
+    parLevel: row.par_level === null ? null : fromMicros(row.par_level),
+    unitCost: showCost && unitCost !== null ? fromMicros(unitCost) : null,
+    value: showCost ? fromMicros(row.value) : null
+  }
+}
+
+/** An item as it is shown, without what other modules know of it. */
+export function presentRow(row: ItemWithStock, showCost: boolean): Omit<ItemRow, keyof Outlook> {
+  return {
+    itemCode: row.code,
+    name: row.name,
+    nameFr: row.name_fr,
+    category: row.category,
+    unit: row.unit,
+    tracking: row.tracking,
+    ...shownAmounts(row, showCost),
+    status: row.status
+  }
+}
+
+/**
+ * A row of a page, its texts still the JSON that the database wrote: to read them only to write them again would cost
+ * more than the query.
+ */
+export interface ListedItem extends Amounts {
+  id: number
+  code: string
+  face: string
+}
+
+/** The whole page as two texts: a call for each of its cells costs several times as much. */
+export interface Page {
+  faces: string | null
+  cells: string | null
+}
+
+const CELLS = [
+  'i.id',
+  'i.code',
+  't.on_hand',
+  't.reserved',
+  't.value',
+  'i.reorder_point',
+  'i.par_level',
+  'i.unit_cost'
+] as const
+type Cells = [id: number, code: string, on_hand: number, reserved: number, value: number, ...levels: (number | null)[]]
+/** JSON holds no such character unescaped. */
+const SEPARATOR = '\u001e'
+
+/** The two texts of a row of `itemRows`. */
+export function rowTexts(root: Kysely<unknown>) {
+  const cells = sql.join(CELLS.map((column) => sql.ref(column)))
+  if (isPostgres(root)) {
+    const fields = Object.entries(FACE).map(([field, column]) => sql`${sql.ref(column)} as ${sql.ref(field)}`)
+    return [
+      sql<string>`(select row_to_json(f)::text from (select ${sql.join(fields)}) f)`.as('face'),
+      sql<string>`json_build_array(${cells})::text`.as('cells')
+    ]
+  }
+  const fields = Object.entries(FACE).flatMap(([field, column]) => [sql.lit(field), sql.ref(column)])
+  return [sql<string>`json_object(${sql.join(fields)})`.as('face'), sql<string>`json_array(${cells})`.as('cells')]
+}
+
+/** Gathers the texts of `page`, which come in order, into one row. */
+export function gathered(root: Kysely<unknown>, page: RawBuilder<unknown>): RawBuilder<Page> {
+  const join = sql.raw(isPostgres(root) ? 'string_agg' : 'group_concat')
+  return sql<Page>`
+    select ${join}(face, ${sql.lit(SEPARATOR)}) as faces, '[' || ${join}(cells, ',') || ']' as cells from (${page}) p`
+}
+
+export function rowsOf({ faces, cells }: Page): ListedItem[] {
+  if (faces === null || cells === null) return []
+  const texts = faces.split(SEPARATOR)
+  const rows: Cells[] = JSON.parse(cells)
+  return rows.map(
+    ([id, code, on_hand, reserved, value, reorder_point = null, par_level = null, unit_cost = null], i) => ({
+      id,
+      code,
+      face: texts[i] ?? '',
+      on_hand,
+      reserved,
+      value,
+      reorder_point,
+      par_level,
+      unit_cost
+    })
+  )
+}
+
+export const faceOf = ({ face }: ListedItem): Face => JSON.parse(face)
+
+/** The row as JSON; the fields and what may be seen are those of `presentRow`. */
+export function rowText(row: ListedItem, showCost: boolean, { onOrder, daysOfCover }: Outlook): string {
+  const { onHand, reserved, available, reorderPoint, parLevel, unitCost, value } = shownAmounts(row, showCost)
+  return (
+    `${row.face.slice(0, -1)},"onHand":${onHand},"reserved":${reserved},"available":${available},"onOrder":${onOrder}` +
+    `,"reorderPoint":${reorderPoint},"parLevel":${parLevel},"unitCost":${unitCost},"value":${value},"daysOfCover":${daysOfCover}}`
+  )
+}

@@ -1,0 +1,135 @@
+import { createHash } from 'node:crypto'
+import type { FastifyInstance } from 'fastify'
+import fp from 'fastify-plugin'
+import type { Registry } from 'prom-client'
+import { webhooksMigrations } from '../../migrations/webhooks.js'
+import type {
+  Answers,
+  EnterModule,
+  Events,
+  Migrations,
+  ModuleOptions,
+  OutboxEvent,
+  Periodic,
+  Seal,
+  Tenant
+} from '../../plugins/contracts.js'
+import { PUBLIC_EVENTS } from '../../schemas/webhooks.js'
+import { createDispatcher, type Dispatcher } from './dispatcher.js'
+import { createWebhookMetrics, type WebhookMetrics } from './metrics.js'
+import { deliveryRoutes, webhookRoutes } from './routes.js'
+import { renewSecrets } from './secrets.js'
+import { createSender, type Resolve } from './sender.js'
+import { createDeliveryStore, createWebhookStore, type Message, NAMESPACE } from './store.js'
+import { createTargetPolicy } from './targets.js'
+
+export interface WebhooksOptions extends ModuleOptions {
+  /** Names, addresses and ranges that may be private, and be spoken to over http. */
+  allowedHosts?: readonly string[]
+  /** The addresses of a name; DNS otherwise. What it answers is checked all the same. */
+  resolve?: Resolve
+  /** The clock, milliseconds since 1970. */
+  now?: () => number
+  /** How often what is due is looked for, beside what this process queues itself. */
+  pollSeconds?: number
+  /** The most that one attempt may take. */
+  timeoutMilliseconds?: number
+  /** How long a closing process waits for attempts that are under way. */
+  drainMilliseconds?: number
+  /** Whose messages are sent and counted from the start; without it, each tenant's once its turn of upkeep comes. */
+  tenants?: () => Promise<readonly Tenant[]>
+}
+
+const POLL_SECONDS = 5
+const UPKEEP_SECONDS = 60
+const KEPT_MILLISECONDS = 30 * 86_400_000
+
+/** Tells other programs what happened: signed messages to the URLs that an administrator names. */
+async function webhooks(app: FastifyInstance, options: WebhooksOptions): Promise<void> {
+  app.getDecorator<EnterModule>('enterModule')(app, options)
+  app.getDecorator<Migrations>('migrations').add({ module: 'webhooks', migrations: webhooksMigrations })
+  const { allowedHosts = [], now = Date.now, pollSeconds = POLL_SECONDS, tenants } = options
+  const policy = createTargetPolicy(allowedHosts)
+  const seal = app.getDecorator<Seal>('seal')
+  const metrics = createWebhookMetrics(app.getDecorator<Registry>('registry'))
+  const { resolve, timeoutMilliseconds, drainMilliseconds } = options
+  const sender = createSender({
+    policy,
+    ...(resolve === undefined ? {} : { resolve }),
+    ...(timeoutMilliseconds === undefined ? {} : { timeoutMilliseconds })
+  })
+  const dispatcher = createDispatcher({
+    ...{ sender, seal, metrics, log: app.log, now },
+    ...(drainMilliseconds === undefined ? {} : { drainMilliseconds })
+  })
+  const events = app.getDecorator<Events>('events')
+  for (const { topic } of PUBLIC_EVENTS) {
+    events.subscribe({ topic, name: 'webhooks', handle: (event, tenant) => fanOut(event, tenant, dispatcher, now()) })
+  }
+  const periodic = app.getDecorator<Periodic>('periodic')
+  periodic.every(pollSeconds, 'webhooks', async (tenant) => dispatcher.wake(tenant))
+  periodic.every(UPKEEP_SECONDS, 'webhook upkeep', (tenant) => tidy(tenant, seal, metrics, now()))
+  if (tenants !== undefined) {
+    app.addHook('onReady', async () => {
+      for (const tenant of await tenants()) {
+        await count(tenant, metrics)
+        dispatcher.wake(tenant)
+      }
+    })
+  }
+  app.addHook('onClose', () => dispatcher.close())
+
+  const context = { answers: app.getDecorator<Answers>('answers'), seal, policy, dispatcher, now }
+  await app.register(webhookRoutes, context)
+  await app.register(deliveryRoutes, context)
+}
+
+/** One delivery for each webhook that wants the event. Safe to repeat: the id says which event it is. */
+async function fanOut(event: OutboxEvent, tenant: Tenant, dispatcher: Dispatcher, now: number): Promise<void> {
+  const { topic } = event
+  if ((await createWebhookStore(tenant.db).subscribers(topic)).length === 0) return
+  const message = messageOf(event)
+  await tenant.transact(async (tx) => {
+    // Asked again: one that is gone by now must not fail the others.
+    const ids = await createWebhookStore(tx.db).subscribers(topic)
+    if (ids.length === 0) return
+    await createDeliveryStore(tx.db, tenant.dialect).enqueue(ids, message, now)
+    tx.invalidate(NAMESPACE)
+    tx.afterCommit(() => dispatcher.wake(tenant))
+  })
+}
+
+function messageOf({ id, topic, payload, createdAt }: OutboxEvent): Message {
+  const body = JSON.stringify({ type: topic, timestamp: new Date(createdAt).toISOString(), data: payload })
+  // The row's id alone may come again: see `OutboxEvent`.
+  const digest = createHash('sha256').update(`${id} ${body}`).digest('base64url')
+  return { id: `msg_${digest.slice(0, 32)}`, topic, body }
+}
+
+async function tidy(tenant: Tenant, seal: Seal, metrics: WebhookMetrics, now: number): Promise<void> {
+  const expired = await tenant.transact(async (tx) => {
+    const store = createDeliveryStore(tx.db, tenant.dialect)
+    await store.forget(now - KEPT_MILLISECONDS)
+    const count = await store.expire(now)
+    if (count > 0) tx.invalidate(NAMESPACE)
+    return count
+  })
+  metrics.died(expired)
+  await renewSecrets(tenant, seal, now)
+  await count(tenant, metrics)
+}
+
+const count = async (tenant: Tenant, metrics: WebhookMetrics) =>
+  metrics.observe(tenant.id, await createDeliveryStore(tenant.db, tenant.dialect).waiting())
+
+export { webhooksMigrations as migrations } from '../../migrations/webhooks.js'
+export type { Resolve } from './sender.js'
+export default fp(webhooks, {
+  name: 'inventory-enterprise/webhooks',
+  fastify: '5.x',
+  encapsulate: true,
+  decorators: {
+    fastify: ['enterModule', 'answers', 'registry', 'migrations', 'events', 'periodic', 'seal'],
+    request: ['tenant', 'principal']
+  }
+})

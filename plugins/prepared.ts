@@ -1,0 +1,47 @@
+import { type CompiledQuery, type Kysely, PostgresAdapter, type RawBuilder, sql } from 'kysely'
+
+/** Stands for a value while a query is compiled. */
+class Slot {
+  constructor(readonly name: PropertyKey) {}
+}
+export type Slots<Values> = <Name extends keyof Values>(name: Name) => RawBuilder<Values[Name]>
+export const slots =
+  <Values>(): Slots<Values> =>
+  (name) =>
+    sql`${new Slot(name)}`
+
+/** A query builder, or a text of `sql`. */
+interface Unbuilt<Row> {
+  compile(db: Kysely<unknown>): CompiledQuery<Row>
+}
+export type Prepared<Values, Row> = (db: Kysely<unknown>, values: Values) => CompiledQuery<Row>
+
+/**
+ * A query whose text does not depend on its values: built and compiled once for each database, which costs several times what
+ * SQLite needs to run it. `db.executeQuery` runs what this answers.
+ */
+export function prepared<Values extends object, Row>(
+  build: (db: Kysely<unknown>, slot: Slots<Values>) => Unbuilt<Row>
+): Prepared<Values, Row> {
+  const compiled = new WeakMap<object, CompiledQuery<Row>>()
+  const slot = slots<Values>()
+  return (db, values) => {
+    const key = textKey(db)
+    const query = compiled.get(key) ?? build(db, slot).compile(db)
+    compiled.set(key, query)
+    return withValues(query, values)
+  }
+}
+
+const withValues = <Values extends object, Row>(query: CompiledQuery<Row>, values: Values): CompiledQuery<Row> => ({
+  ...query,
+  parameters: query.parameters.map((parameter) =>
+    parameter instanceof Slot ? Reflect.get(values, parameter.name) : parameter
+  )
+})
+
+/** What decides a query's text: on PostgreSQL the plugin that puts tables into the tenant's schema, which a transaction shares. */
+function textKey(db: Kysely<unknown>): object {
+  const { plugins, adapter } = db.getExecutor()
+  return (adapter instanceof PostgresAdapter ? plugins.at(-1) : undefined) ?? adapter
+}

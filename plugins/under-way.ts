@@ -1,0 +1,42 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+
+/** What a client has left behind may take so long; the rest of the drain belongs to others. */
+const WAIT_MILLISECONDS = 5_000
+const POLL_MILLISECONDS = 10
+
+export interface UnderWay {
+  /** Notes the requests of this context from their first hook to the answer of their handler. */
+  watch(app: FastifyInstance): void
+  /** Resolves when no handler runs any more, or after a while. */
+  ended(): Promise<void>
+}
+
+/**
+ * Handlers that run, heard or not. A server that closes waits for its connections; the handler of a client that hung up goes on
+ * without one, and the database must not close under it.
+ */
+export function createUnderWay(): UnderWay {
+  const running = new Set<FastifyRequest>()
+  return {
+    watch(app) {
+      app.addHook('onRequest', (request, _reply, done) => {
+        running.add(request)
+        done()
+      })
+      app.addHook('onSend', (request, _reply, _payload, done) => {
+        running.delete(request)
+        done()
+      })
+      // Not every answer passes `onSend` (a hijacked one does not); one that was cut off has not ended by this.
+      app.addHook('onResponse', (request, reply, done) => {
+        if (reply.raw.writableFinished) running.delete(request)
+        done()
+      })
+    },
+    async ended() {
+      const deadline = performance.now() + WAIT_MILLISECONDS
+      while (running.size > 0 && performance.now() < deadline) await sleep(POLL_MILLISECONDS)
+    }
+  }
+}

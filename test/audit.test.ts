@@ -1,0 +1,790 @@
+import Fastify, { type FastifyInstance } from 'fastify'
+import { type Kysely, type Selectable, sql } from 'kysely'
+import t, { type Test } from 'tap'
+import { app as register } from '../app.js'
+import { pruneTrail, sealTrail, verifyTrail } from '../modules/audit/index.js'
+import { createNotes } from '../modules/audit/notes.js'
+import { createAuditStore, type NewEntry, rowOf } from '../modules/audit/store.js'
+import type { AuditTables } from '../modules/audit/tables.js'
+import { createUser } from '../modules/identity/index.js'
+import { loadConfig } from '../plugins/config.js'
+import type { Agent, Auth, Tenant } from '../plugins/contracts.js'
+import type { Tenants } from '../plugins/core.js'
+import { serverOptions } from '../plugins/server-options.js'
+import type { AuditEntry } from '../schemas/audit.js'
+import { buildApp, client, type Dialect, eachDialect } from './helper.js'
+import { temporaryFolder } from './service-process.js'
+import { freshDatabase } from './services.js'
+
+const DAY_MS = 86_400_000
+const PASSWORD = 'correct horse battery staple'
+const TRACE = '0af7651916cd43dd8448eb211c80319c'
+const AGENT: Agent = {
+  actor: 'u1',
+  role: 'staff',
+  method: 'token',
+  session: 's1',
+  requestId: 'r1',
+  traceId: null,
+  address: '192.0.2.9'
+}
+
+const tenantOf = (app: FastifyInstance): Promise<Tenant> => app.getDecorator<Tenants>('tenants').get('main')
+const tables = (db: Kysely<unknown>) => db.withTables<AuditTables>()
+
+/** Every entry, oldest first, as the route shows it; what was only noted is waited for. */
+async function trail(app: FastifyInstance, query = ''): Promise<AuditEntry[]> {
+  const entries: AuditEntry[] = []
+  const reader = client(app, 'manager', { subject: 'reader' })
+  for (let cursor = ''; ; ) {
+    const { status, body, text } = await reader.get(`/api/audit?limit=500${query}${cursor}`)
+    if (status !== 200) throw new Error(text)
+    entries.push(...body.data)
+    if (body.page.nextCursor === null) return entries.reverse()
+    cursor = `&cursor=${body.page.nextCursor}`
+  }
+}
+
+/** Waits for entries that are kept outside a transaction. */
+async function eventually(find: () => Promise<AuditEntry[]>, count: number): Promise<AuditEntry[]> {
+  for (let n = 0; ; n++) {
+    const found = await find()
+    if (found.length >= count || n > 60) return found
+    await new Promise((resolve) => setTimeout(resolve, 100))
+  }
+}
+
+async function changes(t: Test, app: FastifyInstance): Promise<void> {
+  const admin = client(app, 'admin', { subject: 'boss' })
+  const since = (await trail(app)).length
+  await admin.post(
+    '/api/inventory',
+    { itemCode: 'A', name: 'Apples', unit: 'kg', reorderPoint: 2.5 },
+    {
+      'x-request-id': 'req-1',
+      traceparent: `00-${TRACE}-b7ad6b7169203331-01`
+    }
+  )
+  await admin.patch('/api/inventory/A', { name: 'Green apples', unitCost: 1.25 })
+  await admin.post('/api/inventory/categories', { name: 'Fruit' })
+  await admin.post('/api/locations', { location: 'cellar', name: 'Cellar' })
+  await admin.put('/api/inventory/A/units/l', { numerator: 2 })
+  const { body: movement } = await admin.post('/api/movements', {
+    type: 'receipt',
+    lines: [{ itemCode: 'A', quantity: 3, unitCost: 2 }]
+  })
+  await admin.post(`/api/movements/${movement.id}/reverse`, {})
+  const { body: user } = await admin.post('/api/users', {
+    username: 'zoe',
+    displayName: 'Zoe Q',
+    role: 'staff',
+    password: PASSWORD
+  })
+  await admin.patch(`/api/users/${user.id}`, { role: 'viewer', displayName: 'Zoe R', password: `${PASSWORD}!` })
+  await admin.get('/api/export/items')
+  await admin.post('/api/import/items', 'itemCode,name,unit\nB,Bread,each\n', {
+    'content-type': 'text/csv',
+    prefer: 'wait=20'
+  })
+  const { body: held } = await admin.post('/api/reservations', { itemCode: 'B', quantity: 1 })
+  t.equal(held.code, 'INV_INSUFFICIENT_STOCK', 'what is refused')
+  await admin.delete('/api/inventory/A')
+  const entries = (await trail(app)).slice(since)
+
+  t.match(
+    entries.map(({ action, object }) => `${action} ${object?.type ?? ''}`),
+    [
+      'item.create item',
+      'item.update item',
+      'category.create category',
+      'location.create location',
+      'item.unit item',
+      'ledger.post movement',
+      'ledger.reverse movement',
+      'user.create user',
+      'user.update user',
+      'user.password user',
+      'export export',
+      'inventory.import.start job',
+      'import.succeed import',
+      'item.delete item'
+    ].sort(
+      (a, b) =>
+        entries.findIndex((e) => a.startsWith(`${e.action} `)) - entries.findIndex((e) => b.startsWith(`${e.action} `))
+    ),
+    'each change once, in order, and nothing for what was refused'
+  )
+  t.equal(entries.length, 14)
+  const [created, updated] = entries
+  t.match(created, {
+    actor: 'boss',
+    role: 'admin',
+    method: 'token',
+    session: /^[0-9a-f-]{36}$/,
+    tenant: 'main',
+    outcome: 'success',
+    object: { type: 'item', id: 'A' },
+    requestId: 'req-1',
+    traceId: TRACE,
+    address: '127.0.0.1',
+    occurrences: 1,
+    changes: {
+      name: { from: null, to: 'Apples' },
+      reorderPoint: { from: null, to: 2.5 },
+      unit: { from: null, to: 'kg' }
+    }
+  })
+  t.match(created?.at, /Z$/, 'UTC')
+  t.strictSame(updated?.changes, { name: { from: 'Apples', to: 'Green apples' }, unitCost: { from: null, to: 1.25 } })
+  t.strictSame(entries.find(({ action }) => action === 'ledger.post')?.object, { type: 'movement', id: movement.id })
+  t.match(entries.find(({ action }) => action === 'ledger.reverse')?.details, { reverses: movement.id })
+  t.strictSame(entries.find(({ action }) => action === 'user.update')?.changes, {
+    displayName: { from: '[concealed]', to: '[concealed]' },
+    role: { from: 'staff', to: 'viewer' }
+  })
+  t.match(
+    entries.find(({ action }) => action === 'import.succeed'),
+    { actor: 'boss', details: { kind: 'items', rows: 1 } }
+  )
+  t.notMatch(JSON.stringify(entries), /zoe|argon2|correct horse/i, 'neither names of people nor secrets')
+
+  const key = { 'idempotency-key': 'twice' }
+  const post = { type: 'receipt', lines: [{ itemCode: 'B', quantity: 1 }] }
+  const first = await admin.post('/api/movements', post, key)
+  t.equal((await admin.post('/api/movements', post, key)).text, first.text)
+  t.equal((await trail(app, `&objectId=${first.body.id}`)).length, 1, 'a repeated request is one change')
+  const { body: reserved } = await admin.post('/api/reservations', { itemCode: 'B', quantity: 1 })
+  const [generic] = (await trail(app)).slice(-1)
+  t.match(generic, {
+    action: 'POST /api/reservations',
+    object: { type: 'path', id: '/api/reservations' },
+    details: { status: 201 }
+  })
+  t.ok(reserved.id, 'a write that says nothing itself is recorded by its route')
+}
+
+async function sameTransaction(t: Test, app: FastifyInstance, dialect: Dialect): Promise<void> {
+  const tenant = await tenantOf(app)
+  const count = async () => (await trail(app)).length
+  const before = await count()
+  await t.rejects(
+    tenant.transact(async (tx) => {
+      tx.audit({ action: 'never.happened' })
+      throw new Error('on purpose')
+    }),
+    /on purpose/
+  )
+  t.equal(await count(), before, 'a change that is undone leaves no entry')
+  const refuse =
+    dialect === 'sqlite'
+      ? [
+          sql`create trigger refuse before insert on audit_entries begin select raise(abort, 'no'); end`,
+          sql`drop trigger refuse`
+        ]
+      : [
+          sql`alter table ${sql.table('audit_entries')} add constraint refuse check (false) not valid`,
+          sql`alter table ${sql.table('audit_entries')} drop constraint refuse`
+        ]
+  await tenant.transact(({ db }) => refuse[0]?.execute(db) ?? Promise.resolve())
+  const token = app.getDecorator<Auth>('auth').sign({ subject: 'boss', role: 'admin', tenant: 'main' }, 60)
+  const { statusCode } = await app.inject({
+    method: 'POST',
+    url: '/api/inventory',
+    headers: { authorization: `Bearer ${token}` },
+    payload: { itemCode: 'UNSEEN', name: 'Unseen', unit: 'each' }
+  })
+  await tenant.transact(({ db }) => refuse[1]?.execute(db) ?? Promise.resolve())
+  t.ok(statusCode >= 500, `${statusCode}`)
+  t.equal((await client(app, 'viewer').get('/api/inventory/UNSEEN')).status, 404, 'no entry, no change')
+}
+
+async function signIns(t: Test, app: FastifyInstance): Promise<void> {
+  const tenant = await tenantOf(app)
+  const user = await createUser(tenant, { username: 'sam', role: 'staff', password: PASSWORD })
+  const auth = app.getDecorator<Auth>('auth')
+  const since = Number((await trail(app)).at(-1)?.id)
+  const login = (username: string, password: string, id: string) =>
+    app.inject({
+      method: 'POST',
+      url: '/api/auth/login',
+      payload: { username, password },
+      headers: { 'x-request-id': id, traceparent: `00-${TRACE}-b7ad6b7169203331-01` }
+    })
+  const get = (url: string, authorization: string | undefined, id: string) =>
+    app.inject({ url, headers: { 'x-request-id': id, ...(authorization === undefined ? {} : { authorization }) } })
+  const { accessToken } = (await login('sam', PASSWORD, 'in')).json()
+  await login('sam', 'not the password', 'wrong')
+  await login('nobody-known', PASSWORD, 'unknown')
+  await get('/api/inventory', undefined, 'missing')
+  await get('/api/inventory', 'Bearer a.b.c', 'malformed')
+  await get('/api/inventory', `Bearer ${auth.sign({ subject: 'late', role: 'viewer', tenant: 'main' }, -5)}`, 'expired')
+  await get('/api/users', `Bearer ${accessToken}`, 'role')
+  await app.inject({
+    method: 'POST',
+    url: '/api/auth/logout',
+    headers: { authorization: `Bearer ${accessToken}`, 'x-request-id': 'out' }
+  })
+  await get('/api/inventory', `Bearer ${accessToken}`, 'revoked')
+  const entries = await eventually(async () => (await trail(app)).filter(({ id }) => id > since), 9)
+
+  const expected: Record<string, object> = {
+    in: {
+      action: 'auth.login',
+      outcome: 'success',
+      actor: user.id,
+      role: 'staff',
+      method: 'pwd',
+      traceId: TRACE
+    },
+    wrong: { action: 'auth.login.failed', outcome: 'failure', actor: null, object: { type: 'user', id: user.id } },
+    unknown: { action: 'auth.login.failed', outcome: 'failure', actor: null, object: null, traceId: TRACE },
+    missing: {
+      action: 'auth.denied',
+      outcome: 'denied',
+      actor: null,
+      details: { code: 'AUTH_REQUIRED', reason: 'missing' }
+    },
+    malformed: { action: 'auth.denied', outcome: 'denied', actor: null, details: { reason: 'malformed' } },
+    expired: { action: 'auth.denied', outcome: 'denied', actor: null },
+    role: { action: 'auth.denied', actor: user.id, role: 'staff', details: { code: 'AUTH_FORBIDDEN' } },
+    out: { action: 'auth.logout', outcome: 'success', actor: user.id },
+    revoked: {
+      action: 'auth.denied',
+      outcome: 'denied',
+      actor: user.id,
+      object: { type: 'route', id: 'GET /api/inventory' }
+    }
+  }
+  for (const [requestId, entry] of Object.entries(expected)) {
+    const found = entries.filter((each) => each.requestId === requestId)
+    t.match(found, [{ ...entry, address: '127.0.0.1', at: /Z$/ }], requestId)
+    t.equal(found.length, 1, `${requestId}: one entry`)
+  }
+  t.equal(entries.length, 9)
+  t.notMatch(JSON.stringify(entries), /nobody-known|not the password/, 'what was typed is not kept')
+}
+
+async function appendOnly(t: Test, app: FastifyInstance, dialect: Dialect): Promise<void> {
+  const tenant = await tenantOf(app)
+  await sealTrail(tenant)
+  const entries = sql.table('audit_entries')
+  const attempts = [
+    sql`update ${entries} set actor = 'somebody' where seq = 1`,
+    sql`update ${entries} set address = '203.0.113.1' where seq = 1`,
+    sql`update ${entries} set address = null, address_salt = null, actor = 'x' where seq = 1`,
+    sql`delete from ${entries} where seq = 1`,
+    sql`update ${sql.table('audit_batches')} set root = '' where seq = 1`,
+    sql`delete from ${sql.table('audit_batches')}`,
+    ...(dialect === 'postgres' ? [sql`truncate ${entries}`] : [])
+  ]
+  for (const attempt of attempts)
+    await t.rejects(
+      tenant.transact(({ db }) => attempt.execute(db)),
+      /append-only/,
+      'the database refuses it'
+    )
+  t.equal((await verifyTrail(tenant)).ok, true)
+}
+
+type Rows = { [Table in keyof AuditTables]: Selectable<AuditTables[Table]>[] }
+
+/** Somebody who owns the database: no trigger stops them. */
+async function openUp(tenant: Tenant, dialect: Dialect): Promise<void> {
+  const drop = async (db: Kysely<unknown>, trigger: string, table: string) => {
+    const on = dialect === 'sqlite' ? sql`` : sql` on ${sql.table(table)}`
+    await sql`drop trigger ${sql.id(trigger)}${on}`.execute(db)
+  }
+  await tenant.transact(async ({ db }) => {
+    const events = dialect === 'sqlite' ? ['update', 'delete'] : ['change']
+    for (const table of ['audit_entries', 'audit_batches', 'audit_checkpoints'])
+      for (const event of events) await drop(db, `${table}_no_${event}`, table)
+  })
+}
+
+async function save(tenant: Tenant): Promise<Rows> {
+  const db = tables(tenant.db)
+  return {
+    audit_entries: await db.selectFrom('audit_entries').selectAll().execute(),
+    audit_batches: await db.selectFrom('audit_batches').selectAll().execute(),
+    audit_checkpoints: await db.selectFrom('audit_checkpoints').selectAll().execute()
+  }
+}
+
+const restore = (tenant: Tenant, rows: Rows) =>
+  tenant.transact(async (tx) => {
+    const db = tables(tx.db)
+    for (const table of ['audit_entries', 'audit_batches', 'audit_checkpoints'] as const)
+      await db.deleteFrom(table).execute()
+    await db.insertInto('audit_entries').values(rows.audit_entries).execute()
+    await db.insertInto('audit_batches').values(rows.audit_batches).execute()
+    if (rows.audit_checkpoints.length > 0)
+      await db.insertInto('audit_checkpoints').values(rows.audit_checkpoints).execute()
+  })
+
+const filler = (count: number, at: number): NewEntry[] =>
+  Array.from({ length: count }, (_, n) =>
+    rowOf(AGENT, { action: 'shelf.count', object: { type: 'shelf', id: String(n) }, details: { n } }, at + n)
+  )
+
+async function retention(t: Test, app: FastifyInstance): Promise<void> {
+  const tenant = await tenantOf(app)
+  const now = Date.now()
+  const before = await verifyTrail(tenant)
+  const old = now - 40 * DAY_MS
+  for (const at of [old, old + DAY_MS]) {
+    await tenant.transact(({ db }) => createAuditStore(db).append(filler(30, at)))
+    await sealTrail(tenant, () => at + 60_000)
+  }
+  // What was there first is younger, and nothing behind it goes before it.
+  await pruneTrail(tenant, 30, now)
+  t.match(await verifyTrail(tenant), { ok: true, removed: 0, entries: before.entries + 60 })
+  const later = now + 35 * DAY_MS
+  await tenant.transact(({ db }) => createAuditStore(db).append(filler(5, later)))
+  await sealTrail(tenant, () => later)
+  const full = await verifyTrail(tenant, later)
+  await pruneTrail(tenant, 30, later)
+  await pruneTrail(tenant, 30, later)
+  const pruned = await verifyTrail(tenant, later)
+  t.match(pruned, { ok: true, mismatches: [], batches: full.batches, removed: full.entries - 5 })
+  t.equal(pruned.entries, 6, 'what is young stays, and the removal itself is an entry')
+  t.match((await trail(app)).at(-1), {
+    action: 'audit.prune',
+    actor: 'system',
+    details: { entries: full.entries - 5, retentionDays: 30 }
+  })
+  await t.rejects(
+    tenant.transact(({ db }) => sql`delete from ${sql.table('audit_entries')}`.execute(db)),
+    /append-only/,
+    'a checkpoint opens only what it covers'
+  )
+}
+
+async function tampering(t: Test, app: FastifyInstance, dialect: Dialect): Promise<void> {
+  const tenant = await tenantOf(app)
+  for (let n = 0; n < 3; n++) {
+    await tenant.transact(({ db }) => createAuditStore(db).append(filler(20, Date.now())))
+    await sealTrail(tenant)
+  }
+  await openUp(tenant, dialect)
+  const honest = await save(tenant)
+  const verify = () => verifyTrail(tenant, Date.now() + 36 * DAY_MS)
+  t.match(await verify(), { ok: true, mismatches: [] })
+  const [first, second] = honest.audit_entries.slice(-10)
+  const batch = honest.audit_batches.at(-2)
+  if (first === undefined || second === undefined || batch === undefined) throw new Error('too few entries')
+  const [one, other] = [Number(first.seq), Number(second.seq)]
+  type Db = ReturnType<typeof tables>
+  const entry = (db: Db, seq: number, values: Partial<NewEntry>) =>
+    db.updateTable('audit_entries').set(values).where('seq', '=', seq).execute()
+  const deeds: Record<string, [(db: Db) => Promise<unknown>, object]> = {
+    'an actor is changed': [(db) => entry(db, one, { actor: 'somebody else' }), { what: 'changed' }],
+    'a time is changed': [(db) => entry(db, one, { recorded_at: 1 }), { what: 'changed' }],
+    'details are changed': [(db) => entry(db, one, { details: '{}' }), { what: 'changed' }],
+    'an address is changed': [(db) => entry(db, one, { address: '203.0.113.77' }), { what: 'changed', entry: one }],
+    'an entry is removed': [
+      (db) => db.deleteFrom('audit_entries').where('seq', '=', one).execute(),
+      { what: 'removed', entry: one }
+    ],
+    'an entry is inserted where none was': [
+      (db) =>
+        db
+          .insertInto('audit_entries')
+          .values({ ...first, seq: -7 })
+          .execute(),
+      { what: 'inserted', entry: -7 }
+    ],
+    'two entries are exchanged': [
+      async (db) => {
+        await entry(db, one, { ...second, seq: one })
+        await entry(db, other, { ...first, seq: other })
+      },
+      { what: 'changed' }
+    ],
+    'an entry and its batch are changed': [
+      async (db) => {
+        await entry(db, one, { actor: 'somebody else' })
+        await db
+          .updateTable('audit_batches')
+          .set({ root: 'f'.repeat(64) })
+          .where('seq', '=', batch.seq)
+          .execute()
+      },
+      { what: 'chain', batch: batch.seq }
+    ],
+    'a batch is taken out': [
+      (db) => db.deleteFrom('audit_batches').where('seq', '=', batch.seq).execute(),
+      { what: 'chain', batch: batch.seq + 1 }
+    ],
+    'a checkpoint is made up': [
+      (db) =>
+        db
+          .insertInto('audit_checkpoints')
+          .values({
+            ...{ seq: 99, through_batch: batch.seq, through_seq: 1, older_than: 0, entries: 0, created_at: 0 },
+            ...{ batch_hash: 'x', previous: 'x', hash: 'x' }
+          })
+          .execute(),
+      { what: 'checkpoint' }
+    ]
+  }
+  for (const [name, [deed, mismatch]] of Object.entries(deeds)) {
+    await tenant.transact((tx) => deed(tables(tx.db)))
+    const { body } = await client(app, 'manager').get('/api/audit/verify')
+    const found = name.includes('inserted') ? await verify() : body
+    t.equal(found.ok, false, name)
+    t.match(
+      found.mismatches.find((each: { what: string }) => 'what' in mismatch && each.what === mismatch.what),
+      mismatch,
+      `${name}: ${JSON.stringify(found.mismatches).slice(0, 300)}`
+    )
+    await restore(tenant, honest)
+    t.equal((await verify()).ok, true, `${name}, and put right`)
+  }
+  const head = (await verify()).head
+  await tenant.transact((tx) =>
+    tables(tx.db)
+      .deleteFrom('audit_batches')
+      .where('seq', '=', head?.batch ?? 0)
+      .execute()
+  )
+  t.notSame((await verify()).head, head, 'a chain cut at its end is told by the head that was noted elsewhere')
+  await restore(tenant, honest)
+}
+
+/** On PostgreSQL a number is drawn before the commit, so an entry may appear below those that are sealed. */
+async function late(t: Test, tenant: Tenant): Promise<void> {
+  let release = () => {}
+  const gate = new Promise<void>((resolve) => {
+    release = resolve
+  })
+  let drawn = () => {}
+  const inserted = new Promise<void>((resolve) => {
+    drawn = resolve
+  })
+  const slow = tenant.transact(async ({ db }) => {
+    await createAuditStore(db).append(filler(1, Date.now()))
+    drawn()
+    await gate
+  })
+  await inserted
+  await tenant.transact(({ db }) => createAuditStore(db).append(filler(2, Date.now())))
+  t.ok((await sealTrail(tenant)) >= 2)
+  release()
+  await slow
+  t.match(await verifyTrail(tenant), { ok: true, unsealed: 1 })
+  t.equal(await sealTrail(tenant), 1, 'it is in the next batch')
+  t.match(await verifyTrail(tenant), { ok: true, unsealed: 0 })
+  t.equal(await sealTrail(tenant), 0)
+  t.ok((await Promise.all([sealTrail(tenant), sealTrail(tenant)])).every((count) => count === 0))
+}
+
+async function searching(t: Test, app: FastifyInstance): Promise<void> {
+  const tenant = await tenantOf(app)
+  const at = Date.UTC(2026, 0, 1)
+  const actors = ['ann', 'bob']
+  const rows = Array.from({ length: 40 }, (_, n) =>
+    rowOf(
+      { ...AGENT, actor: actors[n % 2] ?? null, requestId: `s-${n % 7}` },
+      {
+        action: ['find.one', 'find.two', 'finder', 'lost'][n % 4] ?? '',
+        outcome: n % 3 === 0 ? 'denied' : 'success',
+        object: { type: n % 5 === 0 ? 'bin' : 'box', id: n === 3 ? '=1+1' : `o${n % 6}` }
+      },
+      at + n * 1000
+    )
+  )
+  await tenant.transact(({ db }) => createAuditStore(db).append(rows))
+  const iso = (n: number) => new Date(at + n * 1000).toISOString()
+  const range = `&from=${iso(0)}&to=${iso(39)}`
+  const cases: Record<string, (row: NewEntry, n: number) => boolean> = {
+    '': () => true,
+    '&actor=ann': ({ actor }) => actor === 'ann',
+    '&action=find.one': ({ action }) => action === 'find.one',
+    '&action=find.*': ({ action }) => action.startsWith('find.'),
+    '&action=find*&outcome=denied': ({ action, outcome }) => action.startsWith('find') && outcome === 'denied',
+    '&objectType=bin&objectId=o0': ({ object_type, object_id }) => object_type === 'bin' && object_id === 'o0',
+    '&requestId=s-4&actor=bob': ({ request_id, actor }) => request_id === 's-4' && actor === 'bob'
+  }
+  const reader = client(app, 'manager')
+  for (const [query, matches] of Object.entries(cases)) {
+    const expected = rows.map((row, n) => ({ row, n })).filter(({ row, n }) => matches(row, n))
+    t.ok(expected.length > 0 && (query === '' || expected.length < 40), query)
+    const found: AuditEntry[] = []
+    let cursor: string | null = ''
+    while (cursor !== null) {
+      const { body }: { body: { data: AuditEntry[]; page: { nextCursor: string | null } } } = await reader.get(
+        `/api/audit?limit=3${range}${query}${cursor === '' ? '' : `&cursor=${cursor}`}`
+      )
+      t.ok(body.data.length <= 3)
+      found.push(...body.data)
+      cursor = body.page.nextCursor
+    }
+    t.same(
+      found.map((entry) => entry.at),
+      expected.map(({ n }) => iso(n)).reverse(),
+      `${query}, newest first, page by page`
+    )
+  }
+  t.equal((await reader.get(`/api/audit?from=${iso(5)}&to=${iso(4)}`)).body.code, 'AUDIT_RANGE_INVALID')
+  t.equal((await reader.get('/api/audit?actr=ann')).status, 400)
+  const { body } = await reader.get('/api/audit?limit=1')
+  t.equal((await reader.get(`/api/audit?limit=1&actor=x&cursor=${body.page.nextCursor}`)).body.code, 'CURSOR_INVALID')
+  for (const role of ['viewer', 'staff'] as const)
+    for (const url of ['/api/audit', '/api/audit/verify', '/api/audit/export'])
+      t.equal((await client(app, role).get(url)).status, 403, `${role} ${url}`)
+
+  await eventually(() => trail(app, '&action=auth.denied&actor=test-staff'), 3)
+  const { text, headers } = await reader.get(`/api/audit/export?action=find*${range}`)
+  t.match(headers['content-type'], /x-ndjson/)
+  const exported = text
+    .trim()
+    .split('\n')
+    .map((line): AuditEntry => JSON.parse(line))
+  t.same(exported.length, 30)
+  const csv = await reader.get(`/api/audit/export?format=csv&objectId=${encodeURIComponent('=1+1')}`)
+  const [header, line, ...rest] = csv.text.trim().split('\r\n')
+  t.match(header, /^id,at,tenant,action,.*,objectType,objectId$/)
+  t.match(line, /,box,'=1\+1$/, 'a spreadsheet runs no formula')
+  t.same(rest, [])
+  t.match((await trail(app, '&action=audit.export')).at(-1), { details: { format: 'csv', objectId: '=1+1' } })
+}
+
+await eachDialect(t, async (t, dialect) => {
+  const app = await buildApp(t, { dialect })
+  await t.test('every change: who, what, before and after, when', (t) => changes(t, app))
+  await t.test('the entry and the change are one transaction', (t) => sameTransaction(t, app, dialect))
+  await t.test('row 52: each sign-in, failure and denial is one entry', (t) => signIns(t, app))
+  await t.test('search, pages, roles, export', (t) => searching(t, app))
+  await t.test('the database refuses to change history', (t) => appendOnly(t, app, dialect))
+  if (dialect === 'postgres') await t.test('an entry that commits late', async (t) => late(t, await tenantOf(app)))
+  await t.test('an address can be erased, and the chain holds', async (t) => {
+    const tenant = await tenantOf(app)
+    const erased = await tenant.transact(({ db }) => createAuditStore(db).eraseAddresses('boss'))
+    t.ok(erased > 10, `${erased}`)
+    t.ok((await trail(app, '&actor=boss')).every(({ address }) => address === null))
+    t.equal((await verifyTrail(tenant)).ok, true)
+  })
+  await t.test('retention leaves a chain that verifies', (t) => retention(t, app))
+  await t.test('whatever is done to the tables is found', (t) => tampering(t, app, dialect))
+})
+
+t.test('a flood of refusals fills no disk', async (t) => {
+  let clock = Date.UTC(2026, 0, 1)
+  const kept: NewEntry[] = []
+  const counted = { coalesced: 0, lost: 0 }
+  let down = false
+  const notes = createNotes({
+    keep: async (_tenant, rows) => {
+      if (down) throw new Error('the database does not answer')
+      kept.push(...rows)
+    },
+    coalesced: (count) => {
+      counted.coalesced += count
+    },
+    lost: (count) => {
+      counted.lost += count
+    },
+    now: () => clock
+  })
+  const total = (rows: NewEntry[]) => rows.reduce((sum, { occurrences }) => sum + (occurrences ?? 0), 0)
+  const denied = (address: string) =>
+    notes.note(
+      null,
+      { ...AGENT, address },
+      { action: 'auth.denied', outcome: 'denied', details: { code: 'AUTH_REQUIRED' } }
+    )
+  for (let n = 0; n < 50; n++) denied('192.0.2.1')
+  await notes.flush()
+  t.equal(kept.length, 50, 'a few are kept one by one')
+  const startedAt = clock
+  for (let n = 0; n < 100_000; n++) {
+    // An hour; half of it from one address, the rest from ever new ones.
+    clock += 36
+    denied(n % 2 === 0 ? '192.0.2.1' : `198.51.${n % 251}.${n % 253}`)
+    if (n % 500 === 0) await notes.flush()
+  }
+  await notes.flush()
+  t.equal(total(kept), 100_050, 'each is counted')
+  t.ok(kept.length < 200 + 60 * 30, `${kept.length} entries`)
+  t.ok(counted.coalesced > 99_000)
+  const [largest] = kept.filter(({ occurrences }) => (occurrences ?? 0) > 100)
+  t.match(largest, { address: '192.0.2.1', outcome: 'denied', actor: 'u1' })
+  t.ok((largest?.first_at ?? 0) >= startedAt && (largest?.last_at ?? 0) > (largest?.first_at ?? 0), 'first and last')
+  down = true
+  for (let n = 0; n < 40; n++) denied(`203.0.113.${n}`)
+  await notes.flush()
+  down = false
+  await notes.close()
+  t.equal(total(kept), 100_090, 'what could not be kept is offered again')
+  t.equal(counted.lost, 0)
+})
+
+/** Everything that a client may put a secret into, and where it must not come out again. */
+await eachDialect(t, async (t, dialect) => {
+  const database = dialect === 'postgres' ? await freshDatabase() : undefined
+  if (database !== undefined) t.teardown(() => database.drop())
+  const lines: string[] = []
+  const options = serverOptions({ logLevel: 'trace' })
+  const app = Fastify({
+    ...options,
+    logger: { ...options.logger, stream: { write: (line: string) => void lines.push(line) } }
+  })
+  t.teardown(() => app.close())
+  await register(
+    app,
+    loadConfig({ DATA_DIR: temporaryFolder(t), ...(database === undefined ? {} : { DATABASE_URL: database.url }) })
+  )
+  await app.ready()
+  const tenant = await tenantOf(app)
+  await createUser(tenant, { username: 'owner', role: 'admin', password: PASSWORD })
+  const CANARY = 'c4naryS3cretValue9'
+  const token = app.getDecorator<Auth>('auth').sign({ subject: 'owner', role: 'admin', tenant: 'main' }, 600)
+  const own = { authorization: `Bearer ${token}` }
+  const answers: string[] = []
+  const send = async (
+    method: 'GET' | 'POST' | 'PATCH',
+    url: string,
+    payload?: object | string,
+    headers: Record<string, string> = {}
+  ) => {
+    const answer = await app.inject({ method, url, headers, ...(payload === undefined ? {} : { payload }) })
+    answers.push(`${method} ${url.split('?')[0]} ${answer.statusCode} ${answer.body}`)
+    return answer
+  }
+
+  await t.test('row 51: a secret never comes out again', async (t) => {
+    const json = { 'content-type': 'application/json' }
+    await send('POST', '/api/auth/login', { username: 'owner', password: CANARY })
+    await send('POST', '/api/auth/login', { username: CANARY, password: CANARY })
+    await send('POST', '/api/auth/login', { username: 'owner', password: CANARY, otp: CANARY })
+    await send('POST', '/api/auth/login', `{"username":"owner","password":"${CANARY}`, json)
+    await send('POST', '/api/auth/login', `${CANARY} is no JSON`, json)
+    await send('POST', '/api/auth/login', `password=${CANARY}`, { 'content-type': 'application/x-www-form-urlencoded' })
+    const made = await send(
+      'POST',
+      '/api/users',
+      { username: 'canary', role: 'staff', password: CANARY },
+      { ...own, 'idempotency-key': CANARY }
+    )
+    t.equal(made.statusCode, 201)
+    await send('PATCH', `/api/users/${made.json().id}`, { password: `${CANARY}-2` }, own)
+    await send('PATCH', `/api/users/${made.json().id}`, { passwordHash: CANARY, role: 'staff' }, own)
+    const signed = await app.inject({
+      method: 'POST',
+      url: '/api/auth/login',
+      payload: { username: 'canary', password: `${CANARY}-2` }
+    })
+    t.equal(signed.statusCode, 200)
+    const { accessToken } = signed.json()
+    await send(
+      'POST',
+      '/api/auth/password',
+      { currentPassword: `${CANARY}-2`, newPassword: `${CANARY}-3` },
+      { authorization: `Bearer ${accessToken}` }
+    )
+    for (const authorization of [
+      `Bearer ${CANARY}`,
+      `Basic ${CANARY}`,
+      `Bearer a.${CANARY}.b`,
+      CANARY,
+      `Bearer ${accessToken}`
+    ])
+      await send('GET', '/api/inventory', undefined, { authorization })
+    for (const name of [
+      'cookie',
+      'x-api-key',
+      'user-agent',
+      'referer',
+      'x-forwarded-for',
+      'traceparent',
+      'if-match',
+      'if-none-match',
+      'accept-language',
+      'origin',
+      'prefer',
+      'content-type'
+    ])
+      await send('POST', '/api/inventory', '{"itemCode":"C","name":"C","unit":"each"}', { ...json, [name]: CANARY })
+    await send('GET', '/api/inventory', undefined, {
+      ...own,
+      'x-request-id': `${CANARY} with a space`,
+      cookie: `sid=${CANARY}`
+    })
+    await send('GET', `/api/inventory?token=${CANARY}&password=${CANARY}`, undefined, own)
+    await send('GET', `/api/audit?access_token=${CANARY}`, undefined, own)
+    // A defect: the database says which row it refuses, and the log says what the database said.
+    const users = sql.table('users')
+    const [spoil, mend] =
+      dialect === 'sqlite'
+        ? [
+            sql`create trigger spoil before insert on users begin select raise(abort, 'spoilt'); end`,
+            sql`drop trigger spoil`
+          ]
+        : [
+            sql`alter table ${users} add constraint spoil check (false) not valid`,
+            sql`alter table ${users} drop constraint spoil`
+          ]
+    await tenant.transact(({ db }) => spoil.execute(db))
+    const failed = await send(
+      'POST',
+      '/api/users',
+      { username: 'spoilt', displayName: 'Sp0ilt-Person', role: 'staff', password: CANARY },
+      own
+    )
+    await tenant.transact(({ db }) => mend.execute(db))
+    t.equal(failed.statusCode, 500)
+    t.ok(
+      lines.some((line) => line.includes('request failed')),
+      'it is logged'
+    )
+    t.notMatch(lines.join(''), /Sp0ilt-Person/, 'without the row')
+
+    await eventually(() => trail(app, '&outcome=denied'), 5)
+    const rows = JSON.stringify(await tables(tenant.db).selectFrom('audit_entries').selectAll().execute())
+    t.ok(rows.length > 2_000)
+    const metrics = (await app.inject('/metrics')).body
+    const [head = '', , signature = ''] = String(accessToken).split('.')
+    for (const secret of [CANARY, signature, token.split('.')[2] ?? '', PASSWORD, 'argon2id']) {
+      t.notMatch(lines.join(''), secret, 'no line of the log')
+      t.notMatch(rows, secret, 'no audit entry')
+      t.notMatch(metrics, secret, 'no metric')
+      t.same(
+        answers.filter((answer) => answer.includes(secret)),
+        [],
+        'no answer'
+      )
+    }
+    t.ok(head.length > 10)
+  })
+
+  await t.test('row 51: line ends and escapes stay in one line of JSON', async (t) => {
+    const evil = 'x\r\n{"level":50,"msg":"forged"}\u001b[31m\u2028'
+    await send('POST', '/api/auth/login', { username: evil, password: evil, tenant: evil })
+    await send('GET', `/api/inventory/${encodeURIComponent(evil)}`, undefined, own)
+    await send('GET', `/api/nowhere/${encodeURIComponent(evil)}`, undefined, own)
+    await send('POST', '/api/inventory/categories', { name: evil }, own)
+    const { statusCode } = await send(
+      'POST',
+      '/api/ai/feedback',
+      { itemCode: evil, date: '2026-01-05', subject: 'actual', verdict: 'right', comment: evil },
+      own
+    )
+    t.ok(statusCode < 500)
+    await tenant.transact(async (tx) => tx.audit({ action: evil, object: { type: evil, id: evil }, details: { evil } }))
+    app.log.error({ evil, err: new Error(evil) }, evil)
+    t.ok(lines.length > 1)
+    for (const line of lines) {
+      t.equal(line.indexOf('\n'), line.length - 1, 'one line')
+      // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
+      t.notMatch(line.slice(0, -1), /[\u0000-\u001f\u007f]/)
+      t.type(JSON.parse(line), 'object')
+    }
+    const { body } = await client(app, 'manager').get('/api/audit/export')
+    const exported = await app.inject({ url: '/api/audit/export', headers: own })
+    t.equal(body, undefined)
+    for (const line of exported.body.trim().split('\n')) t.type(JSON.parse(line), 'object')
+    const stored = await tables(tenant.db).selectFrom('audit_entries').select(['action', 'object_id']).execute()
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
+    for (const { action, object_id } of stored) t.notMatch(`${action}${object_id}`, /[\u0000-\u001f\u007f]/)
+  })
+})
