@@ -391,7 +391,7 @@ export async function run(args: string[]): Promise<void> {
       continue
     }
     if (key === 'volume') {
-      await printVolume(folder, Number(values.items))
+      printVolume(folder, Number(values.items))
       continue
     }
     if (key === 'selection') {

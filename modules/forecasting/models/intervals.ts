@@ -123,7 +123,7 @@ export function centralIntervals(quantiles: readonly Float64Array[], floor: numb
   const interval = (coverage: Coverage) => {
     const [low, high, single] = INTERVALS[coverage]
     const upper = quantiles[high]!.map((value, k) => (middle[k]! > floor ? value : quantiles[single]![k]!))
-    return { lower: quantiles[low]!, upper }
+    return { lower: quantiles[low]!.slice(), upper }
   }
   return { 80: interval(80), 90: interval(90), 95: interval(95) }
 }
