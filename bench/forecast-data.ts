@@ -74,7 +74,7 @@ const RETAIL_START = Date.UTC(2010, 11, 1)
 const RETAIL_DAYS = 374
 
 /** Quantity sold per day and item of Online Retail (lines with positive quantity and price), best sellers first. */
-function retailDaily(folder: string): { id: string; days: Float64Array }[] {
+export function retailDaily(folder: string): { id: string; days: Float64Array }[] {
   const items = new Map<string, { id: string; days: Float64Array; total: number }>()
   const rows: string[][] = parse(read(folder, 'online_retail.csv.gz'), { from_line: 2, relax_quotes: true })
   for (const [, code, , quantity, date, price] of rows) {

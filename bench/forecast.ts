@@ -1,9 +1,10 @@
-import { spawnSync } from 'node:child_process'
 import { pathToFileURL } from 'node:url'
 import { parseArgs } from 'node:util'
 import {
+  COVERAGES,
+  contest,
   forecast,
-  INTERVALS,
+  type Intervals,
   LEVELS,
   loadModels,
   MODEL_NAMES,
@@ -18,11 +19,14 @@ import {
   retailDailyTop,
   retailWeekly
 } from './forecast-data.js'
+import { rForecasts } from './forecast-r.js'
+import { printVolume } from './forecast-volume.js'
 
 /** A forecast to be scored; quantiles per level of `LEVELS` where the method gives them. */
 export interface Forecasted {
   mean: ArrayLike<number>
   quantiles?: readonly ArrayLike<number>[]
+  intervals?: Intervals
   servesBaseline?: boolean
 }
 
@@ -40,8 +44,12 @@ export interface Scores {
   sumWape: number
   mape: number
   pinball: number
+  /** per cent of the actuals inside the intervals; NaN where the method gives none */
   coverage: Record<80 | 90 | 95, number>
+  /** the same of quantiles that split the chance of a value that many periods share */
+  randomised: Record<80 | 90 | 95, number>
   baselines: number
+  /** of processor, a series */
   milliseconds: number
 }
 
@@ -86,6 +94,31 @@ function upperPinball(actual: number, k: number, quantiles: readonly ArrayLike<n
   return loss
 }
 
+/**
+ * Chance that a central interval covers the actual when ties are broken by lot: the share of [P(Y < y), P(Y ≤ y)] inside it.
+ * Of counts, intervals with whole ends cover too much whatever the forecast; this figure does not. Read off the quantile
+ * levels, so exact to a level. Source: Czado, Gneiting & Held (2009), the randomised probability integral transform.
+ */
+function randomisedInside(
+  actual: number,
+  k: number,
+  quantiles: readonly ArrayLike<number>[],
+  coverage: number
+): number {
+  let below = 0
+  let upTo = 0
+  for (const row of quantiles) {
+    if (row[k]! < actual) below++
+    if (row[k]! <= actual) upTo++
+  }
+  const chance = (count: number): number => ((LEVELS[count - 1] ?? 0) + (LEVELS[count] ?? 1)) / 2
+  const tail = (100 - coverage) / 200
+  const from = chance(below)
+  const to = chance(upTo)
+  if (from === to) return from >= tail && to <= 1 - tail ? 1 : 0
+  return Math.max(0, Math.min(to, 1 - tail) - Math.max(from, tail)) / (to - from)
+}
+
 function progress(text: string): void {
   if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${text}`)
 }
@@ -95,13 +128,15 @@ export function evaluate(set: Dataset, label: string, forecaster: Forecaster): S
   assertNoPeeking(set, forecaster)
   const total = { mase: 0, scaled: 0, smape: 0, error: 0, actual: 0, sum: 0, mape: 0, mapes: 0, pinball: 0, points: 0 }
   const inside = { 80: 0, 90: 0, 95: 0 }
+  const fairly = { 80: 0, 90: 0, 95: 0 }
   let baselines = 0
   let milliseconds = 0
   set.cases.forEach((one, i) => {
     if (i % 10 === 0) progress(`${set.name}, ${label}: ${i} of ${set.cases.length}`)
-    const started = performance.now()
-    const { mean, quantiles, servesBaseline } = ask(forecaster, set, one)
-    milliseconds += performance.now() - started
+    const started = process.cpuUsage()
+    const { mean, quantiles, intervals, servesBaseline } = ask(forecaster, set, one)
+    const { user, system } = process.cpuUsage(started)
+    milliseconds += (user + system) / 1000
     if (servesBaseline) baselines++
     const scale = naiveError(one.train, set.scalePeriod)
     let error = 0
@@ -118,12 +153,13 @@ export function evaluate(set: Dataset, label: string, forecaster: Forecaster): S
         total.mape += 100 * Math.abs((point - actual) / actual)
         total.mapes++
       }
-      if (!quantiles) continue
+      if (!quantiles || !intervals) continue
       total.points++
       if (scale > 0) total.pinball += upperPinball(actual, k, quantiles) / scale / one.test.length
-      for (const width of [80, 90, 95] as const) {
-        const [low, high] = INTERVALS[width]
-        if (actual >= quantiles[low]![k]! && actual <= quantiles[high]![k]!) inside[width]++
+      for (const coverage of COVERAGES) {
+        const { lower, upper } = intervals[coverage]
+        if (actual >= lower[k]! && actual <= upper[k]!) inside[coverage]++
+        fairly[coverage] += randomisedInside(actual, k, quantiles, coverage)
       }
     }
     total.error += error
@@ -143,6 +179,7 @@ export function evaluate(set: Dataset, label: string, forecaster: Forecaster): S
     mape: total.mape / total.mapes,
     pinball: total.pinball / total.scaled,
     coverage: { 80: percent(inside[80]), 90: percent(inside[90]), 95: percent(inside[95]) },
+    randomised: { 80: percent(fairly[80]), 90: percent(fairly[90]), 95: percent(fairly[95]) },
     baselines,
     milliseconds: milliseconds / set.cases.length
   }
@@ -186,41 +223,6 @@ function classicalIndices(y: Float64Array, period: number): number[] {
   return means.map((value) => value / level)
 }
 
-/** Point forecasts of R's `forecast` (ets, auto.arima, thetaf and their mean), when Rscript has the package. */
-function rForecasts(set: Dataset): { label: string; rows: number[][]; milliseconds: number }[] {
-  const period = set.frequency === 'month' ? 12 : set.frequency === 'day' ? 7 : 1
-  const script = `suppressMessages(library(forecast)); con <- file('stdin'); x <- readLines(con)
-    for (l in x) { y <- ts(as.numeric(strsplit(l, ',')[[1]]), frequency = ${period})
-      for (f in list(ets, auto.arima, thetaf)) { t <- proc.time()[[3]]
-        p <- tryCatch(as.numeric(if (identical(f, thetaf)) thetaf(y, h = ${set.horizon})$mean else forecast(f(y), h = ${set.horizon})$mean),
-          error = function(e) rep(tail(y, 1), ${set.horizon}))
-        cat(paste(c(1000 * (proc.time()[[3]] - t), pmax(p, 0)), collapse = ','), '\\n', sep = '') } }`
-  const input = set.cases.map(({ train }) => train.join(',')).join('\n')
-  const answer = spawnSync('Rscript', ['-e', script], { input, encoding: 'utf8', maxBuffer: 1 << 28 })
-  if (answer.status !== 0) return []
-  const rows = answer.stdout
-    .trim()
-    .split('\n')
-    .map((line) => line.split(',').map(Number))
-  const labels = ['R ets', 'R auto.arima', 'R thetaf']
-  const peers = labels.map((label, m) => {
-    const own = rows.filter((_, i) => i % 3 === m)
-    return {
-      label,
-      rows: own.map((row) => row.slice(1)),
-      milliseconds: own.reduce((sum, row) => sum + row[0]!, 0) / own.length
-    }
-  })
-  const together = {
-    label: 'R mean of 3',
-    rows: peers[0]!.rows.map((row, i) =>
-      row.map((_, k) => peers.reduce((sum, peer) => sum + peer.rows[i]![k]!, 0) / 3)
-    ),
-    milliseconds: peers.reduce((sum, peer) => sum + peer.milliseconds, 0)
-  }
-  return [...peers, together]
-}
-
 interface Row {
   label: string
   scores: Scores
@@ -232,20 +234,21 @@ function printTable(set: Dataset, rows: readonly Row[], goals: string): void {
   const reference = rows.find(({ label }) => label === 'naive2')!.scores
   console.log(`\n${set.name}: ${set.cases.length} forecasts, horizon ${set.horizon}${goals && ` · goal ${goals}`}`)
   console.log(
-    `${''.padEnd(18)}${['MASE', 'sMAPE', 'OWA', 'WAPE', 'sum WAPE', 'MAPE', 'pinball', 'cov 80', 'cov 90', 'cov 95', 'ms'].map((h) => h.padStart(9)).join('')}`
+    `${''.padEnd(18)}${['MASE', 'sMAPE', 'OWA', 'WAPE', 'sum WAPE', 'MAPE', 'pinball', 'cov 80', 'cov 90', 'cov 95', 'rnd 80', 'rnd 90', 'rnd 95', 'ms'].map((h) => h.padStart(9)).join('')}`
   )
   for (const { label, scores: s } of rows) {
     const owa = (s.mase / reference.mase + s.smape / reference.smape) / 2
     const cells = [cell(s.mase, 3), cell(s.smape), cell(owa, 3), cell(s.wape), cell(s.sumWape), cell(s.mape, 1)]
     cells.push(s.coverage[80] >= 0 ? cell(s.pinball, 4) : cell(Number.NaN))
-    cells.push(cell(s.coverage[80], 1), cell(s.coverage[90], 1), cell(s.coverage[95], 1), cell(s.milliseconds))
+    cells.push(cell(s.coverage[80], 1), cell(s.coverage[90], 1), cell(s.coverage[95], 1))
+    cells.push(cell(s.randomised[80], 1), cell(s.randomised[90], 1), cell(s.randomised[95], 1), cell(s.milliseconds))
     console.log(label.padEnd(18) + cells.join('') + (s.baselines > 0 ? `  baseline served ${s.baselines}` : ''))
   }
 }
 
-/** Every n-th case, so that slow peers stay affordable. */
+/** All of a small set; of a large one every n-th series, so that at least `count` stay. */
 const sampled = (set: Dataset, count: number): Dataset => {
-  const step = Math.max(1, Math.ceil(set.cases.length / count))
+  const step = set.cases.length > 3 * count ? Math.floor(set.cases.length / count) : 1
   return { ...set, cases: set.cases.filter((_, i) => i % step === 0) }
 }
 
@@ -258,16 +261,70 @@ function compareWithR(set: Dataset, count: number): void {
     return
   }
   const position = new Map(sample.cases.map(({ train }, i) => [train.join(), i]))
+  const own = evaluate(sample, 'product', product())
   const rows: Row[] = [
     { label: 'naive2', scores: evaluate(sample, 'naive2', naive2) },
-    { label: 'product', scores: evaluate(sample, 'product', product()) }
+    { label: 'product', scores: own }
   ]
   for (const peer of peers) {
     const scores = evaluate(sample, peer.label, (train) => ({ mean: peer.rows[position.get(train.join())!]! }))
     rows.push({ label: peer.label, scores: { ...scores, milliseconds: peer.milliseconds } })
   }
-  printTable({ ...sample, name: `${set.name}, every series also by R` }, rows, '')
+  const every = sample.cases.length === set.cases.length
+  const part = every ? 'all series' : `every ${Math.round(set.cases.length / sample.cases.length)}th series`
+  printTable({ ...sample, name: `${set.name}, ${part}, also by R` }, rows, '')
+  const theirs = rows.filter(({ label }) => label.startsWith('R '))
+  for (const [name, of] of [
+    ['MASE', (s: Scores) => s.mase],
+    ['sum WAPE', (s: Scores) => s.sumWape]
+  ] as const) {
+    const ahead = theirs.filter(({ scores }) => of(own) < of(scores)).map(({ label }) => label)
+    console.log(`${name}: ahead of ${ahead.length > 0 ? ahead.join(', ') : 'none'}`)
+  }
+  const together = peers.at(-1)!.milliseconds
+  console.log(`${(together / own.milliseconds).toFixed(0)} × as fast as ets + auto.arima + thetaf · goal ≥ 20 ×`)
 }
+
+/** How well the choice between combination and baseline does on what really came. */
+function printSelection(set: Dataset): void {
+  const total = { n: 0, baselines: 0, right: 0, claimed: 0, claimedBase: 0, served: 0, combined: 0, base: 0, best: 0 }
+  for (const { train, test } of set.cases) {
+    const { baseline, challenger, challengerServes } = contest({
+      values: train.slice(),
+      frequency: set.frequency,
+      horizon: set.horizon
+    })
+    const scale = naiveError(train, set.scalePeriod)
+    if (!challenger || !(scale > 0)) continue
+    // what the choice was made by: squared errors where the baseline is TSB, absolute ones elsewhere
+    const squared = baseline.baseline.model === 'tsb'
+    const loss = ({ mean }: { mean: Float64Array }): number => {
+      const errors = test.map((actual, k) => Math.abs(mean[k]! - actual) ** (squared ? 2 : 1))
+      const average = errors.reduce((a, b) => a + b, 0) / test.length
+      return (squared ? Math.sqrt(average) : average) / scale
+    }
+    const claim = ({ accuracy }: { accuracy: { mae: number; rmse: number } }): number =>
+      (squared ? accuracy.rmse : accuracy.mae) / scale
+    const ours = loss(challenger)
+    const theirs = loss(baseline)
+    total.n++
+    if (!challengerServes) total.baselines++
+    if (challengerServes === ours <= theirs) total.right++
+    total.claimed += claim(challenger)
+    total.claimedBase += claim(baseline)
+    total.served += challengerServes ? ours : theirs
+    total.combined += ours
+    total.base += theirs
+    total.best += Math.min(ours, theirs)
+  }
+  const { n } = total
+  const cells = [cell(total.claimed / total.claimedBase, 3), cell(total.combined / total.base, 3)]
+  cells.push(cell((100 * total.baselines) / n, 1), cell((100 * total.right) / n, 1))
+  for (const sum of [total.served, total.combined, total.base, total.best]) cells.push(cell(sum / n, 3))
+  console.log(set.name.padEnd(22) + cells.join(''))
+}
+
+const SELECTION_HEAD = ['claimed', 'real', 'base %', 'right %', 'served', 'combined', 'baseline', 'best']
 
 const SETS: Record<string, { load: (folder: string) => Dataset; goals: string; rows: readonly ModelName[] }> = {
   m4: { load: m4Weekly, goals: 'OWA ≤ 0.71, MASE ≤ 2.03', rows: ['naive'] },
@@ -310,17 +367,19 @@ function printCost(folder: string, fits: number): void {
 
 /**
  * Prints accuracy, interval coverage and cost on the public sets in the folder BENCH_DATA: fixed splits, the defaults of
- * the product, no tuning per set. Options: `--sets m4,daily,cost`, `--r 40` (series per set also given to R; 0 = none),
- * `--models ses,tsb` (further rows), `--fits 200` (for the cost).
+ * the product, no tuning per set. Options: `--sets m4,daily,selection,cost,volume`, `--r 200` (of sets more than three times
+ * as large, about so many series are also given to R, of others all; 0 = none), `--models ses,tsb` (further rows),
+ * `--fits 200` (for the cost), `--items 10000` (for the volume).
  */
 export async function run(args: string[]): Promise<void> {
   const { values } = parseArgs({
     args,
     options: {
-      sets: { type: 'string', default: [...Object.keys(SETS), 'cost'].join() },
+      sets: { type: 'string', default: [...Object.keys(SETS), 'selection', 'cost', 'volume'].join() },
       models: { type: 'string', default: '' },
-      r: { type: 'string', default: '40' },
-      fits: { type: 'string', default: '200' }
+      r: { type: 'string', default: '200' },
+      fits: { type: 'string', default: '200' },
+      items: { type: 'string', default: '10000' }
     }
   })
   const folder = process.env.BENCH_DATA
@@ -331,8 +390,22 @@ export async function run(args: string[]): Promise<void> {
       printCost(folder, Number(values.fits))
       continue
     }
+    if (key === 'volume') {
+      printVolume(folder, Number(values.items))
+      continue
+    }
+    if (key === 'selection') {
+      console.log(
+        `\nthe choice, out of sample: error of the combination over that of the baseline as claimed and as it came,`
+      )
+      console.log('baselines served, choices that were right, scaled errors of what served and of what might have')
+      console.log(`${''.padEnd(22)}${SELECTION_HEAD.map((h) => h.padStart(9)).join('')}`)
+      for (const { load } of Object.values(SETS)) printSelection(load(folder))
+      continue
+    }
     const entry = SETS[key]
-    if (!entry) throw new Error(`no set named ${key}; there are ${Object.keys(SETS).join(', ')}, cost`)
+    if (!entry)
+      throw new Error(`no set named ${key}; there are ${Object.keys(SETS).join(', ')}, selection, cost, volume`)
     const set = entry.load(folder)
     const names = [...entry.rows, ...extra]
     await loadModels(names)

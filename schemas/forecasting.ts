@@ -19,6 +19,7 @@ export const FORECAST_MODELS = [
   'stl-damped',
   'stl-theta',
   'stl-ar',
+  'stl-ar-levels',
   'mapa-damped',
   'mapa-theta',
   'mapa-dotm',

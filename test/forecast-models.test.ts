@@ -4,9 +4,10 @@ import { assertNoPeeking, evaluate, type Forecaster, naive2, product } from '../
 import type { Dataset } from '../bench/forecast-data.js'
 import { autoregression } from '../modules/forecasting/models/ar.js'
 import { blend, weigh } from '../modules/forecasting/models/combine.js'
-import { fitCounts, mixtureMean, mixtureQuantiles } from '../modules/forecasting/models/counts.js'
+import { fitCounts, mixtureIntervals, mixtureMean, mixtureQuantiles } from '../modules/forecasting/models/counts.js'
 import { holtWintersPass } from '../modules/forecasting/models/holt-winters.js'
 import {
+  contest,
   type ForecastErrorCode,
   type ForecastInput,
   ForecastInputError,
@@ -18,8 +19,14 @@ import {
   type ModelName
 } from '../modules/forecasting/models/index.js'
 import { POOL } from '../modules/forecasting/models/pool.js'
-import { decompose, movingTrend } from '../modules/forecasting/models/seasons.js'
-import { autocorrelations, classifyDemand, fillMissing, isSeasonal } from '../modules/forecasting/models/series.js'
+import { decompose } from '../modules/forecasting/models/seasons.js'
+import {
+  autocorrelations,
+  classifyDemand,
+  fillMissing,
+  isSeasonal,
+  movingTrend
+} from '../modules/forecasting/models/series.js'
 import { bestSmoothing, bestStart, holtForecast, smooth } from '../modules/forecasting/models/smoothing.js'
 import { crostonRate, tsbRate } from '../modules/forecasting/models/sparse.js'
 import { dotmPass, fitTheta, slope, thetaForecast } from '../modules/forecasting/models/theta.js'
@@ -118,14 +125,16 @@ t.test('Theta, DOTM and regressions agree with R', async (t) => {
   fitTheta(SHORT, PLAIN)!.forecast(SHORT, out)
   t.same(rounded(out, 4), rounded([43.4333, 44.0563, 44.6792, 45.3021, 45.9251, 46.548], 4))
   t.same(rounded([slope(SHORT)]), rounded([1.24586466165]), 'lm(y ~ t)')
-  // with θ = 1 the trend lines have no weight and DOTM is simple exponential smoothing (Fiorucci et al. 2016, eq. 9)
-  dotmPass(SHORT, 16, 0.4, 1, out)
-  const level = smooth(SHORT, 0.4, 16)
-  t.same(rounded(out), rounded(new Array(6).fill(level)))
-  // a straight line is continued exactly by θ → ∞ whatever the start, once the level has caught up
-  const line = Float64Array.from({ length: 400 }, (_, i) => 5 + 2 * i)
-  dotmPass(line, 5, 0.5, 1e9, out)
-  t.ok(Math.abs(out[5]! - (5 + 2 * 405)) < 4.1 && Math.abs(out[5]! - out[4]! - 2) < 0.2, `${out}`)
+  // DOTM, Fiorucci et al. (2016) eq. 13–17 written out in R, every line by lm(), none by recursion; l starts at α y₁ + (1 − α) l₀:
+  // for (t in 1:(n + 5)) { mu <- l + (1 - 1 / theta) * ((1 - a)^t * A + (1 - (1 - a)^(t + 1)) / a * B)
+  //   v <- if (t < n) y[t + 1] else mu; y[t + 1] <- v; l <- a * v + (1 - a) * l
+  //   s <- 1:(t + 1); co <- coef(lm(y[s] ~ s)); A <- co[[1]]; B <- co[[2]] }  # errors from the third value on are summed
+  let sse = dotmPass(SHORT, 16, 0.4, 2.5, out)
+  const short = [42.7688115145, 43.4975765555, 44.2145344111, 44.9196133103, 45.6128839753, 46.2945172139]
+  t.same(rounded([sse, ...out]), rounded([212.5137794197, ...short]))
+  sse = dotmPass(AIR, 110, 0.7, 3, out)
+  const air = [430.343452652, 432.103409571, 433.855547637, 435.600020002, 437.336974482, 439.066553797]
+  t.same(rounded([sse, ...out]), rounded([204536.97104599, ...air]))
   // acf(AirPassengers): lags 1 and 12
   t.same(rounded([0, 11].map((i) => autocorrelations(AIR, 12)[i]!)), rounded([0.948047340752, 0.760395042263]))
   // decompose(AirPassengers)$trend and $figure
@@ -166,6 +175,15 @@ t.test('sparse models agree with R and worked examples', async (t) => {
     [0.5, 0.9, 0.99].map((p) => quantiles[LEVELS.indexOf(p)]),
     [1, 4, 9]
   )
+  // dnbinom(0:9, 1, .4): middles .2 .52 .712 .827 .896 .938 .963 …; zero is inside, so each interval ends before its level
+  t.same(
+    mixtureIntervals(one).map(({ lower, upper }) => [lower, upper]),
+    [
+      [0, 2],
+      [0, 4],
+      [0, 5]
+    ]
+  )
   const mixture = fitCounts(sales)
   t.ok(Math.abs(mixtureMean(mixture) - 13 / 15) < 0.35 && mixture.dispersion > 1, 'near the historical mean')
   const wide = mixtureQuantiles(mixture, 4)
@@ -180,6 +198,15 @@ t.test('series tools', async (t) => {
   const weekly = Float64Array.from({ length: 70 }, (_, i) => (i % 7 === 5 ? 40 : 10) + ((i * 31) % 5))
   t.ok(isSeasonal(weekly, 7))
   t.notOk(isSeasonal(Float64Array.from({ length: 70 }, uniform(1)), 7))
+  const step = uniform(5)
+  let level = 0
+  t.notOk(
+    isSeasonal(
+      Float64Array.from({ length: 500 }, () => (level += step())),
+      7
+    ),
+    'a random walk has no season'
+  )
   const [figures] = decompose(weekly, [7], 1, false)
   t.ok(figures![5]! > 20 && Math.abs(figures!.reduce((a, b) => a + b, 0)) < 1e-9, 'figures sum to zero')
   const spiked = Float64Array.from({ length: 40 }, (_, i) => 10 + (i % 3))
@@ -207,6 +234,11 @@ function problemsOf(input: ForecastInput, output: ForecastOutput): string[] {
       if (row.length !== input.horizon || !row.every(Number.isFinite)) problems.push('quantile not finite')
       if (l > 0 && row.some((value, k) => value < rows[l - 1]![k]!)) problems.push('crossing')
     })
+  }
+  const { 80: inner, 95: outer } = output.intervals
+  for (let k = 0; k < input.horizon; k++) {
+    const ends = [outer.lower[k]!, inner.lower[k]!, inner.upper[k]!, outer.upper[k]!]
+    if (ends.some((end, i) => !Number.isFinite(end) || (i > 0 && end < ends[i - 1]!))) problems.push('intervals')
   }
   const total = output.members.reduce((sum, { weight }) => sum + weight, 0)
   if (Math.abs(total - 1) > 1e-9) problems.push('weights')
@@ -320,10 +352,30 @@ t.test('selection is honest', async (t) => {
   const exact = forecast({ values: repeating, frequency: 'day', horizon: 7 })
   t.equal(exact.reason, 'baseline-wins', 'nothing beats the repetition of an exact season')
   t.same(Array.from(exact.mean), Array.from(repeating.slice(0, 7)))
+  const { baseline, challenger, challengerServes } = contest({ values: repeating, frequency: 'day', horizon: 7 })
+  t.same([challengerServes, baseline.accuracy.mae], [false, 0], 'both sides of the choice can be looked at')
+  t.ok(challenger !== undefined && challenger.accuracy.mae > 0)
   const named = forecast({ values: seasonal, frequency: 'day', horizon: 7, models: ['ses'] })
   t.same([named.model, named.reason, named.servesBaseline], ['ses', 'named', false])
   const two = forecast({ values: seasonal, frequency: 'day', horizon: 7, models: ['theta', 'ses'] })
   t.same([two.model, two.members.length], ['combination', 2])
+})
+
+t.test('the day and the week of hourly data', async (t) => {
+  const noise = uniform(3)
+  let level = 0
+  const hours = Float64Array.from({ length: 24 * 42 + 48 }, (_, i) => {
+    level = 0.9 * level + 8 * noise()
+    const weekend = Math.floor(i / 24) % 7 >= 5 ? 0.5 : 1
+    return 100 + level + weekend * 40 * Math.sin((2 * Math.PI * (i % 24)) / 24)
+  })
+  const known = hours.slice(0, -48)
+  const { mean, seasonalPeriods, servesBaseline } = forecast({ values: known, frequency: 24, horizon: 48 })
+  t.same(seasonalPeriods, [24, 168])
+  const error = (ahead: (k: number) => number) =>
+    mean.reduce((sum, _, k) => sum + Math.abs(ahead(k) - hours[known.length + k]!), 0)
+  t.ok(error((k) => mean[k]!) < 0.85 * error((k) => hours[known.length + k - 168]!), 'clearly better than last week')
+  t.notOk(servesBaseline)
 })
 
 t.test('every model by name', async (t) => {

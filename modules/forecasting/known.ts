@@ -44,6 +44,10 @@ export function closeDays(output: ForecastOutput, closed: readonly number[], spa
     output.mean[k]! *= open[k]!
     after += output.mean[k]!
     for (const row of output.quantiles) row[k]! *= open[k]!
+    for (const { lower, upper } of Object.values(output.intervals)) {
+      lower[k]! *= open[k]!
+      upper[k]! *= open[k]!
+    }
     // The distribution of the sum shrinks as its mean does.
     for (const row of output.cumulativeQuantiles) row[k]! *= before > 0 ? after / before : open[k]!
   }

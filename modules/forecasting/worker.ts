@@ -4,14 +4,7 @@ import type { Known } from './calendar.js'
 import { closeDays, columnOf, effectsOf, type Span } from './known.js'
 import { naiveScale } from './models/accuracy.js'
 import { describe } from './models/explain.js'
-import {
-  type ForecastOutput,
-  forecast,
-  LEVELS,
-  loadModels,
-  type Accuracy as Measured,
-  type ModelName
-} from './models/index.js'
+import { type ForecastOutput, forecast, loadModels, type Accuracy as Measured, type ModelName } from './models/index.js'
 import { naivePath, type Served } from './outcomes.js'
 import { yieldToRequests } from './priority.js'
 import { dayText, periodDays } from './series.js'
@@ -85,20 +78,14 @@ const toAccuracy = (measured: Measured): Accuracy => ({
 })
 
 function pointsOf(output: ForecastOutput, firstDay: number, step: number): Forecast['points'] {
-  const at = (level: number) => {
-    const index = LEVELS.findIndex((each) => Math.abs(each - level) < 1e-9)
-    const row = output.quantiles[index]
-    if (row === undefined) throw new RangeError(`no quantile ${level}`)
-    return row
-  }
-  const [lower95, lower80, upper80, upper95] = [at(0.025), at(0.1), at(0.9), at(0.975)]
+  const { 80: inner, 95: outer } = output.intervals
   return Array.from(output.mean, (mean, k) => ({
     date: dayText(firstDay + k * step),
     mean: round(mean),
-    lower80: round(lower80[k]!),
-    upper80: round(upper80[k]!),
-    lower95: round(lower95[k]!),
-    upper95: round(upper95[k]!)
+    lower80: round(inner.lower[k]!),
+    upper80: round(inner.upper[k]!),
+    lower95: round(outer.lower[k]!),
+    upper95: round(outer.upper[k]!)
   }))
 }
 

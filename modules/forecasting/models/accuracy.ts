@@ -1,4 +1,4 @@
-import { INTERVALS, LEVELS } from './levels.js'
+import { type Intervals, LEVELS } from './levels.js'
 import type { RollingPlan } from './rolling.js'
 import type { Accuracy } from './types.js'
 
@@ -24,13 +24,19 @@ function pinballLoss(actual: number, quantiles: readonly Float64Array[], k: numb
   return loss / LEVELS.length
 }
 
-const isInside = (actual: number, quantiles: readonly Float64Array[], k: number, ends: readonly [number, number]) =>
-  actual >= quantiles[ends[0]]![k]! && actual <= quantiles[ends[1]]![k]! ? 1 : 0
+const isInside = (actual: number, { lower, upper }: Intervals[80], k: number): number =>
+  actual >= lower[k]! && actual <= upper[k]! ? 1 : 0
+
+/** What a forecast says of its uncertainty. */
+export interface Ranges {
+  quantiles: readonly Float64Array[]
+  intervals: Intervals
+}
 
 /**
  * Accuracy of rolled forecasts over every known target.
  * @param scale in-sample seasonal naive error, for MASE
- * @param quantilesAt the quantiles forecast at an origin, learnt without that origin's targets
+ * @param rangesAt the quantiles and intervals forecast at an origin, learnt without that origin's targets
  */
 export function measure(
   rolled: Float64Array,
@@ -38,7 +44,7 @@ export function measure(
   observed: Uint8Array,
   plan: RollingPlan,
   scale: number,
-  quantilesAt: (origin: number) => readonly Float64Array[]
+  rangesAt: (origin: number) => Ranges
 ): Accuracy {
   const { origins, horizon } = plan
   const sums = { count: 0, absolute: 0, squares: 0, signed: 0, actuals: 0, percent: 0, percents: 0 }
@@ -46,7 +52,7 @@ export function measure(
   let inside95 = 0
   let pinball = 0
   for (let o = 0; o < origins.length; o++) {
-    const quantiles = quantilesAt(o)
+    const { quantiles, intervals } = rangesAt(o)
     for (let k = 0; k < horizon && origins[o]! + k < y.length; k++) {
       if (observed[origins[o]! + k] !== 1) continue
       const actual = y[origins[o]! + k]!
@@ -61,8 +67,8 @@ export function measure(
         sums.percents++
       }
       pinball += pinballLoss(actual, quantiles, k)
-      inside80 += isInside(actual, quantiles, k, INTERVALS[80])
-      inside95 += isInside(actual, quantiles, k, INTERVALS[95])
+      inside80 += isInside(actual, intervals[80], k)
+      inside95 += isInside(actual, intervals[95], k)
     }
   }
   const { count, absolute, actuals } = sums

@@ -8,26 +8,31 @@ const MEDIAN_SHARES = [0.4, 0.8] as const
 /** Relative error from which a series counts as noisy. */
 const NOISY = 0.5
 
+/** Horizons of known targets from which weights rest on the past alone. */
+const SETTLED_HORIZONS = 2
+
 /**
- * Loss per member over the known targets outside `[from, from + horizon)`, and how many there were.
+ * Loss per member over the targets that may be used at `now`, and how many there were: those before it, or, while these are
+ * fewer than two horizons, all outside the horizon that follows it.
  * @param squared squared errors instead of absolute ones
  */
-function lossesOutside(
+function lossesKnown(
   members: readonly Float64Array[],
   y: Float64Array,
   observed: Uint8Array,
   plan: RollingPlan,
-  from: number,
+  now: number,
   squared: boolean,
   losses: Float64Array
 ): number {
   const { origins, horizon } = plan
+  const settled = now - (origins[0] ?? 0) >= SETTLED_HORIZONS * horizon
   losses.fill(0)
   let count = 0
   for (let o = 0; o < origins.length; o++) {
-    const end = Math.min(y.length, origins[o]! + horizon)
+    const end = Math.min(settled ? now : y.length, origins[o]! + horizon)
     for (let t = origins[o]!; t < end; t++) {
-      if (observed[t] !== 1 || (t >= from && t < from + horizon)) continue
+      if (observed[t] !== 1 || (t >= now && t < now + horizon)) continue
       const actual = y[t]!
       const at = o * horizon + t - origins[o]!
       for (let m = 0; m < members.length; m++) {
@@ -42,19 +47,20 @@ function lossesOutside(
 }
 
 /**
- * Weights that sum to 1: error to the power −4, drawn towards equal weights while few errors have been seen. Errors on
- * targets in the horizon after `from` do not count. Source: Bates & Granger (1969); Stock & Watson (2004).
+ * Weights that sum to 1: error to the power −4, drawn towards equal weights while few errors have been seen.
+ * Source: Bates & Granger (1969); Stock & Watson (2004).
+ * @param now how many values are known
  */
 export function weigh(
   members: readonly Float64Array[],
   y: Float64Array,
   observed: Uint8Array,
   plan: RollingPlan,
-  from: number,
+  now: number,
   squared: boolean,
   weights: Float64Array
 ): void {
-  const count = lossesOutside(members, y, observed, plan, from, squared, weights)
+  const count = lossesKnown(members, y, observed, plan, now, squared, weights)
   const equal = 1 / members.length
   if (count === 0) {
     weights.fill(equal)
@@ -84,8 +90,8 @@ export function medianShare(
   const losses = new Float64Array(members.length)
   const zero = new Float64Array(plan.origins.length * plan.horizon)
   const actuals = new Float64Array(1)
-  lossesOutside(members, y, observed, plan, y.length, false, losses)
-  lossesOutside([zero], y, observed, plan, y.length, false, actuals)
+  lossesKnown(members, y, observed, plan, y.length, false, losses)
+  lossesKnown([zero], y, observed, plan, y.length, false, actuals)
   let best = Number.POSITIVE_INFINITY
   for (const loss of losses) best = Math.min(best, loss)
   const noise = actuals[0]! > 0 ? Math.min(1, best / actuals[0]! / NOISY) : 1
@@ -130,8 +136,9 @@ export function blendSteps(
 }
 
 /**
- * What the combination would have forecast at each origin, its weights blind to the targets being forecast, so that its
- * accuracy is out of sample in the weights too (leave-one-window-out).
+ * What the combination would have forecast at each origin. Its weights come from the errors known there and then, on short
+ * histories from all windows but the one that is forecast: its accuracy is out of sample in the weights too.
+ * Source: Dawid (1984), the prequential approach; Burman, Chow & Nolan (1994), cross-validation of dependent data.
  */
 export function combineRolled(
   members: readonly Float64Array[],

@@ -1,4 +1,4 @@
-import { LEVELS, Z } from './levels.js'
+import { COVERAGES, LEVELS, Z } from './levels.js'
 import type { Fit } from './types.js'
 
 /** A weighted mixture of negative binomials: the demand of one period, in multiples of `unit`. */
@@ -25,6 +25,16 @@ function logGamma(x: number): number {
   const inverse = 1 / (z * z)
   const series = (1 / 12 - inverse * (1 / 360 - inverse / 1260)) / z
   return (z - 0.5) * Math.log(z) - z + 0.9189385332046727 + series - Math.log(shift)
+}
+
+const LONGEST_PRODUCT = 12
+
+/** ln Γ(value + shape) − ln Γ(shape): for small whole values the logarithm of a product. */
+function logRising(shape: number, value: number): number {
+  if (value > LONGEST_PRODUCT || !Number.isInteger(value)) return logGamma(value + shape) - logGamma(shape)
+  let product = shape
+  for (let j = 1; j < value; j++) product *= shape + j
+  return Math.log(product)
 }
 
 /** Demand is counted in units of 1 when whole and small, otherwise in fiftieths of the mean. */
@@ -75,9 +85,7 @@ export function fitCounts(y: Float64Array): CountMixture {
       const shape = moved(fast, slow, trend) / (dispersion - 1)
       const value = counts[i]!
       likelihood += shape * logPass
-      if (value > 0) {
-        likelihood += logGamma(value + shape) - logGamma(shape) + value * logFail
-      }
+      if (value > 0) likelihood += logRising(shape, value) + value * logFail
       fast += alpha * (value - fast)
       slow += (alpha / 2) * (value - slow)
     }
@@ -103,41 +111,73 @@ export function mixtureMean({ unit, means, weights }: CountMixture): number {
 
 const MOST_STEPS = 5000
 
+/** Probabilities of 0, 1, 2, … units in a sum of `periods` periods, for as long as they are asked for. */
+function* masses({ means, dispersion, weights }: CountMixture, scale: number): Generator<number, never> {
+  const pass = 1 / dispersion
+  const shapes = means.map((mean) => (scale * mean) / (dispersion - 1))
+  const parts = shapes.map((shape, c) => weights[c]! * Math.exp(shape * Math.log(pass)))
+  for (let value = 0; ; value++) {
+    let mass = 0
+    for (let c = 0; c < parts.length; c++) {
+      mass += parts[c]!
+      parts[c]! *= ((shapes[c]! + value) / (value + 1)) * (1 - pass)
+    }
+    yield mass
+  }
+}
 /** Quantiles at every level of the sum of `periods` periods; `factor` scales the mixture's means. */
 export function mixtureQuantiles(mixture: CountMixture, periods: number, factor = 1): Float64Array {
   const { unit, means, dispersion, weights } = mixture
   const quantiles = new Float64Array(LEVELS.length)
-  const mean = (periods * factor * mixtureMean(mixture)) / unit
+  const scale = periods * factor
+  const mean = (scale * mixtureMean(mixture)) / unit
   if (!(mean > 1e-9)) return quantiles
-  const pass = 1 / dispersion
-  const probabilities = new Float64Array(means.length)
-  const shapes = new Float64Array(means.length)
-  for (let c = 0; c < means.length; c++) {
-    shapes[c] = (periods * factor * means[c]!) / (dispersion - 1)
-    probabilities[c] = weights[c]! * Math.exp(shapes[c]! * Math.log(pass))
-  }
   // beyond a few hundred units the sum is near normal and the recursion would underflow
-  const normal = mean > 300
-  let between = 0
-  for (let c = 0; c < means.length; c++) between += weights[c]! * (periods * factor * means[c]! - mean) ** 2
-  const deviation = Math.sqrt(mean * dispersion + between)
+  if (mean > 300) {
+    let between = 0
+    for (let c = 0; c < means.length; c++) between += weights[c]! * (scale * means[c]! - mean) ** 2
+    const deviation = Math.sqrt(mean * dispersion + between)
+    return quantiles.map((_, l) => unit * Math.max(0, mean + Z[l]! * deviation))
+  }
+  const next = masses(mixture, scale)
   let below = 0
   let value = -1
   for (let l = 0; l < quantiles.length; l++) {
-    if (normal) {
-      quantiles[l] = unit * Math.max(0, mean + Z[l]! * deviation)
-      continue
-    }
     while (below < LEVELS[l]! - 1e-12 && value < MOST_STEPS) {
       value++
-      for (let c = 0; c < means.length; c++) {
-        below += probabilities[c]!
-        probabilities[c]! *= ((shapes[c]! + value) / (value + 1)) * (1 - pass)
-      }
+      below += next.next().value
     }
     quantiles[l] = unit * Math.max(0, value)
   }
   return quantiles
+}
+
+/**
+ * Lower and upper end per nominal coverage of one period: the whole numbers whose middle lies inside, so that the
+ * coverage is too high as often as too low. Nothing lies below zero: where zero is inside, the miss is all above.
+ * Source: Ma, Genton & Parzen (2011), mid-distribution.
+ */
+export function mixtureIntervals(mixture: CountMixture, factor = 1): { lower: number; upper: number }[] {
+  const mean = (factor * mixtureMean(mixture)) / mixture.unit
+  if (!(mean > 1e-9)) return COVERAGES.map(() => ({ lower: 0, upper: 0 }))
+  const ends = COVERAGES.map(() => ({ lower: -1, upper: 0 }))
+  const wanted = COVERAGES.map((coverage) => ({ low: (100 - coverage) / 200, high: (100 + coverage) / 200 }))
+  let below = 0
+  let value = 0
+  for (const mass of masses(mixture, factor)) {
+    const middle = below + mass / 2
+    for (let i = 0; i < ends.length; i++) {
+      const { low, high } = wanted[i]!
+      const end = ends[i]!
+      if (end.lower < 0 && middle >= low) end.lower = value
+      const limit = end.lower === 0 ? high - low : high
+      if (end.lower >= 0 && (middle <= limit || value === end.lower)) end.upper = value
+    }
+    below += mass
+    value++
+    if (below >= 0.99 || value > MOST_STEPS) break
+  }
+  return ends.map(({ lower, upper }) => ({ lower: mixture.unit * Math.max(0, lower), upper: mixture.unit * upper }))
 }
 
 /** Mean of the count mixture, as a member of a combination. */

@@ -7,7 +7,7 @@ import { check, type Prepared, prepare } from './prepare.js'
 import { hold, planOrigins, type RollingPlan, roll } from './rolling.js'
 import { type ForecastInput, ForecastInputError, type ForecastOutput, type ModelName, type Reason } from './types.js'
 
-export { INTERVALS, LEVELS } from './levels.js'
+export { COVERAGES, type Intervals, LEVELS } from './levels.js'
 export { DEFAULT_MEMBERS, loadModels, SPARSE_MEMBERS } from './pool.js'
 export * from './types.js'
 
@@ -158,12 +158,20 @@ const beats = (candidate: Judged, baseline: Judged, prepared: Prepared): boolean
 /** Factors stand unless the forecast is clearly better without: what comes once a year is seldom in the periods judged. */
 const FACTOR_GAIN = 0.98
 
+/** What may serve: the baseline, and what has to beat it. Both are judged from the same origins. */
+export interface Contest {
+  baseline: ForecastOutput
+  /** undefined where no model applies, or none is worth trying */
+  challenger: ForecastOutput | undefined
+  /** the challenger did better out of sample, or was named by the caller */
+  challengerServes: boolean
+}
+
 /**
- * Forecasts demand: the models asked for (or the default pool) are judged from rolling origins at the horizon used,
- * weighted by their error, and serve only if they beat the baseline out of sample.
+ * The baseline and the combination (or the models named) side by side, for measuring how well the choice between them does.
  * @throws ForecastInputError on a value that is not finite, a horizon below 1, an unknown or not loaded model
  */
-export function forecast(input: ForecastInput): ForecastOutput {
+export function contest(input: ForecastInput): Contest {
   check(input)
   const prepared = prepare(input)
   const floor = input.nonNegative === false ? Number.NEGATIVE_INFINITY : 0
@@ -174,22 +182,27 @@ export function forecast(input: ForecastInput): ForecastOutput {
   const { factors } = prepared.context
   const plain = { ...prepared, context: { ...prepared.context, factors: undefined } }
   // The baseline is what any forecast must beat, so it knows nothing beforehand.
-  const { name, ...baseline } = judgeBaseline(plain, plan, floor)
+  const { name, ...judged } = judgeBaseline(plain, plan, floor)
   const shared = {
     levels: LEVELS.slice(),
     seasonalPeriods: [...prepared.context.periods],
     demandClass: prepared.demandClass,
-    baseline: { model: name, ...baseline.accuracy }
+    baseline: { model: name, ...judged.accuracy }
   }
   const asBaseline = (reason: Reason): ForecastOutput => ({
     model: name,
     members: [{ model: name, weight: 1 }],
-    ...baseline,
+    ...judged,
     ...shared,
     servesBaseline: true,
     reason
   })
-  if (prepared.trivial) return asBaseline(prepared.trivial)
+  const alone = (reason: Reason): Contest => ({
+    baseline: asBaseline(reason),
+    challenger: undefined,
+    challengerServes: false
+  })
+  if (prepared.trivial) return alone(prepared.trivial)
   const named = asked.length > 0
   let candidate = bestCandidate(asked, prepared, plan, floor)
   let applied = factors !== undefined
@@ -200,10 +213,9 @@ export function forecast(input: ForecastInput): ForecastOutput {
       applied = false
     }
   }
-  if (!candidate) return asBaseline('too-short')
+  if (!candidate) return alone('too-short')
   const { members, weights, ...served } = candidate
-  if (!named && !beats(served, baseline, prepared)) return asBaseline('baseline-wins')
-  return {
+  const challenger: ForecastOutput = {
     model: members.names.length === 1 ? members.names[0]! : 'combination',
     members: members.names
       .map((model, m) => ({ model, weight: weights[m]! }))
@@ -214,4 +226,19 @@ export function forecast(input: ForecastInput): ForecastOutput {
     servesBaseline: false,
     reason: named ? 'named' : 'combination-beats-baseline'
   }
+  return {
+    baseline: asBaseline('baseline-wins'),
+    challenger,
+    challengerServes: named || beats(served, judged, prepared)
+  }
+}
+
+/**
+ * Forecasts demand: the models asked for (or the default pool) are judged from rolling origins at the horizon used,
+ * weighted by their error, and serve only if they beat the baseline out of sample.
+ * @throws ForecastInputError on a value that is not finite, a horizon below 1, an unknown or not loaded model
+ */
+export function forecast(input: ForecastInput): ForecastOutput {
+  const { baseline, challenger, challengerServes } = contest(input)
+  return challenger && challengerServes ? challenger : baseline
 }

@@ -1,4 +1,4 @@
-import { LEVELS, sortedQuantile, Z } from './levels.js'
+import { type Coverage, INTERVALS, type Intervals, LEVELS, sortedQuantile, Z } from './levels.js'
 import type { RollingPlan } from './rolling.js'
 
 /** Student's t over normal quantile: how much wider an interval is when its scale rests on few independent errors.
@@ -112,4 +112,18 @@ export function spread(centre: Float64Array, distribution: Distribution, floor: 
     previous = row
     return row
   })
+}
+
+/**
+ * Central intervals. Where the median lies on the floor nothing falls below it, and the whole chance of a miss is above:
+ * taking two tails off would cover too much.
+ */
+export function centralIntervals(quantiles: readonly Float64Array[], floor: number): Intervals {
+  const middle = quantiles[LEVELS.length >> 1]!
+  const interval = (coverage: Coverage) => {
+    const [low, high, single] = INTERVALS[coverage]
+    const upper = quantiles[high]!.map((value, k) => (middle[k]! > floor ? value : quantiles[single]![k]!))
+    return { lower: quantiles[low]!.slice(), upper }
+  }
+  return { 80: interval(80), 90: interval(90), 95: interval(95) }
 }

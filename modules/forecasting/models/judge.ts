@@ -1,13 +1,13 @@
-import { measure, naiveScale } from './accuracy.js'
-import { type CountMixture, fitCounts, mixtureMean, mixtureQuantiles } from './counts.js'
-import { learnErrors, spread } from './intervals.js'
-import { LEVELS } from './levels.js'
+import { measure, naiveScale, type Ranges } from './accuracy.js'
+import { type CountMixture, mixtureIntervals, mixtureMean, mixtureQuantiles } from './counts.js'
+import { centralIntervals, learnErrors, spread } from './intervals.js'
+import { type Intervals, LEVELS } from './levels.js'
 import type { Prepared } from './prepare.js'
 import type { RollingPlan } from './rolling.js'
 import type { ForecastOutput } from './types.js'
 
 /** A candidate to serve: its forecast with intervals, and how good both were out of sample. */
-export type Judged = Pick<ForecastOutput, 'mean' | 'quantiles' | 'cumulativeQuantiles' | 'accuracy'>
+export type Judged = Pick<ForecastOutput, 'mean' | 'quantiles' | 'intervals' | 'cumulativeQuantiles' | 'accuracy'>
 
 const row = (rolled: Float64Array, o: number, horizon: number): Float64Array =>
   rolled.subarray(o * horizon, (o + 1) * horizon)
@@ -43,12 +43,17 @@ export function judgeByErrors(
   const half = origins.length >> 1
   const early = learn(false, 0, half)
   const late = learn(false, half)
-  const quantilesAt = (o: number) => spread(row(rolled, o, horizon), o < half ? late : early, floor)
+  const rangesAt = (o: number): Ranges => {
+    const quantiles = spread(row(rolled, o, horizon), o < half ? late : early, floor)
+    return { quantiles, intervals: centralIntervals(quantiles, floor) }
+  }
+  const quantiles = spread(point, learn(false), floor)
   return {
     mean: point,
-    quantiles: spread(point, learn(false), floor),
+    quantiles,
+    intervals: centralIntervals(quantiles, floor),
     cumulativeQuantiles: spread(accumulate(point), learn(true), floor),
-    accuracy: measure(rolled, y, observed, plan, naiveScale(y, observed, context.periods[0] ?? 1), quantilesAt)
+    accuracy: measure(rolled, y, observed, plan, naiveScale(y, observed, context.periods[0] ?? 1), rangesAt)
   }
 }
 
@@ -63,6 +68,15 @@ function mixtureRows(mixture: CountMixture, horizon: number, factor: number, cum
     }
   }
   return rows
+}
+
+/** Intervals per step, the same for each. */
+function mixtureEnds(mixture: CountMixture, horizon: number, factor: number): Intervals {
+  const [narrow, middle, wide] = mixtureIntervals(mixture, factor).map(({ lower, upper }) => ({
+    lower: new Float64Array(horizon).fill(lower),
+    upper: new Float64Array(horizon).fill(upper)
+  }))
+  return { 80: narrow!, 90: middle!, 95: wide! }
 }
 
 /** How far one model's forecast may move the mixture's means; it moves them half of the way (geometrically). */
@@ -90,16 +104,20 @@ export function judgeByCounts(
     for (let k = 0; k < forecasts.length; k++) sum += forecasts[k]! / forecasts.length
     return mean > 0 ? Math.min(FACTOR_LIMITS[1], Math.max(FACTOR_LIMITS[0], sum / mean)) ** 0.5 : 1
   }
-  const quantilesAt = (o: number): Float64Array[] => {
-    const mixture = fitCounts(y.slice(0, origins[o]!))
-    return mixtureRows(mixture, horizon, factorOf(mixture, row(rolled, o, horizon)), false)
+  const rangesOf = (mixture: CountMixture, factor: number) => ({
+    quantiles: mixtureRows(mixture, horizon, factor, false),
+    intervals: mixtureEnds(mixture, horizon, factor)
+  })
+  const rangesAt = (o: number): Ranges => {
+    const mixture = prepared.countsUntil(origins[o]!)
+    return rangesOf(mixture, factorOf(mixture, row(rolled, o, horizon)))
   }
-  const mixture = fitCounts(y)
+  const mixture = prepared.countsUntil(y.length)
   const factor = factorOf(mixture, point)
   return {
     mean: point,
-    quantiles: mixtureRows(mixture, horizon, factor, false),
+    ...rangesOf(mixture, factor),
     cumulativeQuantiles: mixtureRows(mixture, horizon, factor, true),
-    accuracy: measure(rolled, y, observed, plan, naiveScale(y, observed, context.periods[0] ?? 1), quantilesAt)
+    accuracy: measure(rolled, y, observed, plan, naiveScale(y, observed, context.periods[0] ?? 1), rangesAt)
   }
 }

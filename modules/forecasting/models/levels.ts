@@ -25,8 +25,15 @@ export const LEVELS = Float64Array.of(
   0.99
 )
 
-/** Positions in `LEVELS` of the ends of the 80, 90 and 95 % intervals. */
-export const INTERVALS = { 80: [3, 19], 90: [2, 20], 95: [1, 21] } as const
+/** Positions in `LEVELS` of the ends of the 80, 90 and 95 % intervals, and of the upper end where nothing can lie below. */
+export const INTERVALS = { 80: [3, 19, 17], 90: [2, 20, 19], 95: [1, 21, 20] } as const
+
+/** Nominal coverages, per cent. */
+export const COVERAGES = [80, 90, 95] as const
+export type Coverage = (typeof COVERAGES)[number]
+
+/** Lower and upper end per step. */
+export type Intervals = Record<Coverage, { lower: Float64Array; upper: Float64Array }>
 
 /** Standard normal quantiles at `LEVELS`. */
 export const Z = Float64Array.of(

@@ -1,9 +1,11 @@
+import { type CountMixture, fitCounts } from './counts.js'
 import { Factors } from './factors.js'
 import { candidatePeriods, classifyDemand, fillMissing, firstActive, isSeasonal } from './series.js'
 import type { DemandClass, FitContext, ForecastInput, Reason } from './types.js'
 import { ForecastInputError, MODEL_NAMES } from './types.js'
 
-/** Older values are left out: enough for three of the longest seasons, and never fewer than 600. */
+/** Older values are left out: eight of the longest seasons stay, and never fewer than 600 nor more than 1,500 values. */
+const SEASONS_KEPT = 8
 const MIN_WINDOW = 600
 const MAX_WINDOW = 1500
 
@@ -16,6 +18,8 @@ export interface Prepared {
   demandClass: DemandClass
   /** idle often enough to be forecast as counts */
   sparse: boolean
+  /** distribution of counts fitted on the first `n` values; baseline and combination ask for the same ones */
+  countsUntil(n: number): CountMixture
   /** why no model is worth trying, if so */
   trivial: Reason | undefined
 }
@@ -68,13 +72,22 @@ function isSparse(y: Float64Array): boolean {
   return 4 * demands < y.length || (sum < 10 * y.length && y.every((value) => Number.isInteger(value)))
 }
 
+function rememberedCounts(y: Float64Array): (n: number) => CountMixture {
+  const known = new Map<number, CountMixture>()
+  return (n) => {
+    const found = known.get(n) ?? fitCounts(y.slice(0, n))
+    known.set(n, found)
+    return found
+  }
+}
+
 /** Makes a checked input ready for the models. */
 export function prepare(input: ForecastInput): Prepared {
   const { values, horizon, frequency } = input
   const missing = input.missing ?? new Uint8Array(values.length)
   const candidates = candidatePeriods(frequency)
   const filled = missing.includes(1) ? fillMissing(values, missing, candidates[0] ?? 1) : values.slice()
-  const window = Math.min(MAX_WINDOW, Math.max(MIN_WINDOW, 3 * (candidates.at(-1) ?? 0) + horizon))
+  const window = Math.min(MAX_WINDOW, Math.max(MIN_WINDOW, SEASONS_KEPT * (candidates.at(-1) ?? 0) + horizon))
   const first = Math.max(firstActive(filled, Math.max(12, 2 * horizon)), filled.length - window)
   const y = filled.slice(first)
   const observed = Uint8Array.from(missing.subarray(first), (flag) => (flag === 1 ? 0 : 1))
@@ -102,6 +115,7 @@ export function prepare(input: ForecastInput): Prepared {
     },
     demandClass,
     sparse: isSparse(y),
+    countsUntil: rememberedCounts(y),
     trivial: triviality(y, observed)
   }
 }

@@ -16,6 +16,9 @@ export interface RollingPlan {
   horizon: number
 }
 
+/** Horizons that the origins span where the data allow: what happened just now is not all that can happen. */
+const REACH_HORIZONS = 6
+
 /**
  * Where to forecast from: up to `maxOrigins` origins, the last one period before the end, none seeing fewer than
  * `minTrain` values. Source: Tashman (2000), rolling-origin evaluation with periodic recalibration.
@@ -25,7 +28,7 @@ export function planOrigins(n: number, horizon: number, maxOrigins: number, refi
   const span = n - 1 - minTrain
   const count = span < 0 ? 0 : Math.min(maxOrigins, span + 1)
   const origins = new Int32Array(count)
-  const reach = Math.min(span, Math.max(count - 1, 4 * horizon))
+  const reach = Math.min(span, Math.max(count - 1, REACH_HORIZONS * horizon))
   for (let i = 0; i < count; i++) {
     origins[i] = n - 1 - Math.round((reach * (count - 1 - i)) / Math.max(1, count - 1))
   }

@@ -1,4 +1,4 @@
-import { mean } from './series.js'
+import { mean, movingTrend } from './series.js'
 import type { Fit, FitContext } from './types.js'
 
 /** Seasonal figures of a series, one row per period, by phase from the first training value. */
@@ -6,29 +6,6 @@ export interface Seasons {
   periods: readonly number[]
   figures: readonly Float64Array[]
   multiplicative: boolean
-}
-
-/** Centred moving average over one period (2 × m for even m); the ends keep the slope of the nearest half period. */
-export function movingTrend(y: Float64Array, period: number): Float64Array {
-  const n = y.length
-  const half = period >> 1
-  const even = period % 2 === 0
-  const trend = new Float64Array(n)
-  let sum = 0
-  for (let i = 0; i < Math.min(n, 2 * half + 1); i++) sum += y[i]!
-  for (let i = half; i + half < n; i++) {
-    if (i > half) sum += y[i + half]! - y[i - half - 1]!
-    trend[i] = (even ? sum - (y[i - half]! + y[i + half]!) / 2 : sum) / period
-  }
-  const first = half
-  const last = n - 1 - half
-  if (last < first) return trend.fill(mean(y))
-  const reach = Math.min(last - first, Math.max(1, half))
-  const before = reach > 0 ? (trend[first + reach]! - trend[first]!) / reach : 0
-  const after = reach > 0 ? (trend[last]! - trend[last - reach]!) / reach : 0
-  for (let i = 0; i < first; i++) trend[i] = trend[first]! - (first - i) * before * 0.5
-  for (let i = last + 1; i < n; i++) trend[i] = trend[last]! + (i - last) * after * 0.5
-  return trend
 }
 
 /** Circular kernel over the phases: a long season is known day by day only through its neighbours. */

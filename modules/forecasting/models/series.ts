@@ -50,17 +50,44 @@ export function autocorrelations(y: ArrayLike<number>, maxLag: number): Float64A
   return acf
 }
 
+/** Centred moving average over one period (2 × m for even m); the ends keep the slope of the nearest half period. */
+export function movingTrend(y: Float64Array, period: number): Float64Array {
+  const n = y.length
+  const half = period >> 1
+  const even = period % 2 === 0
+  const trend = new Float64Array(n)
+  let sum = 0
+  for (let i = 0; i < Math.min(n, 2 * half + 1); i++) sum += y[i]!
+  for (let i = half; i + half < n; i++) {
+    if (i > half) sum += y[i + half]! - y[i - half - 1]!
+    trend[i] = (even ? sum - (y[i - half]! + y[i + half]!) / 2 : sum) / period
+  }
+  const first = half
+  const last = n - 1 - half
+  if (last < first) return trend.fill(mean(y))
+  const reach = Math.min(last - first, Math.max(1, half))
+  const before = reach > 0 ? (trend[first + reach]! - trend[first]!) / reach : 0
+  const after = reach > 0 ? (trend[last]! - trend[last - reach]!) / reach : 0
+  for (let i = 0; i < first; i++) trend[i] = trend[first]! - (first - i) * before * 0.5
+  for (let i = last + 1; i < n; i++) trend[i] = trend[last]! + (i - last) * after * 0.5
+  return trend
+}
+
 /**
- * Whether the autocorrelation at the seasonal lag stands out from noise at 90 %, given the shorter lags.
- * Source: the seasonality test of the M4 competition (Makridakis, Spiliotis & Assimakopoulos 2020).
+ * Whether the autocorrelation at the seasonal lag stands out from noise at 90 %, given the shorter lags. The trend is taken
+ * off first: a random walk resembles itself at every lag. Source: the seasonality test of the M4 competition (Makridakis, Spiliotis & Assimakopoulos 2020).
  */
 export function isSeasonal(y: Float64Array, period: number): boolean {
   const n = y.length
   if (period < 2 || n < 2 * period + (period > 24 ? Math.min(period, 6) : period)) return false
-  const acf = autocorrelations(y, period)
+  const trend = movingTrend(y, period)
+  const acf = autocorrelations(
+    y.map((value, i) => value - trend[i]!),
+    period
+  )
   let squares = 0
   for (let lag = 0; lag < period - 1; lag++) squares += acf[lag]! ** 2
-  return Math.abs(acf[period - 1]!) > 1.645 * Math.sqrt((1 + 2 * squares) / n)
+  return acf[period - 1]! > 1.645 * Math.sqrt((1 + 2 * squares) / n)
 }
 
 /** ADI / CV² class of demand; `missing` periods do not count. Source: Syntetos, Boylan & Croston (2005). */

@@ -1,4 +1,5 @@
 import type { FactorColumn, Factors } from './factors.js'
+import type { Intervals } from './levels.js'
 
 /** Every model a caller may name; `combination` is the pool weighted by rolling-origin error. */
 export const MODEL_NAMES = [
@@ -16,6 +17,7 @@ export const MODEL_NAMES = [
   'stl-damped',
   'stl-theta',
   'stl-ar',
+  'stl-ar-levels',
   'mapa-damped',
   'mapa-theta',
   'mapa-dotm',
@@ -100,6 +102,8 @@ export interface ForecastOutput {
   levels: Float64Array
   /** per level, one value per step; never crossing */
   quantiles: Float64Array[]
+  /** central intervals of each step; where nothing can fall below the lower end, the whole chance of a miss is above it */
+  intervals: Intervals
   /** per level, quantile of the SUM of the first k periods, k = 1…horizon */
   cumulativeQuantiles: Float64Array[]
   /** out of sample, of what serves */

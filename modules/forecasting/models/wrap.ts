@@ -1,4 +1,4 @@
-import { dominantPeriod } from './seasons.js'
+import { applySeasons, dominantPeriod, findSeasons, usablePeriods } from './seasons.js'
 import type { Fit, Fitted } from './types.js'
 
 /** The same model offered every season with two cycles in the data, not only the significant ones. */
@@ -101,14 +101,24 @@ export function hampel(y: Float64Array): Float64Array {
   return clean
 }
 
-/** A model that does not see lone extremes. */
+/** A model that does not see lone extremes; what comes back every season is none. */
 export function robust(core: Fit): Fit {
   return (y, context) => {
-    const fitted = core(hampel(y), context)
+    const periods = usablePeriods(y.length, context.periods)
+    const seasons = findSeasons(y, periods, false, 0.9, true)
+    const clean = (values: Float64Array): Float64Array => {
+      if (periods.length === 0) return hampel(values)
+      const plain = values.slice()
+      applySeasons(plain, seasons, 0, -1)
+      const held = hampel(plain)
+      applySeasons(held, seasons, 0, 1)
+      return held
+    }
+    const fitted = core(clean(y), context)
     return (
       fitted && {
         forecast(prefix, out) {
-          fitted.forecast(hampel(prefix), out)
+          fitted.forecast(clean(prefix), out)
         }
       }
     )
