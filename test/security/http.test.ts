@@ -39,9 +39,10 @@ async function raw(app: FastifyInstance, text: string): Promise<string> {
   return answer
 }
 
+const plain = await buildApp(t, { dialect: 'sqlite' })
+await plain.listen({ port: 0, host: '127.0.0.1' })
+
 t.test('V3.4.1 the headers are on what never reaches a route', async (t) => {
-  const app = await buildApp(t, { dialect: 'sqlite' })
-  await app.listen({ port: 0, host: '127.0.0.1' })
   const close = 'Host: a\r\nConnection: close\r\n'
   const cases: [text: string, status: number][] = [
     ['hello\r\n\r\n', 400],
@@ -53,7 +54,7 @@ t.test('V3.4.1 the headers are on what never reaches a route', async (t) => {
     [`GET /metrics HTTP/1.1\r\n${close}\r\n`, 200]
   ]
   for (const [text, status] of cases) {
-    const answer = await raw(app, text)
+    const answer = await raw(plain, text)
     t.match(answer, new RegExp(`^HTTP/1.1 ${status} `), text.slice(0, 40))
     for (const [name, value] of Object.entries(SECURITY)) {
       if (!answer.includes(`${name}: ${value}\r\n`)) t.fail(`${text.slice(0, 40)} goes without ${name}`)
@@ -63,8 +64,7 @@ t.test('V3.4.1 the headers are on what never reaches a route', async (t) => {
 })
 
 t.test('V3.4.3 the reference page runs its own scripts and no other', async (t) => {
-  const app = await buildApp(t, { dialect: 'sqlite' })
-  const page = await app.inject('/docs/')
+  const page = await plain.inject('/docs/')
   const policy = String(page.headers['content-security-policy'])
   t.match(policy, /default-src 'none'/)
   t.match(policy, /frame-ancestors 'none'/)
@@ -103,10 +103,8 @@ t.test('V13.4.2 a failure tells its request id and nothing of its cause', async 
 })
 
 t.test('V13.4.4 TRACE and other methods of no route answer 405', async (t) => {
-  const app = await buildApp(t, { dialect: 'sqlite' })
-  await app.listen({ port: 0, host: '127.0.0.1' })
   for (const path of ['/', '/health', '/api/inventory']) {
-    const answer = await raw(app, `TRACE ${path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nCookie: canary\r\n\r\n`)
+    const answer = await raw(plain, `TRACE ${path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nCookie: canary\r\n\r\n`)
     t.match(answer, /^HTTP\/1.1 405 [\s\S]*\nallow: GET, HEAD/)
     t.notMatch(answer, /canary/, 'and nothing is echoed')
   }
@@ -121,7 +119,6 @@ t.test('V13.4.5 metrics and the reference can be closed', async (t) => {
 })
 
 t.test('Peers: no link and no redirect is made of what a client claims', async (t) => {
-  const app = await buildApp(t, { dialect: 'sqlite' })
   const forged = {
     host: 'evil.example',
     'x-forwarded-host': 'evil.example',
@@ -131,21 +128,21 @@ t.test('Peers: no link and no redirect is made of what a client claims', async (
     'x-rewrite-url': '/api/users',
     'x-http-method-override': 'DELETE'
   }
-  const made = await app.inject({
+  const made = await plain.inject({
     method: 'POST',
     url: '/api/inventory',
-    headers: { ...admin(app), ...forged },
+    headers: { ...admin(plain), ...forged },
     payload: { itemCode: 'A', name: 'A', unit: 'each' }
   })
   t.match(made, { statusCode: 201, headers: { location: '/api/inventory/A' } })
-  const job = await app.inject({
+  const job = await plain.inject({
     method: 'POST',
     url: '/api/ai/consumption/derive',
-    headers: { ...admin(app), ...forged }
+    headers: { ...admin(plain), ...forged }
   })
   t.match(job, { statusCode: 202, headers: { location: /^\/api\/jobs\/[0-9a-f-]{36}$/ } })
   t.equal(
-    (await app.inject({ url: '/api/inventory/A', headers: { ...admin(app), ...forged } })).statusCode,
+    (await plain.inject({ url: '/api/inventory/A', headers: { ...admin(plain), ...forged } })).statusCode,
     200,
     'no header rewrites the URL or the method'
   )
@@ -157,7 +154,7 @@ t.test('Peers: no link and no redirect is made of what a client claims', async (
     '/\\evil.example',
     '/openapi.json'
   ]) {
-    const answer = await app.inject({ url, headers: forged })
+    const answer = await plain.inject({ url, headers: forged })
     const { location } = answer.headers
     t.ok(location === undefined || /^\/docs\/(\?|$)/.test(location), `${url} → ${answer.statusCode} ${location}`)
     t.notMatch(answer.body.slice(0, 10_000).replaceAll(url, ''), /evil\.example\/api/)
@@ -165,10 +162,12 @@ t.test('Peers: no link and no redirect is made of what a client claims', async (
 })
 
 t.test('Peers: what is stored is never answered as a page', async (t) => {
-  const app = await buildApp(t, { dialect: 'sqlite' })
   const name = '<script>alert(1)</script>'
   const payload = { itemCode: name, name, unit: 'each' }
-  t.equal((await app.inject({ method: 'POST', url: '/api/inventory', headers: admin(app), payload })).statusCode, 201)
+  t.equal(
+    (await plain.inject({ method: 'POST', url: '/api/inventory', headers: admin(plain), payload })).statusCode,
+    201
+  )
   for (const url of [
     '/api/inventory',
     `/api/inventory/${encodeURIComponent(name)}`,
@@ -176,7 +175,7 @@ t.test('Peers: what is stored is never answered as a page', async (t) => {
     '/api/export/items',
     '/api/export/items?format=ndjson'
   ]) {
-    const { headers } = await app.inject({ url, headers: { ...admin(app), accept: 'text/html' } })
+    const { headers } = await plain.inject({ url, headers: { ...admin(plain), accept: 'text/html' } })
     t.match(headers['content-type'], /^(application\/(problem\+)?json|text\/csv|application\/x-ndjson);/, url)
     t.match(headers, {
       'x-content-type-options': 'nosniff',
@@ -184,7 +183,7 @@ t.test('Peers: what is stored is never answered as a page', async (t) => {
     })
   }
   t.match(
-    (await app.inject({ url: '/api/export/items', headers: admin(app) })).headers['content-disposition'],
+    (await plain.inject({ url: '/api/export/items', headers: admin(plain) })).headers['content-disposition'],
     /^attachment/,
     'and a file is saved, not shown'
   )
@@ -242,9 +241,8 @@ t.test('V2.4.1 each class of requests has a limit of its own, for each user', as
     const answer = await app.inject({ ...OF_CLASS['sign-in'], remoteAddress: `2001:db8:0:1::${n}` })
     t.equal(answer.statusCode === 429, n >= 3, 'a network of IPv6 is one')
   }
-  const byDefault = await buildApp(t, { dialect: 'sqlite' })
   const reads = await Promise.all(
-    Array.from({ length: 800 }, () => byDefault.inject({ url: '/api/inventory', headers: admin(byDefault) }))
+    Array.from({ length: 800 }, () => plain.inject({ url: '/api/inventory', headers: admin(plain) }))
   )
   t.ok(
     reads.every(({ statusCode }) => statusCode === 200),
