@@ -13,9 +13,9 @@ export const WebhookDisabled = {
 /** What `POST /webhooks/:id/test` sends; no subscription is needed. */
 export const WebhookPing = { topic: 'webhooks.ping', payload: Closed({ webhookId: Uuid }) } as const
 
-/** What may be subscribed to. */
-export const PUBLIC_EVENTS = [StockMoved, WebhookDisabled] as const
-export const WebhookTopic = Type.Enum([StockMoved.topic, WebhookDisabled.topic])
+/** What may be subscribed to; docs/webhooks.md says what each holds. */
+export const PUBLIC_TOPICS = [StockMoved.topic, WebhookDisabled.topic] as const
+export const WebhookTopic = Type.Enum([...PUBLIC_TOPICS])
 export type WebhookTopic = Static<typeof WebhookTopic>
 const Topics = Type.Array(WebhookTopic, { minItems: 1, maxItems: 50, uniqueItems: true })
 

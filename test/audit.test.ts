@@ -597,16 +597,16 @@ t.test('a flood of refusals fills no disk', async (t) => {
   await notes.flush()
   t.equal(kept.length, 50, 'a few are kept one by one')
   const startedAt = clock
-  for (let n = 0; n < 100_000; n++) {
+  for (let n = 0; n < 30_000; n++) {
     // An hour; half of it from one address, the rest from ever new ones.
-    clock += 36
+    clock += 120
     denied(n % 2 === 0 ? '192.0.2.1' : `198.51.${n % 251}.${n % 253}`)
     if (n % 500 === 0) await notes.flush()
   }
   await notes.flush()
-  t.equal(total(kept), 100_050, 'each is counted')
+  t.equal(total(kept), 30_050, 'each is counted')
   t.ok(kept.length < 200 + 60 * 30, `${kept.length} entries`)
-  t.ok(counted.coalesced > 99_000)
+  t.ok(counted.coalesced > 29_000)
   const [largest] = kept.filter(({ occurrences }) => (occurrences ?? 0) > 100)
   t.match(largest, { address: '192.0.2.1', outcome: 'denied', actor: 'u1' })
   t.ok((largest?.first_at ?? 0) >= startedAt && (largest?.last_at ?? 0) > (largest?.first_at ?? 0), 'first and last')
@@ -615,7 +615,7 @@ t.test('a flood of refusals fills no disk', async (t) => {
   await notes.flush()
   down = false
   await notes.close()
-  t.equal(total(kept), 100_090, 'what could not be kept is offered again')
+  t.equal(total(kept), 30_090, 'what could not be kept is offered again')
   t.equal(counted.lost, 0)
 })
 

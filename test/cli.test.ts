@@ -93,6 +93,8 @@ t.test('a command that is misused says how, and ends with 2', async (t) => {
 t.test('users, from the first to the last password', async (t) => {
   const env = { DATA_DIR: temporaryFolder(t) }
   t.match(await inventory(env, ['users', 'list']), { code: 0, stdout: 'no users\n' })
+  const setup = await inventory({ ...env, PUBLIC_URL: 'https://stock.example.org' }, ['users', 'link'])
+  t.match(setup, { code: 0, stdout: /^https:\/\/stock\.example\.org\/setup#token=il_main_\S{43}\n$/ })
   const created = await inventory(
     env,
     ['users', 'create', 'ada', '--role', 'manager', '--name', 'Ada L.'],
@@ -108,6 +110,10 @@ t.test('users, from the first to the last password', async (t) => {
     { username: 'ada', role: 'manager', displayName: 'Ada L.' }
   ])
   t.match(await inventory(env, ['users', 'password', 'ada'], 'another-horse-river\n'), { code: 0 })
+  t.match(await inventory(env, ['users', 'link']), { code: 1, stderr: /there is a user/ })
+  const link = await inventory(env, ['users', 'link', 'ada'])
+  t.match(link, { code: 0, stdout: /^http:\/\/localhost:8083\/accept#token=il_main_\S{43}\n$/ })
+  t.match(await inventory(env, ['users', 'reset-second-factor', 'ada']), { stdout: 'ada has no second factor\n' })
   t.match(await inventory(env, ['users', 'disable', 'ada']), { code: 0, stdout: 'ada disabled\n' })
   t.match(await inventory(env, ['users', 'list']), { stdout: 'ada\tmanager\tdisabled\n' })
 })

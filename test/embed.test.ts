@@ -114,10 +114,11 @@ const hosts: Record<string, string> = {
   identity: host(
     'identity',
     '',
+    // A manager or administrator would have to enrol a second factor first.
     `await app.ready()
   const { createUser } = await import('inventory-enterprise/identity')
   const tenant = await app.getDecorator<import('inventory-enterprise/core').Tenants>('tenants').get('main')
-  await createUser(tenant, { username: 'ada', role: 'admin', password: 'correct horse battery staple' })
+  await createUser(tenant, { username: 'ada', role: 'staff', password: 'correct horse battery staple' })
   await call('POST', '/x/auth/login', { username: 'ada', password: 'correct horse battery staple' })
   await call('POST', '/x/auth/login', { username: 'ada', password: 'wrong horse battery staple' })`,
     `, jwtKeys: [{ id: 'k1', secret: 'Zr8#kq2Lw9-Tn4vXb7yHd3mPf6sJg1cQ' }], secretsKeys: [{ id: 'k1', secret: 'aN5!uE0oRi7-Wt2zKx9lVb4hYc8qMd6f' }]`
@@ -279,7 +280,7 @@ const answers: Pick<Answers, 'read' | 'write'> = {
 }
 const enterModule: EnterModule = (module: FastifyInstance, { authorize }) => void module.addHook('onRequest', authorize)
 
-const app = Fastify()
+const app = Fastify({ ajv: { customOptions: { keywords: ['x-personal-data'] } } })
 app.decorateRequest('tenant', null)
 app.decorateRequest('principal', null)
 app.addHook('onRequest', async (request) => request.setDecorator('tenant', tenant))

@@ -231,6 +231,14 @@ onBothDatabases(t, 'the calendar over HTTP', async (t, host) => {
   t.ok(pointOf(shut, 206) > 5)
   t.match((await call('GET', '/api/ai/forecast/B/explanation')).body.sentence, /closed on 1 of the days to come/)
 
+  const pinned = await call('POST', '/api/ai/forecast/train', { itemCodes: ['B'], models: ['prophet'] }, WAIT)
+  t.same(pinned.body.result.models, { prophet: 1 })
+  t.match((await call('GET', '/api/ai/forecast/B')).body, {
+    model: 'prophet',
+    members: [{ model: 'prophet', weight: 1 }],
+    reason: 'named'
+  })
+
   const url = `/api/ai/events/${made.body.id}`
   const { headers } = await call('GET', url)
   const put = (body: object, extra = {}) => call('PUT', url, body, extra)

@@ -400,6 +400,29 @@ onBothDatabases(t, 'the nightly training', async (t, host) => {
   t.equal((await call('GET', '/api/ai/forecast/A')).body.points.length, 10, 'as it was asked for')
 })
 
+t.test('each tenant has a night of its own', async (t) => {
+  const app = await buildApp(t, { dialect: 'sqlite', tenancy: 'multi' })
+  const tenants = app.getDecorator<Tenants>('tenants')
+  const jobs = app.getDecorator<JobService>('jobs')
+  const nightly = createNightly({
+    jobs,
+    derivation: createDerivation({ items: async () => [], dailyFlow: async () => [] }, Date.now),
+    aggregate: async () => 0,
+    hour: 0,
+    now: Date.now,
+    train: async () => {
+      throw new Error('the job is the service’s')
+    }
+  })
+  for (const name of ['one', 'two']) await tenants.create(name)
+  for (let round = 0; round < 2; round++) for (const tenant of await tenants.all()) await nightly.tick(tenant)
+  for (const tenant of await tenants.all()) {
+    const [[, job] = [], ...others] = await jobs.list(tenant, { kind: NIGHTLY_JOB })
+    t.same(others, [], `${tenant.id}: one`)
+    t.match(await jobs.wait(tenant, job?.id ?? '', 30), { status: 'succeeded', result: { trained: 0, failed: [] } })
+  }
+})
+
 t.test('training goes on where a killed process stopped', async (t) => {
   const environment = await serviceEnvironment(t)
   let service = await startService(t, environment)

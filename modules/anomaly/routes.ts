@@ -159,6 +159,11 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (
       }
       tx.invalidate(NAMESPACE)
       const { verdict } = handling
+      tx.audit({
+        action: handling.status === 'resolved' ? 'anomaly.resolve' : 'anomaly.acknowledge',
+        object: { type: 'anomaly', id },
+        after: { status: handling.status, verdict }
+      })
       if (verdict !== undefined) tx.afterCommit(() => metrics.judged(verdict))
       return toAnomaly(changed, languageOf(request))
     })

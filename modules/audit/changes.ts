@@ -47,8 +47,10 @@ export const concealed = (value: object): string => JSON.stringify(value, concea
 const concealing = (name: string, value: unknown): unknown =>
   SECRET.test(name) && value !== null && value !== undefined ? CONCEALED : value
 
+const PLAIN = /^[\x20-\x7e]*$/
 /** One line of bounded length that both databases hold alike. */
 export function clean(text: string, length: number): string {
+  if (text.length <= length && PLAIN.test(text)) return text
   // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what it takes out
   const line = text.replace(/[\u0000-\u001f\u007f-\u009f\u2028\u2029]/g, '�')
   return Buffer.from(line.slice(0, length)).toString()

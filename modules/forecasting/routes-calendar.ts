@@ -98,6 +98,7 @@ const eventRoutes: FastifyPluginAsyncTypebox<Context> = async (app, context) => 
       return answers.write(request, reply, 201, async (tx) => {
         const row = { id: uuid(), created_by: subjectOf(request), created_at: now(), ...fieldsOf(request.body) }
         await within(tenant, tx).addEvent(row)
+        tx.audit({ action: 'event.create', object: { type: 'event', id: row.id }, after: shownEvent(row, now()) })
         await changed(tenant, tx)
         return shownEvent(row, now())
       })
@@ -156,6 +157,12 @@ const eventRoutes: FastifyPluginAsyncTypebox<Context> = async (app, context) => 
         answers.requireMatch(request, reply, shownEvent(before, now()))
         const row = { ...before, ...fieldsOf(request.body) }
         await within(tenant, tx).replaceEvent(row)
+        tx.audit({
+          action: 'event.update',
+          object: { type: 'event', id: row.id },
+          before: shownEvent(before, now()),
+          after: shownEvent(row, now())
+        })
         await changed(tenant, tx)
         return shownEvent(row, now())
       })
@@ -171,6 +178,7 @@ const eventRoutes: FastifyPluginAsyncTypebox<Context> = async (app, context) => 
         const row = await find(tenant, tx.db, request.params.eventId)
         answers.requireMatch(request, reply, shownEvent(row, now()))
         await within(tenant, tx).removeEvent(row.id)
+        tx.audit({ action: 'event.delete', object: { type: 'event', id: row.id }, before: shownEvent(row, now()) })
         await changed(tenant, tx)
         return shownEvent(row, now())
       })
@@ -222,6 +230,7 @@ const regressorRoutes: FastifyPluginAsyncTypebox<Context> = async (app, context)
         const row = { id: uuid(), name, description, category, item_code: itemCode }
         const whole = { ...row, created_by: subjectOf(request), created_at: now() }
         if (!(await within(tenant, tx).addRegressor(whole))) throw new RegressorExists({ name })
+        tx.audit({ action: 'regressor.create', object: { type: 'regressor', id: row.id }, after: row })
         tx.invalidate(NAMESPACE)
         return shownRegressor(whole, undefined)
       })
@@ -276,6 +285,7 @@ const regressorRoutes: FastifyPluginAsyncTypebox<Context> = async (app, context)
         const shown = await find(tenant, tx.db, request.params.regressorId)
         answers.requireMatch(request, reply, shown)
         await within(tenant, tx).removeRegressor(shown.id)
+        tx.audit({ action: 'regressor.delete', object: { type: 'regressor', id: shown.id }, before: shown })
         await changed(tenant, tx)
         return shown
       })

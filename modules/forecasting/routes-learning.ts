@@ -326,6 +326,7 @@ const overrideRoutes: FastifyPluginAsyncTypebox<Context> = async (app, context) 
           cancelled_at: null
         }
         await createLearningStore(tx.db, tenant.dialect).addOverride(row)
+        tx.audit({ action: 'forecast.override', object: { type: 'override', id: row.id }, after: toAnswer(row) })
         await serveAgain(tenant, tx, itemCode, stored.frequency)
         return toAnswer(row)
       })
@@ -390,6 +391,12 @@ const overrideRoutes: FastifyPluginAsyncTypebox<Context> = async (app, context) 
         }
         const cancelled: OverrideRow = { ...row, to_day: dataTo, cancelled_at: now() }
         await createLearningStore(tx.db, tenant.dialect).cancelOverride(row.id, cancelled.to_day, now())
+        tx.audit({
+          action: 'forecast.override.cancel',
+          object: { type: 'override', id: row.id },
+          before: toAnswer(row),
+          after: toAnswer(cancelled)
+        })
         await serveAgain(tenant, tx, itemCode, row.frequency)
         return toAnswer(cancelled)
       })

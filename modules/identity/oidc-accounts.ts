@@ -1,12 +1,12 @@
 import { createHash } from 'node:crypto'
 import { Check } from 'typebox/value'
-import type { Tenant, Transaction } from '../../plugins/contracts.js'
+import type { Agent, Tenant, Transaction } from '../../plugins/contracts.js'
 import { Name } from '../../schemas/common.js'
 import { Username } from '../../schemas/identity.js'
 import { OidcRefused } from './errors.js'
 import type { Arrival } from './oidc.js'
 import { NO_PASSWORD } from './passwords.js'
-import { type Account, changeUser, createIdentityStore, IDENTITY_CACHE } from './store.js'
+import { type Account, addUser, changeUser, createIdentityStore } from './store.js'
 
 export type OidcTables = {
   oidc_identities: { issuer: string; subject: string; user_id: string; created_at: number }
@@ -17,9 +17,8 @@ export type OidcTables = {
  * given to somebody else; made at the first sign-in, with the role of the groups at every one.
  * @throws OidcRefused without a role, or when the account was disabled here
  */
-export async function accountOf(tenant: Tenant, arrival: Arrival): Promise<Account> {
-  // Refused only after the commit: it may end sessions.
-  const found = await tenant.transact(async (tx): Promise<Account | 'role' | 'disabled'> => {
+export async function accountOf(tenant: Tenant, arrival: Arrival, agent: Agent): Promise<Account> {
+  const find = async (tx: Transaction): Promise<Account | 'role' | 'disabled'> => {
     const { role } = arrival
     const known = await linked(tx, arrival)
     if (known === undefined) return role === undefined ? 'role' : create(tx, arrival, role)
@@ -30,7 +29,9 @@ export async function accountOf(tenant: Tenant, arrival: Arrival): Promise<Accou
       return 'role'
     }
     return role === known.user.role ? known : ((await changeUser(tx, tenant, id, { role })) ?? 'disabled')
-  })
+  }
+  // Refused only after the commit: it may end sessions.
+  const found = await tenant.transact(find, { agent })
   if (typeof found === 'string') throw new OidcRefused({ reason: found })
   return found
 }
@@ -51,7 +52,6 @@ async function create(
   { issuer, subject, username, displayName }: Arrival,
   role: NonNullable<Arrival['role']>
 ): Promise<Account> {
-  const store = createIdentityStore(tx.db)
   const hash = createHash('sha256')
     .update(JSON.stringify([issuer, subject]))
     .digest('hex')
@@ -61,14 +61,13 @@ async function create(
   const names = given === undefined ? [own] : [given, `${given.slice(0, 50)}-${hash.slice(0, 8)}`, own]
   for (const name of names) {
     const shown = Check(Name, displayName) ? displayName : name
-    const user = await store.insertUser({ username: name, displayName: shown, role, passwordHash: NO_PASSWORD })
+    const user = await addUser(tx, { username: name, displayName: shown, role, passwordHash: NO_PASSWORD })
     if (user === undefined) continue
     await tx.db
       .withTables<OidcTables>()
       .insertInto('oidc_identities')
       .values({ issuer, subject, user_id: user.id, created_at: Date.now() })
       .execute()
-    tx.invalidate(IDENTITY_CACHE)
     return { user, passwordHash: NO_PASSWORD, epoch: 0 }
   }
   throw new Error('no user name is free for an account of the provider')

@@ -3,7 +3,7 @@ import { parse, serialize } from 'cookie'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { Type } from 'typebox'
 import { Check } from 'typebox/value'
-import { access, type Seal } from '../../plugins/contracts.js'
+import { access, agentOf, Problem, type Seal } from '../../plugins/contracts.js'
 import { problems } from '../../schemas/common.js'
 import { OidcCallback, OidcLogin, StepPending } from '../../schemas/identity.js'
 import { NoStepPending, OidcFailed, OidcRefused, OidcUnavailable } from './errors.js'
@@ -23,7 +23,7 @@ const Step = Type.Object({ answer: StepPending, expiresAt: Type.Integer() })
 
 /** Signing in at the provider: there, back, and what is left to do here. */
 export const oidcRoutes: FastifyPluginAsyncTypebox<OidcContext> = async (app, context) => {
-  const { auth, metrics, publicUrl, seal, oidc } = context
+  const { audit, auth, metrics, publicUrl, seal, oidc } = context
   // From the configuration: what a request says of its host could send codes elsewhere.
   const home = `${publicUrl}${app.prefix}/auth/oidc`
   const provider = createOidcProvider(oidc, `${home}/callback`)
@@ -65,13 +65,13 @@ export const oidcRoutes: FastifyPluginAsyncTypebox<OidcContext> = async (app, co
       reply.header('cache-control', 'no-store')
       const departure = departures.read(request)
       departures.clear(reply)
+      const tenant = await auth.enterTenant(request, tenantId)
       try {
         if (!Check(Departure, departure) || Date.now() > departure.at + DEPARTURE_SECONDS * 1000) {
           throw new OidcFailed({ reason: 'state' })
         }
         const arrival = await provider.arrive(request.url.split('?')[1] ?? '', departure)
-        const tenant = await auth.enterTenant(request, tenantId)
-        const account = await accountOf(tenant, arrival)
+        const account = await accountOf(tenant, arrival, { ...agentOf(request), method: 'oidc' })
         const { authenticatedAt, strong } = arrival
         const methods = strong ? ['oidc', 'mfa'] : ['oidc']
         const answer = await proceed(context, request, reply, {
@@ -84,6 +84,8 @@ export const oidcRoutes: FastifyPluginAsyncTypebox<OidcContext> = async (app, co
         }
       } catch (error) {
         metrics.oidc.inc({ outcome: error instanceof OidcRefused ? 'refused' : 'failure' })
+        const details = { method: 'oidc', reason: error instanceof Problem ? error.code : '' }
+        audit.note(request, { action: 'auth.login.failed', outcome: 'failure', details })
         if (error instanceof OidcFailed || error instanceof OidcUnavailable) explain(request, error)
         throw error
       }

@@ -26,8 +26,8 @@ interface Dependencies {
 }
 
 export interface Dispatcher {
-  /** Sends what is due, soon and in the background. */
-  wake(tenant: Tenant): void
+  /** Sends what is due, in the background; resolves when it is known what that is. Never rejects. */
+  wake(tenant: Tenant): Promise<void>
   /** Takes nothing more, waits for what is being sent, and lets go of what takes too long. */
   close(): Promise<void>
 }
@@ -154,6 +154,7 @@ export function createDispatcher(dependencies: Dependencies): Dispatcher {
     if (httpStatus !== GONE && !broken) return
     const reason: DisabledReason = httpStatus === GONE ? 'gone' : 'failing'
     await store.update(webhookId, { disabled_reason: reason, updated_at: at })
+    tx.audit({ action: 'webhook.disable', object: { type: 'webhook', id: webhookId }, details: { reason, failures } })
     await tx.publish(WebhookDisabled.topic, { webhookId, reason, failures })
     tx.afterCommit(() => {
       metrics.disabled(reason)
@@ -162,12 +163,13 @@ export function createDispatcher(dependencies: Dependencies): Dispatcher {
   }
 
   return {
-    wake: (tenant) => {
+    wake: async (tenant) => {
       if (closed) return
       const search = look(tenant)
         .catch((error) => log.error({ err: error, tenant: tenant.id }, 'webhook deliveries could not be read'))
         .finally(() => looking.delete(search))
       looking.add(search)
+      await search
     },
     close: async () => {
       closed = true

@@ -14,14 +14,14 @@ import type {
   Seal,
   Tenant
 } from '../../plugins/contracts.js'
-import { PUBLIC_EVENTS } from '../../schemas/webhooks.js'
+import { PUBLIC_TOPICS } from '../../schemas/webhooks.js'
 import { createDispatcher, type Dispatcher } from './dispatcher.js'
-import { createWebhookMetrics, type WebhookMetrics } from './metrics.js'
+import { createWebhookMetrics } from './metrics.js'
 import { deliveryRoutes, webhookRoutes } from './routes.js'
-import { renewSecrets } from './secrets.js'
 import { createSender, type Resolve } from './sender.js'
 import { createDeliveryStore, createWebhookStore, type Message, NAMESPACE } from './store.js'
 import { createTargetPolicy } from './targets.js'
+import { countWaiting, tidy } from './upkeep.js'
 
 export interface WebhooksOptions extends ModuleOptions {
   /** Names, addresses and ranges that may be private, and be spoken to over http. */
@@ -42,7 +42,6 @@ export interface WebhooksOptions extends ModuleOptions {
 
 const POLL_SECONDS = 5
 const UPKEEP_SECONDS = 60
-const KEPT_MILLISECONDS = 30 * 86_400_000
 
 /** Tells other programs what happened: signed messages to the URLs that an administrator names. */
 async function webhooks(app: FastifyInstance, options: WebhooksOptions): Promise<void> {
@@ -63,17 +62,17 @@ async function webhooks(app: FastifyInstance, options: WebhooksOptions): Promise
     ...(drainMilliseconds === undefined ? {} : { drainMilliseconds })
   })
   const events = app.getDecorator<Events>('events')
-  for (const { topic } of PUBLIC_EVENTS) {
+  for (const topic of PUBLIC_TOPICS) {
     events.subscribe({ topic, name: 'webhooks', handle: (event, tenant) => fanOut(event, tenant, dispatcher, now()) })
   }
   const periodic = app.getDecorator<Periodic>('periodic')
-  periodic.every(pollSeconds, 'webhooks', async (tenant) => dispatcher.wake(tenant))
+  periodic.every(pollSeconds, 'webhooks', (tenant) => dispatcher.wake(tenant))
   periodic.every(UPKEEP_SECONDS, 'webhook upkeep', (tenant) => tidy(tenant, seal, metrics, now()))
   if (tenants !== undefined) {
     app.addHook('onReady', async () => {
       for (const tenant of await tenants()) {
-        await count(tenant, metrics)
-        dispatcher.wake(tenant)
+        await countWaiting(tenant, metrics)
+        await dispatcher.wake(tenant)
       }
     })
   }
@@ -95,7 +94,7 @@ async function fanOut(event: OutboxEvent, tenant: Tenant, dispatcher: Dispatcher
     if (ids.length === 0) return
     await createDeliveryStore(tx.db, tenant.dialect).enqueue(ids, message, now)
     tx.invalidate(NAMESPACE)
-    tx.afterCommit(() => dispatcher.wake(tenant))
+    tx.afterCommit(() => void dispatcher.wake(tenant))
   })
 }
 
@@ -105,22 +104,6 @@ function messageOf({ id, topic, payload, createdAt }: OutboxEvent): Message {
   const digest = createHash('sha256').update(`${id} ${body}`).digest('base64url')
   return { id: `msg_${digest.slice(0, 32)}`, topic, body }
 }
-
-async function tidy(tenant: Tenant, seal: Seal, metrics: WebhookMetrics, now: number): Promise<void> {
-  const expired = await tenant.transact(async (tx) => {
-    const store = createDeliveryStore(tx.db, tenant.dialect)
-    await store.forget(now - KEPT_MILLISECONDS)
-    const count = await store.expire(now)
-    if (count > 0) tx.invalidate(NAMESPACE)
-    return count
-  })
-  metrics.died(expired)
-  await renewSecrets(tenant, seal, now)
-  await count(tenant, metrics)
-}
-
-const count = async (tenant: Tenant, metrics: WebhookMetrics) =>
-  metrics.observe(tenant.id, await createDeliveryStore(tenant.db, tenant.dialect).waiting())
 
 export { webhooksMigrations as migrations } from '../../migrations/webhooks.js'
 export type { Resolve } from './sender.js'

@@ -4,6 +4,7 @@ import { Check } from 'typebox/value'
 import { v7 as uuid } from 'uuid'
 import {
   type Answers,
+  type AuditEntry,
   access,
   decodeCursor,
   encodeCursor,
@@ -64,6 +65,15 @@ const OVERLAP_SECONDS = 86_400
 const tags = ['webhooks']
 const config = access('admin')
 const tenantOf = (request: FastifyRequest) => request.getDecorator<Tenant>('tenant')
+
+/** For the audit trail: of the URL its host alone, since some receivers put a secret into the rest. */
+const shown = (webhook: StoredWebhook) => ({ ...toWebhook(webhook), url: new URL(webhook.url).host })
+const changed = (action: string, before: StoredWebhook | null, after: StoredWebhook | null): AuditEntry => ({
+  action: `webhook.${action}`,
+  object: { type: 'webhook', id: after?.id ?? before?.id ?? '' },
+  before: before === null ? null : shown(before),
+  after: after === null ? null : shown(after)
+})
 
 async function existing(tx: Pick<Transaction, 'db'>, id: string): Promise<StoredWebhook> {
   const webhook = await createWebhookStore(tx.db).find(id)
@@ -161,6 +171,7 @@ export const webhookRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app
           created_at: at,
           updated_at: at
         })
+        tx.audit(changed('create', null, webhook))
         tx.invalidate(NAMESPACE)
         reply.header('location', `${app.prefix}/webhooks/${id}`)
         return { ...toWebhook(webhook), secret: sealed }
@@ -202,7 +213,7 @@ export const webhookRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app
       return answers.write(request, reply, 200, async (tx) => {
         const before = await existing(tx, id)
         answers.requireMatch(request, reply, toWebhook(before))
-        const changed = await createWebhookStore(tx.db).update(id, {
+        const after = await createWebhookStore(tx.db).update(id, {
           updated_at: now(),
           ...(url === undefined ? {} : { url }),
           ...(topics === undefined ? {} : { topics: JSON.stringify(topics) }),
@@ -210,10 +221,11 @@ export const webhookRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app
           ...(active === true ? { disabled_reason: null, failures: 0, failing_since: null } : {}),
           ...(active === false ? { disabled_reason: before.disabled_reason ?? 'manual' } : {})
         })
-        if (changed === undefined) throw new WebhookNotFound({ id })
+        if (after === undefined) throw new WebhookNotFound({ id })
+        tx.audit(changed('update', before, after))
         tx.invalidate(NAMESPACE)
-        tx.afterCommit(() => dispatcher.wake(tenant))
-        return toWebhook(changed)
+        tx.afterCommit(() => void dispatcher.wake(tenant))
+        return toWebhook(after)
       })
     }
   )
@@ -232,9 +244,11 @@ export const webhookRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app
     async (request, reply) => {
       const { id } = request.params
       return answers.write(request, reply, 200, async (tx) => {
-        const webhook = toWebhook(await existing(tx, id))
+        const stored = await existing(tx, id)
+        const webhook = toWebhook(stored)
         answers.requireMatch(request, reply, webhook)
         await createWebhookStore(tx.db).remove(id)
+        tx.audit(changed('delete', stored, null))
         tx.invalidate(NAMESPACE)
         return webhook
       })
@@ -263,15 +277,16 @@ export const webhookRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app
         const before = await existing(tx, id)
         const at = now()
         const sealed = sealSecret(seal, id, secret)
-        const changed = await createWebhookStore(tx.db).update(id, {
+        const after = await createWebhookStore(tx.db).update(id, {
           secret: sealed,
           previous_secret: overlapSeconds === 0 ? null : before.secret,
           previous_until: overlapSeconds === 0 ? null : at + overlapSeconds * 1000,
           updated_at: at
         })
-        if (changed === undefined) throw new WebhookNotFound({ id })
+        if (after === undefined) throw new WebhookNotFound({ id })
+        tx.audit(changed('rotate-secret', before, after))
         tx.invalidate(NAMESPACE)
-        return { ...toWebhook(changed), secret: sealed }
+        return { ...toWebhook(after), secret: sealed }
       })
     }
   )
@@ -308,7 +323,7 @@ export const deliveryRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (ap
         const [delivery] = await createDeliveryStore(tx.db, tenant.dialect).enqueue([id], message, at)
         if (delivery === undefined) throw new Error('a ping was not stored')
         tx.invalidate(NAMESPACE)
-        tx.afterCommit(() => dispatcher.wake(tenant))
+        tx.afterCommit(() => void dispatcher.wake(tenant))
         reply.header('location', `${app.prefix}/webhooks/${id}/deliveries/${delivery.id}`)
         return toDelivery(delivery)
       })
@@ -389,7 +404,7 @@ export const deliveryRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (ap
           throw new DeliveryPending({ id: deliveryId })
         }
         tx.invalidate(NAMESPACE)
-        tx.afterCommit(() => dispatcher.wake(tenant))
+        tx.afterCommit(() => void dispatcher.wake(tenant))
         return toDelivery(replayed)
       })
     }
@@ -413,7 +428,7 @@ export const deliveryRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (ap
         requireActive(await existing(tx, id))
         const replayed = await createDeliveryStore(tx.db, tenant.dialect).replayDead(id, now())
         tx.invalidate(NAMESPACE)
-        tx.afterCommit(() => dispatcher.wake(tenant))
+        tx.afterCommit(() => void dispatcher.wake(tenant))
         return { replayed }
       })
     }

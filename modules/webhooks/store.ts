@@ -336,8 +336,12 @@ export function createDeliveryStore(database: Kysely<unknown>, dialect: Dialect)
       return rows.length
     },
 
-    forget: async (endedBefore: number): Promise<void> => {
-      await db.deleteFrom('webhook_deliveries').where('finished_at', '<', endedBefore).execute()
+    forget: async (endedBefore: number): Promise<number> => {
+      const { numDeletedRows } = await db
+        .deleteFrom('webhook_deliveries')
+        .where('finished_at', '<', endedBefore)
+        .executeTakeFirst()
+      return Number(numDeletedRows)
     },
 
     waiting: async (): Promise<number> => {

@@ -228,9 +228,11 @@ async function sizes(t: Test, app: FastifyInstance): Promise<void> {
   t.equal((await all.post('/api/inventory', { name: 'x'.repeat(2 ** 20) })).status, 413)
 }
 
+const DATA_DIR = temporaryFolder(t)
+const files = await openService(t, { dialect: 'sqlite', config: { DATA_DIR } })
+
 t.test('V5.2.1 an upload is bounded in size and type, unpacked as well as packed', async (t) => {
-  const DATA_DIR = temporaryFolder(t)
-  const { app, content } = await openService(t, { dialect: 'sqlite', config: { DATA_DIR } })
+  const { app, content } = files
   const send = (payload: Buffer | string, type: string) =>
     app.inject({
       method: 'POST',
@@ -260,8 +262,7 @@ t.test('V5.2.1 an upload is bounded in size and type, unpacked as well as packed
 })
 
 t.test('V5.3.2 no name of a file comes from a request', async (t) => {
-  const DATA_DIR = temporaryFolder(t)
-  const { app } = await openService(t, { dialect: 'sqlite', config: { DATA_DIR } })
+  const { app } = files
   const listed = () => readdirSync(DATA_DIR, { recursive: true }).map(String).sort()
   const before = listed()
   for (const name of [
