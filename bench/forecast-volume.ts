@@ -56,7 +56,8 @@ async function train(items: Float64Array, count: number, frequency: Frequency): 
         series.push({ itemCode: `${at}`, dataHash: '', start: START, values, missing: new Uint8Array(values.length) })
       }
       const batch: TrainingBatch = { series, frequency, horizon, trainedAt: new Date(0).toISOString() }
-      trained += (await compute.run<TrainingBatch, TrainingResult>(WORKER, batch, {})).trained.length
+      const result = await compute.run<TrainingBatch, TrainingResult>(WORKER, batch, {})
+      trained += result.trained.length
       megabytes = Math.max(megabytes, process.memoryUsage().rss / 2 ** 20)
     }
   }
