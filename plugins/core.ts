@@ -26,6 +26,7 @@ import type { RateLimits } from './rate-limits.js'
 import { checkRedis, openRedis } from './redis.js'
 import { createSeal } from './seal.js'
 import type { TlsIdentity } from './secrets.js'
+import { serializerCompiler } from './serialization.js'
 import { SINGLE_TENANT, Tenants } from './tenants.js'
 import { createUnderWay, type UnderWay } from './under-way.js'
 import { createValidatorCompiler, refuseUndeclared } from './validation.js'
@@ -199,6 +200,7 @@ function moduleEntrance({ tenancy, tenants, audit, underWay }: Entrance): EnterM
       )
     }
     app.setValidatorCompiler(validatorCompiler)
+    app.setSerializerCompiler(serializerCompiler)
     app.addHook('onRoute', refuseUndeclared)
     useProblems(app, audit.denied)
     underWay.watch(app)

@@ -1,4 +1,4 @@
-import { _, Ajv, type Options, type SchemaValidateFunction, str } from 'ajv'
+import { _, Ajv, type Options, type SchemaValidateFunction, str, type ValidateFunction } from 'ajv'
 import formats from 'ajv-formats'
 import type { FastifySchema, FastifySchemaCompiler, onRouteHookHandler } from 'fastify'
 import { Closed, Nullable } from '../schemas/common.js'
@@ -16,8 +16,10 @@ export function createValidatorCompiler(): FastifySchemaCompiler<FastifySchema> 
   const bodies = formats.default(mended(new Ajv({ ...strict, coerceTypes: false })))
   const texts = formats.default(mended(new Ajv({ ...strict, coerceTypes: true })))
   return ({ schema, httpPart }) => {
-    const validate = (httpPart === 'body' ? bodies : texts).compile(schema)
+    // At the first request: see the serializers.
+    let validate: ValidateFunction | undefined
     return (value: unknown) => {
+      validate ??= (httpPart === 'body' ? bodies : texts).compile(schema)
       if (!validate(value)) return { error: validate.errors ?? [] }
       const instancePath = unstorable(value, '')
       return instancePath === undefined ? true : { error: [{ ...UNSTORABLE, instancePath }] }

@@ -398,7 +398,11 @@ t.test('over HTTP', async (t) => {
     useProblems(context)
     context.addHook('onRequest', authorize)
   }
-  app.decorate('jobs', jobs).decorate('enterModule', enterModule).decorateRequest('tenant', null).decorateRequest('principal', null)
+  app
+    .decorate('jobs', jobs)
+    .decorate('enterModule', enterModule)
+    .decorateRequest('tenant', null)
+    .decorateRequest('principal', null)
   await app.register(jobRoutes, {
     prefix: '/api/jobs',
     authorize: (request, _reply, done) => {
