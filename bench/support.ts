@@ -151,7 +151,14 @@ export async function startService(
 ): Promise<Service> {
   const target = await startTarget(cleanup, {
     file: 'server.js',
-    env: { DATA_DIR: cleanup.folder(), DATABASE_URL: databaseUrl, JWT_SECRET: secret, LOG_LEVEL: 'warn', ...env },
+    env: {
+      DATA_DIR: cleanup.folder(),
+      DATABASE_URL: databaseUrl,
+      JWT_SECRET: secret,
+      SECRETS_KEY: newSecret(),
+      LOG_LEVEL: 'warn',
+      ...env
+    },
     path: '/health/ready'
   })
   return { ...target, token: await signToken(secret), databaseUrl }
