@@ -164,7 +164,7 @@ const ORDER: readonly Role[] = ['viewer', 'staff', 'manager', 'admin']
 const nameOf = ({ method, url }: Route) => `${method} ${url.replace(/(.)\/$/, '$1')}`
 const isApi = ({ method, url }: Route) => method !== 'HEAD' && !url.startsWith('/docs')
 const UNKNOWN_ID = '00000000-0000-7000-8000-000000000000'
-const placeholder = (url: string) =>
+const filled = (url: string) =>
   url
     .replace(/:(\w*[iI]d)\b/g, UNKNOWN_ID)
     .replace(':kind', 'items')
@@ -180,7 +180,7 @@ async function checkRole(t: Test, app: FastifyInstance, route: Route, least: Rol
     const headers = role === undefined ? {} : as(app, role)
     const { statusCode, headers: answered } = await app.inject({
       method: route.method,
-      url: placeholder(route.url),
+      url: filled(route.url),
       headers
     })
     const said = `${role ?? 'nobody'}: ${nameOf(route)} → ${statusCode}`
@@ -219,7 +219,7 @@ t.test('V8.2.1 each role at each route, and at each method that is none', async 
   for (const url of new Set(api.map(({ url }) => url))) {
     for (const method of METHODS) {
       if (routes.some((route) => route.url === url && route.method === method)) continue
-      const { statusCode } = await app.inject({ method, url: placeholder(url), headers: as(app, 'admin') })
+      const { statusCode } = await app.inject({ method, url: filled(url), headers: as(app, 'admin') })
       // A literal in the place of a parameter belongs to another route.
       const other = routes.some((route) => route.method === method && patternOf(route).test(url))
       if (!other && statusCode !== 404 && statusCode !== 405) t.fail(`${method} ${url} → ${statusCode}`)
@@ -228,21 +228,25 @@ t.test('V8.2.1 each role at each route, and at each method that is none', async 
 })
 
 t.test('V2.2.1 each route refuses what its schemas do not name', async (t) => {
+  const taken: string[] = []
+  let tried = 0
   for (const route of routes.filter(isApi)) {
     for (const [part, schema] of Object.entries({ ...route.schema, response: undefined })) {
       if (!['body', 'querystring', 'params'].includes(part)) continue
       for (const open of openObjects(schema, part).filter((path) => !OPEN.test(path)))
-        t.fail(`${nameOf(route)}: ${open} takes unknown fields`)
+        taken.push(`${nameOf(route)}: ${open} takes unknown fields`)
     }
     if (!route.url.startsWith('/api/')) continue
-    const url = placeholder(route.url)
+    const url = filled(route.url)
     const inQuery = await app.inject({ method: route.method, url: `${url}?unknown=1`, headers: as(app, 'admin') })
-    if (inQuery.statusCode !== 400) t.fail(`${nameOf(route)}?unknown=1 → ${inQuery.statusCode}`)
+    tried++
+    if (inQuery.statusCode !== 400) taken.push(`${nameOf(route)}?unknown=1 → ${inQuery.statusCode}`)
     if (route.method === 'GET' || 'consumes' in route.schema) continue
     const inBody = await app.inject({ method: route.method, url, headers: as(app, 'admin'), payload: { unknown: 1 } })
-    if (inBody.statusCode !== 400) t.fail(`${nameOf(route)} {"unknown":1} → ${inBody.statusCode}`)
+    if (inBody.statusCode !== 400) taken.push(`${nameOf(route)} {"unknown":1} → ${inBody.statusCode}`)
   }
-  t.pass('all were tried')
+  t.same(taken, [])
+  t.equal(tried, routes.filter((route) => isApi(route) && route.url.startsWith('/api/')).length)
 })
 
 /** Where a schema has an object that is not closed. */
@@ -312,7 +316,7 @@ async function furnish({ app, content }: Service): Promise<Ids> {
 }
 
 const named = (url: string, ids: Ids) =>
-  placeholder(
+  filled(
     url
       .replace('/movements/:id', `/movements/${ids.movement}`)
       .replace('/reservations/:id', `/reservations/${ids.reservation}`)
@@ -412,7 +416,7 @@ async function massAssignment(t: Test, { app, routes, content }: Service): Promi
     for (const payload of [Object.fromEntries(foreign.map((name) => [name, 1])), { [first]: 1 }]) {
       const { statusCode } = await app.inject({
         method: route.method,
-        url: placeholder(route.url),
+        url: filled(route.url),
         headers: as(app, 'admin'),
         payload
       })
