@@ -364,6 +364,22 @@ export interface Periodic {
   every(seconds: number, name: string, work: (tenant: Tenant) => Promise<void>): void
 }
 
+/** One part of the service as `/health` reports it. */
+export interface HealthCheck {
+  readonly name: string
+  /** A part the service can do without makes it `degraded`, never `down`. */
+  readonly optional: boolean
+  /** Rejects when the part does not work. Asked once a second at most, and given two seconds. */
+  probe(): Promise<void>
+}
+
+/** The state of the service, as balancers and orchestrators ask for it: a decorator, `health`, of a whole service. */
+export interface Health {
+  add(check: HealthCheck): void
+  /** From now on `/health/ready` answers 503 with the state `draining`, while requests are still answered. */
+  drain(): void
+}
+
 /** Tells the core which tables a module owns; they are migrated in every tenant's database before the app is ready. */
 export interface MigrationSet {
   readonly module: string
