@@ -37,7 +37,11 @@ async function inventory(app: FastifyInstance, options: InventoryOptions): Promi
           rebuild: [
             "insert into item_search (item_search) values ('delete-all')",
             'insert into item_search (rowid, text) select item_id, text from item_texts'
-          ]
+          ],
+          follow: {
+            remove: ['delete from item_search where rowid = ?'],
+            put: ['insert into item_search (rowid, text) select item_id, text from item_texts where item_id = ?']
+          }
         }
       }
     }

@@ -23,7 +23,7 @@ const id = pg.escapeIdentifier
 const list = (names: readonly string[]): string => names.map((name) => id(name)).join(', ')
 
 /** A connection of its own, whose answers are texts: no digit is lost, and no name is found by a search path. */
-async function connect({ url, tls }: PostgresPlace): Promise<pg.Client> {
+export async function connect({ url, tls }: PostgresPlace): Promise<pg.Client> {
   const client = new pg.Client({
     connectionString: tls === undefined ? url : withoutTlsParameters(url),
     ...(tls === undefined ? {} : { ssl: { ...tls, rejectUnauthorized: true } }),
@@ -49,36 +49,48 @@ export async function postgresReader(place: PostgresPlace, traits: readonly Port
   const client = await connect(place)
   try {
     await client.query('begin isolation level repeatable read read only')
-    const { schema, types } = await schemaOf(client, place.schema, traits)
-    let cursors = 0
-    const { schema: name } = place
-    return {
-      dialect: 'postgres',
-      schema,
-      rows: (table, range) => rowsOf({ client, name, types, cursor: `c${cursors++}` }, table, range),
-      find: async (table, keys) => {
-        const text = `${selected(table, name)} where (${list(table.key)}) in (${unnest(table, table.key, types)})`
-        const values = arrays(table, table.key, keys)
-        const { rows } = await client.query<unknown[]>({ text, values, rowMode: 'array' })
-        return rows.map(decoder(table))
-      },
-      count: async ({ physical }) => {
-        const [row] = await textsOf(client, `select count(*) from ${id(name)}.${id(physical)}`, [])
-        return Number(row?.[0])
-      },
-      close: () => client.end()
-    }
+    const { schema, types } = await postgresSchema(client, place.schema, traits)
+    return { ...postgresRows(client, place.schema, schema, types), close: () => client.end() }
   } catch (error) {
     await client.end()
     throw error
   }
 }
 
+/** The rows of a connection that is in a transaction of its own state. */
+export function postgresRows(
+  client: pg.Client,
+  name: string,
+  schema: PortableSchema,
+  types: Types
+): Omit<PortableReader, 'close'> {
+  let cursors = 0
+  return {
+    dialect: 'postgres',
+    schema,
+    rows: (table, range) => rowsOf({ client, name, types, cursor: `c${cursors++}` }, table, range),
+    find: async (table, keys) => {
+      const text = `${selected(table, name)} where (${list(table.key)}) in (${unnest(table, table.key, types)})`
+      const values = arrays(table, table.key, keys)
+      const { rows } = await client.query<unknown[]>({ text, values, rowMode: 'array' })
+      return rows.map(decoder(table))
+    },
+    count: async ({ physical }) => {
+      const [row] = await textsOf(client, `select count(*) from ${id(name)}.${id(physical)}`, [])
+      return Number(row?.[0])
+    }
+  }
+}
+
 /** The schema must exist and be migrated; while it is loaded nobody else may use it. */
-export async function postgresWriter(place: PostgresPlace, traits: readonly Portability[]): Promise<PortableWriter> {
-  const client = await connect(place)
+export async function postgresWriter(
+  place: PostgresPlace,
+  traits: readonly Portability[],
+  onto?: pg.Client
+): Promise<PortableWriter> {
+  const client = onto ?? (await connect(place))
   try {
-    const { schema, types } = await schemaOf(client, place.schema, traits)
+    const { schema, types } = await postgresSchema(client, place.schema, traits)
     const at = (table: PortableTable) => `${id(place.schema)}.${id(table.physical)}`
     const insert = (table: PortableTable) => {
       const names = table.columns.map(({ name }) => name)
@@ -128,7 +140,7 @@ function onConflict({ key, columns }: PortableTable): string {
 }
 
 /** SQL types by `table.column`. */
-type Types = ReadonlyMap<string, string>
+export type Types = ReadonlyMap<string, string>
 const typeOf = (types: Types, table: PortableTable, column: string) =>
   types.get(`${table.physical}.${column}`) ?? 'text'
 
@@ -192,7 +204,7 @@ async function* rowsOf({ client, name, types, cursor }: Scan, table: PortableTab
   await client.query(`close ${cursor}`)
 }
 
-async function schemaOf(
+export async function postgresSchema(
   client: pg.Client,
   name: string,
   traits: readonly Portability[]
@@ -280,6 +292,12 @@ async function finishLoad(client: pg.Client, name: string, { tables }: PortableS
   for (const { physical } of tables) await client.query(`analyze ${id(name)}.${id(physical)}`)
   for (const [statement = ''] of statements) await client.query(statement)
   await client.query(`drop table ${kept}`)
+  await advanceIdentities(client, name)
+  await client.query('commit')
+}
+
+/** Sets the counter of each identity past what is there. */
+export async function advanceIdentities(client: pg.Client, name: string): Promise<void> {
   const identities = await textsOf(
     client,
     `select c.relname, a.attname from pg_catalog.pg_attribute a join pg_catalog.pg_class c on c.oid = a.attrelid
@@ -293,5 +311,4 @@ async function finishLoad(client: pg.Client, name: string, { tables }: PortableS
       [at, column]
     )
   }
-  await client.query('commit')
 }

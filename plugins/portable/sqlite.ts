@@ -27,28 +27,29 @@ export function sqliteReader(path: string, traits: readonly Portability[]): Port
   db.pragma('query_only = ON')
   db.exec('begin')
   // The first read is what fixes the state.
-  const schema = schemaOf(db, traits)
-  return {
-    dialect: 'sqlite',
-    schema,
-    rows: (table, range) => rowsOf(db, table, range),
-    find: async (table, keys) => findRows(db, table, keys),
-    count: async ({ physical }) =>
-      Number(
-        db
-          .prepare(`select count(*) from ${id(physical)}`)
-          .pluck()
-          .get()
-      ),
-    close: async () => void db.close()
-  }
+  return { ...sqliteRows(db, sqliteSchema(db, traits)), close: async () => void db.close() }
 }
 
+/** The rows of a connection that is in a read transaction. */
+export const sqliteRows = (db: Sqlite.Database, schema: PortableSchema): Omit<PortableReader, 'close'> => ({
+  dialect: 'sqlite',
+  schema,
+  rows: (table, range) => rowsOf(db, table, range),
+  find: async (table, keys) => findRows(db, table, keys),
+  count: async ({ physical }) =>
+    Number(
+      db
+        .prepare(`select count(*) from ${id(physical)}`)
+        .pluck()
+        .get()
+    )
+})
+
 /** The file must exist and be migrated; nobody else may use it while it is loaded. */
-export function sqliteWriter(path: string, traits: readonly Portability[]): PortableWriter {
-  const db = new Sqlite(path, { fileMustExist: true, timeout: BUSY_TIMEOUT_MS })
+export function sqliteWriter(path: string, traits: readonly Portability[], onto?: Sqlite.Database): PortableWriter {
+  const db = onto ?? new Sqlite(path, { fileMustExist: true, timeout: BUSY_TIMEOUT_MS })
   db.pragma('foreign_keys = OFF')
-  const schema = schemaOf(db, traits)
+  const schema = sqliteSchema(db, traits)
   const write = (verb: string) => async (table: PortableTable, rows: readonly PortableRow[]) => {
     const names = table.columns.map(({ name }) => name)
     const kinds = table.columns.map(({ kind }) => kind)
@@ -81,7 +82,7 @@ export function sqliteWriter(path: string, traits: readonly Portability[]): Port
   }
 }
 
-function schemaOf(db: Sqlite.Database, traits: readonly Portability[]): PortableSchema {
+export function sqliteSchema(db: Sqlite.Database, traits: readonly Portability[]): PortableSchema {
   const notCopied = new Set([SUSPENDED, ...traits.flatMap((trait) => trait.notCopied ?? [])])
   const renamed = new Map(
     traits.flatMap(({ onSqlite = {} }) => Object.entries(onSqlite).map(([name, { table }]) => [table, name] as const))

@@ -37,7 +37,13 @@ export interface Portability {
   /** Tables that are this engine's own business. */
   readonly notCopied?: readonly string[]
   /** By the name on PostgreSQL: the table that holds the same on SQLite, and what fills its virtual tables from it. */
-  readonly onSqlite?: Readonly<Record<string, { readonly table: string; readonly rebuild: readonly string[] }>>
+  readonly onSqlite?: Readonly<Record<string, OnSqlite>>
+}
+interface OnSqlite {
+  readonly table: string
+  readonly rebuild: readonly string[]
+  /** The same for one row, by its key. */
+  readonly follow: { readonly remove: readonly string[]; readonly put: readonly string[] }
 }
 
 /** One consistent state of a tenant's data. It must be closed. */
