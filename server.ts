@@ -3,13 +3,14 @@ import Fastify, { type FastifyInstance } from 'fastify'
 import { app } from './app.js'
 import { setupLinkFor } from './modules/identity/index.js'
 import { type Config, ConfigError, loadConfig } from './plugins/config.js'
-import type { Tenants } from './plugins/core.js'
+import type { Health, Tenants } from './plugins/core.js'
 import { serverOptions } from './plugins/server-options.js'
+import { answerWhileStarting } from './plugins/starting.js'
 
 // V8 lets the heap grow to four times what lives in it before it clears up: 150 MB more of memory, and no less time, in a
 // large import. Half as much again is enough here.
 const HEAP_GROWTH_PERCENT = 50
-const DRAIN_MILLISECONDS = 10_000
+const CLOSE_MILLISECONDS = 10_000
 
 /** The whole service, not yet listening. */
 export async function build(config: Config, mode: 'service' | 'worker' = 'service'): Promise<FastifyInstance> {
@@ -23,24 +24,37 @@ export async function build(config: Config, mode: 'service' | 'worker' = 'servic
   return service
 }
 
-/** Listens, and closes gracefully on SIGTERM or SIGINT: what is under way is answered first. */
+/**
+ * Listens, and closes gracefully on SIGTERM or SIGINT: it says that it is not ready, goes on for `DRAIN_SECONDS`, then answers
+ * what is under way.
+ */
 export async function listen(service: FastifyInstance, config: Config): Promise<void> {
   await open(service, config)
-  let closing = false
+  let state: 'open' | 'draining' | 'closing' = 'open'
+  let waiting: NodeJS.Timeout | undefined
   const failed = (error: unknown) => {
     service.log.error({ err: error }, 'closing failed')
     process.exit(1)
   }
-  const close = (signal: string) => {
-    if (closing) return
-    closing = true
-    service.log.info({ signal }, 'closing')
+  const close = () => {
+    if (state === 'closing') return
+    state = 'closing'
+    clearTimeout(waiting)
+    service.log.info('closing')
     // What does not end in time is ended: the ledger is safe, since nothing was acknowledged.
-    setTimeout(() => failed(new Error('not closed in time')), DRAIN_MILLISECONDS).unref()
+    setTimeout(() => failed(new Error('not closed in time')), CLOSE_MILLISECONDS).unref()
     service.close().then(() => process.exit(0), failed)
   }
-  process.on('SIGTERM', close)
-  process.on('SIGINT', close)
+  const drain = (signal: string) => {
+    // Who sends a second signal does not want to wait.
+    if (state !== 'open') return close()
+    state = 'draining'
+    service.log.info({ signal, seconds: config.DRAIN_SECONDS }, 'draining: not ready any more, and still answering')
+    service.getDecorator<Health>('health').drain()
+    waiting = setTimeout(close, config.DRAIN_SECONDS * 1000)
+  }
+  process.on('SIGTERM', drain)
+  process.on('SIGINT', drain)
 }
 
 export async function serve(config: Config): Promise<void> {
@@ -65,6 +79,12 @@ or: POST /api/auth/setup { "token": "<what follows token= in the link>", "userna
 
 async function open(service: FastifyInstance, { PORT: port, HOST: host }: Config): Promise<void> {
   try {
+    const done = port === 0 ? undefined : await answerWhileStarting(port, host)
+    try {
+      await service.ready()
+    } finally {
+      await done?.()
+    }
     await service.listen({ port, host })
   } catch (error) {
     await service.close()

@@ -137,6 +137,12 @@ export const Environment = Type.Object({
     default: 365,
     description: '1–3650 days that audit entries are kept'
   }),
+  DRAIN_SECONDS: Type.Integer({
+    minimum: 0,
+    maximum: 300,
+    default: 0,
+    description: '0–300 seconds between the signal to end and the last request that is taken'
+  }),
   LOG_LEVEL: Type.String({
     pattern: '^(fatal|error|warn|info|debug|trace|silent)$',
     default: 'info',

@@ -3,6 +3,7 @@ import type { Redis } from 'ioredis'
 import type { Kysely, Migration } from 'kysely'
 import type { Job, Role, TokenClaims, TokenUse } from '../schemas/common.js'
 import type { Activity } from '../schemas/personal.js'
+import type { Portability } from './portable/types.js'
 
 export type { TokenClaims, TokenUse } from '../schemas/common.js'
 
@@ -10,6 +11,7 @@ export { agentOf } from './audit.js'
 export { csvCell } from './csv.js'
 export { decodeCursor, encodeCursor, pageOf } from './cursor.js'
 export { PayloadTooLarge } from './limits.js'
+export type * from './portable/types.js'
 export { type Prepared, prepared, slots } from './prepared.js'
 export { type Localised, Problem, type ProblemParams, problem } from './problem.js'
 
@@ -363,10 +365,28 @@ export interface Periodic {
   every(seconds: number, name: string, work: (tenant: Tenant) => Promise<void>): void
 }
 
+/** One part of the service as `/health` reports it. */
+export interface HealthCheck {
+  readonly name: string
+  /** A part the service can do without makes it `degraded`, never `down`. */
+  readonly optional: boolean
+  /** Rejects when the part does not work. Asked once a second at most, and given two seconds. */
+  probe(): Promise<void>
+}
+
+/** The state of the service, as balancers and orchestrators ask for it: a decorator, `health`, of a whole service. */
+export interface Health {
+  add(check: HealthCheck): void
+  /** From now on `/health/ready` answers 503 with the state `draining`, while requests are still answered. */
+  drain(): void
+}
+
 /** Tells the core which tables a module owns; they are migrated in every tenant's database before the app is ready. */
 export interface MigrationSet {
   readonly module: string
   readonly migrations: Record<string, Migration>
+  /** For backups and mirrors, where its tables are not the same on both engines. */
+  readonly portability?: Portability
 }
 export interface Migrations {
   add(set: MigrationSet): void

@@ -15,7 +15,7 @@ import type { Audit, EnterModule, ModuleOptions, Tenant } from './contracts.js'
 import { openDatabaseServer, startFailure } from './database.js'
 import { TenantNotFound, Unauthenticated, useProblems } from './errors.js'
 import { createEvents } from './events.js'
-import { type HealthCheck, registerHealth } from './health.js'
+import { diskCheck, registerHealth } from './health.js'
 import { registerHttp } from './http.js'
 import { jobRoutes } from './job-routes.js'
 import { createJobs } from './jobs.js'
@@ -145,9 +145,11 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   if (service !== undefined) {
     await registerHttp(app, { rateLimits: {}, ...service, version: VERSION, redis, registry })
     await registerOpenApi(app, VERSION, service.docs ?? true)
-    const checks: HealthCheck[] = [{ name: 'database', optional: false, probe: () => server.ping() }]
-    if (redis !== null) checks.push({ name: 'cache', optional: true, probe: () => redis.probe() })
-    registerHealth(app, VERSION, checks)
+    const health = registerHealth(app, { version: VERSION, registry })
+    health.add({ name: 'database', optional: false, probe: () => server.ping() })
+    if (redis !== null) health.add({ name: 'cache', optional: true, probe: () => redis.probe() })
+    if (options.dataDir !== undefined) health.add(diskCheck(options.dataDir))
+    app.decorate('health', health)
     metricsRoute(
       app,
       registry,

@@ -91,6 +91,10 @@ export const DatabaseUnavailable = problem<{ retryAfterSeconds: number }>('DATAB
   en: 'The database does not answer; try again in {retryAfterSeconds} s.',
   fr: 'La base de données ne répond pas ; réessayez dans {retryAfterSeconds} s.'
 })
+export const ServiceStarting = problem<{ retryAfterSeconds: number }>('SERVICE_STARTING', 503, {
+  en: 'The service is starting; try again in {retryAfterSeconds} s.',
+  fr: 'Le service démarre ; réessayez dans {retryAfterSeconds} s.'
+})
 export const TenantNotFound = problem<{ tenant: string }>('TENANT_NOT_FOUND', 404, {
   en: 'The tenant {tenant} does not exist.',
   fr: 'Le locataire {tenant} n’existe pas.'

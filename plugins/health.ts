@@ -1,93 +1,117 @@
-import type { FastifyInstance } from 'fastify'
+import { statfs } from 'node:fs/promises'
+import type { FastifyInstance, FastifyReply } from 'fastify'
+import { Gauge, type Registry } from 'prom-client'
 import { type Static, Type } from 'typebox'
 import { Closed, problems } from '../schemas/common.js'
-import { access } from './contracts.js'
+import { access, type Health, type HealthCheck } from './contracts.js'
 
 const CheckStatus = Type.Union([Type.Literal('ok'), Type.Literal('degraded'), Type.Literal('down')])
 const Check = Closed({ status: CheckStatus, latencyMilliseconds: Type.Number() })
-const Health = Closed({
+const Report = Closed({
   status: CheckStatus,
+  state: Type.Union([Type.Literal('ready'), Type.Literal('draining')]),
   version: Type.String(),
   uptimeSeconds: Type.Number(),
   checks: Type.Record(Type.String(), Check)
 })
-type Health = Static<typeof Health>
-
-export interface HealthCheck {
-  readonly name: string
-  /** A part the service can do without makes it `degraded`, never `down`. */
-  readonly optional: boolean
-  /** Rejects when the part does not work. */
-  probe(): Promise<void>
-}
+type Report = Static<typeof Report>
 
 /** Many callers share one probe for this long, so that an open route cannot be used to load the database. */
 const FRESH_MILLISECONDS = 1_000
 const TIMEOUT_MILLISECONDS = 2_000
 
-export function registerHealth(app: FastifyInstance, version: string, checks: readonly HealthCheck[]): void {
-  const startedAt = performance.now()
-  let last: { at: number; checks: Promise<Health['checks']> } | undefined
-  let draining = false
-  app.addHook('preClose', async () => {
-    draining = true
-  })
+interface HealthOptions {
+  readonly version: string
+  readonly registry: Registry
+}
 
-  const look = () => {
-    const now = performance.now()
-    if (last === undefined || now - last.at > FRESH_MILLISECONDS) last = { at: now, checks: probeAll(checks) }
-    return last.checks
+/**
+ * `/health` says how the service and its parts are, `/health/ready` whether requests should be sent here, `/health/live` whether
+ * the process answers at all. Part of a service only; embedded, health is the host's own.
+ */
+export function registerHealth(app: FastifyInstance, { version, registry }: HealthOptions): Health {
+  const startedAt = performance.now()
+  const checks: HealthCheck[] = []
+  const look = shared(() => probeAll(checks))
+  let draining = false
+  const drain = () => {
+    draining = true
   }
-  const report = async (): Promise<Health> => {
+  app.addHook('preClose', async () => drain())
+
+  const report = async (): Promise<Report> => {
     const results = await look()
     const states = Object.values(results).map(({ status }) => status)
     const status = draining || states.includes('down') ? 'down' : states.includes('degraded') ? 'degraded' : 'ok'
-    return { status, version, uptimeSeconds: (performance.now() - startedAt) / 1000, checks: results }
+    const state = draining ? 'draining' : 'ready'
+    return { status, state, version, uptimeSeconds: (performance.now() - startedAt) / 1000, checks: results }
   }
-  const response = { 200: Health, 503: Health, '4xx': problems['4xx'] }
-  const config = access('public')
-  const described = (summary: string) => ({ summary, tags: ['health'], security: [], response })
-
-  app.get(
-    '/health',
-    { config, logLevel: 'warn', schema: described('The state of the service and its parts') },
-    async (_request, reply) => {
-      const health = await report()
-      return reply
-        .code(health.status === 'down' ? 503 : 200)
-        .header('cache-control', 'no-store')
-        .send(health)
-    }
-  )
-  app.get(
-    '/health/ready',
-    { config, logLevel: 'warn', schema: described('Whether requests should be sent here') },
-    async (_request, reply) => {
-      const health = await report()
-      return reply
-        .code(health.status === 'down' ? 503 : 200)
-        .header('cache-control', 'no-store')
-        .send(health)
-    }
-  )
+  const answer = async (_request: unknown, reply: FastifyReply) => {
+    const health = await report()
+    if (health.status === 'down') reply.header('retry-after', '5')
+    return reply
+      .code(health.status === 'down' ? 503 : 200)
+      .header('cache-control', 'no-store')
+      .send(health)
+  }
+  const described = (summary: string, response: object) => ({
+    config: access('public'),
+    logLevel: 'warn' as const,
+    schema: { summary, tags: ['health'], security: [], response }
+  })
+  const reported = { 200: Report, 503: Report, '4xx': problems['4xx'] }
+  app.get('/health', described('The state of the service and its parts', reported), answer)
+  app.get('/health/ready', described('Whether requests should be sent here', reported), answer)
   const live = Closed({ status: Type.Literal('ok') })
   app.get(
     '/health/live',
-    {
-      config,
-      logLevel: 'warn',
-      schema: {
-        summary: 'Whether the process answers',
-        tags: ['health'],
-        security: [],
-        response: { 200: live, ...problems }
-      }
-    },
+    described('Whether the process answers', { 200: live, ...problems }),
     async (_request, reply) => reply.header('cache-control', 'no-store').send({ status: 'ok' as const })
   )
+  new Gauge({
+    name: 'app_ready',
+    help: '1 when this health check passes; lifecycle is 0 while the process drains.',
+    labelNames: ['check'],
+    registers: [registry],
+    async collect() {
+      this.set({ check: 'lifecycle' }, draining ? 0 : 1)
+      for (const [check, { status }] of Object.entries(await look())) this.set({ check }, status === 'ok' ? 1 : 0)
+    }
+  })
+  return { add: (check) => void checks.push(check), drain }
 }
 
-async function probeAll(checks: readonly HealthCheck[]): Promise<Health['checks']> {
+/** Below this share of the volume, or this much when that is less, the rest is kept for what is under way. */
+const FREE_SHARE_MIN = 0.05
+const FREE_BYTES_MIN = 1024 ** 3
+
+/** Warns before the disk is full: writes are refused then, reads go on. */
+export const diskCheck = (folder: string): HealthCheck => ({
+  name: 'disk',
+  optional: true,
+  probe: async () => {
+    const { bavail, blocks, bsize } = await statfs(folder)
+    const least = Math.min(blocks * bsize * FREE_SHARE_MIN, FREE_BYTES_MIN)
+    if (bavail * bsize < least) throw new Error('little space is left')
+  }
+})
+
+/** One call of `work` for all who ask while it runs, and for a while after it ended. */
+function shared<T>(work: () => Promise<T>): () => Promise<T> {
+  let last: { result: Promise<T>; endedAt: number } | undefined
+  return () => {
+    if (last !== undefined && performance.now() - last.endedAt < FRESH_MILLISECONDS) return last.result
+    const mine = { result: work(), endedAt: Number.POSITIVE_INFINITY }
+    last = mine
+    const ended = () => {
+      mine.endedAt = performance.now()
+    }
+    mine.result.then(ended, ended)
+    return mine.result
+  }
+}
+
+async function probeAll(checks: readonly HealthCheck[]): Promise<Report['checks']> {
   const entries = checks.map(async ({ name, optional, probe }) => {
     const startedAt = performance.now()
     const works = await withTimeout(probe()).then(

@@ -43,6 +43,11 @@ export class Tenants {
     this.#sets.push(set)
   }
 
+  /** What every tenant's database is made of. */
+  migrations(): readonly MigrationSet[] {
+    return this.#sets
+  }
+
   /** In `single` tenancy other databases on the same server are not ours, whatever a token says. */
   async list(): Promise<string[]> {
     return this.#options.tenancy === 'single' ? [SINGLE_TENANT] : this.#options.server.tenants()

@@ -1,0 +1,83 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import t from 'tap'
+import type { Health } from '../plugins/contracts.js'
+import { answerWhileStarting } from '../plugins/starting.js'
+import { buildApp } from './helper.js'
+import { serviceEnvironment, startService } from './service-process.js'
+import { freePort } from './services.js'
+
+/** What balancers and orchestrators are told; the checks of the database and Redis are in app.test.ts. */
+
+const ask = async (url: string) => {
+  const answer = await fetch(url)
+  const body: object = JSON.parse(await answer.text())
+  return { code: answer.status, retryAfter: answer.headers.get('retry-after'), ...body }
+}
+
+t.test('while it starts it lives, is not ready, and says so on every path', async (t) => {
+  const port = await freePort()
+  const url = `http://127.0.0.1:${port}`
+  const end = await answerWhileStarting(port, '127.0.0.1')
+  t.match(await ask(`${url}/health/live`), { code: 200, status: 'ok' })
+  for (const path of ['/health', '/health/ready?a=b']) {
+    t.match(await ask(`${url}${path}`), { code: 503, retryAfter: '1', status: 'down', state: 'starting', checks: {} })
+  }
+  t.match(await ask(`${url}/api/inventory`), {
+    code: 'SERVICE_STARTING',
+    retryAfter: '1',
+    status: 503,
+    instance: '/api/inventory'
+  })
+  await t.rejects(answerWhileStarting(port, '127.0.0.1'), { code: 'EADDRINUSE' }, 'known before anything is migrated')
+  await end()
+  await t.rejects(fetch(url), 'the port is free for the service')
+})
+
+t.test('a module adds its check; what it can do without makes it degraded, what is slow has two seconds', async (t) => {
+  const app = await buildApp(t, { dialect: 'sqlite' })
+  const health = app.getDecorator<Health>('health')
+  let asked = 0
+  const broken = { name: 'scale', optional: true, probe: () => Promise.reject(new Error('unplugged')) }
+  health.add(broken)
+  health.add({ name: 'counted', optional: true, probe: async () => void asked++ })
+  health.add({ name: 'frozen', optional: true, probe: () => new Promise(() => {}) })
+  const answers = await Promise.all(Array.from({ length: 500 }, () => app.inject('/health')))
+  const text = (await app.inject('/metrics')).body
+  t.ok(answers.every(({ statusCode }) => statusCode === 200))
+  t.equal(asked, 1, 'all who asked meanwhile shared one look, the scrape too')
+  const { status, state, checks } = answers[499]?.json() ?? {}
+  t.match({ status, state }, { status: 'degraded', state: 'ready' })
+  t.match(checks, {
+    database: { status: 'ok' },
+    disk: { status: 'ok' },
+    scale: { status: 'degraded' },
+    frozen: { status: 'degraded' }
+  })
+  t.ok(
+    checks.frozen.latencyMilliseconds >= 1_990 && checks.database.latencyMilliseconds < 1_990,
+    'each its own latency'
+  )
+  t.match(text, /^app_ready\{check="scale"\} 0$/m)
+  t.match(text, /^app_ready\{check="database"\} 1$/m)
+  t.match(text, /^app_ready\{check="lifecycle"\} 1$/m)
+
+  health.add({ ...broken, name: 'heart', optional: false })
+  await sleep(1_001)
+  t.match((await app.inject('/health/ready')).statusCode, 503)
+  health.drain()
+  t.match((await app.inject('/health')).json(), { status: 'down', state: 'draining' })
+})
+
+t.test('told to end it is not ready, answers on, and ends at the second word', async (t) => {
+  const env = await serviceEnvironment(t, { DRAIN_SECONDS: '60', LOG_LEVEL: 'info' })
+  const { url, token, child, output, end } = await startService(t, env)
+  const headers = { authorization: `Bearer ${token}` }
+  child.kill('SIGTERM')
+  while (!output().includes('draining')) await sleep(5)
+  t.match(await ask(`${url}/health/ready`), { code: 503, status: 'down', state: 'draining' })
+  t.match(await ask(`${url}/health/live`), { code: 200 })
+  const served = await fetch(`${url}/api/inventory`, { headers })
+  t.equal(served.status, 200, 'what is still sent here is answered')
+  await served.arrayBuffer()
+  t.equal(await end('SIGINT'), 0)
+})
