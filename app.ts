@@ -24,14 +24,15 @@ import inventory, {
 import privacy from './modules/privacy/index.js'
 import webhooks from './modules/webhooks/index.js'
 import type { Config } from './plugins/config.js'
-import type { Auth, Tenants } from './plugins/core.js'
+import type { Auth, Mirror, Tenants } from './plugins/core.js'
 import core, { personalData as corePersonal } from './plugins/core.js'
 
 /** The map: the core, then each module in dependency order, and the ports between them. */
 export async function app(
   service: FastifyInstance,
   config: Config,
-  mode: 'service' | 'worker' = 'service'
+  mode: 'service' | 'worker' = 'service',
+  mirror?: Mirror
 ): Promise<void> {
   await service.register(core, {
     databaseUrl: config.DATABASE_URL,
@@ -46,6 +47,7 @@ export async function app(
     secureCookies: config.NODE_ENV === 'production',
     workerThreads: config.WORKER_THREADS,
     dataDir: config.DATA_DIR,
+    ...(mirror === undefined ? {} : { mirror }),
     mode,
     service: {
       ...(config.METRICS_TOKEN === undefined ? {} : { metricsToken: config.METRICS_TOKEN }),

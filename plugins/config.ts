@@ -28,6 +28,9 @@ export const Environment = Type.Object({
   HOST: Type.String({ minLength: 1, default: '127.0.0.1', description: 'an address to listen on' }),
   DATA_DIR: Type.String({ minLength: 1, default: './data', description: 'a folder' }),
   DATABASE_URL: Type.Optional(Url('sqlite|postgres|postgresql', 'sqlite:<path> or postgres://user@host:port/database')),
+  MIRROR_URL: Type.Optional(
+    Url('postgres|postgresql', 'postgres://user@host:port/database, where DATABASE_URL is a sqlite:<path>')
+  ),
   REDIS_URL: Type.Optional(Url('redis|rediss', 'redis://host:port or rediss://host:port')),
   POSTGRES_CA_FILE: PemFile('the certificates that the server’s must come from'),
   POSTGRES_CERT_FILE: PemFile('the certificate that is shown to the server'),
@@ -195,6 +198,7 @@ const SECRETS = new Set([
   'METRICS_TOKEN',
   'OIDC_CLIENT_SECRET',
   'DATABASE_URL',
+  'MIRROR_URL',
   'REDIS_URL'
 ])
 

@@ -28,7 +28,7 @@ export function openDatabaseServer(options: DatabaseOptions, events: DatabaseEve
   )
 }
 
-const sqlitePath = (url: string) => /^sqlite:(?:\/\/)?(.+)$/.exec(url)?.[1]
+export const sqlitePath = (url: string) => /^sqlite:(?:\/\/)?(.+)$/.exec(url)?.[1]
 
 /** Where a tenant's data is, for those who read or write it past the service: a file, or a schema of a server. */
 export function placeOf(options: Omit<DatabaseOptions, 'poolSize'>, tenant: string): Place {
