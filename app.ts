@@ -37,6 +37,7 @@ export async function app(
   await service.register(core, {
     databaseUrl: config.DATABASE_URL,
     tenancy: config.TENANCY === 'multi' ? 'multi' : 'single',
+    databaseServers: config.databaseServers,
     poolSize: config.POSTGRES_POOL_SIZE,
     ...(config.postgresTls === undefined ? {} : { postgresTls: config.postgresTls }),
     ...(config.REDIS_URL === undefined ? {} : { redisUrl: config.REDIS_URL }),

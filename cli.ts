@@ -469,6 +469,26 @@ function addTenants(cli: Command, jsonOption: () => Option): void {
       })
     )
   group
+    .command('move')
+    .description('take a tenant to another PostgreSQL server (DATABASE_SERVERS) while it is in use')
+    .argument('<name>')
+    .requiredOption('--to <server>', 'a name of DATABASE_SERVERS, or home')
+    .addOption(jsonOption())
+    .action((tenant: string, { to, json }: { to: string; json?: boolean }) =>
+      withService(async (service, config) => {
+        const { moveTenantOf } = await import('./plugins/mirror.js')
+        if (!(await tenantsOf(service).list()).includes(tenant)) fail({ detail: `there is no tenant ${tenant}` })
+        const moved = await moveTenantOf(config, tenantsOf(service).migrations(), tenant, to)
+        const { rows, tables, hash } = moved.verified
+        const waited = (moved.pausedMilliseconds / 1000).toFixed(1)
+        print(
+          json
+            ? JSON.stringify(moved)
+            : `${tenant} is on ${to}: ${rows} rows of ${tables} tables compared, ${hash}; no writes for ${waited} s`
+        )
+      })
+    )
+  group
     .command('drop')
     .description('delete a tenant with all its data')
     .argument('<name>')

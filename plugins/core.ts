@@ -37,6 +37,8 @@ export interface CoreOptions {
   /** `sqlite:<path>`, `sqlite::memory:` or `postgres://…`. */
   databaseUrl: string
   tenancy?: 'single' | 'multi'
+  /** Other PostgreSQL servers by name, where tenants may be placed. */
+  databaseServers?: ReadonlyMap<string, string>
   poolSize?: number
   /** With it the connections to PostgreSQL are encrypted and its certificate and name verified. */
   postgresTls?: TlsIdentity
@@ -78,7 +80,13 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
 
   const dialect = options.databaseUrl.startsWith('sqlite:') ? 'sqlite' : 'postgresql'
   const server = openDatabaseServer(
-    { databaseUrl: options.databaseUrl, tenancy, poolSize: options.poolSize ?? 10, tls: options.postgresTls },
+    {
+      databaseUrl: options.databaseUrl,
+      servers: options.databaseServers,
+      tenancy,
+      poolSize: options.poolSize ?? 10,
+      tls: options.postgresTls
+    },
     databaseMetrics(registry, dialect)
   )
   const deployment = deploymentOf(options.databaseUrl)

@@ -1,6 +1,7 @@
 import { ConfigError } from './config.js'
 import type { Place } from './contracts.js'
 import type { DatabaseEvents, DatabaseServer } from './dialects/dialect.js'
+import { HOME, placedServer, postgresPlacements } from './dialects/placed.js'
 import { postgresServer, SCHEMA_PREFIX } from './dialects/postgres.js'
 import { sqliteServer, tenantFile } from './dialects/sqlite.js'
 import type { TlsIdentity } from './secrets.js'
@@ -11,6 +12,8 @@ export interface DatabaseOptions {
   databaseUrl: string
   tenancy: 'single' | 'multi'
   poolSize: number
+  /** Other PostgreSQL servers by name, where `inventory tenants move` has put tenants. */
+  servers?: ReadonlyMap<string, string> | undefined
   /** For PostgreSQL. */
   tls?: TlsIdentity | undefined
   /** For PostgreSQL: what the names of the tenants' schemas start with, where it is not the service's own. */
@@ -20,7 +23,13 @@ export interface DatabaseOptions {
 /** The dialect switcher: the scheme of the URL chooses the engine. @throws ConfigError for any other scheme */
 export function openDatabaseServer(options: DatabaseOptions, events: DatabaseEvents): DatabaseServer {
   const { databaseUrl: url, tenancy, poolSize, tls, schemaPrefix = SCHEMA_PREFIX } = options
-  if (/^postgres(ql)?:\/\//.test(url)) return postgresServer({ url, tls, poolSize, events, schemaPrefix })
+  if (/^postgres(ql)?:\/\//.test(url)) {
+    const open = (at: string) => postgresServer({ url: at, tls, poolSize, events, schemaPrefix })
+    const { servers = new Map<string, string>() } = options
+    if (servers.size === 0) return open(url)
+    const all = new Map([[HOME, open(url)], ...[...servers].map(([name, at]) => [name, open(at)] as const)])
+    return placedServer({ servers: all, placements: postgresPlacements(url, tls) })
+  }
   const path = sqlitePath(url)
   if (path !== undefined) return sqliteServer({ path, multi: tenancy === 'multi', events })
   throw new ConfigError(

@@ -1,7 +1,10 @@
 import { type Config, ConfigError } from './config.js'
+import type { MigrationSet } from './contracts.js'
 import { sqlitePath } from './database.js'
+import { HOME, postgresPlacements } from './dialects/placed.js'
 import { Mirror } from './mirror/controller.js'
 import { MirrorFiles } from './mirror/files.js'
+import { type Moved, moveTenant } from './mirror/move.js'
 
 export { Mirror } from './mirror/controller.js'
 export {
@@ -55,4 +58,26 @@ export function openMirror(config: Config): Mirror | undefined {
       }
     }
   })
+}
+
+/** Takes a tenant to another server of `DATABASE_SERVERS`, or `home`. @throws Error */
+export async function moveTenantOf(
+  config: Config,
+  sets: readonly MigrationSet[],
+  tenant: string,
+  to: string
+): Promise<Moved> {
+  const { DATABASE_URL: url, databaseServers, postgresTls: tls } = config
+  if (databaseServers.size === 0) throw new ConfigError('DATABASE_SERVERS is not set; it may name servers to move to')
+  const database = (databaseUrl: string) => ({ databaseUrl, tenancy: 'multi' as const, ...(tls && { tls }) })
+  const placements = postgresPlacements(url, tls)
+  try {
+    const databases = new Map([
+      [HOME, database(url)],
+      ...[...databaseServers].map(([name, at]) => [name, database(at)] as const)
+    ])
+    return await moveTenant({ tenant, to, databases, placements, sets })
+  } finally {
+    await placements.close()
+  }
 }

@@ -2,12 +2,16 @@ import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import Sqlite from 'better-sqlite3'
+import type { FastifyInstance } from 'fastify'
 import pg from 'pg'
 import t, { type Test } from 'tap'
 import { random } from '../bench/support.js'
+import { loadConfig } from '../plugins/config.js'
+import type { Tenants } from '../plugins/core.js'
 import type { MirrorOutcome, MirrorReport } from '../plugins/mirror.js'
-import { MirrorFiles } from '../plugins/mirror.js'
-import { type Service, serviceEnvironment, spawnNode, startService } from './service-process.js'
+import { MirrorFiles, moveTenantOf } from '../plugins/mirror.js'
+import { type Answer, buildApp, client } from './helper.js'
+import { type Service, serviceEnvironment, spawnNode, startService, temporaryFolder } from './service-process.js'
 import { startPostgres } from './services.js'
 
 /** A SQLite database and its copy on PostgreSQL: following, comparing, changing places, and dying at any moment. */
@@ -248,4 +252,58 @@ t.test('whoever is killed at whatever moment, the copy becomes the same', async 
   t.match(await mirror(env, 'verify'), { code: 0, outcome: { verified: { main: { differing: 0 } } } })
   await checkLedger(t, service, load)
   await service.end('SIGTERM')
+})
+
+t.test('a tenant moves to another PostgreSQL server while it is in use', async (t) => {
+  const east = await startPostgres()
+  t.teardown(() => east.stop())
+  await sql('create database tenants')
+  const home = new URL(postgres.url)
+  home.pathname = '/tenants'
+  const config = { DATABASE_URL: home.href, DATABASE_SERVERS: `east=${east.url}`, TENANCY: 'multi' }
+  const nodes = []
+  for (const _ of [1, 2]) nodes.push(await buildApp(t, { dialect: 'postgres', tenancy: 'multi', config }))
+  const [app, other] = nodes
+  if (app === undefined || other === undefined) throw new Error('two nodes were built')
+  const tenants = app.getDecorator<Tenants>('tenants')
+  for (const name of ['moves', 'stays']) await tenants.create(name)
+  const of = (node: FastifyInstance, tenant: string) => client(node, 'admin', { tenant })
+  for (const tenant of ['moves', 'stays'])
+    t.equal((await of(app, tenant).post('/api/inventory', { itemCode: 'A', name: 'A', unit: 'each' })).status, 201)
+  let [posted, stopped] = [0, false]
+  const refused: Answer[] = []
+  const post = (tenant: string, node = app) =>
+    of(node, tenant).post('/api/movements', { type: 'receipt', lines: [{ itemCode: 'A', quantity: 1 }] })
+  const loading = (async () => {
+    while (!stopped) {
+      const answer = await post('moves', posted % 2 === 0 ? app : other)
+      if (answer.status === 201) posted++
+      else refused.push(answer)
+      await sleep(PAUSE_MILLISECONDS)
+    }
+  })()
+  const settings = loadConfig({ ...config, DATA_DIR: temporaryFolder(t) })
+  const moved = await moveTenantOf(settings, tenants.migrations(), 'moves', 'east')
+  t.match(moved, { verified: { differing: 0 } })
+  t.ok(moved.pausedMilliseconds < 5_000, `no writes for ${moved.pausedMilliseconds.toFixed(0)} ms`)
+  const before = posted
+  while (posted < before + 10) await sleep(10)
+  stopped = true
+  await loading
+  t.ok(refused.length > 0, 'meanwhile writers are told to come again')
+  t.same([...new Set(refused.map(({ status, body }) => `${status} ${body.code}`))], ['503 DATABASE_SWITCHING'])
+  for (const node of nodes) {
+    t.match((await of(node, 'moves').get('/api/inventory/A')).body, { onHand: posted })
+    t.match((await of(node, 'moves').get('/api/ledger/verify')).body, { ok: true, transactions: posted })
+    t.equal((await post('stays', node)).status, 201, 'the other stays where it was')
+  }
+  const there = new pg.Client({ connectionString: east.url })
+  await there.connect()
+  t.match((await there.query('select count(*)::int as n from tenant_moves.stock_transactions')).rows, [{ n: posted }])
+  t.match((await there.query("select to_regclass('tenant_stays.items')")).rows, [{ to_regclass: null }])
+  await there.end()
+  await t.rejects(moveTenantOf(settings, tenants.migrations(), 'moves', 'east'), {
+    message: 'moves is on east already'
+  })
+  await t.rejects(moveTenantOf(settings, tenants.migrations(), 'moves', 'west'), { message: /there is no server west/ })
 })

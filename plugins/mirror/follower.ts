@@ -28,7 +28,8 @@ export type Message =
   | { readonly kind: 'done'; readonly id: number; readonly verified: Verified }
   | { readonly kind: 'failed'; readonly id: number; readonly error: string }
 
-const POLL_MILLISECONDS = 50
+/** Rows that many writes change are sent once for each round. */
+const POLL_MILLISECONDS = 100
 const REPORT_MILLISECONDS = 500
 const PAUSE_MAX_MILLISECONDS = 5_000
 
@@ -68,10 +69,10 @@ class Tenant {
     let pause = POLL_MILLISECONDS
     while (!this.#stopped) {
       try {
-        const worked = await this.#alone(() => this.#round())
+        await this.#alone(() => this.#round())
         this.#error = undefined
         pause = POLL_MILLISECONDS
-        if (!worked) await sleep(pause)
+        await sleep(pause)
       } catch (error) {
         await this.#link?.close()
         this.#link = undefined
@@ -83,13 +84,13 @@ class Tenant {
     }
   }
 
-  async #round(): Promise<boolean> {
-    if (this.#stopped) return false
+  async #round(): Promise<void> {
+    if (this.#stopped) return
     const link = await this.#opened()
     this.#pending = await link.pending()
     if (link.position !== undefined && this.#pending === 0) {
       this.#caughtUpAt = Date.now()
-      return false
+      return
     }
     const startedAt = Date.now()
     if (link.position === undefined) this.#copied = { done: 0, total: 0 }
@@ -102,7 +103,6 @@ class Tenant {
     // On SQLite the service's own writer does it, which no other may hold up.
     if (this.#pair.source.dialect === 'postgres' && link.position !== undefined && this.#verifiedAt === undefined)
       await link.source.prune(link.position)
-    return true
   }
 
   async #opened(): Promise<Link> {

@@ -218,12 +218,13 @@ export class Link {
    * compared, and changes of the copy are noted from its present state on. Whoever takes over lets its writers in.
    * @throws Error when rows differ
    */
-  async finish(verifiedAt: string): Promise<Comparison> {
+  async finish(verifiedAt: string, { wayBack = true } = {}): Promise<Comparison> {
     await this.#source.fence(true)
     await this.step()
     const comparison = await this.compareChanges(verifiedAt)
     if (comparison.differing > 0) return comparison
     await this.#target.advance()
+    if (!wayBack) return comparison
     const capture = await this.#target.capture()
     const state = await this.#target.state()
     await state.close()

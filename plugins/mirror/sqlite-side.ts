@@ -262,15 +262,19 @@ function sqliteState(
     position: JSON.stringify(now),
     changes: async function* (since) {
       const before = parse(since)
-      const noted = db.prepare<[number, string], string | number>(
-        'select distinct k from mirror_changes where seq > ? and name = ?'
+      const noted = new Map<string, Set<string | number>>()
+      const changes = db.prepare<[number], { name: string; k: string | number }>(
+        'select name, k from mirror_changes where seq > ?'
       )
+      for (const { name, k } of changes.iterate(before.seq)) {
+        const keys = noted.get(name) ?? new Set()
+        noted.set(name, keys.add(k))
+      }
       for (const table of schema.tables) {
         const { physical, key } = table
-        const keys = noted
-          .pluck()
-          .all(before.seq, physical)
-          .map((k): PortableRow => (key.length === 1 ? [k] : JSON.parse(String(k))))
+        const keys = [...(noted.get(physical) ?? [])].map(
+          (k): PortableRow => (key.length === 1 ? [k] : JSON.parse(String(k)))
+        )
         yield* changesOf(reader, table, keys, CHUNK_ROWS)
         if (growth.get(physical) !== 'none') yield* grownRows(table, before.grown[physical] ?? -Number.MAX_SAFE_INTEGER)
       }
