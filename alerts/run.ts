@@ -3,20 +3,25 @@ import { spawn } from 'node:child_process'
 export interface Ended {
   readonly code: number | null
   readonly output: string
+  readonly stdout: string
 }
 
-/** Runs a program to its end; what it says on both streams is one text. */
+/** Runs a program to its end; `output` is what it says on both streams, as it comes. */
 export function run(command: string, args: readonly string[], options: { env?: NodeJS.ProcessEnv; cwd?: string } = {}) {
   return new Promise<Ended>((resolve, reject) => {
     const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'], ...options })
     let output = ''
+    let stdout = ''
     const keep = (chunk: Buffer) => {
       output += chunk.toString()
     }
-    child.stdout.on('data', keep)
+    child.stdout.on('data', (chunk: Buffer) => {
+      stdout += chunk.toString()
+      keep(chunk)
+    })
     child.stderr.on('data', keep)
     child.on('error', reject)
-    child.on('close', (code) => resolve({ code, output }))
+    child.on('close', (code) => resolve({ code, output, stdout }))
   })
 }
 
