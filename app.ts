@@ -24,18 +24,20 @@ import inventory, {
 import privacy from './modules/privacy/index.js'
 import webhooks from './modules/webhooks/index.js'
 import type { Config } from './plugins/config.js'
-import type { Auth, Tenants } from './plugins/core.js'
+import type { Auth, Mirror, Tenants } from './plugins/core.js'
 import core, { personalData as corePersonal } from './plugins/core.js'
 
 /** The map: the core, then each module in dependency order, and the ports between them. */
 export async function app(
   service: FastifyInstance,
   config: Config,
-  mode: 'service' | 'worker' = 'service'
+  mode: 'service' | 'worker' = 'service',
+  mirror?: Mirror
 ): Promise<void> {
   await service.register(core, {
     databaseUrl: config.DATABASE_URL,
     tenancy: config.TENANCY === 'multi' ? 'multi' : 'single',
+    databaseServers: config.databaseServers,
     poolSize: config.POSTGRES_POOL_SIZE,
     ...(config.postgresTls === undefined ? {} : { postgresTls: config.postgresTls }),
     ...(config.REDIS_URL === undefined ? {} : { redisUrl: config.REDIS_URL }),
@@ -46,6 +48,7 @@ export async function app(
     secureCookies: config.NODE_ENV === 'production',
     workerThreads: config.WORKER_THREADS,
     dataDir: config.DATA_DIR,
+    ...(mirror === undefined ? {} : { mirror }),
     mode,
     service: {
       ...(config.METRICS_TOKEN === undefined ? {} : { metricsToken: config.METRICS_TOKEN }),

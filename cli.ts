@@ -1,4 +1,5 @@
 #!/usr/bin/env node
+import { randomUUID } from 'node:crypto'
 import { createReadStream, existsSync } from 'node:fs'
 import { createInterface } from 'node:readline/promises'
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
@@ -7,6 +8,7 @@ import { createTokens } from './plugins/auth.js'
 import { type Config, ConfigError, loadConfig } from './plugins/config.js'
 import { Problem, type Tenant } from './plugins/contracts.js'
 import type { Tenants } from './plugins/core.js'
+import type { MirrorFiles, MirrorOrder, MirrorOutcome } from './plugins/mirror.js'
 import { VERSION } from './plugins/version.js'
 
 /** The operator's commands. Exit 0: done, 1: failed, 2: misused. */
@@ -215,6 +217,7 @@ function program(): Command {
     })
   addUsers(cli, tenantOption, jsonOption)
   addTenants(cli, jsonOption)
+  addMirror(cli, jsonOption)
   cli
     .command('verify')
     .description('recompute every balance from the ledger, and the chain of the audit trail, and compare')
@@ -347,6 +350,104 @@ function addUsers(cli: Command, tenantOption: () => Option, jsonOption: () => Op
     )
 }
 
+const ALIVE_MILLISECONDS = 5_000
+
+/** Has the service do it, where one runs; else it is done here. */
+async function orderMirror(order: MirrorOrder): Promise<MirrorOutcome> {
+  const config = quiet(loadConfig(process.env))
+  const { mirrorFiles, openMirror } = await import('./plugins/mirror.js')
+  const files = mirrorFiles(config)
+  const mirror = openMirror(config)
+  if (files === undefined || mirror === undefined) fail({ detail: 'MIRROR_URL is not set: it names the copy' })
+  const command = { id: randomUUID(), order }
+  const report = files.report()
+  if (report === undefined || Date.now() - report.at > ALIVE_MILLISECONDS) {
+    note('No service runs on this database: it is done here.')
+    await mirror.settle()
+    // The service is built for what it knows of its tables, and to have them migrated.
+    const { build } = await theService()
+    const service = await build(config, 'service', mirror)
+    await service.ready()
+    await service.close()
+    mirror.run()
+    files.setCommand(command)
+  } else files.setCommand(command)
+  try {
+    return await outcomeOf(files, command.id)
+  } finally {
+    await mirror.close()
+  }
+}
+
+async function outcomeOf(files: MirrorFiles, id: string): Promise<MirrorOutcome> {
+  let heard = Date.now()
+  for (let shown = ''; ; ) {
+    const { outcome, at = 0 } = files.report() ?? {}
+    heard = Math.max(heard, at)
+    if (outcome?.id === id) {
+      if (outcome.status !== 'running') return outcome
+      const { step, done = 0, total = 0 } = outcome
+      const line = step === undefined ? '' : `${step}: ${done} of ${total} rows`
+      if (line !== shown && line !== '') note(line)
+      shown = line
+    }
+    if (Date.now() - heard > 6 * ALIVE_MILLISECONDS) fail({ detail: 'the service does not answer' })
+    await new Promise((resolve) => setTimeout(resolve, POLL_MILLISECONDS))
+  }
+}
+
+function addMirror(cli: Command, jsonOption: () => Option): void {
+  const group = cli.command('mirror').description('a copy on PostgreSQL that follows the SQLite database (MIRROR_URL)')
+  const order = (name: MirrorOrder, description: string, told: (outcome: MirrorOutcome) => string) =>
+    group
+      .command(name)
+      .description(description)
+      .addOption(jsonOption())
+      .action(async ({ json }: { json?: boolean }) => {
+        const outcome = await orderMirror(name)
+        if (json) print(JSON.stringify(outcome))
+        else if (outcome.status === 'done') print(told(outcome))
+        const differing = Object.values(outcome.verified ?? {}).flatMap(({ differences }) => differences)
+        for (const { table, key, what } of differing) note(`${table} ${JSON.stringify(key)}: ${what}`)
+        if (outcome.status === 'failed') fail({ detail: outcome.error ?? 'failed' })
+        if (differing.length > 0) fail({ detail: 'the copy differs from its original' })
+      })
+  order('start', 'copy every tenant, then follow each change', () => 'the copy is complete and follows')
+  order('verify', 'compare every row of both', ({ verified = {} }) =>
+    Object.entries(verified)
+      .map(
+        ([tenant, { tables, rows, differing, hash }]) =>
+          `${tenant}: ${rows} rows of ${tables} tables, ${differing} differ, ${hash}`
+      )
+      .join('\n')
+  )
+  order(
+    'switch',
+    'verify, then let the copy take over; once more for the way back',
+    ({ pausedMilliseconds = 0 }) =>
+      `the copy has taken over; requests waited ${(pausedMilliseconds / 1000).toFixed(1)} s`
+  )
+  order('stop', 'follow no more; the copy is left as it is', () => 'the mirror is off')
+  group
+    .command('status')
+    .description('which database counts, and how far the copy is behind')
+    .addOption(jsonOption())
+    .action(async ({ json }: { json?: boolean }) => {
+      const { mirrorFiles } = await import('./plugins/mirror.js')
+      const files = mirrorFiles(loadConfig(process.env))
+      if (files === undefined) fail({ detail: 'only a SQLite file can have a mirror' })
+      const [state, report] = [files.state(), files.report()]
+      const alive = report !== undefined && Date.now() - report.at < ALIVE_MILLISECONDS
+      if (json)
+        return print(JSON.stringify({ ...state, alive, tenants: report?.tenants ?? [], verified: report?.verified }))
+      print(`mirror ${state.on ? 'on' : 'off'}, primary ${state.primary}, service ${alive ? 'running' : 'not running'}`)
+      for (const { tenant, state: doing, pendingChanges, lagSeconds, error } of report?.tenants ?? [])
+        print(
+          `${tenant}: ${doing}, ${pendingChanges} changes and ${lagSeconds.toFixed(1)} s behind${error === undefined ? '' : `, ${error}`}`
+        )
+    })
+}
+
 function addTenants(cli: Command, jsonOption: () => Option): void {
   const group = cli.command('tenants').description('tenants (TENANCY=multi)')
   const multi = (work: (tenants: Tenants) => Promise<void>) =>
@@ -365,6 +466,26 @@ function addTenants(cli: Command, jsonOption: () => Option): void {
       multi(async (tenants) => {
         const all = await tenants.list()
         print(json ? JSON.stringify(all) : all.join('\n') || 'no tenants')
+      })
+    )
+  group
+    .command('move')
+    .description('take a tenant to another PostgreSQL server (DATABASE_SERVERS) while it is in use')
+    .argument('<name>')
+    .requiredOption('--to <server>', 'a name of DATABASE_SERVERS, or home')
+    .addOption(jsonOption())
+    .action((tenant: string, { to, json }: { to: string; json?: boolean }) =>
+      withService(async (service, config) => {
+        const { moveTenantOf } = await import('./plugins/mirror.js')
+        if (!(await tenantsOf(service).list()).includes(tenant)) fail({ detail: `there is no tenant ${tenant}` })
+        const moved = await moveTenantOf(config, tenantsOf(service).migrations(), tenant, to)
+        const { rows, tables, hash } = moved.verified
+        const waited = (moved.pausedMilliseconds / 1000).toFixed(1)
+        print(
+          json
+            ? JSON.stringify(moved)
+            : `${tenant} is on ${to}: ${rows} rows of ${tables} tables compared, ${hash}; no writes for ${waited} s`
+        )
       })
     )
   group

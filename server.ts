@@ -1,9 +1,10 @@
 import { setFlagsFromString } from 'node:v8'
-import Fastify, { type FastifyInstance } from 'fastify'
+import Fastify, { type FastifyBaseLogger, type FastifyInstance } from 'fastify'
 import { app } from './app.js'
 import { setupLinkFor } from './modules/identity/index.js'
 import { type Config, ConfigError, loadConfig } from './plugins/config.js'
 import type { Health, Tenants } from './plugins/core.js'
+import { Front, type Mirror, openMirror, primaryOf } from './plugins/mirror.js'
 import { serverOptions } from './plugins/server-options.js'
 import { answerWhileStarting } from './plugins/starting.js'
 
@@ -13,14 +14,19 @@ const HEAP_GROWTH_PERCENT = 50
 const CLOSE_MILLISECONDS = 10_000
 
 /** The whole service, not yet listening. */
-export async function build(config: Config, mode: 'service' | 'worker' = 'service'): Promise<FastifyInstance> {
+export async function build(
+  given: Config,
+  mode: 'service' | 'worker' = 'service',
+  mirror?: Mirror
+): Promise<FastifyInstance> {
+  const config = primaryOf(given)
   const service = Fastify(
     serverOptions({
       logLevel: config.LOG_LEVEL,
       ...(config.TRUST_PROXY === undefined ? {} : { trustProxy: config.TRUST_PROXY })
     })
   )
-  await app(service, config, mode)
+  await app(service, config, mode, mirror)
   return service
 }
 
@@ -28,7 +34,7 @@ export async function build(config: Config, mode: 'service' | 'worker' = 'servic
  * Listens, and closes gracefully on SIGTERM or SIGINT: it says that it is not ready, goes on for `DRAIN_SECONDS`, then answers
  * what is under way.
  */
-export async function listen(service: FastifyInstance, config: Config): Promise<void> {
+export async function listen(service: Listening, config: Config): Promise<void> {
   await open(service, config)
   let state: 'open' | 'draining' | 'closing' = 'open'
   let waiting: NodeJS.Timeout | undefined
@@ -50,7 +56,7 @@ export async function listen(service: FastifyInstance, config: Config): Promise<
     if (state !== 'open') return close()
     state = 'draining'
     service.log.info({ signal, seconds: config.DRAIN_SECONDS }, 'draining: not ready any more, and still answering')
-    service.getDecorator<Health>('health').drain()
+    service.drain()
     waiting = setTimeout(close, config.DRAIN_SECONDS * 1000)
   }
   process.on('SIGTERM', drain)
@@ -59,11 +65,66 @@ export async function listen(service: FastifyInstance, config: Config): Promise<
 
 export async function serve(config: Config): Promise<void> {
   setFlagsFromString(`--heap-growing-percent=${HEAP_GROWTH_PERCENT}`)
+  const mirror = openMirror(config)
+  if (mirror !== undefined) return serveMirrored(config, mirror)
   const service = await build(config)
-  await listen(service, config)
+  await listen(listening(service), config)
   if (config.TENANCY !== 'single') return
   // The service is up all the same, and the console can print another: `inventory users link`.
   await greet(service, config).catch((error) => service.log.warn({ err: error }, 'no link to make the first user'))
+}
+
+/** What answers on the port. */
+interface Listening {
+  readonly log: FastifyBaseLogger
+  ready(): PromiseLike<unknown>
+  listen(at: { port: number; host: string }): Promise<unknown>
+  /** Says that it is not ready any more. */
+  drain(): void
+  close(): PromiseLike<void>
+}
+export const listening = (service: FastifyInstance): Listening => ({
+  log: service.log,
+  ready: () => service.ready(),
+  listen: (at) => service.listen(at),
+  drain: () => service.getDecorator<Health>('health').drain(),
+  close: () => service.close()
+})
+
+/** With a mirror the service may be exchanged for one on the other database while the port stays open. */
+async function serveMirrored(config: Config, mirror: Mirror): Promise<void> {
+  await mirror.settle()
+  let service = await build(config, 'service', mirror)
+  const front = new Front(serverOptions({ logLevel: config.LOG_LEVEL }).clientErrorHandler)
+  const door = {
+    hold: async () => {
+      await front.hold()
+      await service.close()
+    },
+    release: async () => {
+      service = await build(config, 'service', mirror)
+      await service.ready()
+      front.release(service)
+    }
+  }
+  await listen(
+    {
+      log: service.log,
+      ready: () => service.ready(),
+      listen: async ({ port, host }) => {
+        front.release(service)
+        await front.listen(port, host)
+        mirror.run(door)
+      },
+      drain: () => service.getDecorator<Health>('health').drain(),
+      close: async () => {
+        await front.close()
+        await mirror.close()
+        await service.close()
+      }
+    },
+    config
+  )
 }
 
 /** There is no default account: whoever reads what the service prints at its start makes the first one. */
@@ -77,7 +138,7 @@ or: POST /api/auth/setup { "token": "<what follows token= in the link>", "userna
 `)
 }
 
-async function open(service: FastifyInstance, { PORT: port, HOST: host }: Config): Promise<void> {
+async function open(service: Listening, { PORT: port, HOST: host }: Config): Promise<void> {
   try {
     const done = port === 0 ? undefined : await answerWhileStarting(port, host)
     try {

@@ -19,6 +19,11 @@ const BENCHES: Record<string, Bench> = {
     about: 'postings a second over HTTP and through the store, beside raw inserts, on both databases',
     options: '--seconds 4 --items 500'
   },
+  mirror: {
+    file: 'mirror.js',
+    about: 'what a mirror costs a write: phases with it and without it take turns in one run',
+    options: '--seconds 1 --pairs 20 --items 200 --clients 16 --rate 400'
+  },
   search: {
     file: 'search.js',
     about: 'search and keyset pages on 1,000,000 items, on both databases',

@@ -12,7 +12,7 @@ import { createUser, issueToken } from '../modules/identity/index.js'
 import { createTokens } from '../plugins/auth.js'
 import { type Config, loadConfig } from '../plugins/config.js'
 import type { Tenants } from '../plugins/core.js'
-import { build, listen } from '../server.js'
+import { build, listen, listening } from '../server.js'
 import { type Delivery, type Sale, weeklyDeliveries } from './deliveries.js'
 
 const DATA = fileURLToPath(new URL('../../demo/data/', import.meta.url))
@@ -40,7 +40,7 @@ export async function runDemo(env: Record<string, string | undefined>, keepServi
     await demo.report()
     if (!keepServing) return await service.close()
     const password = await demo.account()
-    await listen(service, config)
+    await listen(listening(service), config)
     demo.farewell(service, password)
   } catch (error) {
     await service.close()

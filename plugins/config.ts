@@ -17,6 +17,9 @@ const WEBHOOK_RULE =
   'names, addresses or ranges, joined by commas, that webhooks may reach though they are private, and over http'
 const GROUP = '[^,:]+(:[^,:]+)*:(viewer|staff|manager|admin)'
 const OIDC_ROLES_RULE = 'group:role pairs joined by commas, such as stock-keepers:staff,stock-owners:admin'
+const SERVER = '[a-z][a-z0-9-]{0,39}=postgres(ql)?://\\S+'
+const SERVERS_RULE =
+  'name=postgres://… pairs separated by spaces, other servers for tenants beside the PostgreSQL of DATABASE_URL, with TENANCY=multi'
 const Url = (protocols: string, description: string) => Type.String({ pattern: `^(${protocols}):`, description })
 
 /** Every variable the program reads. `.env.example` lists the same; a test holds the two together. */
@@ -28,6 +31,10 @@ export const Environment = Type.Object({
   HOST: Type.String({ minLength: 1, default: '127.0.0.1', description: 'an address to listen on' }),
   DATA_DIR: Type.String({ minLength: 1, default: './data', description: 'a folder' }),
   DATABASE_URL: Type.Optional(Url('sqlite|postgres|postgresql', 'sqlite:<path> or postgres://user@host:port/database')),
+  DATABASE_SERVERS: Type.Optional(Type.String({ pattern: `^${SERVER}(\\s+${SERVER})*$`, description: SERVERS_RULE })),
+  MIRROR_URL: Type.Optional(
+    Url('postgres|postgresql', 'postgres://user@host:port/database, where DATABASE_URL is a sqlite:<path>')
+  ),
   REDIS_URL: Type.Optional(Url('redis|rediss', 'redis://host:port or rediss://host:port')),
   POSTGRES_CA_FILE: PemFile('the certificates that the server’s must come from'),
   POSTGRES_CERT_FILE: PemFile('the certificate that is shown to the server'),
@@ -180,6 +187,8 @@ export interface Config extends Environment {
   /** The first seals secrets in the database, all open them. */
   readonly secretsKeys: SecretKeys
   readonly rateLimits: RateLimits
+  /** URLs by name. */
+  readonly databaseServers: ReadonlyMap<string, string>
   readonly postgresTls?: TlsIdentity
   readonly redisTls?: TlsIdentity
 }
@@ -195,6 +204,8 @@ const SECRETS = new Set([
   'METRICS_TOKEN',
   'OIDC_CLIENT_SECRET',
   'DATABASE_URL',
+  'MIRROR_URL',
+  'DATABASE_SERVERS',
   'REDIS_URL'
 ])
 
@@ -232,10 +243,23 @@ export function loadConfig(variables: Record<string, string | undefined>): Confi
     oidc: oidc(environment),
     jwtKeys: secretKeys(environment, 'JWT_SECRET', 'JWT_KEYS', join(dataDir, 'jwt-secret')),
     secretsKeys: secretKeys(environment, 'SECRETS_KEY', 'SECRETS_KEYS', join(dataDir, 'secrets-key')),
+    databaseServers: databaseServers(environment.DATABASE_SERVERS, databaseUrl, environment.TENANCY),
     rateLimits: rateLimitsOf(environment.RATE_LIMITS),
     ...(postgresTls === undefined ? {} : { postgresTls }),
     ...(redisTls === undefined ? {} : { redisTls })
   }
+}
+
+/** @throws ConfigError */
+function databaseServers(pairs: string | undefined, url: string, tenancy: string): ReadonlyMap<string, string> {
+  if (pairs === undefined) return new Map()
+  const servers = new Map(
+    pairs.split(/\s+/).map((pair) => [pair.slice(0, pair.indexOf('=')), pair.slice(pair.indexOf('=') + 1)] as const)
+  )
+  if (/^postgres/.test(url) && tenancy === 'multi' && !servers.has('home')) return servers
+  throw new ConfigError(
+    `DATABASE_SERVERS is a value that is refused (not shown); it may be ${SERVERS_RULE}; home is the one of DATABASE_URL`
+  )
 }
 
 const rateLimitsOf = (text: string): RateLimits =>

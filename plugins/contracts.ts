@@ -3,6 +3,7 @@ import type { Redis } from 'ioredis'
 import type { Kysely, Migration } from 'kysely'
 import type { Job, Role, TokenClaims, TokenUse } from '../schemas/common.js'
 import type { Activity } from '../schemas/personal.js'
+import type { Portability } from './portable/types.js'
 
 export type { TokenClaims, TokenUse } from '../schemas/common.js'
 
@@ -10,6 +11,7 @@ export { agentOf } from './audit.js'
 export { csvCell } from './csv.js'
 export { decodeCursor, encodeCursor, pageOf } from './cursor.js'
 export { PayloadTooLarge } from './limits.js'
+export type * from './portable/types.js'
 export { type Prepared, prepared, slots } from './prepared.js'
 export { type Localised, Problem, type ProblemParams, problem } from './problem.js'
 
@@ -383,6 +385,8 @@ export interface Health {
 export interface MigrationSet {
   readonly module: string
   readonly migrations: Record<string, Migration>
+  /** For backups and mirrors, where its tables are not the same on both engines. */
+  readonly portability?: Portability
 }
 export interface Migrations {
   add(set: MigrationSet): void

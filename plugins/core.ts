@@ -20,6 +20,7 @@ import { registerHttp } from './http.js'
 import { jobRoutes } from './job-routes.js'
 import { createJobs } from './jobs.js'
 import { createRegistry, databaseGauges, databaseMetrics, httpMetrics, metricsRoute } from './metrics.js'
+import { forgetMirrored, MIRROR_TABLES, type Mirror, mirrorCheck, mirrorMetrics } from './mirror.js'
 import { registerOpenApi } from './openapi.js'
 import { createPeriodic } from './periodic.js'
 import type { RateLimits } from './rate-limits.js'
@@ -36,6 +37,8 @@ export interface CoreOptions {
   /** `sqlite:<path>`, `sqlite::memory:` or `postgres://…`. */
   databaseUrl: string
   tenancy?: 'single' | 'multi'
+  /** Other PostgreSQL servers by name, where tenants may be placed. */
+  databaseServers?: ReadonlyMap<string, string>
   poolSize?: number
   /** With it the connections to PostgreSQL are encrypted and its certificate and name verified. */
   postgresTls?: TlsIdentity
@@ -52,6 +55,8 @@ export interface CoreOptions {
   workerThreads?: number
   /** Where files of running work are kept; the system's temporary folder otherwise. */
   dataDir?: string
+  /** The copy on the other database engine, where one may be kept. */
+  mirror?: Mirror
   /** `worker`: takes jobs from the queue and serves nothing. */
   mode?: 'service' | 'worker'
   /** What the whole service wears. Left out when embedded: headers, limits and documents are the host's own. */
@@ -75,7 +80,13 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
 
   const dialect = options.databaseUrl.startsWith('sqlite:') ? 'sqlite' : 'postgresql'
   const server = openDatabaseServer(
-    { databaseUrl: options.databaseUrl, tenancy, poolSize: options.poolSize ?? 10, tls: options.postgresTls },
+    {
+      databaseUrl: options.databaseUrl,
+      servers: options.databaseServers,
+      tenancy,
+      poolSize: options.poolSize ?? 10,
+      tls: options.postgresTls
+    },
     databaseMetrics(registry, dialect)
   )
   const deployment = deploymentOf(options.databaseUrl)
@@ -90,12 +101,22 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   const events = createEvents({ log: app.log, registry })
   const audit = createAudit()
   const tenants = new Tenants({ server, tenancy, caches, events, audit })
-  tenants.addMigrations({ module: 'core', migrations: coreMigrations })
+  tenants.addMigrations({
+    module: 'core',
+    migrations: coreMigrations,
+    portability: { notCopied: MIRROR_TABLES }
+  })
+  options.mirror?.attach(tenants.migrations(), app.log)
   databaseGauges(registry, server, tenants)
   const periodic = createPeriodic(() => tenants.all(), app.log)
   // What a crash left in the outbox is delivered too.
   periodic.every(10, 'outbox', async (tenant) => events.wake(tenant))
   periodic.every(3_600, 'idempotency keys', forgetOldKeys)
+  const { mirror } = options
+  if (mirror !== undefined) {
+    mirrorMetrics(registry, mirror)
+    periodic.every(5, 'mirror', (tenant) => forgetMirrored(mirror, tenant))
+  }
 
   const compute = createCompute({ threads: options.workerThreads ?? 1 })
   const jobs = createJobs({
@@ -148,6 +169,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     const health = registerHealth(app, { version: VERSION, registry })
     health.add({ name: 'database', optional: false, probe: () => server.ping() })
     if (redis !== null) health.add({ name: 'cache', optional: true, probe: () => redis.probe() })
+    if (mirror !== undefined) health.add(mirrorCheck(mirror))
     if (options.dataDir !== undefined) health.add(diskCheck(options.dataDir))
     app.decorate('health', health)
     metricsRoute(
@@ -244,6 +266,6 @@ function scrapeAllowed(token: string | undefined): (request: FastifyRequest) => 
 export type * from './contracts.js'
 export { access, Problem, problem } from './contracts.js'
 export { personalData } from './kept-answers.js'
-export type { Tenants }
+export type { Mirror, Tenants }
 
 export default fp(core, { name: 'inventory-enterprise/core', fastify: '5.x' })

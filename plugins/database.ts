@@ -1,7 +1,9 @@
 import { ConfigError } from './config.js'
+import type { Place } from './contracts.js'
 import type { DatabaseEvents, DatabaseServer } from './dialects/dialect.js'
-import { postgresServer } from './dialects/postgres.js'
-import { sqliteServer } from './dialects/sqlite.js'
+import { HOME, placedServer, postgresPlacements } from './dialects/placed.js'
+import { postgresServer, SCHEMA_PREFIX } from './dialects/postgres.js'
+import { sqliteServer, tenantFile } from './dialects/sqlite.js'
 import type { TlsIdentity } from './secrets.js'
 import { tlsFailure } from './tls-failure.js'
 
@@ -10,19 +12,40 @@ export interface DatabaseOptions {
   databaseUrl: string
   tenancy: 'single' | 'multi'
   poolSize: number
+  /** Other PostgreSQL servers by name, where `inventory tenants move` has put tenants. */
+  servers?: ReadonlyMap<string, string> | undefined
   /** For PostgreSQL. */
   tls?: TlsIdentity | undefined
+  /** For PostgreSQL: what the names of the tenants' schemas start with, where it is not the service's own. */
+  schemaPrefix?: string
 }
 
 /** The dialect switcher: the scheme of the URL chooses the engine. @throws ConfigError for any other scheme */
 export function openDatabaseServer(options: DatabaseOptions, events: DatabaseEvents): DatabaseServer {
-  const { databaseUrl: url, tenancy, poolSize, tls } = options
-  if (/^postgres(ql)?:\/\//.test(url)) return postgresServer({ url, tls, poolSize, events })
-  const path = /^sqlite:(?:\/\/)?(.+)$/.exec(url)?.[1]
+  const { databaseUrl: url, tenancy, poolSize, tls, schemaPrefix = SCHEMA_PREFIX } = options
+  if (/^postgres(ql)?:\/\//.test(url)) {
+    const open = (at: string) => postgresServer({ url: at, tls, poolSize, events, schemaPrefix })
+    const { servers = new Map<string, string>() } = options
+    if (servers.size === 0) return open(url)
+    const all = new Map([[HOME, open(url)], ...[...servers].map(([name, at]) => [name, open(at)] as const)])
+    return placedServer({ servers: all, placements: postgresPlacements(url, tls) })
+  }
+  const path = sqlitePath(url)
   if (path !== undefined) return sqliteServer({ path, multi: tenancy === 'multi', events })
   throw new ConfigError(
     'DATABASE_URL is a value that is refused (not shown); it may be sqlite:<path> or postgres://user@host:port/database'
   )
+}
+
+export const sqlitePath = (url: string) => /^sqlite:(?:\/\/)?(.+)$/.exec(url)?.[1]
+
+/** Where a tenant's data is, for those who read or write it past the service: a file, or a schema of a server. */
+export function placeOf(options: Omit<DatabaseOptions, 'poolSize'>, tenant: string): Place {
+  const { databaseUrl, tenancy, tls, schemaPrefix = SCHEMA_PREFIX } = options
+  const path = sqlitePath(databaseUrl)
+  if (path !== undefined) return { dialect: 'sqlite', path: tenantFile(path, tenancy === 'multi', tenant) }
+  const schema = schemaPrefix + tenant
+  return { dialect: 'postgres', url: databaseUrl, schema, ...(tls === undefined ? {} : { tls }) }
 }
 
 /** Codes of Node, SQLite and PostgreSQL for a database that is not there or does not let us in. */

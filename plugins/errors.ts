@@ -91,6 +91,10 @@ export const DatabaseUnavailable = problem<{ retryAfterSeconds: number }>('DATAB
   en: 'The database does not answer; try again in {retryAfterSeconds} s.',
   fr: 'La base de données ne répond pas ; réessayez dans {retryAfterSeconds} s.'
 })
+export const DatabaseSwitching = problem<{ retryAfterSeconds: number }>('DATABASE_SWITCHING', 503, {
+  en: 'The data are moving to another database, and nothing of this request was done; try again in {retryAfterSeconds} s.',
+  fr: 'Les données passent à une autre base, et rien de cette requête n’a été fait ; réessayez dans {retryAfterSeconds} s.'
+})
 export const ServiceStarting = problem<{ retryAfterSeconds: number }>('SERVICE_STARTING', 503, {
   en: 'The service is starting; try again in {retryAfterSeconds} s.',
   fr: 'Le service démarre ; réessayez dans {retryAfterSeconds} s.'
@@ -185,6 +189,7 @@ function toProblem(error: unknown, request: FastifyRequest): Problem {
   if (statusCode === 415) return new UnsupportedMediaType({ received: mediaTypeOf(request.headers['content-type']) })
   if (statusCode === 429) return new TooManyRequests({ retryAfterSeconds: 1 })
   if (statusCode !== undefined && statusCode >= 400 && statusCode < 500) return new Malformed({ reason: error.message })
+  if (isFenced(error)) return new DatabaseSwitching({ retryAfterSeconds: 1 })
   if (isUnavailable(error)) return new DatabaseUnavailable({ retryAfterSeconds: 2 })
   return new InternalError({})
 }
@@ -205,6 +210,12 @@ function isUnavailable(error: Error): boolean {
   const code = 'code' in error ? String(error.code) : ''
   return UNAVAILABLE.test(code) || CONNECTION_MESSAGE.test(error.message)
 }
+
+/** What the fence of a mirror answers to writers of a database that is not the primary (any more). */
+export const FENCED_MESSAGE = 'another database is the primary'
+export const FENCED_STATE = 'IE001'
+const isFenced = (error: Error): boolean =>
+  error.message === FENCED_MESSAGE || ('code' in error && error.code === FENCED_STATE)
 
 interface FieldError {
   path: string

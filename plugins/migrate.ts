@@ -6,6 +6,8 @@ export type { MigrationSet } from './contracts.js'
 interface MigrateOptions {
   /** PostgreSQL: the schema that holds the tables and the ledgers of what was applied. */
   schema?: string
+  /** Only these, by module, such as those that a backup was made with. @throws MigrationError where one is not known */
+  only?: Readonly<Record<string, readonly string[]>>
 }
 
 /** A migration failed; `migration` names it. Nothing of it stays applied, on either database. */
@@ -26,11 +28,13 @@ export class MigrationError extends Error {
 export async function migrate(
   db: Kysely<unknown>,
   sets: readonly MigrationSet[],
-  { schema }: MigrateOptions = {}
+  { schema, only }: MigrateOptions = {}
 ): Promise<string[]> {
   const applied: string[] = []
-  for (const { module, migrations } of sets) {
-    const ledger = `migrations_${module.replaceAll('-', '_')}`
+  for (const { module, migrations: known } of sets) {
+    const name = module.replaceAll('-', '_')
+    const ledger = `migrations_${name}`
+    const migrations = only === undefined ? known : named(module, known, only[name] ?? [])
     const migrator = new Migrator({
       db,
       provider: { getMigrations: async () => migrations },
@@ -46,6 +50,17 @@ export async function migrate(
     if (error !== undefined) throw new MigrationError(module, 'ledger', error)
   }
   return applied
+}
+
+function named(module: string, known: Migrations, names: readonly string[]): Migrations {
+  return Object.fromEntries(
+    names.map((name) => {
+      const migration = known[name]
+      if (migration === undefined)
+        throw new MigrationError(module, name, 'this version of the program does not know it')
+      return [name, migration]
+    })
+  )
 }
 
 /** A module's migrations by name, in the order they are to be applied. */

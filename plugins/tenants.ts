@@ -21,6 +21,8 @@ export const SINGLE_TENANT = 'main'
 
 /** How long a tenant that another process has dropped may still be served here. */
 const COMPARE_MILLISECONDS = 500
+/** A move between servers waits longer than this before it lets writers in at the new place. */
+const KNOWN_MILLISECONDS = 1_500
 
 interface Open {
   readonly tenant: Tenant
@@ -34,6 +36,7 @@ export class Tenants {
   readonly #ready = new Map<string, Tenant>()
   readonly #sets: MigrationSet[] = []
   #comparedAt = 0
+  #lookedAt = Number.NEGATIVE_INFINITY
 
   constructor(options: TenantsOptions) {
     this.#options = options
@@ -41,6 +44,11 @@ export class Tenants {
 
   addMigrations(set: MigrationSet): void {
     this.#sets.push(set)
+  }
+
+  /** What every tenant's database is made of. */
+  migrations(): readonly MigrationSet[] {
+    return this.#sets
   }
 
   /** In `single` tenancy other databases on the same server are not ours, whatever a token says. */
@@ -80,6 +88,7 @@ export class Tenants {
 
   /** @throws TenantNotFound */
   async get(id: string): Promise<Tenant> {
+    if (this.#outdated()) await this.#forgetDropped()
     return (await this.#get(id)).tenant
   }
 
@@ -91,20 +100,28 @@ export class Tenants {
       // When the database does not answer nothing is known to be gone, and requests find out for themselves.
       this.#forgetDropped().catch(() => {})
     }
-    return this.#ready.get(id)
+    return this.#outdated() ? undefined : this.#ready.get(id)
+  }
+
+  /** Where tenants move between servers, one must be known to be where it was a moment ago. */
+  #outdated(): boolean {
+    return this.#options.server.homeOf !== undefined && performance.now() - this.#lookedAt > KNOWN_MILLISECONDS
   }
 
   /** Another process may have dropped a tenant: what is written to its open file would be lost, though acknowledged. */
   async #forgetDropped(): Promise<void> {
+    const askedAt = performance.now()
     const existing = new Set(await this.list())
     for (const [id, open] of this.#open) {
-      if (existing.has(id)) continue
-      // One that is being created may be younger than the list.
+      const moved = (database: TenantDatabase) => database.home !== this.#options.server.homeOf?.(id)
       const { database } = await open.catch(() => ({ database: undefined }))
-      if (database === undefined || (await this.list()).includes(id)) continue
+      if (database === undefined) continue
+      // One that is being created may be younger than the list.
+      if (!moved(database) && (existing.has(id) || (await this.list()).includes(id))) continue
       this.#forget(id)
       await database.close()
     }
+    this.#lookedAt = askedAt
   }
 
   async sizes(): Promise<{ database: number; writeAheadLog: number }> {

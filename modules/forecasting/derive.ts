@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Tenant } from '../../plugins/contracts.js'
 import {
   type ConsumptionStore,
@@ -41,8 +41,9 @@ export const BARRIER_TOPIC = 'forecasting.consumption.barrier'
 const BARRIER_WAIT_MILLISECONDS = 5_000
 const BARRIER_POLL_MILLISECONDS = 15
 const ITEMS_PER_PAGE = 500
-/** What one step may take of the event loop. */
-const STEP_MILLISECONDS = 8
+/** What one step may take of the event loop; as long again is left to requests before the next. */
+const STEP_MILLISECONDS = 2.5
+const PAUSE_MILLISECONDS_MAX = 10
 const STEP_ITEMS_MAX = 400
 const STEP_ITEMS_FIRST = 4
 /** What is derived can be derived again. */
@@ -113,7 +114,8 @@ export function createDerivation(source: ConsumptionSource, now: () => number) {
       size = Math.max(1, Math.min(STEP_ITEMS_MAX, Math.round((size * Math.min(2, STEP_MILLISECONDS / elapsed)) | 0)))
       at += part.length
       step.advance(part.length)
-      await turn()
+      // A request takes several turns of the event loop, and would wait for a step at each of them.
+      await sleep(Math.min(PAUSE_MILLISECONDS_MAX, Math.ceil(elapsed)))
     }
   }
 

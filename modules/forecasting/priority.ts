@@ -2,7 +2,7 @@ import { readlinkSync } from 'node:fs'
 import { setPriority } from 'node:os'
 import { isMainThread } from 'node:worker_threads'
 
-const NICENESS = 15
+const NICENESS = 19
 
 /** What the system calls this thread; undefined where it has no name for it, and for the thread of the requests itself. */
 const ownThread = (): number | undefined =>

@@ -20,7 +20,8 @@ const WORKER = new URL('./worker.js', import.meta.url)
 const ENGINE_VERSION = 3
 const SERIES_PER_READ = 4
 const SERIES_PER_BATCH = 24
-const SERIES_PER_TRANSACTION = 8
+/** One transaction holds the event loop from its first statement to its last, where the database is a file. */
+const SERIES_PER_TRANSACTION = 2
 const ITEMS_PER_PAGE = 500
 const HORIZON_DAYS = { day: 28, week: 91 } as const
 const TOP_DAYS = 90
@@ -175,10 +176,8 @@ export function createTraining({
   async function finish(tenant: Tenant, series: TrainingSeries[], run: Run): Promise<void> {
     const { trained, failed } = await runBatch(series, run)
     run.signal.throwIfAborted()
-    if (trained.length > 0) {
-      for (const part of chunks(trained, SERIES_PER_TRANSACTION)) {
-        await tenant.transact((tx) => save(tenant, tx, part, run), { durability: 'relaxed' })
-      }
+    for (const part of chunks(trained, SERIES_PER_TRANSACTION)) {
+      await run.inTurn(() => tenant.transact((tx) => save(tenant, tx, part, run), { durability: 'relaxed' }))
     }
     run.store(trained)
     for (const failure of failed) run.fail(failure)
@@ -285,11 +284,18 @@ function createRun(
   let skipped = 0
   let done = 0
   let total = 0
+  let last: Promise<unknown> = Promise.resolve()
   const step = (count = 1) => {
     done += count
     progress(done, total)
   }
   return {
+    /** One after the other, and between them the requests: batches that are ready together would keep several connections busy. */
+    inTurn<R>(work: () => Promise<R>): Promise<R> {
+      const result = last.then(() => turn()).then(work)
+      last = result.catch(() => {})
+      return result
+    },
     frequency,
     horizon,
     signal,

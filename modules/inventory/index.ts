@@ -30,7 +30,25 @@ export interface InventoryOptions extends ModuleOptions {
 /** Items, where they are, and the ledger of what moved. Paths below `prefix`: /inventory, /locations, /movements, … */
 async function inventory(app: FastifyInstance, options: InventoryOptions): Promise<void> {
   app.getDecorator<EnterModule>('enterModule')(app, options)
-  app.getDecorator<Migrations>('migrations').add({ module: 'inventory', migrations: inventoryMigrations })
+  app.getDecorator<Migrations>('migrations').add({
+    module: 'inventory',
+    migrations: inventoryMigrations,
+    portability: {
+      onSqlite: {
+        item_search: {
+          table: 'item_texts',
+          rebuild: [
+            "insert into item_search (item_search) values ('delete-all')",
+            'insert into item_search (rowid, text) select item_id, text from item_texts'
+          ],
+          follow: {
+            remove: ['delete from item_search where rowid = ?'],
+            put: ['insert into item_search (rowid, text) select item_id, text from item_texts where item_id = ?']
+          }
+        }
+      }
+    }
+  })
   const jobs = app.getDecorator<Jobs>('jobs')
   const context: Context = {
     answers: app.getDecorator<Answers>('answers'),

@@ -14,6 +14,8 @@ export interface TenantDatabase {
   /** Changes when another process committed to this database; undefined where the engine cannot tell cheaply. */
   foreignVersion(): number | undefined
   sizeBytes(): Promise<{ database: number; writeAheadLog: number }>
+  /** The server that it was opened on, where there are several. */
+  readonly home?: string
   close(): Promise<void>
 }
 
@@ -25,6 +27,8 @@ export interface DatabaseServer {
   create(tenant: string): Promise<void>
   drop(tenant: string): Promise<void>
   open(tenant: string): Promise<TenantDatabase>
+  /** Where there are several servers: which one a tenant was on when `tenants` was last asked. */
+  homeOf?(tenant: string): string
   /** Answers within a short bound or rejects. */
   ping(): Promise<void>
   pool(): { idle: number; active: number; waiting: number; max: number }

@@ -20,7 +20,7 @@ const PING_TIMEOUT_MS = 2_000
  * two that make the same thing at once; run again, the later one sees what the other made and says so in its own words.
  */
 const RETRYABLE = new Set(['40001', '40P01', '23505'])
-const SCHEMA_PREFIX = 'tenant_'
+export const SCHEMA_PREFIX = 'tenant_'
 
 interface PostgresServerOptions {
   url: string
@@ -28,10 +28,13 @@ interface PostgresServerOptions {
   tls?: TlsIdentity | undefined
   poolSize: number
   events: DatabaseEvents
+  /** What the names of the tenants' schemas start with. */
+  schemaPrefix?: string
 }
 
 /** PostgreSQL: a schema is a tenant, over one shared pool. */
-export function postgresServer({ url, tls, poolSize, events }: PostgresServerOptions): DatabaseServer {
+export function postgresServer(options: PostgresServerOptions): DatabaseServer {
+  const { url, tls, poolSize, events, schemaPrefix = SCHEMA_PREFIX } = options
   const pool = new pg.Pool({
     connectionString: tls === undefined ? url : withoutTlsParameters(url),
     ...(tls === undefined ? {} : { ssl: { ...tls, rejectUnauthorized: true } }),
@@ -49,25 +52,25 @@ export function postgresServer({ url, tls, poolSize, events }: PostgresServerOpt
     dialect: 'postgres',
     tenants: async () => {
       const { rows } = await sql<{ name: string }>`
-        select nspname as name from pg_namespace where starts_with(nspname, ${SCHEMA_PREFIX}) order by nspname`.execute(
+        select nspname as name from pg_namespace where starts_with(nspname, ${schemaPrefix}) order by nspname`.execute(
         root
       )
-      return rows.map(({ name }) => name.slice(SCHEMA_PREFIX.length))
+      return rows.map(({ name }) => name.slice(schemaPrefix.length))
     },
     create: async (tenant) => {
       await root.schema
-        .createSchema(SCHEMA_PREFIX + tenant)
+        .createSchema(schemaPrefix + tenant)
         .ifNotExists()
         .execute()
     },
     drop: async (tenant) => {
       await root.schema
-        .dropSchema(SCHEMA_PREFIX + tenant)
+        .dropSchema(schemaPrefix + tenant)
         .ifExists()
         .cascade()
         .execute()
     },
-    open: async (tenant) => openSchema(root, SCHEMA_PREFIX + tenant, events),
+    open: async (tenant) => openSchema(root, schemaPrefix + tenant, events),
     ping: async () => {
       const client = await pool.connect()
       try {
@@ -87,7 +90,7 @@ export function postgresServer({ url, tls, poolSize, events }: PostgresServerOpt
 }
 
 /** The driver lets those of the URL win, and one of them turns verification off. */
-function withoutTlsParameters(url: string): string {
+export function withoutTlsParameters(url: string): string {
   const parsed = new URL(url)
   for (const name of [...parsed.searchParams.keys()]) if (name.startsWith('ssl')) parsed.searchParams.delete(name)
   return parsed.href

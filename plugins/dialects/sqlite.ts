@@ -52,11 +52,16 @@ export function sqliteServer({ path, multi, events }: SqliteServerOptions): Data
   }
 }
 
+const tenantsFolder = (path: string) => join(dirname(path), 'tenants')
+/** The file that holds a tenant, where `path` is the one of the URL. */
+export const tenantFile = (path: string, multi: boolean, tenant: string): string =>
+  multi ? join(tenantsFolder(path), `${tenant}.sqlite`) : path
+
 type Synchronous = 'FULL' | 'OFF'
 
 function fileServer(path: string, multi: boolean, events: DatabaseEvents, synchronous: Synchronous): DatabaseServer {
-  const folder = join(dirname(path), 'tenants')
-  const fileOf = (tenant: string) => (multi ? join(folder, `${tenant}.sqlite`) : path)
+  const folder = tenantsFolder(path)
+  const fileOf = (tenant: string) => tenantFile(path, multi, tenant)
   const open = new Map<string, TenantDatabase>()
   mkdirSync(multi ? folder : dirname(path), { recursive: true, mode: 0o700 })
   return {

@@ -1,0 +1,112 @@
+import pg from 'pg'
+import type { TlsIdentity } from '../secrets.js'
+import type { DatabaseServer, TenantDatabase } from './dialect.js'
+import { withoutTlsParameters } from './postgres.js'
+
+/** Where tenants are that are not on the server of `DATABASE_URL`, kept in a database of that server. */
+export interface Placements {
+  /** Names of servers by tenant. */
+  all(): Promise<ReadonlyMap<string, string>>
+  set(tenant: string, server: string): Promise<void>
+  forget(tenant: string): Promise<void>
+  close(): Promise<void>
+}
+
+const TABLE = 'inventory_control.placements'
+
+export function postgresPlacements(url: string, tls?: TlsIdentity): Placements {
+  const pool = new pg.Pool({
+    connectionString: tls === undefined ? url : withoutTlsParameters(url),
+    ...(tls === undefined ? {} : { ssl: { ...tls, rejectUnauthorized: true } }),
+    max: 1,
+    connectionTimeoutMillis: 5_000,
+    application_name: 'inventory-enterprise placements'
+  })
+  pool.on('error', () => {})
+  let made: Promise<unknown> | undefined
+  const ready = async () => {
+    // Two nodes may start at once; `if not exists` alone does not make that safe.
+    made ??= pool.query(`begin; select pg_advisory_xact_lock(hashtext('${TABLE}'));
+      create schema if not exists inventory_control;
+      create table if not exists ${TABLE} (tenant text primary key, server text not null, moved_at timestamptz not null);
+      commit`)
+    await made.catch((error) => {
+      made = undefined
+      throw error
+    })
+  }
+  return {
+    all: async () => {
+      await ready()
+      const { rows } = await pool.query<{ tenant: string; server: string }>(`select tenant, server from ${TABLE}`)
+      return new Map(rows.map(({ tenant, server }) => [tenant, server]))
+    },
+    set: async (tenant, server) => {
+      await ready()
+      await pool.query(
+        `insert into ${TABLE} values ($1, $2, now()) on conflict (tenant) do update set server = $2, moved_at = now()`,
+        [tenant, server]
+      )
+    },
+    forget: async (tenant) => {
+      await ready()
+      await pool.query(`delete from ${TABLE} where tenant = $1`, [tenant])
+    },
+    close: () => pool.end()
+  }
+}
+
+/** The server of `DATABASE_URL`, under this name. */
+export const HOME = 'home'
+
+interface PlacedOptions {
+  /** By name; `home` is among them. */
+  servers: ReadonlyMap<string, DatabaseServer>
+  placements: Placements
+}
+
+/** Several PostgreSQL servers as one: each tenant is on the one that its placement names, or at home. */
+export function placedServer({ servers, placements }: PlacedOptions): DatabaseServer {
+  let known: ReadonlyMap<string, string> = new Map()
+  const server = (name: string): DatabaseServer => {
+    const found = servers.get(name)
+    if (found === undefined) throw new Error(`no server is called ${name}: DATABASE_SERVERS does not name it`)
+    return found
+  }
+  const homeOf = (tenant: string) => known.get(tenant) ?? HOME
+  const list = async () => {
+    const [placed, atHome] = await Promise.all([placements.all(), server(HOME).tenants()])
+    known = placed
+    return [...new Set([...atHome, ...placed.keys()])].sort()
+  }
+  const each = [...servers.values()]
+  return {
+    dialect: 'postgres',
+    homeOf,
+    tenants: list,
+    create: (tenant) => server(HOME).create(tenant),
+    drop: async (tenant) => {
+      await list()
+      await server(homeOf(tenant)).drop(tenant)
+      // What stayed behind when it was moved.
+      await server(HOME).drop(tenant)
+      await placements.forget(tenant)
+    },
+    open: async (tenant): Promise<TenantDatabase> => {
+      await list()
+      const home = homeOf(tenant)
+      return { ...(await server(home).open(tenant)), home }
+    },
+    // Where one of the others is away, its tenants are; the service is not.
+    ping: () => server(HOME).ping(),
+    pool: () => {
+      const pools = each.map((one) => one.pool())
+      const sum = (of: 'idle' | 'active' | 'waiting' | 'max') => pools.reduce((total, pool) => total + pool[of], 0)
+      return { idle: sum('idle'), active: sum('active'), waiting: sum('waiting'), max: sum('max') }
+    },
+    close: async () => {
+      await placements.close()
+      for (const one of each) await one.close()
+    }
+  }
+}
