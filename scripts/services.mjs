@@ -63,7 +63,7 @@ function findRedis() {
 }
 
 /** Runs apt-get quietly; its output is worth reading only when it fails. */
-function install(packages, say) {
+export function install(packages, say) {
   say(`Installing ${packages.join(' and ')} with apt-get`)
   const options = { encoding: 'utf8', env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' } }
   const lock = ['-o', 'DPkg::Lock::Timeout=300']

@@ -8,6 +8,7 @@ import { createNotes } from './notes.js'
 import { routes } from './routes.js'
 import { pruneTrail, sealTrail } from './seal.js'
 import { createAuditStore, rowOf } from './store.js'
+import { verifyTrail } from './verify.js'
 
 export interface AuditOptions extends ModuleOptions {
   /** How long entries are kept. */
@@ -18,6 +19,7 @@ const RETENTION_DAYS = 365
 const RETENTION_DAYS_MAX = 3_650
 const SEAL_EVERY_SECONDS = 60
 const PRUNE_EVERY_SECONDS = 3_600
+const PROVE_EVERY_SECONDS = 24 * 3_600
 
 /** Keeps who did what: in the transaction of the change, append-only, chained by hashes in batches. */
 async function audit(app: FastifyInstance, options: AuditOptions): Promise<void> {
@@ -52,6 +54,9 @@ async function audit(app: FastifyInstance, options: AuditOptions): Promise<void>
   const periodic = app.getDecorator<Periodic>('periodic')
   periodic.every(SEAL_EVERY_SECONDS, 'audit seal', async (tenant) => metrics.sealed(await sealTrail(tenant)))
   periodic.every(PRUNE_EVERY_SECONDS, 'audit retention', (tenant) => pruneTrail(tenant, retentionDays))
+  periodic.every(PROVE_EVERY_SECONDS, 'audit proof', async (tenant) =>
+    metrics.verified(tenant.id, (await verifyTrail(tenant)).mismatches.length)
+  )
   await app.register(routes, { metrics })
 }
 

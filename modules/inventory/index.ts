@@ -7,6 +7,7 @@ import { inventoryMigrations } from '../../migrations/inventory.js'
 import type { Answers, EnterModule, Jobs, Migrations, ModuleOptions, Periodic } from '../../plugins/contracts.js'
 import type { Context, ItemFigures } from './context.js'
 import { createInventoryMetrics } from './metrics.js'
+import { verifyLedger } from './ports.js'
 import { reservationRoutes, voidExpired } from './reservations.js'
 import { catalogueRoutes, locationRoutes } from './routes-catalogue.js'
 import { itemRoutes } from './routes-items.js'
@@ -14,6 +15,8 @@ import { ledgerRoutes, movementRoutes } from './routes-movements.js'
 import { defineImportJobs, transferRoutes } from './routes-transfer.js'
 
 const RESERVATION_SWEEP_SECONDS = 30
+/** LedgerProofStale fires when two in a row are missed. */
+const PROOF_SECONDS = 6 * 3_600
 
 export interface InventoryOptions extends ModuleOptions {
   /** Quantity on order of each item, in its base unit; nothing is on order without it. */
@@ -56,7 +59,14 @@ async function inventory(app: FastifyInstance, options: InventoryOptions): Promi
     spoolDir: join(options.dataDir ?? tmpdir(), 'imports')
   }
   defineImportJobs(context)
-  app.getDecorator<Periodic>('periodic').every(RESERVATION_SWEEP_SECONDS, 'reservation expiry', voidExpired)
+  const periodic = app.getDecorator<Periodic>('periodic')
+  periodic.every(RESERVATION_SWEEP_SECONDS, 'reservation expiry', voidExpired)
+  const closing = new AbortController()
+  app.addHook('preClose', async () => closing.abort())
+  periodic.every(PROOF_SECONDS, 'ledger proof', async (tenant) => {
+    const { mismatches } = await verifyLedger(tenant, closing.signal)
+    context.metrics.verified(tenant.id, mismatches.length)
+  })
   const at = (prefix: string) => ({ prefix, ...context })
   await app.register(catalogueRoutes, at('/inventory'))
   await app.register(itemRoutes, at('/inventory'))

@@ -50,6 +50,7 @@ export function createInventoryMetrics(registry: Registry) {
     help: 'Balances, totals and values that the last proof found to differ from the moves; must be 0.',
     registers
   })
+  const found = new Map<string, number>()
   return {
     posted(posted: readonly Movement[], source: (typeof SOURCES)[number]): void {
       for (const { type, lines } of posted) {
@@ -65,9 +66,10 @@ export function createInventoryMetrics(registry: Registry) {
       const known = Object.entries(REJECTIONS).find(([name]) => name === code)
       if (known !== undefined) rejected.inc({ reason: known[1] })
     },
-    verified(mismatches: number): void {
+    verified(tenant: string, mismatches: number): void {
       verified.set(Date.now() / 1000)
-      imbalance.set(mismatches)
+      found.set(tenant, mismatches)
+      imbalance.set([...found.values()].reduce((sum, each) => sum + each, 0))
     }
   }
 }

@@ -69,4 +69,5 @@ export async function inventoryHeadline(tenant: Tenant): Promise<InventoryHeadli
 }
 
 /** Recomputes every balance from the moves. */
-export const verifyLedger = (tenant: Tenant) => createLedgerQueries(tenant.db).verify()
+export const verifyLedger = (tenant: Tenant, signal?: AbortSignal) =>
+  createLedgerQueries(tenant.db).verify(undefined, signal)

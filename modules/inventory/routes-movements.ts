@@ -140,8 +140,9 @@ export const ledgerRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { an
       }
     },
     async (request, reply) => {
-      const result = await createLedgerQueries(tenantOf(request).db).verify()
-      metrics.verified(result.mismatches.length)
+      const tenant = tenantOf(request)
+      const result = await createLedgerQueries(tenant.db).verify()
+      metrics.verified(tenant.id, result.mismatches.length)
       return reply.header('cache-control', 'no-store').send(result)
     }
   )

@@ -1,0 +1,217 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { createWriteStream, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:http'
+import { join } from 'node:path'
+import { Type } from 'typebox'
+import { Value } from 'typebox/value'
+import { parse, stringify } from 'yaml'
+import { freePort, freshDatabase, redisUrl } from '../test/services.js'
+import { ROOT, RULES } from './rules.js'
+import { until } from './run.js'
+
+/** The real service, Prometheus and Alertmanager with the configuration that is shipped; only addresses are this machine's. */
+
+export interface Tools {
+  readonly prometheus: string
+  readonly promtool: string
+  readonly alertmanager: string
+  readonly amtool: string
+}
+
+const Notification = Type.Object({
+  status: Type.String(),
+  alerts: Type.Array(Type.Object({ status: Type.String(), labels: Type.Record(Type.String(), Type.String()) }))
+})
+export interface Heard {
+  readonly receiver: string
+  readonly alert: string
+  readonly labels: Readonly<Record<string, string>>
+  readonly status: string
+  readonly at: number
+}
+
+const METRICS_TOKEN = 'scrapes-of-the-verification'
+const JWT_SECRET = 'Tq9-vKx2mZp7wLt4yHc8sRd1nJf6bGu3e'
+const DEPLOYED = join(ROOT, 'deploy', 'monitoring')
+
+export interface Chain {
+  readonly env: Readonly<Record<string, string>>
+  readonly heard: readonly Heard[]
+  readonly alertmanagerUrl: string
+  /** SIGKILL to the service. @returns when, in `performance.now()` */
+  kill(): number
+  close(): Promise<void>
+}
+
+export async function startChain(tools: Tools, folder: string): Promise<Chain> {
+  const children: ChildProcess[] = []
+  const start = (name: string, command: string, args: string[], env: NodeJS.ProcessEnv = process.env) => {
+    const child = spawn(command, args, { cwd: folder, env, stdio: ['ignore', 'pipe', 'pipe'] })
+    const log = createWriteStream(join(folder, `${name}.log`))
+    child.stdout.pipe(log, { end: false })
+    child.stderr.pipe(log, { end: false })
+    children.push(child)
+    return child
+  }
+  const [servicePort, prometheusPort, alertmanagerPort] = await Promise.all([freePort(), freePort(), freePort()])
+  const database = await freshDatabase()
+  const receiver = await listen()
+  const env = {
+    PORT: String(servicePort),
+    DATA_DIR: join(folder, 'data'),
+    DATABASE_URL: database.url,
+    REDIS_URL: redisUrl(),
+    JWT_SECRET,
+    METRICS_TOKEN,
+    NODE_ENV: 'test'
+  }
+  mkdirSync(env.DATA_DIR, { recursive: true })
+  const local = { servicePort, alertmanagerPort, receiver: receiver.url }
+  writeConfiguration(folder, local)
+
+  const service = start('service', process.execPath, [join(ROOT, 'dist', 'server.js')], {
+    PATH: process.env.PATH,
+    ...env
+  })
+  const storage = `--storage.tsdb.path=${join(folder, 'prometheus')}`
+  const web = `--web.listen-address=127.0.0.1:${prometheusPort}`
+  start('prometheus', tools.prometheus, [`--config.file=${join(folder, 'prometheus.yml')}`, storage, web])
+  start('alertmanager', tools.alertmanager, [
+    `--config.file=${join(folder, 'alertmanager.yml')}`,
+    `--storage.path=${join(folder, 'alertmanager')}`,
+    `--web.listen-address=127.0.0.1:${alertmanagerPort}`,
+    '--cluster.listen-address='
+  ])
+  const serviceUrl = `http://127.0.0.1:${servicePort}`
+  const prometheusUrl = `http://127.0.0.1:${prometheusPort}`
+  const close = async () => {
+    for (const child of children) child.kill('SIGKILL')
+    await receiver.close()
+    await database.drop()
+  }
+  try {
+    await until('the service is ready', 60, () => answers(`${serviceUrl}/health/ready`))
+    const query = new URLSearchParams({ query: 'up{job="inventory-enterprise"} == 1' })
+    await until('Prometheus scrapes the service', 60, () => finds(`${prometheusUrl}/api/v1/query?${query}`))
+  } catch (error) {
+    const tail = ['service', 'prometheus', 'alertmanager'].map((name) =>
+      readFileSync(join(folder, `${name}.log`), 'utf8').slice(-1500)
+    )
+    await close()
+    throw new Error(`${error instanceof Error ? error.message : error}\n${tail.join('\n')}`)
+  }
+  return {
+    env: {
+      ...env,
+      INVENTORY_URL: serviceUrl,
+      PROMETHEUS_URL: prometheusUrl,
+      ALERTMANAGER_URL: `http://127.0.0.1:${alertmanagerPort}`,
+      LOG: join(folder, 'service.log')
+    },
+    heard: receiver.heard,
+    alertmanagerUrl: `http://127.0.0.1:${alertmanagerPort}`,
+    kill: () => {
+      service.kill('SIGKILL')
+      return performance.now()
+    },
+    close
+  }
+}
+
+const answers = async (url: string) => (await fetch(url).catch(() => undefined))?.ok === true
+
+const Found = Type.Object({ data: Type.Object({ result: Type.Array(Type.Unknown()) }) })
+async function finds(url: string): Promise<boolean> {
+  const answer = await fetch(url).catch(() => undefined)
+  const body: unknown = answer?.ok === true ? JSON.parse(await answer.text()) : undefined
+  return Value.Check(Found, body) && body.data.result.length > 0
+}
+
+interface Local {
+  servicePort: number
+  alertmanagerPort: number
+  receiver: string
+}
+
+const Scraped = Type.Object({ job_name: Type.String() })
+const PrometheusFile = Type.Object({
+  global: Type.Unknown(),
+  alerting: Type.Record(Type.String(), Type.Unknown()),
+  scrape_configs: Type.Array(Scraped)
+})
+const AlertmanagerFile = Type.Object({
+  global: Type.Record(Type.String(), Type.Unknown()),
+  receivers: Type.Array(Type.Object({ name: Type.String() })),
+  time_intervals: Type.Array(Type.Object({ name: Type.String() }))
+})
+
+/** The shipped files with the addresses of this machine, each receiver a path of our own, and a night that lasts all day. */
+function writeConfiguration(folder: string, { servicePort, alertmanagerPort, receiver }: Local): void {
+  const shipped = (name: string): unknown => parse(readFileSync(join(DEPLOYED, name), 'utf8'))
+  const prometheus = Value.Parse(PrometheusFile, shipped('prometheus.yml'))
+  const at = (port: number) => [{ targets: [`127.0.0.1:${port}`] }]
+  writeFileSync(join(folder, 'metrics_token'), METRICS_TOKEN)
+  const scrapes = prometheus.scrape_configs
+    .filter(({ job_name }) => job_name === 'inventory-enterprise')
+    .map((each) => ({
+      ...each,
+      authorization: { credentials_file: join(folder, 'metrics_token') },
+      static_configs: at(servicePort)
+    }))
+  writeFileSync(
+    join(folder, 'prometheus.yml'),
+    stringify({
+      ...prometheus,
+      rule_files: [join(RULES, '*.yml')],
+      alerting: { ...prometheus.alerting, alertmanagers: [{ static_configs: at(alertmanagerPort) }] },
+      scrape_configs: scrapes
+    })
+  )
+  const alertmanager = Value.Parse(AlertmanagerFile, shipped('alertmanager.yml'))
+  const allDay = [{ times: [{ start_time: '00:00', end_time: '24:00' }] }]
+  writeFileSync(
+    join(folder, 'alertmanager.yml'),
+    stringify({
+      ...alertmanager,
+      time_intervals: alertmanager.time_intervals.map(({ name }) => ({ name, time_intervals: allDay })),
+      receivers: alertmanager.receivers.map(({ name }) => ({
+        name,
+        webhook_configs: [{ url: `${receiver}/${name}`, send_resolved: true }]
+      }))
+    })
+  )
+}
+
+/** Stands for everybody who is told. */
+async function listen() {
+  const heard: Heard[] = []
+  const server = createServer((request, response) => {
+    const chunks: Buffer[] = []
+    request.on('data', (chunk: Buffer) => chunks.push(chunk))
+    request.on('end', () => {
+      const { alerts } = Value.Parse(Notification, JSON.parse(Buffer.concat(chunks).toString()))
+      const receiver = request.url?.slice(1) ?? ''
+      for (const { labels, status } of alerts) {
+        heard.push({ receiver, alert: labels.alertname ?? '', labels, status, at: performance.now() })
+      }
+      response.end()
+    })
+  })
+  const port = await freePort()
+  await new Promise<void>((resolve) => server.listen(port, '127.0.0.1', resolve))
+  return {
+    heard,
+    url: `http://127.0.0.1:${port}`,
+    close: () => new Promise<void>((resolve) => void server.close(() => resolve()).closeAllConnections())
+  }
+}
+
+/** Tells Alertmanager of alerts as Prometheus would. */
+export async function post(alertmanagerUrl: string, labels: readonly Record<string, string>[]): Promise<void> {
+  const answer = await fetch(`${alertmanagerUrl}/api/v2/alerts`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify(labels.map((each) => ({ labels: each })))
+  })
+  if (!answer.ok) throw new Error(`Alertmanager answers ${answer.status}: ${await answer.text()}`)
+}
