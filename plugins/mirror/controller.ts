@@ -113,9 +113,9 @@ export class Mirror {
     }
   }
 
-  #report(): void {
+  #report(at = Date.now()): void {
     this.files.setReport({
-      at: Date.now(),
+      at,
       pid: process.pid,
       tenants: [...this.#following],
       ...(this.#outcome === undefined ? {} : { outcome: this.#outcome }),
@@ -329,6 +329,8 @@ export class Mirror {
     await this.#ticking
     await this.#stopFollowing()
     await this.#busy
+    // Nobody need wait for us any more.
+    if (this.#ticking !== undefined) this.#report(0)
   }
 }
 
