@@ -172,6 +172,12 @@ export async function httpMetrics(app: FastifyInstance, registry: Registry): Pro
       this.set(inFlight)
     }
   })
+  const requests = new Counter({
+    name: 'http_requests_total',
+    help: 'HTTP requests answered.',
+    labelNames: ['method', 'route', 'code'] as const,
+    registers: [registry]
+  })
   const aborted = new Counter({
     name: 'http_requests_aborted_total',
     help: 'Requests closed by the client before the reply.',
@@ -181,8 +187,9 @@ export async function httpMetrics(app: FastifyInstance, registry: Registry): Pro
     inFlight++
     done()
   })
-  app.addHook('onResponse', (_request, _reply, done) => {
+  app.addHook('onResponse', (request, reply, done) => {
     inFlight--
+    requests.inc({ method: request.method, route: request.routeOptions.url ?? 'unmatched', code: reply.statusCode })
     done()
   })
   app.addHook('onRequestAbort', (_request, done) => {
