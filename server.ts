@@ -66,9 +66,8 @@ export async function listen(service: Listening, config: Config): Promise<void> 
 export async function serve(config: Config): Promise<void> {
   setFlagsFromString(`--heap-growing-percent=${HEAP_GROWTH_PERCENT}`)
   const mirror = openMirror(config)
-  if (mirror !== undefined) return serveMirrored(config, mirror)
-  const service = await build(config)
-  await listen(listening(service), config)
+  const service = mirror === undefined ? await build(config) : await serveMirrored(config, mirror)
+  if (mirror === undefined) await listen(listening(service), config)
   if (config.TENANCY !== 'single') return
   // The service is up all the same, and the console can print another: `inventory users link`.
   await greet(service, config).catch((error) => service.log.warn({ err: error }, 'no link to make the first user'))
@@ -92,7 +91,7 @@ export const listening = (service: FastifyInstance): Listening => ({
 })
 
 /** With a mirror the service may be exchanged for one on the other database while the port stays open. */
-async function serveMirrored(config: Config, mirror: Mirror): Promise<void> {
+async function serveMirrored(config: Config, mirror: Mirror): Promise<FastifyInstance> {
   await mirror.settle()
   let service = await build(config, 'service', mirror)
   const front = new Front(serverOptions({ logLevel: config.LOG_LEVEL }).clientErrorHandler)
@@ -125,6 +124,7 @@ async function serveMirrored(config: Config, mirror: Mirror): Promise<void> {
     },
     config
   )
+  return service
 }
 
 /** There is no default account: whoever reads what the service prints at its start makes the first one. */

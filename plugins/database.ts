@@ -14,6 +14,8 @@ export interface DatabaseOptions {
   poolSize: number
   /** Other PostgreSQL servers by name, where `inventory tenants move` has put tenants. */
   servers?: ReadonlyMap<string, string> | undefined
+  /** The URL of the one that holds a tenant now; `databaseUrl` where it is left out. */
+  urlOf?: ((tenant: string) => string) | undefined
   /** For PostgreSQL. */
   tls?: TlsIdentity | undefined
   /** For PostgreSQL: what the names of the tenants' schemas start with, where it is not the service's own. */
@@ -41,7 +43,8 @@ export const sqlitePath = (url: string) => /^sqlite:(?:\/\/)?(.+)$/.exec(url)?.[
 
 /** Where a tenant's data is, for those who read or write it past the service: a file, or a schema of a server. */
 export function placeOf(options: Omit<DatabaseOptions, 'poolSize'>, tenant: string): Place {
-  const { databaseUrl, tenancy, tls, schemaPrefix = SCHEMA_PREFIX } = options
+  const { tenancy, tls, schemaPrefix = SCHEMA_PREFIX } = options
+  const databaseUrl = options.urlOf?.(tenant) ?? options.databaseUrl
   const path = sqlitePath(databaseUrl)
   if (path !== undefined) return { dialect: 'sqlite', path: tenantFile(path, tenancy === 'multi', tenant) }
   const schema = schemaPrefix + tenant

@@ -37,7 +37,7 @@ const Comparison = Type.Object({
 })
 export type Difference = Static<typeof Difference>
 export type Comparison = Static<typeof Comparison>
-/** How a tenant's copy does: `position` is up to where it has come, in the engine's own terms, `error` why it waits. */
+/** How a tenant's copy does: `position` is up to where it has come for certain, in the engine's own terms, `error` why it waits. */
 const Following = Type.Object({
   tenant: Type.String(),
   state: Type.Union([Type.Literal('copying'), Type.Literal('following'), Type.Literal('waiting')]),

@@ -30,6 +30,8 @@ export type Message =
 
 /** Rows that many writes change are sent once for each round. */
 const POLL_MILLISECONDS = 100
+/** Rounds between do not wait for the disk of PostgreSQL, which may be the one that SQLite waits for. */
+const DURABLE_MILLISECONDS = 5_000
 const REPORT_MILLISECONDS = 500
 const PAUSE_MAX_MILLISECONDS = 5_000
 
@@ -46,7 +48,10 @@ class Tenant {
   #stopped = false
   #queue: Promise<unknown> = Promise.resolve()
   #verifiedAt: string | undefined
+  /** What was noted after it is not forgotten yet. */
+  #kept: string | undefined
   #caughtUpAt = Date.now()
+  #durableAt = 0
   #pending = 0
   #applied = 0
   #errors = 0
@@ -94,15 +99,18 @@ class Tenant {
     }
     const startedAt = Date.now()
     if (link.position === undefined) this.#copied = { done: 0, total: 0 }
+    const durable = startedAt - this.#durableAt > DURABLE_MILLISECONDS
+    if (durable) this.#durableAt = startedAt
     this.#applied += await link.step((step, done, total) => {
       this.#copied = { done, total }
       progress(`${this.#pair.tenant} ${step}`, done, total)
-    })
+    }, durable)
     this.#copied = undefined
     this.#caughtUpAt = startedAt
     // On SQLite the service's own writer does it, which no other may hold up.
-    if (this.#pair.source.dialect === 'postgres' && link.position !== undefined && this.#verifiedAt === undefined)
-      await link.source.prune(link.position)
+    const forgettable = link.durablePosition
+    if (this.#pair.source.dialect === 'postgres' && forgettable !== undefined && durable && !this.#verifiedAt)
+      await link.source.prune(forgettable)
   }
 
   async #opened(): Promise<Link> {
@@ -111,7 +119,7 @@ class Tenant {
   }
 
   report(): Following {
-    const position = this.#verifiedAt ?? this.#link?.position
+    const position = this.#kept ?? this.#link?.durablePosition
     const state = this.#error !== undefined ? 'waiting' : this.#copied === undefined ? 'following' : 'copying'
     const behind = this.#pending > 0 || state !== 'following'
     return {
@@ -142,6 +150,7 @@ class Tenant {
                 )
                 // What was noted from here on is compared again at the end, so it must not be forgotten before.
                 this.#verifiedAt = link.position
+                this.#kept = link.durablePosition
                 resolve(await compared)
               })
               .catch((error: unknown) => {
@@ -162,6 +171,7 @@ class Tenant {
   }
 
   forgetVerified(): void {
+    this.#kept = undefined
     this.#verifiedAt = undefined
   }
 

@@ -29,6 +29,7 @@ export class Link {
   readonly #traits: readonly Portability[]
   #mark: Mark | undefined
   #capture = ''
+  #durable: string | undefined
 
   private constructor(sides: readonly [Side, Side], places: readonly [Place, Place], traits: readonly Portability[]) {
     ;[this.#source, this.#target] = sides
@@ -66,6 +67,11 @@ export class Link {
     return this.#mark?.capture === this.#capture ? this.#mark.position : undefined
   }
 
+  /** Up to where it has come for certain, whatever crashes: what was noted before may be forgotten. */
+  get durablePosition(): string | undefined {
+    return this.#durable
+  }
+
   /** How many changes the copy is behind. */
   async pending(): Promise<number> {
     return this.position === undefined ? 0 : this.#source.pending(this.position)
@@ -76,10 +82,10 @@ export class Link {
    * @returns how many rows were written
    * @throws Superseded
    */
-  async step(progress: Progress = () => {}): Promise<number> {
+  async step(progress: Progress = () => {}, durable = true): Promise<number> {
     const state = await this.#source.state()
     try {
-      return await (this.position === undefined ? this.#copy(state, progress) : this.#follow(state))
+      return await (this.position === undefined ? this.#copy(state, progress) : this.#follow(state, durable))
     } finally {
       await state.close()
     }
@@ -108,12 +114,12 @@ export class Link {
     return done
   }
 
-  async #follow(state: State): Promise<number> {
+  async #follow(state: State, durable: boolean): Promise<number> {
     const since = this.position ?? ''
     if (state.position === since) return 0
     const to = { capture: this.#capture, position: state.position }
     const attempt = (clearFirst: boolean) =>
-      this.#moveMark(to, (writer) => this.#write(writer, state, since, clearFirst))
+      this.#moveMark(to, (writer) => this.#write(writer, state, since, clearFirst), durable)
     return attempt(false).catch((error: unknown) => {
       // Two rows may have changed places in a unique column: then all that changed leaves before any comes.
       if (error instanceof Error && 'code' in error && error.code === UNIQUE_VIOLATION) return attempt(true)
@@ -138,13 +144,19 @@ export class Link {
     return written
   }
 
-  async #moveMark<R>(to: Mark | undefined, work: (writer: PortableWriter) => Promise<R>): Promise<R> {
+  async #moveMark<R>(to: Mark | undefined, work: (writer: PortableWriter) => Promise<R>, durable = true): Promise<R> {
     let result: { value: R } | undefined
     // When a commit's answer is lost, so is the link: a new one asks the copy up to where it has come.
-    await this.#target.apply(this.#mark, to, async (writer) => {
-      result = { value: await work(writer) }
-    })
+    await this.#target.apply(
+      this.#mark,
+      to,
+      async (writer) => {
+        result = { value: await work(writer) }
+      },
+      { durable }
+    )
     this.#mark = to
+    if (durable) this.#durable = this.position
     if (result === undefined) throw new Error('the work of a transaction was not run')
     return result.value
   }
@@ -173,7 +185,7 @@ export class Link {
       const position = this.position
       if (position === undefined) throw new Error('there is no copy yet')
       // The copy is brought to exactly this state before it is read.
-      await this.#follow(original)
+      await this.#follow(original, true)
       const copy = await to.state()
       started()
       try {
@@ -221,6 +233,7 @@ export class Link {
   async finish(verifiedAt: string, { wayBack = true } = {}): Promise<Comparison> {
     await this.#source.fence(true)
     await this.step()
+    await this.#moveMark(this.#mark, async () => {})
     const comparison = await this.compareChanges(verifiedAt)
     if (comparison.differing > 0) return comparison
     await this.#target.advance()

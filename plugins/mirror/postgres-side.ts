@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import type { Place, Portability, PortableRow, PortableSchema, PortableTable, PortableWriter } from '../contracts.js'
 import { FENCED_MESSAGE, FENCED_STATE } from '../errors.js'
@@ -15,6 +16,9 @@ import { type Change, changesOf, type Mark, type Side, type State, Superseded, s
 type PostgresPlace = Extract<Place, { dialect: 'postgres' }>
 
 const CHUNK_ROWS = 500
+const LOCK_TIMEOUT_MS = 500
+const LOCK_PAUSE_MS = 100
+const LOCK_ATTEMPTS = 60
 /** `insufficient_privilege` */
 const NOT_ALLOWED = '42501'
 
@@ -83,9 +87,41 @@ function sideOf({ place, client, reader, schema, types, writer }: Context): Omit
     return rows
   }
   const exists = async (name: string) => (await ask(client, 'select to_regclass($1)', [own(name)]))[0]?.[0] !== null
+  /**
+   * Changes one table at a time, each in a transaction of its own: who holds one lock alone is in no deadlock with writers.
+   * It gives way to who reads or writes for long, since everybody else would wait behind it.
+   */
+  const define = async (statement: string) => {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await inTransaction(async () => {
+          await client.query(`set local lock_timeout = ${LOCK_TIMEOUT_MS}`)
+          await client.query(statement)
+        })
+      } catch (error) {
+        const again = error instanceof pg.DatabaseError && /^(55P03|40P01)$/.test(error.code ?? '')
+        if (!again || attempt === LOCK_ATTEMPTS) throw error
+        await sleep(LOCK_PAUSE_MS)
+      }
+    }
+  }
+  const dropTriggers = async (name: string) => {
+    const triggers = await ask(
+      client,
+      `select c.relname, t.tgname from pg_catalog.pg_trigger t join pg_catalog.pg_class c on c.oid = t.tgrelid
+       join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+       join pg_catalog.pg_proc p on p.oid = t.tgfoid where n.nspname = $1 and p.proname = $2`,
+      [place.schema, name]
+    )
+    for (const [table = '', trigger = ''] of triggers)
+      await define(`drop trigger if exists ${id(trigger)} on ${own(table)}`)
+    await define(`drop function if exists ${own(name)}()`)
+  }
   const forgetCapture = async () => {
-    await client.query(`drop table if exists ${own('mirror_capture')}; drop table if exists ${own('mirror_changes')}`)
-    await client.query(`drop function if exists ${own('mirror_note')}() cascade`)
+    // Without its id a capture counts as none, however much of it is left.
+    await define(`drop table if exists ${own('mirror_capture')}`)
+    await dropTriggers('mirror_note')
+    await define(`drop table if exists ${own('mirror_changes')}`)
   }
   const mark = async (): Promise<Mark | undefined> => {
     if (!(await exists('mirror_position'))) return undefined
@@ -102,26 +138,26 @@ function sideOf({ place, client, reader, schema, types, writer }: Context): Omit
         const [known] = await ask(client, `select id, shape from ${own('mirror_capture')}`)
         if (known?.[0] !== undefined && known[1] === shape) return known[0]
       }
-      return inTransaction(async () => {
-        await forgetCapture()
-        for (const statement of captureStatements(place.schema, schema)) await client.query(statement)
-        const capture = randomUUID()
+      await forgetCapture()
+      for (const statement of captureStatements(place.schema, schema)) await define(statement)
+      const capture = randomUUID()
+      await inTransaction(async () => {
+        await client.query(`create table ${own('mirror_capture')} (id text not null, shape text not null)`)
         await client.query(`insert into ${own('mirror_capture')} values ($1, $2)`, [capture, shape])
-        return capture
       })
+      return capture
     },
-    release: () => inTransaction(forgetCapture),
-    fence: (on) =>
-      inTransaction(async () => {
-        await client.query(`drop function if exists ${own('mirror_fence')}() cascade`)
-        if (!on) return
-        await client.query(`create function ${own('mirror_fence')}() returns trigger language plpgsql as
-          $$ begin raise exception '${FENCED_MESSAGE}' using errcode = '${FENCED_STATE}'; end $$`)
-        // Each waits for the writers that are at its table.
-        for (const { physical } of schema.tables)
-          await client.query(`create trigger mirror_fence before insert or update or delete or truncate
-            on ${own(physical)} for each statement execute function ${own('mirror_fence')}()`)
-      }),
+    release: forgetCapture,
+    fence: async (on) => {
+      await dropTriggers('mirror_fence')
+      if (!on) return
+      await define(`create function ${own('mirror_fence')}() returns trigger language plpgsql as
+        $$ begin raise exception '${FENCED_MESSAGE}' using errcode = '${FENCED_STATE}'; end $$`)
+      // Each waits for the writers that are at its table.
+      for (const { physical } of schema.tables)
+        await define(`create trigger mirror_fence before insert or update or delete or truncate
+          on ${own(physical)} for each statement execute function ${own('mirror_fence')}()`)
+    },
     state: async () => {
       await reader.query('begin isolation level repeatable read read only')
       const [row] = await ask(reader, 'select pg_current_snapshot()')
@@ -138,13 +174,14 @@ function sideOf({ place, client, reader, schema, types, writer }: Context): Omit
       ])
     },
     mark,
-    apply: async (from, to, work) => {
+    apply: async (from, to, work, { durable = true } = {}) => {
       replica ??= asReplica(client)
       await replica
       await client.query(
         `create table if not exists ${own('mirror_position')} (one boolean primary key default true, capture text not null, position text not null)`
       )
       await inTransaction(async () => {
+        if (!durable) await client.query('set local synchronous_commit = off')
         await client.query(`lock table ${own('mirror_position')} in exclusive mode`)
         if (!sameMark(await mark(), from)) throw new Superseded()
         await work(writer)
@@ -165,7 +202,6 @@ function captureStatements(schemaName: string, { tables }: PortableSchema): stri
   const own = (name: string) => `${id(schemaName)}.${id(name)}`
   const note = own('mirror_note')
   const statements = [
-    `create table ${own('mirror_capture')} (id text not null, shape text not null)`,
     `create table ${own('mirror_changes')} (seq bigint generated always as identity primary key,
       xid xid8 not null default pg_current_xact_id(), name text not null, k jsonb not null)`,
     `create function ${note}() returns trigger language plpgsql as $$ begin

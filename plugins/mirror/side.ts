@@ -41,9 +41,15 @@ export interface Side {
   mark(): Promise<Mark | undefined>
   /**
    * Changes rows past guards and fence, and moves the mark, in one transaction.
+   * Where it need not be durable, a crash may take it, and the mark with it, until the next that is.
    * @throws Superseded when the mark is not `from`: somebody else has moved it
    */
-  apply(from: Mark | undefined, to: Mark | undefined, work: (writer: PortableWriter) => Promise<void>): Promise<void>
+  apply(
+    from: Mark | undefined,
+    to: Mark | undefined,
+    work: (writer: PortableWriter) => Promise<void>,
+    options?: { durable?: boolean }
+  ): Promise<void>
   /** Writes rows in bulk; see `PortableWriter.startLoad`. */
   readonly writer: PortableWriter
   /** Sets what numbers new rows past what is there. */

@@ -100,6 +100,8 @@ export function sqliteSide(path: string, traits: readonly Portability[]): Side {
   const following = alongside(db, writer, traits)
   const growth = new Map(schema.tables.map((table) => [table.physical, growthOf(db, table)]))
   const grows = schema.tables.filter(({ physical }) => growth.get(physical) !== 'none')
+  // Nothing is counted again while nobody has written.
+  let counted: { since: string; version: number; changes: number } | undefined
   const exists = (name: string) =>
     db.prepare("select 1 from sqlite_schema where type = 'table' and name = ?").get(name) !== undefined
   const dropTriggers = (pattern: string) => {
@@ -170,9 +172,12 @@ export function sqliteSide(path: string, traits: readonly Portability[]): Side {
       }
     },
     pending: async (since) => {
+      const version = number(reader, 'pragma data_version')
+      if (counted?.since === since && counted.version === version) return counted.changes
       const [before, now] = [parse(since), position(reader)]
       const grown = Object.entries(now.grown).map(([name, key]) => Math.max(0, key - (before.grown[name] ?? key)))
-      return now.seq - before.seq + grown.reduce((sum, more) => sum + more, 0)
+      counted = { since, version, changes: now.seq - before.seq + grown.reduce((sum, more) => sum + more, 0) }
+      return counted.changes
     },
     prune: async (through) => {
       const { statement, values } = pruneSqlite(through)
