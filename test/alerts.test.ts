@@ -1,5 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import type { FastifyInstance } from 'fastify'
+import type { Registry } from 'prom-client'
 import t from 'tap'
 import { Type } from 'typebox'
 import { selectorsOf } from '../alerts/promql.js'
@@ -10,6 +12,7 @@ import { judge } from '../modules/slo/index.js'
 import { BURNS, type Counts, LONG, NOT_COUNTED, OBJECTIVES, WINDOWS } from '../modules/slo/objectives.js'
 import { Environment } from '../plugins/config.js'
 import { buildApp, client } from './helper.js'
+import { redisUrl } from './services.js'
 
 /** What can be said of the alerts without running Prometheus; `npm run verify:alerts` does the rest. */
 
@@ -63,6 +66,62 @@ t.test('every alert has a runbook and no other has one', async (t) => {
         t.ok(selectorsOf(query).length > 0)
     }
   }
+})
+
+/** Labels whose values only the running program knows, and those that Prometheus adds itself. */
+const OPEN_LABELS = new Set(['method', 'route', 'code', 'task', 'version', 'instance', 'job', 'le'])
+/** What has no series before it happened: its name is known, the values of its labels are not. */
+const LATE = new Set(['forecast_realised_ratio'])
+
+/** Every metric of a running app, with the values that its labels have. */
+async function scraped(app: FastifyInstance): Promise<Map<string, Map<string, Set<string>>>> {
+  const found = new Map<string, Map<string, Set<string>>>()
+  await client(app, 'admin').get('/api/inventory')
+  for (const { name, type, values } of await app.getDecorator<Registry>('registry').getMetricsAsJSON()) {
+    const labels = new Map<string, Set<string>>()
+    for (const { labels: pairs } of values) {
+      for (const [label, value] of Object.entries(pairs)) {
+        labels.set(label, (labels.get(label) ?? new Set()).add(String(value)))
+      }
+    }
+    const histogram = String(type) === 'histogram'
+    for (const series of histogram ? [`${name}_bucket`, `${name}_sum`, `${name}_count`] : [name])
+      found.set(series, labels)
+  }
+  return found
+}
+
+t.test('rules, their tests and runbooks name metrics, labels and values that the program has', async (t) => {
+  const apps = [
+    await scraped(await buildApp(t, { dialect: 'sqlite' })),
+    await scraped(await buildApp(t, { dialect: 'postgres', redisUrl: redisUrl() }))
+  ]
+  const commands = alerts.flatMap(({ alert }) => blocksOf(alert).map(({ command }) => command))
+  const queries = [
+    ...files.flatMap((file) => [...alertsOf(file), ...recordingsOf(file)].map(({ expr }) => expr)),
+    ...[...testFiles().values()].flatMap(({ tests }) =>
+      tests.flatMap(({ input_series }) => input_series.map(({ series }) => series))
+    ),
+    ...commands.flatMap((command) =>
+      [...command.matchAll(/"\$PROMETHEUS_URL" '([^']+)'/g)].map(([, query = '']) => query)
+    )
+  ]
+  t.ok(queries.length > 300, `${queries.length} queries`)
+  const recorded = new Set(files.flatMap((file) => recordingsOf(file).map(({ record }) => record)))
+  const wrong = new Set<string>()
+  for (const { metric, matchers } of queries.flatMap(selectorsOf)) {
+    if (['up', 'ALERTS', 'x'].includes(metric) || recorded.has(metric)) continue
+    const known = apps.flatMap((app) => app.get(metric) ?? [])
+    if (known.length === 0) wrong.add(metric)
+    if (known.length === 0 || LATE.has(metric)) continue
+    for (const { label, operator, value } of matchers) {
+      if (OPEN_LABELS.has(label)) continue
+      const values = known.flatMap((labels) => [...(labels.get(label) ?? [])])
+      const named = operator.includes('~') ? value.split('|') : [value]
+      for (const each of named) if (!values.includes(each)) wrong.add(`${metric}{${label}="${each}"}`)
+    }
+  }
+  t.same([...wrong].sort(), [])
 })
 
 t.test('Prometheus records and alerts by the objectives that /api/slo answers by', async (t) => {
