@@ -11,6 +11,7 @@ import { createHistory } from '../modules/slo/history.js'
 import { judge } from '../modules/slo/index.js'
 import { BURNS, type Counts, LONG, NOT_COUNTED, OBJECTIVES, WINDOWS } from '../modules/slo/objectives.js'
 import { Environment } from '../plugins/config.js'
+import { mirrorMetrics } from '../plugins/mirror.js'
 import { buildApp, client } from './helper.js'
 import { redisUrl } from './services.js'
 
@@ -77,7 +78,12 @@ const LATE = new Set(['forecast_realised_ratio'])
 async function scraped(app: FastifyInstance): Promise<Map<string, Map<string, Set<string>>>> {
   const found = new Map<string, Map<string, Set<string>>>()
   await client(app, 'admin').get('/api/inventory')
-  for (const { name, type, values } of await app.getDecorator<Registry>('registry').getMetricsAsJSON()) {
+  const registry = app.getDecorator<Registry>('registry')
+  // A mirror is there by choice.
+  mirrorMetrics(registry, {
+    status: () => ({ on: false, tenants: [], errors: 0, error: undefined, verified: undefined })
+  })
+  for (const { name, type, values } of await registry.getMetricsAsJSON()) {
     const labels = new Map<string, Set<string>>()
     for (const { labels: pairs } of values) {
       for (const [label, value] of Object.entries(pairs)) {
