@@ -22,6 +22,7 @@ import inventory, {
   stockGauges
 } from './modules/inventory/index.js'
 import privacy from './modules/privacy/index.js'
+import slo from './modules/slo/index.js'
 import webhooks from './modules/webhooks/index.js'
 import type { Config } from './plugins/config.js'
 import type { Auth, Mirror, Tenants } from './plugins/core.js'
@@ -104,6 +105,20 @@ export async function app(
     ...options,
     holders: [identityPersonal, auditPersonal, inventoryPersonal, forecastingPersonal, anomalyPersonal, corePersonal],
     subjects: { exists: userExists, rectify: rectifyUser }
+  })
+  await service.register(slo, {
+    ...options,
+    states: [
+      {
+        name: 'ledger-mismatches',
+        unit: 'mismatches',
+        gauge: 'inventory_ledger_mismatches',
+        atMost: 0,
+        provedAt: 'inventory_ledger_last_verified_timestamp_seconds'
+      },
+      { name: 'forecast-age', unit: 'seconds', gauge: 'forecast_last_success_timestamp_seconds', atMost: 36 * 3_600 },
+      { name: 'backup-age', unit: 'seconds', gauge: 'backup_last_success_timestamp_seconds', atMost: 24 * 3_600 }
+    ]
   })
   stockGauges(service.getDecorator('registry'), async () =>
     Promise.all((await tenants.list()).map((id) => tenants.get(id)))

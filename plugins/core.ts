@@ -15,7 +15,7 @@ import type { Audit, EnterModule, ModuleOptions, Tenant } from './contracts.js'
 import { openDatabaseServer, startFailure } from './database.js'
 import { TenantNotFound, Unauthenticated, useProblems } from './errors.js'
 import { createEvents } from './events.js'
-import { diskCheck, registerHealth } from './health.js'
+import { diskCheck, diskGauges, registerHealth } from './health.js'
 import { registerHttp } from './http.js'
 import { jobRoutes } from './job-routes.js'
 import { createJobs } from './jobs.js'
@@ -170,7 +170,10 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     health.add({ name: 'database', optional: false, probe: () => server.ping() })
     if (redis !== null) health.add({ name: 'cache', optional: true, probe: () => redis.probe() })
     if (mirror !== undefined) health.add(mirrorCheck(mirror))
-    if (options.dataDir !== undefined) health.add(diskCheck(options.dataDir))
+    if (options.dataDir !== undefined) {
+      health.add(diskCheck(options.dataDir))
+      diskGauges(registry, options.dataDir)
+    }
     app.decorate('health', health)
     metricsRoute(
       app,

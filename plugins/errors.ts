@@ -1,5 +1,7 @@
 import { createRequire } from 'node:module'
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { agentOf } from './audit.js'
+import type { Tenant } from './contracts.js'
 import { PayloadTooLarge } from './limits.js'
 import { type Locale, Problem, problem } from './problem.js'
 
@@ -235,10 +237,17 @@ function fieldErrors(error: unknown, locale: Locale): FieldError[] | undefined {
   })
 }
 
+/** Ids that connect a line of the log with the audit trail, the ledger and the trace; `reqId` is there by itself. No names. */
+function whoAsked(request: FastifyRequest) {
+  const { actor = null, role = null, traceId = null } = 'principal' in request ? agentOf(request) : {}
+  const tenant = 'tenant' in request ? request.getDecorator<Tenant | null>('tenant')?.id : undefined
+  return { route: request.routeOptions.url, tenant, actor, role, traceId }
+}
+
 /** Answers `application/problem+json`; logs what is ours to mend. */
 export function answerProblem(error: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
   const found = toProblem(error, request)
-  if (found.status >= 500) request.log.error({ err: error, code: found.code }, 'request failed')
+  if (found.status >= 500) request.log.error({ ...whoAsked(request), code: found.code, err: error }, 'request failed')
   const locale = localeOf(request)
   const retryAfter = found.params.retryAfterSeconds
   if (typeof retryAfter === 'number') void reply.header('retry-after', retryAfter)

@@ -1,3 +1,4 @@
+import type { StatsFs } from 'node:fs'
 import { statfs } from 'node:fs/promises'
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import { Gauge, type Registry } from 'prom-client'
@@ -95,6 +96,23 @@ export const diskCheck = (folder: string): HealthCheck => ({
     if (bavail * bsize < least) throw new Error('little space is left')
   }
 })
+
+/** How full the volume of this folder is, read when Prometheus asks. */
+export function diskGauges(registry: Registry, folder: string): void {
+  const gauge = (name: string, help: string, blocksOf: (volume: StatsFs) => number) =>
+    new Gauge({
+      name,
+      help,
+      labelNames: ['volume'],
+      registers: [registry],
+      async collect() {
+        const volume = await statfs(folder)
+        this.set({ volume: 'data' }, blocksOf(volume) * volume.bsize)
+      }
+    })
+  gauge('app_disk_free_bytes', 'Free space where data lies.', ({ bavail }) => bavail)
+  gauge('app_disk_size_bytes', 'Size of the volume where data lies.', ({ blocks }) => blocks)
+}
 
 /** One call of `work` for all who ask while it runs, and for a while after it ended. */
 function shared<T>(work: () => Promise<T>): () => Promise<T> {

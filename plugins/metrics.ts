@@ -8,6 +8,8 @@ import type { Tenants } from './tenants.js'
 
 const HTTP_SECONDS = [0.005, 0.01, 0.025, 0.05, 0.087, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
 const DATABASE_SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5]
+/** A query that takes longer counts as slow. */
+const SLOW_SECONDS = 0.25
 /** prom-client's own three that break Prometheus' naming rules (`promtool check metrics` refuses them). */
 const MISNAMED = ['nodejs_active_handles_total', 'nodejs_active_requests_total', 'nodejs_active_resources_total']
 
@@ -38,6 +40,12 @@ export function databaseMetrics(registry: Registry, dialect: string): DatabaseEv
     labelNames: ['dialect', 'kind'] as const,
     registers: [registry]
   })
+  const slow = new Counter({
+    name: 'db_slow_queries_total',
+    help: `Queries that took over ${SLOW_SECONDS} s.`,
+    labelNames: ['dialect', 'operation'] as const,
+    registers: [registry]
+  })
   const transactions = new Counter({
     name: 'db_transactions_total',
     help: 'Transactions ended.',
@@ -53,11 +61,15 @@ export function databaseMetrics(registry: Registry, dialect: string): DatabaseEv
   })
   for (const kind of ERROR_KINDS) errors.inc({ dialect, kind }, 0)
   for (const outcome of ['commit', 'rollback', 'retry']) transactions.inc({ dialect, outcome }, 0)
-  for (const operation of ['select', 'insert', 'update', 'delete', 'other']) queries.zero({ dialect, operation })
+  for (const operation of ['select', 'insert', 'update', 'delete', 'other']) {
+    queries.zero({ dialect, operation })
+    slow.inc({ dialect, operation }, 0)
+  }
   durations.zero({ dialect })
   return {
     query: (operation, seconds, error) => {
       queries.observe({ dialect, operation }, seconds)
+      if (seconds > SLOW_SECONDS) slow.inc({ dialect, operation })
       if (error !== undefined) errors.inc({ dialect, kind: errorKind(error) })
     },
     transaction: (outcome, seconds) => {
@@ -83,7 +95,7 @@ function errorKind(error: unknown): (typeof ERROR_KINDS)[number] {
 
 /** Gauges that are read when Prometheus asks. */
 export function databaseGauges(registry: Registry, server: DatabaseServer, tenants: Tenants): void {
-  const { dialect } = server
+  const dialect = server.dialect === 'postgres' ? 'postgresql' : 'sqlite'
   new Gauge({
     name: 'db_up',
     help: '1 when the database answers a probe.',
@@ -119,24 +131,19 @@ export function databaseGauges(registry: Registry, server: DatabaseServer, tenan
       this.set(server.pool().max)
     }
   })
-  const writeAheadLog = new Gauge({
-    name: 'db_wal_size_bytes',
-    help: 'Write-ahead log size.',
-    labelNames: ['dialect'],
-    registers: [registry]
-  })
-  new Gauge({
-    name: 'db_size_bytes',
-    help: 'Database size.',
-    labelNames: ['dialect'],
-    registers: [registry],
-    async collect() {
-      const sizes = await tenants.sizes().catch(() => undefined)
-      if (sizes === undefined) return
-      this.set({ dialect }, sizes.database)
-      writeAheadLog.set({ dialect }, sizes.writeAheadLog)
-    }
-  })
+  const size = (name: string, help: string, part: 'database' | 'writeAheadLog') =>
+    new Gauge({
+      name,
+      help,
+      labelNames: ['dialect'],
+      registers: [registry],
+      async collect() {
+        const sizes = await tenants.sizes().catch(() => undefined)
+        if (sizes !== undefined) this.set({ dialect }, sizes[part])
+      }
+    })
+  size('db_size_bytes', 'Database size.', 'database')
+  size('db_wal_size_bytes', 'Write-ahead log size.', 'writeAheadLog')
 }
 
 /** Process metrics, and request counts and times for every route by its template. */
@@ -172,6 +179,12 @@ export async function httpMetrics(app: FastifyInstance, registry: Registry): Pro
       this.set(inFlight)
     }
   })
+  const requests = new Counter({
+    name: 'http_requests_total',
+    help: 'HTTP requests answered.',
+    labelNames: ['method', 'route', 'code'] as const,
+    registers: [registry]
+  })
   const aborted = new Counter({
     name: 'http_requests_aborted_total',
     help: 'Requests closed by the client before the reply.',
@@ -181,8 +194,9 @@ export async function httpMetrics(app: FastifyInstance, registry: Registry): Pro
     inFlight++
     done()
   })
-  app.addHook('onResponse', (_request, _reply, done) => {
+  app.addHook('onResponse', (request, reply, done) => {
     inFlight--
+    requests.inc({ method: request.method, route: request.routeOptions.url ?? 'unmatched', code: reply.statusCode })
     done()
   })
   app.addHook('onRequestAbort', (_request, done) => {

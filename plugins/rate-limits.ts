@@ -61,14 +61,14 @@ export function countingStore(redis: RedisLink | null) {
  */
 export function limitRoutes(app: FastifyInstance, limits: RateLimits, registry: Registry): void {
   const refusals = new Counter({
-    name: 'http_rate_limited_total',
+    name: 'http_rate_limited_requests_total',
     help: 'Requests refused because their caller made too many of that class.',
-    labelNames: ['class'] as const,
+    labelNames: ['limiter'] as const,
     registers: [registry]
   })
   const hooks = new Map<LimitClass, onRequestAsyncHookHandler>()
   for (const limitClass of LIMIT_CLASSES) {
-    refusals.inc({ class: limitClass }, 0)
+    refusals.inc({ limiter: limitClass }, 0)
     const max = limits[limitClass] ?? 0
     if (max === 0) continue
     const check = app.createRateLimit({
@@ -79,7 +79,7 @@ export function limitRoutes(app: FastifyInstance, limits: RateLimits, registry: 
     hooks.set(limitClass, async (request) => {
       const { isAllowed, ...counted } = await check(request)
       if (isAllowed || !('isExceeded' in counted) || !counted.isExceeded) return
-      refusals.inc({ class: limitClass })
+      refusals.inc({ limiter: limitClass })
       throw new TooManyRequests({ retryAfterSeconds: Math.max(1, counted.ttlInSeconds) })
     })
   }

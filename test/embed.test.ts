@@ -103,6 +103,11 @@ const hosts: Record<string, string> = {
   await call('GET', '/x/anomalies')`
   ),
   'cache-stats': host('cache-stats', '', `await call('GET', '/x/cache/stats')`),
+  slo: host(
+    'slo',
+    ", states: [{ name: 'temperature', unit: 'mismatches', gauge: 'freezer_alarms', atMost: 0 }]",
+    `await call('GET', '/x/slo')`
+  ),
   dashboard: host(
     'dashboard',
     `, inventory: async () => ({ items: 3, stockValue: 12.5, lowStock: 1, outOfStock: 0, movementsToday: 4 }),
@@ -382,6 +387,9 @@ t.test('each module alone in a bare Fastify app, on both databases', async (t) =
       { status: 200, body: { data: [{ itemCode: 'A', observed: 500 }] } }
     ],
     'cache-stats': [{ status: 200, body: { backend: 'memory', hits: 0, misses: 0, keys: 0 } }],
+    slo: [
+      { status: 200, body: { requests: [{ status: 'unknown' }], states: [{ name: 'temperature', status: 'unknown' }] } }
+    ],
     dashboard: [{ status: 200, body: { items: 3, stockValue: 12.5, runsOutFirst: [{ itemCode: 'A' }] } }],
     audit: [
       { status: 200, body: { data: [{ action: 'door.open', actor: 'system', object: { type: 'door', id: '7' } }] } },

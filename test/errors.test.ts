@@ -1,7 +1,10 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
+import Fastify from 'fastify'
 import t from 'tap'
+import { useProblems } from '../plugins/errors.js'
+import { serverOptions } from '../plugins/server-options.js'
 
 /** docs/errors.md and the coded errors of the program, held together in both directions. */
 
@@ -67,3 +70,36 @@ t.test('every code that rows of an import carry is documented', async (t) => {
   t.ok(rowCodes.size >= 8, [...rowCodes].join())
   for (const code of rowCodes) t.match(document, new RegExp(`^\\| \`${code}\` +\\|`, 'm'), code)
 })
+
+t.test(
+  'a failure is logged with the ids that connect it with the audit trail and the trace, and with no secret',
+  async (t) => {
+    const lines: string[] = []
+    const stream = { write: (line: string) => void lines.push(line) }
+    const app = Fastify({ logger: { ...serverOptions({ logLevel: 'error' }).logger, stream } })
+    app.decorateRequest('tenant', null)
+    app.decorateRequest('principal', null)
+    useProblems(app)
+    app.get('/things/:id', async (request) => {
+      request.setDecorator('tenant', { id: 'acme' })
+      request.setDecorator('principal', { subject: 'u-7', role: 'staff', tenant: 'acme' })
+      throw new Error('on purpose')
+    })
+    const traceId = '4bf92f3577b34da6a3ce929d0e0e4736'
+    const headers = { traceparent: `00-${traceId}-00f067aa0ba902b7-01`, authorization: 'Bearer canary' }
+    const { statusCode } = await app.inject({ url: '/things/1?secret=canary', headers })
+    t.equal(statusCode, 500)
+    t.equal(lines.length, 1)
+    const said = {
+      level: 50,
+      route: '/things/:id',
+      tenant: 'acme',
+      actor: 'u-7',
+      role: 'staff',
+      traceId,
+      code: 'INTERNAL_ERROR'
+    }
+    t.match(JSON.parse(lines[0] ?? ''), { ...said, reqId: String, err: { message: 'on purpose', stack: /at / } })
+    t.notMatch(lines[0], /canary/)
+  }
+)

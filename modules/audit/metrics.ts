@@ -23,8 +23,13 @@ export function createAuditMetrics(registry: Registry) {
     registers
   })
   const mismatches = new Gauge({
-    name: 'audit_verify_mismatches',
-    help: 'Mismatches that the last verification in this process found, over all tenants.',
+    name: 'audit_chain_mismatches',
+    help: 'Mismatches that the last verification in this process found, all tenants; must be 0.',
+    registers
+  })
+  const verifiedAt = new Gauge({
+    name: 'audit_chain_last_verified_timestamp_seconds',
+    help: 'Unix time of the last verification of the audit trail in this process; 0 before the first.',
     registers
   })
   const found = new Map<string, number>()
@@ -35,6 +40,7 @@ export function createAuditMetrics(registry: Registry) {
     unattributed: (count: number) => unattributed.inc(count),
     verified: (tenant: string, count: number) => {
       found.set(tenant, count)
+      verifiedAt.setToCurrentTime()
       mismatches.set([...found.values()].reduce((sum, each) => sum + each, 0))
     }
   }

@@ -10,7 +10,7 @@ export function identityMetrics(registry: Registry) {
   })
   for (const outcome of ['success', 'failure', 'throttled']) attempts.inc({ outcome }, 0)
   const factors = new Counter({
-    name: 'auth_second_factor_attempts_total',
+    name: 'auth_mfa_challenges_total',
     help: 'Codes, recovery codes and passkeys given at a sign-in, by outcome.',
     labelNames: ['outcome'] as const,
     registers
@@ -30,6 +30,13 @@ export function identityMetrics(registry: Registry) {
     buckets: [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5],
     registers
   })
-  return { attempts, factors, oidc, issued, hashing }
+  const refreshRejections = new Counter({
+    name: 'auth_refresh_rejections_total',
+    help: 'Refresh tokens refused; reused: somebody has a copy, and the session has been ended.',
+    labelNames: ['reason'] as const,
+    registers
+  })
+  for (const reason of ['unknown', 'ended', 'reused', 'second-factor']) refreshRejections.inc({ reason }, 0)
+  return { attempts, factors, oidc, issued, refreshRejections, hashing }
 }
 export type IdentityMetrics = ReturnType<typeof identityMetrics>

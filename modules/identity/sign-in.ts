@@ -20,6 +20,7 @@ import {
   type OpenedSession,
   openSession,
   type Proof,
+  type RefreshRefusal,
   rotate,
   type SessionLife,
   tenantOfRefreshToken
@@ -206,7 +207,8 @@ export async function refresh(
   cookie: boolean
 ): Promise<SignedIn> {
   const { auth, life, secondFactor, refreshPath } = service
-  const refuse = (reason: string) => {
+  const refuse = (reason: RefreshRefusal | 'second-factor') => {
+    service.metrics.refreshRejections.inc({ reason })
     if (cookie) auth.cookies.clear(request, reply, refreshPath)
     return new SessionEnded({ reason })
   }

@@ -4,7 +4,7 @@ import type { HealthCheck, Tenant } from '../contracts.js'
 import type { Mirror } from './controller.js'
 
 /** Of all tenants together: sums, and the worst where a sum says nothing. */
-export function mirrorMetrics(registry: Registry, mirror: Mirror): void {
+export function mirrorMetrics(registry: Registry, mirror: Pick<Mirror, 'status'>): void {
   const gauge = (name: string, help: string, read: () => number) =>
     void new Gauge({
       name,

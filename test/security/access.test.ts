@@ -119,6 +119,7 @@ const RULES: Record<Role | 'public', readonly string[]> = {
     'POST /api/ai/consumption/detect-anomalies',
     'POST /api/anomalies/:id/resolve',
     'GET /api/cache/stats',
+    'GET /api/slo',
     'GET /api/audit',
     'GET /api/audit/verify',
     'GET /api/audit/export',

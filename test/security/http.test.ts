@@ -234,7 +234,7 @@ t.test('V2.4.1 each class of requests has a limit of its own, for each user', as
     t.match(answers[5]?.json(), { code: 'RATE_LIMITED', retryAfterSeconds: Number })
     if (name !== 'sign-in') t.not((await ask('bob')).statusCode, 429, 'another user has a limit of his own')
   }
-  t.match((await app.inject('/metrics')).body, /http_rate_limited_total\{class="export"\} 3/)
+  t.match((await app.inject('/metrics')).body, /http_rate_limited_requests_total\{limiter="export"\} 3/)
   const other = await app.inject({ ...OF_CLASS['sign-in'], remoteAddress: '192.0.2.9' })
   t.not(other.statusCode, 429, 'another address has one too')
   for (let n = 0; n < 5; n++) {
