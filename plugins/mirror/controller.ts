@@ -197,7 +197,10 @@ export class Mirror {
     let heard = Date.now()
     let before = ''
     for (;;) {
-      const now = JSON.stringify(this.#following)
+      // A copy that cannot be reached falls further behind, which is no progress.
+      const now = JSON.stringify(
+        this.#following.map(({ state, appliedChanges, copied }) => [state, appliedChanges, copied])
+      )
       if (now !== before) heard = Date.now()
       before = now
       const done = this.#following.length === this.#pairs.size && this.#worker !== undefined
