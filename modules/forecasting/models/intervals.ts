@@ -13,9 +13,6 @@ function widening(z: number, freedom: number): number {
   )
 }
 
-/** Errors grow with the level, less than in proportion: the exponent of a count or retail series' standard deviation. */
-const LEVEL_EXPONENT = 0.5
-
 /** Distribution of a forecast's errors, learnt from rolling origins. */
 export interface Distribution {
   /** spread per step of errors divided by the level term */
@@ -26,7 +23,8 @@ export interface Distribution {
   least: number
 }
 
-const levelTerm = (centre: number, least: number): number => Math.max(Math.abs(centre), least) ** LEVEL_EXPONENT
+/** Errors grow with the level, less than in proportion: as the standard deviation of a count or retail series does. */
+const levelTerm = (centre: number, least: number): number => Math.sqrt(Math.max(Math.abs(centre), least))
 
 /**
  * Errors of the rolled forecasts (or of their running sums), scaled per step, pooled over steps and widened for the few
@@ -92,7 +90,7 @@ function smoothScales(sums: Float64Array, counts: Float64Array, cumulative: bool
       sum += sums[j]!
       count += counts[j]!
     }
-    const growth = k === 0 ? 1 : Math.sqrt((k + 1) / k) ** (1 - LEVEL_EXPONENT)
+    const growth = k === 0 ? 1 : ((k + 1) / k) ** 0.25
     last = count > 0 ? Math.max(sum / count, last) : last * growth
     scales[k] = last > 0 ? last : Number.MIN_VALUE
   }
@@ -102,14 +100,14 @@ function smoothScales(sums: Float64Array, counts: Float64Array, cumulative: bool
 /** Quantiles per level around the point forecast, sorted so that they never cross. */
 export function spread(centre: Float64Array, distribution: Distribution, floor: number): Float64Array[] {
   const { scales, shape, least } = distribution
-  let previous: Float64Array | undefined
-  return Array.from(LEVELS, (_, l) => {
+  const units = centre.map((value, k) => scales[k]! * levelTerm(value, least))
+  const lowest = new Float64Array(centre.length).fill(floor)
+  return Array.from(shape, (error) => {
     const row = new Float64Array(centre.length)
     for (let k = 0; k < row.length; k++) {
-      const value = centre[k]! + shape[l]! * scales[k]! * levelTerm(centre[k]!, least)
-      row[k] = Math.max(value, floor, previous ? previous[k]! : floor)
+      row[k] = Math.max(centre[k]! + error * units[k]!, lowest[k]!)
+      lowest[k] = row[k]!
     }
-    previous = row
     return row
   })
 }

@@ -2,7 +2,7 @@
  * Smallest value of a unimodal function on [low, high]: a coarse grid, then golden section around its best point.
  * @returns the position of the minimum
  */
-export function minimiseLine(f: (x: number) => number, low: number, high: number, grid = 10, iterations = 16): number {
+export function minimiseLine(f: (x: number) => number, low: number, high: number, grid = 10, iterations = 10): number {
   let best = low
   let bestValue = Number.POSITIVE_INFINITY
   const step = (high - low) / grid
@@ -86,8 +86,8 @@ export function minimise(
   f: (x: Float64Array) => number,
   start: readonly number[],
   box: Box,
-  evaluations = 120,
-  tolerance = 1e-5
+  evaluations = 60,
+  tolerance = 1e-3
 ): Float64Array {
   const d = start.length
   const points = firstSimplex(start, box)

@@ -4,9 +4,9 @@ import { candidatePeriods, classifyDemand, fillMissing, firstActive, isSeasonal 
 import type { DemandClass, FitContext, ForecastInput, Reason } from './types.js'
 import { ForecastInputError, MODEL_NAMES } from './types.js'
 
-/** Older values are left out: eight of the longest seasons stay, and never fewer than 600 nor more than 1,500 values. */
+/** Older values are left out: eight of the longest seasons stay, and never fewer than 400 nor more than 1,500 values. */
 const SEASONS_KEPT = 8
-const MIN_WINDOW = 600
+const MIN_WINDOW = 400
 const MAX_WINDOW = 1500
 
 /** A series made ready: gaps filled, old and idle head cut off, seasons and demand class known. */

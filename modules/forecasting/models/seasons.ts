@@ -31,12 +31,16 @@ function phaseFigures(deviations: Float64Array, period: number, decay: number, s
   const sums = new Float64Array(period)
   const totals = new Float64Array(period)
   const squares = new Float64Array(period)
-  for (let i = 0; i < n; i++) {
-    const weight = decay ** Math.floor((n - 1 - i) / period)
-    const phase = i % period
-    sums[phase]! += weight * deviations[i]!
-    squares[phase]! += weight * deviations[i]! ** 2
+  let weight = 1
+  for (let i = n - 1, phase = (n - 1) % period, left = period; i >= 0; i--) {
+    const deviation = deviations[i]!
+    sums[phase]! += weight * deviation
+    squares[phase]! += weight * deviation * deviation
     totals[phase]! += weight
+    phase = phase === 0 ? period - 1 : phase - 1
+    if (--left > 0) continue
+    left = period
+    weight *= decay
   }
   let noise = 0
   for (let p = 0; p < period; p++) {
@@ -88,10 +92,12 @@ export function applySeasons(y: Float64Array, seasons: Seasons, start: number, s
   for (let s = 0; s < seasons.periods.length; s++) {
     const period = seasons.periods[s]!
     const figures = seasons.figures[s]!
+    let phase = start % period
     for (let i = 0; i < y.length; i++) {
-      const figure = figures[(start + i) % period]!
+      const figure = figures[phase]!
       if (!seasons.multiplicative) y[i]! += sign * figure
       else y[i] = sign === 1 ? y[i]! * figure : y[i]! / figure
+      phase = phase + 1 === period ? 0 : phase + 1
     }
   }
 }

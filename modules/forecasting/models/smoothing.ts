@@ -116,9 +116,14 @@ export function holtForecast(y: Float64Array, parameters: HoltParameters, out: F
   }
 }
 
+const HOLT_WINDOW = 300
+
 /** Damped Holt: three constants by simplex search, start state in closed form. Source: FPP3 §8.2. */
-export const fitHolt: Fit = (y) => {
-  if (y.length < 5) return undefined
+export const fitHolt: Fit = (values) => {
+  if (values.length < 5) return undefined
+  // what is older says nothing of the level of today, and little of the constants
+  const first = Math.max(0, values.length - HOLT_WINDOW)
+  const y = values.subarray(first)
   const state = new Float64Array(2)
   const best = minimise((x) => holtErrors(y, x[0]!, x[1]!, x[2]!, state), [0.3, 0.1, 0.95], {
     low: [0.001, 0.0001, 0.8],
@@ -128,7 +133,7 @@ export const fitHolt: Fit = (y) => {
   const parameters = { alpha: best[0]!, beta: best[1]!, phi: best[2]!, level: state[0]!, slope: state[1]! }
   return {
     forecast(prefix, out) {
-      holtForecast(prefix, parameters, out)
+      holtForecast(prefix.subarray(first), parameters, out)
     }
   } satisfies Fitted
 }

@@ -20,10 +20,17 @@ export function logged(core: Fit): Fit {
     const lift = low > 0 ? 0 : (0.3 * sum) / y.length
     // a later zero or return must not become −∞
     const least = (1e-3 * sum) / y.length
+    let seen = new Float64Array(0)
+    let logs = new Float64Array(0)
+    // asked for again and again with more at the end: what has not changed is kept
     const forward = (values: Float64Array): Float64Array => {
-      const logs = new Float64Array(values.length)
-      for (let i = 0; i < logs.length; i++) logs[i] = Math.log(Math.max(values[i]! + lift, least))
-      return logs
+      const next = new Float64Array(values.length)
+      let i = 0
+      for (; i < next.length && i < seen.length && values[i] === seen[i]; i++) next[i] = logs[i]!
+      for (; i < next.length; i++) next[i] = Math.log(Math.max(values[i]! + lift, least))
+      seen = values.slice()
+      logs = next
+      return next.slice()
     }
     const fitted = core(forward(y), context)
     return (
@@ -79,26 +86,74 @@ function removeSorted(sorted: Float64Array, count: number, value: number): void 
   for (; at < count - 1; at++) sorted[at] = sorted[at + 1]!
 }
 
-/** Values held within three robust standard deviations of their running median of 13. Source: Hampel (1974). */
-export function hampel(y: Float64Array): Float64Array {
-  const n = y.length
-  const clean = new Float64Array(n)
+/**
+ * Running medians of 13 of a series that is seen again and again with more at its end: the medians whose windows have not
+ * changed since are kept.
+ */
+function runningMedians(): (y: Float64Array) => Float64Array {
   const window = new Float64Array(2 * HALF_WINDOW + 2)
-  const deviations = new Float64Array(n)
-  let count = 0
-  for (let i = 0; i < Math.min(HALF_WINDOW, n); i++) insertSorted(window, count++, y[i]!)
-  for (let i = 0; i < n; i++) {
-    if (i + HALF_WINDOW < n) insertSorted(window, count++, y[i + HALF_WINDOW]!)
-    if (i - HALF_WINDOW - 1 >= 0) removeSorted(window, count--, y[i - HALF_WINDOW - 1]!)
-    const half = count >> 1
-    clean[i] = count % 2 === 1 ? window[half]! : (window[half - 1]! + window[half]!) / 2
-    deviations[i] = Math.abs(y[i]! - clean[i]!)
+  let seen = new Float64Array(0)
+  let medians = new Float64Array(0)
+  return (y) => {
+    const n = y.length
+    let same = 0
+    while (same < n && same < seen.length && y[same] === seen[same]) same++
+    const first = Math.max(0, (same < n || same < seen.length ? same : n) - HALF_WINDOW)
+    const updated = new Float64Array(n)
+    updated.set(medians.subarray(0, first))
+    let count = 0
+    for (let i = Math.max(0, first - HALF_WINDOW); i < Math.min(first + HALF_WINDOW, n); i++) {
+      insertSorted(window, count++, y[i]!)
+    }
+    for (let i = first; i < n; i++) {
+      if (i + HALF_WINDOW < n) insertSorted(window, count++, y[i + HALF_WINDOW]!)
+      if (i > first && i > HALF_WINDOW) removeSorted(window, count--, y[i - HALF_WINDOW - 1]!)
+      const half = count >> 1
+      updated[i] = count % 2 === 1 ? window[half]! : (window[half - 1]! + window[half]!) / 2
+    }
+    seen = y.slice()
+    medians = updated
+    return medians
   }
-  deviations.sort()
-  const limit = 3 * 1.4826 * (deviations[n >> 1] ?? 0)
-  if (!(limit > 0)) return y.slice()
-  for (let i = 0; i < n; i++) clean[i] = Math.min(clean[i]! + limit, Math.max(clean[i]! - limit, y[i]!))
-  return clean
+}
+
+/** The value that `rank` others precede in ascending order, `values` being reordered. Source: Hoare (1961), FIND. */
+export function select(values: Float64Array, rank: number): number {
+  let low = 0
+  let high = values.length - 1
+  while (low < high) {
+    const pivot = values[(low + high) >> 1]!
+    let i = low
+    let j = high
+    while (i <= j) {
+      while (values[i]! < pivot) i++
+      while (values[j]! > pivot) j--
+      if (i > j) break
+      const swapped = values[i]!
+      values[i++] = values[j]!
+      values[j--] = swapped
+    }
+    if (rank <= j) high = j
+    else if (rank >= i) low = i
+    else break
+  }
+  return values[rank] ?? 0
+}
+
+/** Holds values within three robust standard deviations of their running median of 13. Source: Hampel (1974). */
+export function hampel(): (y: Float64Array) => Float64Array {
+  const mediansOf = runningMedians()
+  return (y) => {
+    const medians = mediansOf(y)
+    const clean = new Float64Array(y.length)
+    for (let i = 0; i < clean.length; i++) clean[i] = Math.abs(y[i]! - medians[i]!)
+    const limit = 3 * 1.4826 * select(clean, y.length >> 1)
+    if (!(limit > 0)) return y.slice()
+    for (let i = 0; i < clean.length; i++) {
+      clean[i] = Math.min(medians[i]! + limit, Math.max(medians[i]! - limit, y[i]!))
+    }
+    return clean
+  }
 }
 
 /** A model that does not see lone extremes; what comes back every season is none. */
@@ -106,11 +161,12 @@ export function robust(core: Fit): Fit {
   return (y, context) => {
     const periods = usablePeriods(y.length, context.periods)
     const seasons = findSeasons(y, periods, false, 0.9, true)
+    const holding = hampel()
     const clean = (values: Float64Array): Float64Array => {
-      if (periods.length === 0) return hampel(values)
+      if (periods.length === 0) return holding(values)
       const plain = values.slice()
       applySeasons(plain, seasons, 0, -1)
-      const held = hampel(plain)
+      const held = holding(plain)
       applySeasons(held, seasons, 0, 1)
       return held
     }
