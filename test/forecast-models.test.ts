@@ -3,7 +3,7 @@ import t from 'tap'
 import { assertNoPeeking, evaluate, type Forecaster, naive2, product } from '../bench/forecast.js'
 import type { Dataset } from '../bench/forecast-data.js'
 import { autoregression } from '../modules/forecasting/models/ar.js'
-import { blend, weigh } from '../modules/forecasting/models/combine.js'
+import { blend, tabulate, weigh } from '../modules/forecasting/models/combine.js'
 import { fitCounts, mixtureIntervals, mixtureMean, mixtureQuantiles } from '../modules/forecasting/models/counts.js'
 import { holtWintersPass } from '../modules/forecasting/models/holt-winters.js'
 import {
@@ -216,7 +216,7 @@ t.test('series tools', async (t) => {
   const weights = new Float64Array(2)
   const plan = { origins: Int32Array.of(2), refits: Int32Array.of(0), horizon: 2 }
   const members = [Float64Array.of(1, 1), Float64Array.of(4, 4)]
-  weigh(members, Float64Array.of(0, 0, 2, 2), new Uint8Array(4).fill(1), plan, 4, false, weights)
+  weigh(tabulate(members, Float64Array.of(0, 0, 2, 2), new Uint8Array(4).fill(1), plan, false), 4, weights)
   t.ok(weights[0]! > 0.5 && Math.abs(weights[0]! + weights[1]! - 1) < 1e-12, 'the smaller error weighs more')
   t.equal(blend(Float64Array.of(0.25, 0.5, 0.25), Float64Array.of(9, 1, 2), 0.5, new Int32Array(3)), (3.25 + 1) / 2)
 })

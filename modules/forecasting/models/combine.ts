@@ -11,38 +11,70 @@ const NOISY = 0.5
 /** Horizons of known targets from which weights rest on the past alone. */
 const SETTLED_HORIZONS = 2
 
-/**
- * Loss per member over the targets that may be used at `now`, and how many there were: those before it, or, while these are
- * fewer than two horizons, all outside the horizon that follows it.
- * @param squared squared errors instead of absolute ones
- */
-function lossesKnown(
+/** Errors of members over the targets of every origin, as running sums: any stretch of them is two look-ups. */
+export interface Losses {
+  plan: RollingPlan
+  /** how many values are known in the end */
+  n: number
+  squared: boolean
+  /** per member, `sums[o * (horizon + 1) + k]`: the first k steps from origin o */
+  sums: readonly Float64Array[]
+  /** the same for the number of known targets */
+  counts: Float64Array
+  /** the same for the sum of |actual| */
+  demand: Float64Array
+}
+
+/** @param squared squared errors instead of absolute ones */
+export function tabulate(
   members: readonly Float64Array[],
   y: Float64Array,
   observed: Uint8Array,
   plan: RollingPlan,
-  now: number,
-  squared: boolean,
-  losses: Float64Array
-): number {
+  squared: boolean
+): Losses {
+  const { origins, horizon } = plan
+  const size = origins.length * (horizon + 1)
+  const counts = new Float64Array(size)
+  const demand = new Float64Array(size)
+  const sums = members.map(() => new Float64Array(size))
+  for (let o = 0; o < origins.length; o++) {
+    for (let k = 0; k < horizon; k++) {
+      const t = origins[o]! + k
+      const at = o * (horizon + 1) + k
+      const known = t < y.length && observed[t] === 1 ? 1 : 0
+      counts[at + 1] = counts[at]! + known
+      demand[at + 1] = demand[at]! + (known === 1 ? Math.abs(y[t]!) : 0)
+      for (let m = 0; m < sums.length; m++) {
+        const error = known === 1 ? members[m]![o * horizon + k]! - y[t]! : 0
+        sums[m]![at + 1] = sums[m]![at]! + (squared ? error * error : Math.abs(error))
+      }
+    }
+  }
+  return { plan, n: y.length, squared, sums, counts, demand }
+}
+
+/**
+ * Loss per member over the targets that may be used at `now`, and how many there were: those before it, or, while these are
+ * fewer than two horizons, all outside the horizon that follows it.
+ */
+function lossesKnown({ plan, n, squared, sums, counts }: Losses, now: number, losses: Float64Array): number {
   const { origins, horizon } = plan
   const settled = now - (origins[0] ?? 0) >= SETTLED_HORIZONS * horizon
   losses.fill(0)
   let count = 0
   for (let o = 0; o < origins.length; o++) {
-    const end = Math.min(settled ? now : y.length, origins[o]! + horizon)
-    for (let t = origins[o]!; t < end; t++) {
-      if (observed[t] !== 1 || (t >= now && t < now + horizon)) continue
-      const actual = y[t]!
-      const at = o * horizon + t - origins[o]!
-      for (let m = 0; m < members.length; m++) {
-        const error = members[m]![at]! - actual
-        losses[m]! += squared ? error * error : Math.abs(error)
-      }
-      count++
+    const first = o * (horizon + 1)
+    const last = Math.min(horizon, Math.max(0, (settled ? now : n) - origins[o]!))
+    const hidden = Math.min(last, Math.max(0, now - origins[o]!))
+    const shown = Math.min(last, Math.max(0, now + horizon - origins[o]!))
+    count += counts[first + last]! - counts[first + shown]! + counts[first + hidden]!
+    for (let m = 0; m < losses.length; m++) {
+      const sum = sums[m]!
+      losses[m]! += sum[first + last]! - sum[first + shown]! + sum[first + hidden]!
     }
   }
-  if (squared) for (let m = 0; m < losses.length; m++) losses[m] = Math.sqrt(losses[m]!)
+  if (squared) for (let m = 0; m < losses.length; m++) losses[m] = Math.sqrt(Math.max(0, losses[m]!))
   return count
 }
 
@@ -51,17 +83,9 @@ function lossesKnown(
  * Source: Bates & Granger (1969); Stock & Watson (2004).
  * @param now how many values are known
  */
-export function weigh(
-  members: readonly Float64Array[],
-  y: Float64Array,
-  observed: Uint8Array,
-  plan: RollingPlan,
-  now: number,
-  squared: boolean,
-  weights: Float64Array
-): void {
-  const count = lossesKnown(members, y, observed, plan, now, squared, weights)
-  const equal = 1 / members.length
+export function weigh(table: Losses, now: number, weights: Float64Array): void {
+  const count = lossesKnown(table, now, weights)
+  const equal = 1 / weights.length
   if (count === 0) {
     weights.fill(equal)
     return
@@ -79,22 +103,18 @@ export function weigh(
 
 /**
  * How much the weighted median counts: the heavier the noise, the less a mean can be trusted.
+ * @param table of absolute errors
  * @returns a share between the two of `MEDIAN_SHARES`, by the relative error of the best member
  */
-export function medianShare(
-  members: readonly Float64Array[],
-  y: Float64Array,
-  observed: Uint8Array,
-  plan: RollingPlan
-): number {
-  const losses = new Float64Array(members.length)
-  const zero = new Float64Array(plan.origins.length * plan.horizon)
-  const actuals = new Float64Array(1)
-  lossesKnown(members, y, observed, plan, y.length, false, losses)
-  lossesKnown([zero], y, observed, plan, y.length, false, actuals)
+export function medianShare(table: Losses): number {
+  const { origins, horizon } = table.plan
+  const losses = new Float64Array(table.sums.length)
+  lossesKnown(table, table.n, losses)
   let best = Number.POSITIVE_INFINITY
   for (const loss of losses) best = Math.min(best, loss)
-  const noise = actuals[0]! > 0 ? Math.min(1, best / actuals[0]! / NOISY) : 1
+  let demand = 0
+  for (let o = 0; o < origins.length; o++) demand += table.demand[o * (horizon + 1) + horizon]!
+  const noise = demand > 0 ? Math.min(1, best / demand / NOISY) : 1
   return MEDIAN_SHARES[0] + noise * (MEDIAN_SHARES[1] - MEDIAN_SHARES[0])
 }
 
@@ -140,19 +160,12 @@ export function blendSteps(
  * histories from all windows but the one that is forecast: its accuracy is out of sample in the weights too.
  * Source: Dawid (1984), the prequential approach; Burman, Chow & Nolan (1994), cross-validation of dependent data.
  */
-export function combineRolled(
-  members: readonly Float64Array[],
-  y: Float64Array,
-  observed: Uint8Array,
-  plan: RollingPlan,
-  squared: boolean,
-  share: number
-): Float64Array {
-  const { origins, horizon } = plan
+export function combineRolled(members: readonly Float64Array[], table: Losses, share: number): Float64Array {
+  const { origins, horizon } = table.plan
   const combined = new Float64Array(origins.length * horizon)
   const weights = new Float64Array(members.length)
   for (let o = 0; o < origins.length; o++) {
-    weigh(members, y, observed, plan, origins[o]!, squared, weights)
+    weigh(table, origins[o]!, weights)
     blendSteps(members, o * horizon, weights, share, combined.subarray(o * horizon, (o + 1) * horizon))
   }
   return combined

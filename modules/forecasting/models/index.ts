@@ -1,4 +1,4 @@
-import { blendSteps, combineRolled, medianShare, weigh } from './combine.js'
+import { blendSteps, combineRolled, medianShare, tabulate, weigh } from './combine.js'
 import { withFactors } from './factors.js'
 import { type Judged, judgeByCounts, judgeByErrors } from './judge.js'
 import { LEVELS } from './levels.js'
@@ -116,11 +116,13 @@ function combine(
   const { y, observed, sparse } = prepared
   const weights = new Float64Array(members.names.length)
   const several = members.names.length > 1
-  weigh(members.rolled, y, observed, plan, y.length, sparse, weights)
+  const absolute = tabulate(members.rolled, y, observed, plan, false)
+  const table = sparse ? tabulate(members.rolled, y, observed, plan, true) : absolute
+  weigh(table, y.length, weights)
   const point = new Float64Array(plan.horizon)
-  const share = medianShare(members.rolled, y, observed, plan)
+  const share = medianShare(absolute)
   blendSteps(members.finals, 0, weights, share, point)
-  const rolled = combineRolled(members.rolled, y, observed, plan, sparse, share)
+  const rolled = combineRolled(members.rolled, table, share)
   const factor = several && !sparse ? biasFactor(rolled, prepared, plan) : 1
   return { ...judge(scaleBy(rolled, factor), scaleBy(point, factor), prepared, plan, floor, several), weights }
 }
