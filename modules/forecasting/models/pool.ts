@@ -70,11 +70,22 @@ export const DEFAULT_MEMBERS: readonly ModelName[] = [
   'ar-levels',
   'ar-robust',
   'ar-seasonal',
-  'mapa-damped',
   'mapa-theta',
   'mapa-dotm',
   'mapa-robust'
 ]
 
-/** Members of the default combination for sparse demand without a season. */
-export const SPARSE_MEMBERS: readonly ModelName[] = ['ses', 'tsb', 'sba', 'adida', 'imapa', 'negative-binomial']
+/**
+ * Members of the default combination for sparse demand without a season. Two carry a trend on: what is needed ever more seldom
+ * is most of what a store of parts holds.
+ */
+export const SPARSE_MEMBERS: readonly ModelName[] = [
+  'ses',
+  'tsb',
+  'sba',
+  'adida',
+  'imapa',
+  'negative-binomial',
+  'theta',
+  'mapa-theta'
+]
