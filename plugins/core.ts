@@ -100,7 +100,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   })
   const events = createEvents({ log: app.log, registry })
   const audit = createAudit()
-  const tenants = new Tenants({ server, tenancy, caches, events, audit })
+  const tenants = new Tenants({ server, tenancy, caches, events, audit, notice: (text) => app.log.warn(text) })
   tenants.addMigrations({
     module: 'core',
     migrations: coreMigrations,

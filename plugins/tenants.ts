@@ -14,6 +14,8 @@ export interface TenantsOptions {
   caches: Pick<Caches, 'forTenant' | 'remove'>
   events: EventService
   audit: Pick<AuditService, 'append'>
+  /** Is told what a migration waits for. */
+  notice: (text: string) => void
 }
 
 /** In `single` tenancy there is this one; its database is made at the first start. */
@@ -146,10 +148,14 @@ export class Tenants {
   }
 
   async #openTenant(id: string): Promise<Open> {
-    const { server, caches, events, audit } = this.#options
+    const { server, caches, events, audit, notice } = this.#options
     if (!(await this.list()).includes(id)) throw new TenantNotFound({ tenant: id })
     const database = await server.open(id)
-    await migrate(database.migrator.db, this.#sets, database.migrator)
+    const { db, schema } = database.migrator
+    await migrate(db, this.#sets, {
+      ...(schema === undefined ? {} : { schema }),
+      notice: (text) => notice(`tenant ${id}: ${text}`)
+    })
     const cache = caches.forTenant(id, database.foreignVersion)
     const tenant: Tenant = {
       id,
