@@ -145,7 +145,7 @@ async function fill(database: MigrationDatabase, title: string, step: BackfillSt
       const batch = await waitsFor(database, title, () =>
         database.db.transaction().execute(async (tx) => {
           if (database.postgres)
-            await sql`select set_config('lock_timeout', ${String(database.lockTimeoutMilliseconds)}, true)`.execute(tx)
+            await sql`set local lock_timeout = ${sql.lit(database.lockTimeoutMilliseconds)}`.execute(tx)
           return fillBatch({ ...database, db: tx }, step, after, step.batch ?? BATCH_ROWS)
         })
       )

@@ -28,6 +28,8 @@ export const isPostgres = (db: Kysely<unknown>): boolean => db.getExecutor().ada
 export const schemaOf = (schema: string | undefined): RawBuilder<string> =>
   schema === undefined ? sql<string>`current_schema()` : sql<string>`${schema}`
 
+const nameOf = (schema: string | undefined) => (schema === undefined ? sql`current_schema()` : sql.lit(schema))
+
 export const tableOf = (schema: string | undefined, table: string): RawBuilder<unknown> =>
   schema === undefined ? sql.id(table) : sql.id(schema, table)
 
@@ -38,12 +40,13 @@ export const tableOf = (schema: string | undefined, table: string): RawBuilder<u
  */
 export async function beginMigration({ db, schema, postgres, ...waits }: MigrationDatabase): Promise<void> {
   if (!postgres) return
-  await sql`select set_config('lock_timeout', ${String(waits.lockTimeoutMilliseconds)}, true),
-    set_config('idle_in_transaction_session_timeout', '0', true)`.execute(db)
+  // Without parameters: a statement with some leaves its portal open, whose snapshot would be waited for as well.
+  await sql`set local lock_timeout = ${sql.lit(waits.lockTimeoutMilliseconds)}`.execute(db)
+  await sql`set local idle_in_transaction_session_timeout = 0`.execute(db)
   const deadline = performance.now() + waits.patienceMilliseconds
   for (let told = false; ; told = true) {
     const { rows } = await sql<{ taken: boolean }>`select pg_try_advisory_xact_lock(
-      hashtextextended('inventory-enterprise migrations ' || ${schemaOf(schema)}, 0)) as taken`.execute(db)
+      hashtextextended('inventory-enterprise migrations ' || ${nameOf(schema)}, 0)) as taken`.execute(db)
     if (rows[0]?.taken === true) return
     if (performance.now() > deadline) throw new Error('another process has been migrating this database for too long')
     if (!told) waits.notice('another process migrates this database; waiting for it')
