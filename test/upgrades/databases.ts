@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { type Kysely, sql } from 'kysely'
 import type { Test } from 'tap'
 import { openDatabaseServer } from '../../plugins/database.js'
+import { UNWATCHED } from '../../plugins/dialects/dialect.js'
 import { type MigrateOptions, type MigrationSet, migrate } from '../../plugins/migrate.js'
 import type { Dialect } from '../helper.js'
 import { temporaryFolder } from '../service-process.js'
@@ -30,10 +31,7 @@ export async function newPlace(t: Test, dialect: Dialect): Promise<Place> {
 }
 
 async function openPlace(t: Test, databaseUrl: string): Promise<Opened> {
-  const server = openDatabaseServer(
-    { databaseUrl, tenancy: 'single', poolSize: 4 },
-    { query: () => {}, transaction: () => {} }
-  )
+  const server = openDatabaseServer({ databaseUrl, tenancy: 'single', poolSize: 4 }, UNWATCHED)
   t.teardown(() => server.close())
   await server.create('main')
   const { migrator } = await server.open('main')
