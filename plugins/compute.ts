@@ -1,7 +1,10 @@
 import { setMaxListeners } from 'node:events'
+import { basename } from 'node:path'
 import { Piscina } from 'piscina'
 import type { Compute } from './contracts.js'
 import { ComputeMemoryExceeded, ComputeThreadLost } from './errors.js'
+import type { TracedInput, TracedOutput } from './traced-worker.js'
+import { NO_TRACING, type Tracing } from './tracing.js'
 
 const IDLE_TIMEOUT_MS = 10_000
 const MEMORY_MEGABYTES = 512
@@ -11,6 +14,7 @@ export interface ComputeOptions {
   threads: number
   /** Heap of one thread; a task that wants more is ended and rejected. */
   memoryMegabytes?: number
+  tracing?: Tracing
 }
 
 export interface ComputeService extends Compute {
@@ -23,7 +27,8 @@ export interface ComputeService extends Compute {
  * structured clones. Aborting ends the thread at once and rejects with an `AbortError`; a task whose thread dies is
  * rejected with `COMPUTE_MEMORY_EXCEEDED` or `COMPUTE_THREAD_LOST`, and the pool goes on.
  */
-export function createCompute({ threads, memoryMegabytes = MEMORY_MEGABYTES }: ComputeOptions): ComputeService {
+export function createCompute(options: ComputeOptions): ComputeService {
+  const { threads, memoryMegabytes = MEMORY_MEGABYTES, tracing = NO_TRACING } = options
   let pool: Piscina | undefined
   let closed = false
   const slots = limiter(threads)
@@ -44,8 +49,10 @@ export function createCompute({ threads, memoryMegabytes = MEMORY_MEGABYTES }: C
       return slots(signal, async () => {
         if (closed) throw new ComputeThreadLost({})
         pool ??= start()
+        const how = signal === undefined ? {} : { signal }
         try {
-          return await pool.run(input, { filename: file.href, ...(signal === undefined ? {} : { signal }) })
+          if (tracing.traceId() === undefined) return await pool.run(input, { ...how, filename: file.href })
+          return await traced(pool, tracing, { file: file.href, input }, how)
         } catch (error) {
           throw named(error, memoryMegabytes)
         }
@@ -56,6 +63,18 @@ export function createCompute({ threads, memoryMegabytes = MEMORY_MEGABYTES }: C
       await pool?.destroy()
     }
   }
+}
+
+const TRACED_WORKER = new URL('traced-worker.js', import.meta.url).href
+
+/** One span for the task as a whole, with its wait for a thread, and one for what the thread did. */
+function traced(pool: Piscina, tracing: Tracing, task: TracedInput, how: { signal?: AbortSignal }) {
+  const name = basename(task.file, '.js')
+  return tracing.span(`compute ${name}`, {}, async () => {
+    const done: TracedOutput = await pool.run(task, { ...how, filename: TRACED_WORKER })
+    tracing.past(`thread ${name}`, done.time, { attributes: { 'thread.id': done.threadId } })
+    return done.output
+  })
 }
 
 function named(error: unknown, memoryMegabytes: number): unknown {

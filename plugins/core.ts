@@ -13,6 +13,7 @@ import { createCompute } from './compute.js'
 import type { SecretKey } from './config.js'
 import type { Audit, EnterModule, ModuleOptions, Tenant } from './contracts.js'
 import { openDatabaseServer, startFailure } from './database.js'
+import type { DatabaseEvents } from './dialects/dialect.js'
 import { TenantNotFound, Unauthenticated, useProblems } from './errors.js'
 import { createEvents } from './events.js'
 import { diskCheck, diskGauges, registerHealth } from './health.js'
@@ -23,11 +24,15 @@ import { createRegistry, databaseGauges, databaseMetrics, httpMetrics, metricsRo
 import { forgetMirrored, MIRROR_TABLES, type Mirror, mirrorCheck, mirrorMetrics } from './mirror.js'
 import { registerOpenApi } from './openapi.js'
 import { createPeriodic } from './periodic.js'
+import { traceQueries } from './query-spans.js'
 import type { RateLimits } from './rate-limits.js'
 import { checkRedis, openRedis } from './redis.js'
+import { logRequests } from './request-log.js'
 import { createSeal } from './seal.js'
 import type { TlsIdentity } from './secrets.js'
 import { serializerCompiler } from './serialization.js'
+import { logSlowQueries } from './slow-queries.js'
+import { NO_TELEMETRY, type Telemetry, telemetryMetrics } from './telemetry.js'
 import { SINGLE_TENANT, Tenants } from './tenants.js'
 import { createUnderWay, type UnderWay } from './under-way.js'
 import { createValidatorCompiler, refuseUndeclared } from './validation.js'
@@ -57,6 +62,10 @@ export interface CoreOptions {
   dataDir?: string
   /** The copy on the other database engine, where one may be kept. */
   mirror?: Mirror
+  /** Traces; whoever opened it closes it, after the app. */
+  telemetry?: Telemetry
+  /** A query that takes longer counts as slow (250). */
+  slowQueryMilliseconds?: number
   /** `worker`: takes jobs from the queue and serves nothing. */
   mode?: 'service' | 'worker'
   /** What the whole service wears. Left out when embedded: headers, limits and documents are the host's own. */
@@ -75,10 +84,18 @@ const CACHE_NAMESPACES = ['inventory', 'forecasting', 'anomaly', 'dashboard', 'i
 /** Provides what the domains rely on (`plugins/contracts.ts`): one call, and each domain can be registered beside it. */
 async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   const { tenancy = 'single', service, redisUrl, redisTls } = options
+  const { telemetry = NO_TELEMETRY, slowQueryMilliseconds = 250 } = options
   const registry = createRegistry(VERSION)
-  if (service !== undefined) await httpMetrics(app, registry)
+  telemetryMetrics(registry, telemetry)
+  telemetry.watch(app)
+  if (service !== undefined) {
+    logRequests(app)
+    await httpMetrics(app, registry, telemetry)
+  }
 
   const dialect = options.databaseUrl.startsWith('sqlite:') ? 'sqlite' : 'postgresql'
+  const slow = { seconds: slowQueryMilliseconds / 1000, log: app.log, tracing: telemetry, dialect }
+  const observed = (events: DatabaseEvents) => logSlowQueries(traceQueries(events, telemetry, dialect), slow)
   const server = openDatabaseServer(
     {
       databaseUrl: options.databaseUrl,
@@ -87,7 +104,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
       poolSize: options.poolSize ?? 10,
       tls: options.postgresTls
     },
-    databaseMetrics(registry, dialect)
+    observed(databaseMetrics(registry, dialect, slowQueryMilliseconds / 1000))
   )
   const deployment = deploymentOf(options.databaseUrl)
   const redis =
@@ -98,9 +115,9 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     registry,
     namespaces: CACHE_NAMESPACES
   })
-  const events = createEvents({ log: app.log, registry })
+  const events = createEvents({ log: app.log, registry, tracing: telemetry })
   const audit = createAudit()
-  const tenants = new Tenants({ server, tenancy, caches, events, audit })
+  const tenants = new Tenants({ server, tenancy, caches, events, audit, tracing: telemetry })
   tenants.addMigrations({
     module: 'core',
     migrations: coreMigrations,
@@ -118,7 +135,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     periodic.every(5, 'mirror', (tenant) => forgetMirrored(mirror, tenant))
   }
 
-  const compute = createCompute({ threads: options.workerThreads ?? 1 })
+  const compute = createCompute({ threads: options.workerThreads ?? 1, tracing: telemetry })
   const jobs = createJobs({
     tenants,
     redisUrl,
@@ -126,6 +143,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     queueName: `${deployment}-jobs`,
     registry,
     log: app.log,
+    tracing: telemetry,
     mode: options.mode ?? 'service',
     node: nodeIdentity(options.dataDir),
     dataDir: options.dataDir
@@ -269,6 +287,6 @@ function scrapeAllowed(token: string | undefined): (request: FastifyRequest) => 
 export type * from './contracts.js'
 export { access, Problem, problem } from './contracts.js'
 export { personalData } from './kept-answers.js'
-export type { Mirror, Tenants }
+export type { Mirror, Telemetry, Tenants }
 
 export default fp(core, { name: 'inventory-enterprise/core', fastify: '5.x' })

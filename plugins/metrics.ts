@@ -1,15 +1,24 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import fastifyMetrics from 'fastify-metrics'
-import { Counter, collectDefaultMetrics, Gauge, Histogram, type OpenMetricsContentType, Registry } from 'prom-client'
+import * as promClient from 'prom-client'
+import {
+  Counter,
+  collectDefaultMetrics,
+  Gauge,
+  Histogram,
+  type HistogramConfiguration,
+  type LabelValues,
+  type OpenMetricsContentType,
+  Registry
+} from 'prom-client'
 import { problems } from '../schemas/common.js'
 import { access } from './contracts.js'
 import type { DatabaseEvents, DatabaseServer } from './dialects/dialect.js'
 import type { Tenants } from './tenants.js'
+import type { Tracing } from './tracing.js'
 
 const HTTP_SECONDS = [0.005, 0.01, 0.025, 0.05, 0.087, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
 const DATABASE_SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5]
-/** A query that takes longer counts as slow. */
-const SLOW_SECONDS = 0.25
 /** prom-client's own three that break Prometheus' naming rules (`promtool check metrics` refuses them). */
 const MISNAMED = ['nodejs_active_handles_total', 'nodejs_active_requests_total', 'nodejs_active_resources_total']
 
@@ -26,7 +35,8 @@ export function createRegistry(version: string): Registry {
   return registry
 }
 
-export function databaseMetrics(registry: Registry, dialect: string): DatabaseEvents {
+/** `slowSeconds`: a query that takes longer counts as slow. */
+export function databaseMetrics(registry: Registry, dialect: string, slowSeconds: number): DatabaseEvents {
   const queries = new Histogram({
     name: 'db_query_duration_seconds',
     help: 'Query latency.',
@@ -42,7 +52,7 @@ export function databaseMetrics(registry: Registry, dialect: string): DatabaseEv
   })
   const slow = new Counter({
     name: 'db_slow_queries_total',
-    help: `Queries that took over ${SLOW_SECONDS} s.`,
+    help: 'Queries that took longer than SLOW_QUERY_MS.',
     labelNames: ['dialect', 'operation'] as const,
     registers: [registry]
   })
@@ -69,7 +79,7 @@ export function databaseMetrics(registry: Registry, dialect: string): DatabaseEv
   return {
     query: (operation, seconds, error) => {
       queries.observe({ dialect, operation }, seconds)
-      if (seconds > SLOW_SECONDS) slow.inc({ dialect, operation })
+      if (seconds > slowSeconds) slow.inc({ dialect, operation })
       if (error !== undefined) errors.inc({ dialect, kind: errorKind(error) })
     },
     transaction: (outcome, seconds) => {
@@ -146,12 +156,33 @@ export function databaseGauges(registry: Registry, server: DatabaseServer, tenan
   size('db_wal_size_bytes', 'Write-ahead log size.', 'writeAheadLog')
 }
 
+/**
+ * fastify-metrics starts a timer when a request begins, which is when it is part of its trace. Where traces are off, there is
+ * nothing to add.
+ */
+function clientWithExemplars(registry: Registry, tracing: Tracing): typeof promClient {
+  if (!tracing.on) return promClient
+  class TracedHistogram extends Histogram<string> {
+    constructor(configuration: HistogramConfiguration<string>) {
+      // It takes exemplars only beside a registry of OpenMetrics; which format is written is decided at each scrape.
+      super({ ...configuration, registers: [openRegistry()], enableExemplars: true })
+      registry.registerMetric(this)
+    }
+    override startTimer(labels?: LabelValues<string>) {
+      const traceId = tracing.traceId()
+      return super.startTimer(labels, traceId === undefined ? {} : { trace_id: traceId })
+    }
+  }
+  return { ...promClient, Histogram: TracedHistogram }
+}
+
 /** Process metrics, and request counts and times for every route by its template. */
-export async function httpMetrics(app: FastifyInstance, registry: Registry): Promise<void> {
+export async function httpMetrics(app: FastifyInstance, registry: Registry, tracing: Tracing): Promise<void> {
   collectDefaultMetrics({ register: registry })
   for (const name of MISNAMED) registry.removeSingleMetric(name)
   await app.register(fastifyMetrics.default, {
     endpoint: null,
+    promClient: clientWithExemplars(registry, tracing),
     defaultMetrics: { enabled: false },
     routeMetrics: {
       enabled: { histogram: true, summary: false },
@@ -229,13 +260,19 @@ export function metricsRoute(
   })
 }
 
-/** The same metrics under the other format: in prom-client the format belongs to the registry, not to the call. */
-function openMetrics(registry: Registry): Registry<OpenMetricsContentType> {
+function openRegistry(): Registry<OpenMetricsContentType> {
   const open = new Registry<OpenMetricsContentType>()
   open.setContentType(Registry.OPENMETRICS_CONTENT_TYPE)
+  return open
+}
+
+/** The same metrics under the other format: in prom-client the format belongs to the registry, not to the call. */
+function openMetrics(registry: Registry): Registry<OpenMetricsContentType> {
+  const open = openRegistry()
   for (const { name } of registry.getMetricsAsArray()) {
     const metric = registry.getSingleMetric(name)
-    if (metric !== undefined) open.registerMetric(metric)
+    // A counter is written without the end of its name, and prom-client takes that off the counter itself, for ever.
+    if (metric !== undefined) open.registerMetric(metric instanceof Counter ? Object.create(metric) : metric)
   }
   return open
 }

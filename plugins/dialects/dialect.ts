@@ -1,4 +1,4 @@
-import { HandleEmptyInListsPlugin, type Kysely, replaceWithNoncontingentExpression } from 'kysely'
+import { type CompiledQuery, HandleEmptyInListsPlugin, type Kysely, replaceWithNoncontingentExpression } from 'kysely'
 import type { Dialect, TransactOptions } from '../contracts.js'
 
 /** What a transaction needs from the core while it runs; the tenant layer turns it into outbox rows and invalidations. */
@@ -35,8 +35,11 @@ export interface DatabaseServer {
   close(): Promise<void>
 }
 
+/** How the engine would run a query, line by line, without running it and without its values. */
+export type Explain = (query: CompiledQuery) => Promise<readonly string[]>
+
 export interface DatabaseEvents {
-  query(operation: string, seconds: number, error?: unknown): void
+  query(operation: string, seconds: number, error: unknown, query: CompiledQuery, explain: Explain): void
   transaction(outcome: 'commit' | 'rollback' | 'retry', seconds: number): void
 }
 

@@ -23,6 +23,8 @@ type JobTable = {
   created_at: number
   heartbeat_at: number
   finished_at: number | null
+  /** The `traceparent` of what started it. */
+  trace: string | null
 }
 // Kysely's `withTables` takes type literals only.
 export type JobTables = { jobs: JobTable }
@@ -45,6 +47,7 @@ export interface ClaimedJob {
   readonly claim: string
   /** JSON text. */
   readonly params: string
+  readonly trace: string | null
 }
 
 export interface Progress {
@@ -100,7 +103,12 @@ export function createJobStore({ db: reads, transact }: Tenant) {
     transact((tx) => work(tx.db.withTables<JobTables>()))
 
   return {
-    async insert(kind: string, params: unknown, node: string | null): Promise<{ job: Job; queued: QueuedJob }> {
+    async insert(
+      kind: string,
+      params: unknown,
+      node: string | null,
+      trace: string | null
+    ): Promise<{ job: Job; queued: QueuedJob }> {
       const now = Date.now()
       const row: JobTable = {
         id: uuidv7({ msecs: now }),
@@ -118,7 +126,8 @@ export function createJobStore({ db: reads, transact }: Tenant) {
         cancel_requested_at: null,
         created_at: now,
         heartbeat_at: now,
-        finished_at: null
+        finished_at: null,
+        trace
       }
       await write((tx) => tx.insertInto('jobs').values(row).execute())
       return { job: toJob(row), queued: { id: row.id, kind, node, queuedAt: now } }
@@ -158,10 +167,10 @@ export function createJobStore({ db: reads, transact }: Tenant) {
           .where('status', '=', 'queued')
           .where('kind', 'in', kinds)
           .where((eb) => eb.or([eb('node', 'is', null), eb('node', '=', node)]))
-          .returning(['kind', 'params'])
+          .returning(['kind', 'params', 'trace'])
           .executeTakeFirst()
       )
-      return row === undefined ? undefined : { id, kind: row.kind, claim, params: row.params }
+      return row === undefined ? undefined : { id, claim, ...row }
     },
 
     /** Which of these runs still own their job, and which are asked to stop. */
