@@ -1,6 +1,7 @@
 import { setMaxListeners } from 'node:events'
 import { basename } from 'node:path'
 import { Piscina } from 'piscina'
+import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
 import type { Compute } from './contracts.js'
 import { ComputeMemoryExceeded, ComputeThreadLost } from './errors.js'
 import type { TracedInput, TracedOutput } from './traced-worker.js'
@@ -10,6 +11,7 @@ const IDLE_TIMEOUT_MS = 10_000
 const MEMORY_MEGABYTES = 512
 
 export interface ComputeOptions {
+  registry: Registry
   /** How many tasks run at once, each in a thread of its own. */
   threads: number
   /** Heap of one thread; a task that wants more is ended and rejected. */
@@ -32,6 +34,7 @@ export function createCompute(options: ComputeOptions): ComputeService {
   let pool: Piscina | undefined
   let closed = false
   const slots = limiter(threads)
+  const metrics = computeMetrics(options.registry, threads, slots.load)
   const start = () =>
     new Piscina({
       minThreads: 0,
@@ -46,14 +49,21 @@ export function createCompute(options: ComputeOptions): ComputeService {
     run: (file, input, { signal } = {}) => {
       // A job computes thousands of tasks under its one signal; many listeners are no leak here.
       if (signal !== undefined) setMaxListeners(0, signal)
-      return slots(signal, async () => {
+      const askedAt = performance.now()
+      return slots.run(signal, async () => {
         if (closed) throw new ComputeThreadLost({})
         pool ??= start()
+        const ended = metrics.started(askedAt)
         const how = signal === undefined ? {} : { signal }
         try {
-          if (tracing.traceId() === undefined) return await pool.run(input, { ...how, filename: file.href })
-          return await traced(pool, tracing, { file: file.href, input }, how)
+          const result =
+            tracing.traceId() === undefined
+              ? await pool.run(input, { ...how, filename: file.href })
+              : await traced(pool, tracing, { file: file.href, input }, how)
+          ended('success')
+          return result
         } catch (error) {
+          ended(signal?.aborted === true ? 'cancelled' : 'failure')
           throw named(error, memoryMegabytes)
         }
       })
@@ -102,7 +112,7 @@ function limiter(limit: number) {
       waiting.push(give)
       signal?.addEventListener('abort', abort, { once: true })
     })
-  return async <R>(signal: AbortSignal | undefined, work: () => Promise<R>): Promise<R> => {
+  const run = async <R>(signal: AbortSignal | undefined, work: () => Promise<R>): Promise<R> => {
     signal?.throwIfAborted()
     if (free > 0) free--
     else await slot(signal)
@@ -112,6 +122,45 @@ function limiter(limit: number) {
       const next = waiting.shift()
       if (next === undefined) free++
       else next()
+    }
+  }
+  return { run, load: () => ({ running: limit - free, waiting: waiting.length }) }
+}
+
+const SECONDS = [0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10, 60]
+
+function computeMetrics(registry: Registry, threads: number, load: () => { running: number; waiting: number }) {
+  const registers = [registry]
+  const tasks = new Counter({
+    name: 'compute_tasks_total',
+    help: 'Computations in worker threads ended.',
+    labelNames: ['outcome'] as const,
+    registers
+  })
+  for (const outcome of ['success', 'failure', 'cancelled']) tasks.inc({ outcome }, 0)
+  const histogram = (name: string, help: string) => new Histogram({ name, help, buckets: SECONDS, registers })
+  const duration = histogram('compute_task_duration_seconds', 'Time of one computation in its thread.')
+  const wait = histogram('compute_task_wait_seconds', 'Time that a computation waited for a thread.')
+  const gauge = (name: string, help: string, read: () => number) =>
+    new Gauge({
+      name,
+      help,
+      registers,
+      collect() {
+        this.set(read())
+      }
+    })
+  gauge('compute_threads', 'Worker threads that there may be.', () => threads)
+  gauge('compute_tasks_running', 'Computations that run now.', () => load().running)
+  gauge('compute_tasks_waiting', 'Computations that wait for a thread.', () => load().waiting)
+  return {
+    started: (askedAt: number) => {
+      const startedAt = performance.now()
+      wait.observe((startedAt - askedAt) / 1000)
+      return (outcome: 'success' | 'failure' | 'cancelled') => {
+        tasks.inc({ outcome })
+        duration.observe((performance.now() - startedAt) / 1000)
+      }
     }
   }
 }

@@ -13,20 +13,24 @@ import { createCompute } from './compute.js'
 import type { SecretKey } from './config.js'
 import type { Audit, EnterModule, ModuleOptions, Tenant } from './contracts.js'
 import { openDatabaseServer, startFailure } from './database.js'
+import { databaseStatistics } from './database-statistics.js'
 import type { DatabaseEvents } from './dialects/dialect.js'
 import { TenantNotFound, Unauthenticated, useProblems } from './errors.js'
 import { createEvents } from './events.js'
 import { diskCheck, diskGauges, registerHealth } from './health.js'
 import { registerHttp } from './http.js'
+import { httpMetrics } from './http-metrics.js'
 import { jobRoutes } from './job-routes.js'
 import { createJobs } from './jobs.js'
-import { createRegistry, databaseGauges, databaseMetrics, httpMetrics, metricsRoute } from './metrics.js'
+import { createRegistry, databaseGauges, databaseMetrics, metricsRoute } from './metrics.js'
 import { forgetMirrored, MIRROR_TABLES, type Mirror, mirrorCheck, mirrorMetrics } from './mirror.js'
 import { registerOpenApi } from './openapi.js'
 import { createPeriodic } from './periodic.js'
+import { processMetrics } from './process-metrics.js'
 import { traceQueries } from './query-spans.js'
 import type { RateLimits } from './rate-limits.js'
 import { checkRedis, openRedis } from './redis.js'
+import { redisMetrics } from './redis-metrics.js'
 import { logRequests } from './request-log.js'
 import { createSeal } from './seal.js'
 import type { TlsIdentity } from './secrets.js'
@@ -88,9 +92,10 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   const registry = createRegistry(VERSION)
   telemetryMetrics(registry, telemetry)
   telemetry.watch(app)
+  const started = service === undefined ? () => {} : await processMetrics(app, registry)
   if (service !== undefined) {
     logRequests(app)
-    await httpMetrics(app, registry, telemetry)
+    httpMetrics(app, registry, telemetry.on)
   }
 
   const dialect = options.databaseUrl.startsWith('sqlite:') ? 'sqlite' : 'postgresql'
@@ -109,6 +114,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   const deployment = deploymentOf(options.databaseUrl)
   const redis =
     redisUrl === undefined ? null : openRedis({ url: redisUrl, tls: redisTls, log: app.log, prefix: `${deployment}:` })
+  if (redis !== null) redisMetrics(registry, redis)
   const caches = createCaches({
     redis,
     enabled: options.cache ?? true,
@@ -125,9 +131,11 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   })
   options.mirror?.attach(tenants.migrations(), app.log)
   databaseGauges(registry, server, tenants)
-  const periodic = createPeriodic(() => tenants.all(), app.log)
+  databaseStatistics(registry, server, tenants)
+  const periodic = createPeriodic(() => tenants.all(), app.log, registry)
   // What a crash left in the outbox is delivered too.
   periodic.every(10, 'outbox', async (tenant) => events.wake(tenant))
+  periodic.every(30, 'outbox count', events.count)
   periodic.every(3_600, 'idempotency keys', forgetOldKeys)
   const { mirror } = options
   if (mirror !== undefined) {
@@ -135,7 +143,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     periodic.every(5, 'mirror', (tenant) => forgetMirrored(mirror, tenant))
   }
 
-  const compute = createCompute({ threads: options.workerThreads ?? 1, tracing: telemetry })
+  const compute = createCompute({ threads: options.workerThreads ?? 1, registry, tracing: telemetry })
   const jobs = createJobs({
     tenants,
     redisUrl,
@@ -161,7 +169,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
           registry,
           enterTenant
         })
-  const answers = createAnswers({ waitForJob: jobs.wait })
+  const answers = createAnswers({ registry, waitForJob: jobs.wait })
 
   app.decorate('database', server)
   app.decorate('tenants', tenants)
@@ -209,6 +217,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     })
     await jobs.ready()
     periodic.start()
+    started()
   })
   // Before requests are waited for: one of them may be waiting for a job.
   app.addHook('preClose', () => jobs.close())

@@ -8,7 +8,7 @@ const TARGET = /\b(?:from|into|update)\s+(?:"[^"]+"\.)?"([^"]+)"/
 export function traceQueries(events: DatabaseEvents, tracing: Tracing, dialect: string): DatabaseEvents {
   if (!tracing.on) return events
   return {
-    transaction: events.transaction,
+    ...events,
     query(operation, seconds, error, query, explain) {
       events.query(operation, seconds, error, query, explain)
       if (tracing.traceId() === undefined) return

@@ -30,7 +30,7 @@ export function logSlowQueries(events: DatabaseEvents, options: SlowQueryOptions
     return true
   }
   return {
-    transaction: events.transaction,
+    ...events,
     query(operation, seconds, error, query, explain) {
       events.query(operation, seconds, error, query, explain)
       if (seconds <= threshold) return

@@ -12,6 +12,7 @@ import pg from 'pg'
 import type { TlsIdentity } from '../secrets.js'
 import { type DatabaseEvents, type DatabaseServer, PLUGINS, type RawTransact, type TenantDatabase } from './dialect.js'
 import { explainAt } from './postgres-explain.js'
+import { createStatistics } from './postgres-statistics.js'
 import { observe } from './sqlite.js'
 
 const RETRIES_MAX = 5
@@ -47,8 +48,20 @@ export function postgresServer(options: PostgresServerOptions): DatabaseServer {
   pool.on('error', () => {})
   // One that breaks between two statements of a transaction says so too; the statement that follows fails and tells the caller.
   pool.on('connect', (client) => void client.on('error', () => {}))
+  const waits = {
+    connect: async () => {
+      const askedAt = performance.now()
+      try {
+        return await pool.connect()
+      } finally {
+        events.waited((performance.now() - askedAt) / 1000)
+      }
+    },
+    end: () => pool.end()
+  }
+  const dialect = new PostgresDialect({ pool: waits })
   const log = observe(events, explainAt(connection))
-  const root = new Kysely<unknown>({ dialect: new PostgresDialect({ pool }), log, plugins: PLUGINS })
+  const root = new Kysely<unknown>({ dialect, log, plugins: PLUGINS })
   return {
     dialect: 'postgres',
     tenants: async () => {
@@ -86,6 +99,7 @@ export function postgresServer(options: PostgresServerOptions): DatabaseServer {
       waiting: pool.waitingCount,
       max: poolSize
     }),
+    statistics: createStatistics(pool),
     close: () => root.destroy()
   }
 }

@@ -48,6 +48,9 @@ export interface ClaimedJob {
   /** JSON text. */
   readonly params: string
   readonly trace: string | null
+  readonly createdAt: number
+  /** This one included. */
+  readonly attempts: number
 }
 
 export interface Progress {
@@ -167,10 +170,12 @@ export function createJobStore({ db: reads, transact }: Tenant) {
           .where('status', '=', 'queued')
           .where('kind', 'in', kinds)
           .where((eb) => eb.or([eb('node', 'is', null), eb('node', '=', node)]))
-          .returning(['kind', 'params', 'trace'])
+          .returning(['kind', 'params', 'created_at', 'attempts', 'trace'])
           .executeTakeFirst()
       )
-      return row === undefined ? undefined : { id, claim, ...row }
+      if (row === undefined) return undefined
+      const { kind, params, created_at: createdAt, attempts, trace } = row
+      return { id, kind, claim, params, createdAt, attempts, trace }
     },
 
     /** Which of these runs still own their job, and which are asked to stop. */

@@ -24,7 +24,7 @@ export function traceRequests(app: FastifyInstance, provider: Provider): void {
     }
     const span = provider.serve(`${method} ${route}`, attributes, headers)
     spans.set(request, span)
-    keepTraceId(request, span.spanContext().traceId)
+    keepTraceId(request, { traceId: span.spanContext().traceId, sampled: span.isRecording() })
     context.with(provider.contextOf(span), done)
   })
   // The body comes with the events of the socket, which know nothing of the hook above.
