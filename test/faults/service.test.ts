@@ -1,62 +1,29 @@
-import { once } from 'node:events'
-import { Agent, type IncomingMessage, request } from 'node:http'
+import { request } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify from 'fastify'
 import { sql } from 'kysely'
-import t, { type Test } from 'tap'
-import type { EnterModule, Tenant } from '../plugins/contracts.js'
-import core from '../plugins/core.js'
-import { eachDialect } from './helper.js'
-import { type Service, serviceEnvironment, startService } from './service-process.js'
-import { freshDatabase, startPostgres, startRedis } from './services.js'
+import t from 'tap'
+import type { EnterModule, Tenant } from '../../plugins/contracts.js'
+import core from '../../plugins/core.js'
+import { eachDialect } from '../helper.js'
+import { serviceEnvironment, startService } from '../service-process.js'
+import { freshDatabase, startPostgres, startRedis } from '../services.js'
+import {
+  becomes,
+  CYCLES,
+  checkAnswers,
+  checkLedger,
+  createItem,
+  hangUp,
+  Load,
+  type Outcome,
+  post,
+  send
+} from './harness.js'
 
 /** The program under load while what it stands on breaks, or it is killed itself. */
 
-const CYCLES = Number(process.env.FAULT_CYCLES ?? 3)
-const CLIENTS = 12
-/** How many of the acknowledged writes are sent again each time; that all are there the ledger says. */
-const REPLAYED = 200
-
-interface Outcome {
-  status: number
-  text: string
-  milliseconds: number
-  /** The server had closed the kept connection before it saw the request, which any client then sends again. */
-  unsent: boolean
-}
-
-const agent = new Agent({ keepAlive: true, maxSockets: 64 })
-t.teardown(() => agent.destroy())
-
-/** Status 0: no answer came. */
-async function send(service: Service, method: string, path: string, body?: object, headers = {}): Promise<Outcome> {
-  const startedAt = performance.now()
-  const payload = body === undefined ? undefined : JSON.stringify(body)
-  const type =
-    payload === undefined ? {} : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(payload) }
-  const call = request(`${service.url}${path}`, {
-    method,
-    agent,
-    headers: { authorization: `Bearer ${service.token}`, ...type, ...headers }
-  })
-  const milliseconds = () => performance.now() - startedAt
-  try {
-    call.end(payload)
-    const [response]: IncomingMessage[] = await once(call, 'response')
-    const chunks: Buffer[] = []
-    for await (const chunk of response ?? []) chunks.push(chunk)
-    return {
-      status: response?.statusCode ?? 0,
-      text: Buffer.concat(chunks).toString(),
-      milliseconds: milliseconds(),
-      unsent: false
-    }
-  } catch (error) {
-    const code = error instanceof Error && 'code' in error ? error.code : ''
-    const unsent = code === 'ECONNREFUSED' || (call.reusedSocket && (code === 'ECONNRESET' || code === 'EPIPE'))
-    return { status: 0, text: String(error), milliseconds: milliseconds(), unsent }
-  }
-}
+t.teardown(hangUp)
 
 /** `Promise.withResolvers` of later versions of Node. */
 function resolvable<T>() {
@@ -65,95 +32,6 @@ function resolvable<T>() {
     resolve = done
   })
   return { promise, resolve }
-}
-
-const movement = { type: 'receipt', lines: [{ itemCode: 'A', quantity: 1, unitCost: 1 }] }
-const post = (service: Service, key: string) =>
-  send(service, 'POST', '/api/movements', movement, { 'idempotency-key': key })
-
-async function createItem(t: Test, service: Service) {
-  const made = await send(service, 'POST', '/api/inventory', { itemCode: 'A', name: 'A', unit: 'each' })
-  t.equal(made.status, 201, made.text)
-}
-
-/** Clients that post one after the other until told to stop; what was acknowledged is in `acknowledged`, by key. */
-class Load {
-  readonly acknowledged = new Map<string, string>()
-  readonly unanswered = new Set<string>()
-  readonly outcomes: Outcome[] = []
-  #running: Promise<unknown> = Promise.resolve()
-  #stopped = true
-  #next = 0
-
-  constructor(t: Test) {
-    t.teardown(() => this.stop())
-  }
-
-  start(service: Service, { clients = CLIENTS, pause = 0, untilGone = false } = {}): void {
-    this.#stopped = false
-    const client = async () => {
-      while (!this.#stopped) {
-        const key = `key-${this.#next++}`
-        const outcome = await post(service, key)
-        this.outcomes.push(outcome)
-        if (outcome.status === 201) this.acknowledged.set(key, outcome.text)
-        else this.unanswered.add(key)
-        if (untilGone && outcome.text.includes('ECONNREFUSED')) return
-        if (outcome.status !== 201 || pause > 0) await sleep(Math.max(pause, 20))
-      }
-    }
-    this.#running = Promise.all(Array.from({ length: clients }, client))
-  }
-
-  async stop(): Promise<void> {
-    this.#stopped = true
-    await this.#running
-  }
-
-  /** Resolves when so many more were acknowledged. */
-  async more(count: number, timeout = 20_000): Promise<boolean> {
-    const goal = this.acknowledged.size + count
-    const deadline = Date.now() + timeout
-    while (this.acknowledged.size < goal && Date.now() < deadline) await sleep(10)
-    return this.acknowledged.size >= goal
-  }
-}
-
-/** What was acknowledged is there, once, with the same bytes; what was not can be sent again; the ledger is right. */
-async function checkLedger(t: Test, service: Service, load: Load): Promise<void> {
-  let differing = 0
-  const keys = [...load.acknowledged.keys()].slice(-REPLAYED)
-  const replay = async () => {
-    for (let key = keys.pop(); key !== undefined; key = keys.pop()) {
-      const again = await post(service, key)
-      if (again.status !== 201 || again.text !== load.acknowledged.get(key)) differing++
-    }
-  }
-  await Promise.all(Array.from({ length: CLIENTS }, replay))
-  t.equal(differing, 0, 'acknowledged writes answer the same bytes again')
-  for (const key of load.unanswered) {
-    const again = await post(service, key)
-    if (again.status !== 201) t.fail(`${key}, which was not answered: ${again.status} ${again.text}`)
-    load.acknowledged.set(key, again.text)
-  }
-  load.unanswered.clear()
-  const { size } = load.acknowledged
-  const verified = JSON.parse((await send(service, 'GET', '/api/ledger/verify')).text)
-  t.match(verified, { ok: true, transactions: size, moves: size, mismatches: [] }, `${size} transactions, each once`)
-  const item = JSON.parse((await send(service, 'GET', '/api/inventory/A')).text)
-  t.match(item, { onHand: size, value: size })
-}
-
-async function becomes(service: Service, status: string, timeout = 15_000): Promise<number> {
-  const startedAt = performance.now()
-  let seen = ''
-  while (performance.now() - startedAt < timeout) {
-    const { text } = await send(service, 'GET', '/health')
-    seen = text
-    if (text.includes(`{"status":"${status}"`)) return performance.now() - startedAt
-    await sleep(50)
-  }
-  throw new Error(`health never said ${status}: ${seen}`)
 }
 
 await eachDialect(t, async (t, dialect) => {
@@ -250,12 +128,7 @@ t.test('PostgreSQL itself is killed under load, and comes back', async (t) => {
   t.ok(await load.more(50), 'it goes on by itself')
   await load.stop()
   await becomes(service, 'ok')
-  const answers = new Set(load.outcomes.map(({ status }) => status))
-  t.same(
-    [...answers].filter((status) => status !== 201 && status !== 503),
-    [],
-    'nothing but 201 and 503 was answered'
-  )
+  checkAnswers(t, load, [201, 503])
   await checkLedger(t, service, load)
   await service.end('SIGTERM')
 })
