@@ -11,7 +11,7 @@ import { openDatabaseServer } from '../../plugins/database.js'
 import { UNWATCHED } from '../../plugins/dialects/dialect.js'
 import { DIALECTS } from '../helper.js'
 import { type Service, serviceEnvironment, signToken, startService, temporaryFolder } from '../service-process.js'
-import { freshDatabase, startPostgres } from '../services.js'
+import { freshDatabase, type Server, startPostgres } from '../services.js'
 import { checkAnswers, checkLedger, createItem, findings, hangUp, LONG, Load, post, send } from './harness.js'
 
 /** A disk that is full, a clock that jumps, and a writer that is broken on purpose, to see that it would be noticed. */
@@ -83,8 +83,10 @@ for (const dialect of DIALECTS) {
 }
 
 /** Little of its own, so that the disk can be small. */
-const smallPostgres = (disk: string) =>
-  startPostgres({ shared_buffers: '16MB', min_wal_size: '32MB', max_wal_size: '48MB', max_connections: '30' }, {}, disk)
+function smallPostgres(disk: string): Promise<Server> {
+  const settings = { shared_buffers: '16MB', min_wal_size: '32MB', max_wal_size: '48MB', max_connections: '30' }
+  return startPostgres(settings, {}, disk)
+}
 
 async function until<T>(look: () => T | undefined | Promise<T | undefined>): Promise<T> {
   const deadline = Date.now() + 40_000
@@ -217,8 +219,9 @@ async function idsOf(url: string | undefined, folder: string): Promise<string[]>
   return rows.map(({ id }) => id)
 }
 
-const itemOf = async (service: Service): Promise<{ reserved: number }> =>
-  JSON.parse((await send(service, 'GET', '/api/inventory/A')).text)
+async function itemOf(service: Service): Promise<{ reserved: number }> {
+  return JSON.parse((await send(service, 'GET', '/api/inventory/A')).text)
+}
 
 t.test('a writer that acknowledges before it commits is caught', async (t) => {
   const broken = fileURLToPath(new URL('./acknowledges-early.js', import.meta.url))

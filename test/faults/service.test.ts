@@ -1,12 +1,15 @@
+import { once } from 'node:events'
 import { request } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
 import Fastify from 'fastify'
 import { sql } from 'kysely'
-import t from 'tap'
+import pg from 'pg'
+import t, { type Test } from 'tap'
 import type { EnterModule, Tenant } from '../../plugins/contracts.js'
 import core from '../../plugins/core.js'
 import { eachDialect } from '../helper.js'
-import { serviceEnvironment, startService } from '../service-process.js'
+import { type Service, serviceEnvironment, spawnNode, startService } from '../service-process.js'
 import { freshDatabase, startPostgres, startRedis } from '../services.js'
 import {
   becomes,
@@ -15,6 +18,7 @@ import {
   checkLedger,
   createItem,
   hangUp,
+  LONG,
   Load,
   type Outcome,
   post,
@@ -24,6 +28,32 @@ import {
 /** The program under load while what it stands on breaks, or it is killed itself. */
 
 t.teardown(hangUp)
+
+const CLI = fileURLToPath(new URL('../../cli.js', import.meta.url))
+const ITEMS = 400
+const DAYS = 60
+interface JobRow {
+  status: string
+  attempts: number
+  done: number
+}
+
+function history(items: readonly string[]): string[] {
+  const day = (n: number) => new Date(Date.now() - (DAYS + 1 - n) * 86_400_000).toISOString()
+  return items.flatMap((code, at) => [
+    `${code},receipt,100000,${day(0)}`,
+    ...Array.from({ length: DAYS }, (_, n) => `${code},issue,${1 + ((n + at) % 7)},${day(n + 1)}`)
+  ])
+}
+
+async function imported(t: Test, service: Service, kind: string, csv: string): Promise<void> {
+  const answer = await fetch(`${service.url}/api/import/${kind}`, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${service.token}`, 'content-type': 'text/csv', prefer: 'wait=60' },
+    body: csv
+  })
+  t.match(await answer.json(), { status: 'succeeded' }, kind)
+}
 
 /** `Promise.withResolvers` of later versions of Node. */
 function resolvable<T>() {
@@ -197,3 +227,83 @@ t.test('Redis absent, killed and frozen under load: answers go on', async (t) =>
   t.match(JSON.parse((await send(service, 'GET', '/api/ledger/verify')).text), { ok: true, mismatches: [] })
   t.equal(await service.end('SIGTERM'), 0)
 })
+
+if (LONG) {
+  await t.test('two nodes that start at once on a new database', async (t) => {
+    const database = await freshDatabase()
+    t.teardown(() => database.drop())
+    const nodes = await Promise.all(
+      [1, 2, 3].map(async () => startService(t, await serviceEnvironment(t, { DATABASE_URL: database.url })))
+    )
+    const [first, second] = nodes
+    if (first === undefined || second === undefined) throw new Error('they were started')
+    await createItem(t, first)
+    const load = new Load(t)
+    load.start(second)
+    t.ok(await load.more(20))
+    await load.stop()
+    await checkLedger(t, first, load)
+    for (const node of nodes) t.equal(await node.end('SIGTERM'), 0)
+  })
+
+  await t.test('workers that are told to end, and killed, in the middle of training', async (t) => {
+    const database = await freshDatabase()
+    t.teardown(() => database.drop())
+    const redis = await startRedis()
+    t.teardown(() => redis.stop())
+    const env = await serviceEnvironment(t, { DATABASE_URL: database.url, REDIS_URL: redis.url, RATE_LIMITS: 'none' })
+    const secret = 'Wq7-mX2zKp9vLt4yHc8sRd1nJf6bGu3e'
+    let service = await startService(t, env)
+    const items = Array.from({ length: ITEMS }, (_, n) => `T${n}`)
+    await imported(
+      t,
+      service,
+      'items',
+      `itemCode,name,unit\n${items.map((code) => `${code},${code},each`).join('\n')}\n`
+    )
+    await imported(t, service, 'movements', `itemCode,type,quantity,occurredAt\n${history(items).join('\n')}\n`)
+    const client = new pg.Client({ connectionString: database.url, options: '-c search_path=tenant_main' })
+    await client.connect()
+    t.teardown(() => client.end())
+    const started = await send(service, 'POST', '/api/ai/forecast/train', { models: ['naive', 'seasonal-naive'] })
+    const { id }: { id: string } = JSON.parse(started.text)
+    const reaches = async (what: (job: JobRow) => boolean) => {
+      const deadline = Date.now() + 90_000
+      for (;;) {
+        const { rows } = await client.query<JobRow>(
+          'select status, attempts, progress_done as done from jobs where id = $1',
+          [id]
+        )
+        const [job] = rows
+        if (job !== undefined && what({ ...job, done: Number(job.done) })) return { ...job, done: Number(job.done) }
+        if (Date.now() > deadline) throw new Error(`the job stays ${JSON.stringify(job)}`)
+        await sleep(5)
+      }
+    }
+    const worker = () => {
+      const child = spawnNode([CLI, 'worker'], { env: { ...env, JWT_SECRET: secret } })
+      t.teardown(() => void child.kill('SIGKILL'))
+      return { child, ended: once(child, 'close') }
+    }
+    await reaches(({ done }) => done > 0)
+    t.equal(await service.end('SIGTERM'), 0)
+    const { done: byService, status } = await reaches(() => true)
+    t.equal(status, 'queued', 'what was not done goes back to the queue')
+    const killed = worker()
+    const taken = await reaches((job) => job.status === 'running' && job.done > byService)
+    killed.child.kill('SIGKILL')
+    await killed.ended
+    t.ok(taken.done < ITEMS, `${taken.done} of ${ITEMS} items were done`)
+    const last = worker()
+    const ended = await reaches((job) => job.status !== 'running' && job.status !== 'queued')
+    t.match(ended, { status: 'succeeded', attempts: taken.attempts + 1 })
+    last.child.kill('SIGTERM')
+    t.same(await last.ended, [0, null])
+    service = await startService(t, env)
+    for (const code of [items[0], items.at(-1)])
+      t.equal((await send(service, 'GET', `/api/ai/forecast/${code}`)).status, 200)
+    const { rows } = await client.query<{ n: string }>('select count(distinct item_code) as n from ai_forecasts')
+    t.equal(Number(rows[0]?.n), ITEMS, 'each item has its forecast')
+    t.equal(await service.end('SIGTERM'), 0)
+  })
+}
