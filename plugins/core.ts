@@ -125,7 +125,8 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   })
   const events = createEvents({ log: app.log, registry, tracing: telemetry })
   const audit = createAudit()
-  const tenants = new Tenants({ server, tenancy, caches, events, audit, tracing: telemetry })
+  const notice = (text: string) => app.log.warn(text)
+  const tenants = new Tenants({ server, tenancy, caches, events, audit, tracing: telemetry, notice })
   tenants.addMigrations({
     module: 'core',
     migrations: coreMigrations,

@@ -72,10 +72,15 @@ export function postgresServer(options: PostgresServerOptions): DatabaseServer {
       return rows.map(({ name }) => name.slice(schemaPrefix.length))
     },
     create: async (tenant) => {
-      await root.schema
-        .createSchema(schemaPrefix + tenant)
-        .ifNotExists()
-        .execute()
+      const make = () =>
+        root.schema
+          .createSchema(schemaPrefix + tenant)
+          .ifNotExists()
+          .execute()
+      // Of two nodes that make it at once one is told that the other has, in spite of `if not exists`.
+      await make().catch((error) => {
+        if (!(error instanceof pg.DatabaseError) || !/^(23505|42P06)$/.test(error.code ?? '')) throw error
+      })
     },
     drop: async (tenant) => {
       await root.schema
