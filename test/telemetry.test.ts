@@ -294,7 +294,7 @@ async function logged(t: Test, env: Record<string, string>) {
   const stream = { write: (line: string) => void lines.push(JSON.parse(line)) }
   const app = Fastify({ ...options, logger: { ...options.logger, stream } })
   app.addHook('onRoute', (route) => {
-    if (route.url !== '/api/locations' || route.method !== 'GET') return
+    if (route.url !== '/api/inventory/:itemCode' || route.method !== 'GET') return
     route.handler = async () => {
       throw Object.assign(
         new Error('cannot read postgres://me:canary@db/stock', { cause: new Error('Bearer canary') }),
@@ -318,7 +318,7 @@ t.test('every line of a request says whose it is, and no line tells a secret', a
   const { app, lines } = await logged(t, { LOG_LEVEL: 'debug' })
   const headers = { traceparent, 'x-request-id': 'request-1', cookie: 'session=canary' }
   const answer = await app.inject({
-    url: '/api/locations?cursor=canary',
+    url: '/api/inventory/canary',
     headers: {
       ...headers,
       authorization: `Bearer ${app.getDecorator<Auth>('auth').sign({ subject: 'u-7', role: 'staff', tenant: 'main' }, 60)}`
@@ -328,7 +328,7 @@ t.test('every line of a request says whose it is, and no line tells a secret', a
   const own = lines.filter(({ reqId }) => reqId === 'request-1')
   t.same(own.map(({ msg }) => msg).sort(), ['answered', 'request failed'])
   for (const line of own) {
-    t.match(line, { tenant: 'main', actor: 'u-7', role: 'staff', traceId: TRACE, route: '/api/locations' })
+    t.match(line, { tenant: 'main', actor: 'u-7', role: 'staff', traceId: TRACE, route: '/api/inventory/:itemCode' })
   }
   t.match(
     own.find(({ msg }) => msg === 'request failed'),
