@@ -6,12 +6,13 @@ import type { FastifyInstance, FastifyRequest, onRequestHookHandler } from 'fast
 import fp from 'fastify-plugin'
 import { coreMigrations } from '../migrations/core.js'
 import { createAnswers, forgetOldKeys } from './answers.js'
+import { ArchiveService, type ArchiveSettings, releaseCaptures } from './archive.js'
 import { type AuditService, createAudit } from './audit.js'
 import { createAuth } from './auth.js'
 import { createCaches } from './cache.js'
 import { createCompute } from './compute.js'
 import type { SecretKey } from './config.js'
-import type { Audit, EnterModule, ModuleOptions, Tenant } from './contracts.js'
+import type { Archives, Audit, EnterModule, ModuleOptions, Tenant } from './contracts.js'
 import { openDatabaseServer, startFailure } from './database.js'
 import { TenantNotFound, Unauthenticated, useProblems } from './errors.js'
 import { createEvents } from './events.js'
@@ -55,6 +56,8 @@ export interface CoreOptions {
   workerThreads?: number
   /** Where files of running work are kept; the system's temporary folder otherwise. */
   dataDir?: string
+  /** Where archives of tenants' data go, and whether changes are noted for increments. */
+  archives?: { readonly settings: ArchiveSettings; readonly increments: boolean }
   /** The copy on the other database engine, where one may be kept. */
   mirror?: Mirror
   /** `worker`: takes jobs from the queue and serves nothing. */
@@ -108,6 +111,16 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   })
   options.mirror?.attach(tenants.migrations(), app.log)
   databaseGauges(registry, server, tenants)
+  const whereabouts = {
+    databaseUrl: options.databaseUrl,
+    tenancy,
+    tls: options.postgresTls,
+    urlOf: (tenant: string) => options.databaseServers?.get(server.homeOf?.(tenant) ?? '') ?? options.databaseUrl
+  }
+  const archives =
+    options.archives === undefined
+      ? null
+      : new ArchiveService({ ...options.archives, database: whereabouts, migrations: () => tenants.migrations() })
   const periodic = createPeriodic(() => tenants.all(), app.log)
   // What a crash left in the outbox is delivered too.
   periodic.every(10, 'outbox', async (tenant) => events.wake(tenant))
@@ -155,6 +168,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   app.decorate('periodic', periodic)
   app.decorate('compute', compute)
   app.decorate('jobs', jobs)
+  app.decorate<Archives | null>('archives', archives)
   app.decorate('answers', answers)
   app.decorate<Audit>('audit', audit)
   app.decorate('migrations', { add: tenants.addMigrations.bind(tenants) })
@@ -189,6 +203,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     await tenants.ready().catch((error) => {
       throw startFailure(error)
     })
+    if (archives?.increments !== true) await releaseCaptures(tenants, whereabouts)
     await jobs.ready()
     periodic.start()
   })
@@ -197,6 +212,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   app.addHook('onClose', async () => {
     await underWay.ended()
     await periodic.close()
+    await archives?.close()
     await events.close()
     await compute.close()
     await caches.close()
