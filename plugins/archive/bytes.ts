@@ -48,6 +48,12 @@ export async function* gathered(content: AsyncIterable<Uint8Array>, bytes: numbe
   if (size > 0) yield Buffer.concat(pieces)
 }
 
+/** The same bytes in pieces of at most so many. */
+export async function* cut(content: AsyncIterable<Uint8Array>, bytes: number): AsyncGenerator<Uint8Array> {
+  for await (const piece of content)
+    for (let at = 0; at < piece.length; at += bytes) yield piece.subarray(at, at + bytes)
+}
+
 /** The same bytes, each piece shown to somebody else first, who may throw. */
 export async function* seen(
   content: AsyncIterable<Uint8Array>,

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { Decrypter, Encrypter, generateX25519Identity, identityToRecipient } from 'age-encryption'
-import { all, bytesOf, once, streamOf } from './bytes.js'
+import { all, bytesOf, cut, once, streamOf } from './bytes.js'
 import type { ArchiveStore } from './store.js'
 
 /** Whom archives are encrypted to, and who may open them: either a passphrase alone, or public keys and perhaps a private one. */
@@ -17,6 +17,8 @@ export class KeyRefused extends Error {}
 
 /** 2^18 rounds of scrypt, 256 MB: a second for us, and for each guess of somebody else. */
 const SCRYPT_WORK_FACTOR = 18
+/** A stream that fails forgets what is still queued; less than a chunk of age's at a time, so that what is whole is seen first. */
+const PIECE_BYTES = 32_768
 const KEY_FILE = /^[0-9a-f]{16}\.age$/
 
 /**
@@ -46,7 +48,7 @@ export class Keyring {
     const { identities, refused } = await this.#identities()
     if (identities.length === 0) throw new KeyRefused(noKey(this.#keys, refused))
     for (const identity of identities) decrypter.addIdentity(identity)
-    return bytesOf(await decrypter.decrypt(streamOf(encrypted)))
+    return bytesOf(await decrypter.decrypt(streamOf(cut(encrypted, PIECE_BYTES))))
   }
 
   isRefusal(error: unknown): boolean {

@@ -38,16 +38,16 @@ export function s3Store(options: S3Options): ArchiveStore {
   async function list(path: string): Promise<StoredFile[]> {
     const files: StoredFile[] = []
     const folder = `${prefix}${path}/`
-    for (let token: string | undefined; ; ) {
-      const query = new URLSearchParams({ 'list-type': '2', prefix: folder })
-      if (token !== undefined) query.set('continuation-token', token)
+    // The older of the two ways to list: a page begins after a key, which every store understands.
+    for (let last = ''; ; ) {
+      const query = new URLSearchParams({ prefix: folder, ...(last === '' ? {} : { marker: last }) })
       const xml = await (await send('list', `${root}?${query}`)).text()
       for (const content of textOf(xml, 'Contents')) {
-        const name = (textOf(content, 'Key')[0] ?? '').slice(folder.length)
+        last = textOf(content, 'Key')[0] ?? ''
+        const name = last.slice(folder.length)
         if (name !== '' && !name.includes('/')) files.push({ name, bytes: Number(textOf(content, 'Size')[0]) })
       }
-      token = textOf(xml, 'NextContinuationToken')[0]
-      if (token === undefined) return files
+      if (textOf(xml, 'IsTruncated')[0] !== 'true') return files
     }
   }
 

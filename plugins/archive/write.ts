@@ -4,6 +4,7 @@ import { gzip as gzipCallback } from 'node:zlib'
 import type { PortableReader, PortableRow, PortableTable } from '../contracts.js'
 import type { Change, State } from '../mirror/side.js'
 import { linesOf } from '../portable/index.js'
+import { keyOf } from '../portable/values.js'
 import { HEADER, type Header, MANIFEST, type Manifest, type PartKind, partName } from './format.js'
 import { tarEnd, tarFile } from './tar.js'
 
@@ -119,19 +120,24 @@ export async function* incrementArchive(
 
 const GATHERED_ROWS = 5_000
 
-/** Changes come in small pieces; those of a table are put together while they are few. */
+/** Changes come in small pieces, and a row may come twice; those of a table are put together while they are few. */
 async function* gathered(changes: AsyncIterable<Change>): AsyncGenerator<Change> {
-  let current: { table: PortableTable; rows: PortableRow[]; gone: PortableRow[] } | undefined
-  for await (const { table, rows, gone } of changes) {
-    if (current !== undefined && (current.table !== table || current.rows.length >= GATHERED_ROWS)) {
-      yield current
-      current = undefined
-    }
-    current ??= { table, rows: [], gone: [] }
-    current.rows.push(...rows)
-    current.gone.push(...gone)
+  let table: PortableTable | undefined
+  const rows = new Map<string, PortableRow>()
+  const gone = new Map<string, PortableRow>()
+  const collected = (of: PortableTable): Change => {
+    const change = { table: of, rows: [...rows.values()], gone: [...gone.values()] }
+    rows.clear()
+    gone.clear()
+    return change
   }
-  if (current !== undefined) yield current
+  for await (const change of changes) {
+    if (table !== undefined && (table !== change.table || rows.size >= GATHERED_ROWS)) yield collected(table)
+    table = change.table
+    for (const row of change.rows) rows.set(JSON.stringify(keyOf(table, row)), row)
+    for (const key of change.gone) gone.set(JSON.stringify(key), key)
+  }
+  if (table !== undefined) yield collected(table)
 }
 
 async function* once(rows: readonly PortableRow[]): AsyncGenerator<readonly PortableRow[]> {
