@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto'
-import { join } from 'node:path'
+import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { generateX25519Identity, identityToRecipient } from 'age-encryption'
 import type { FastifyInstance } from 'fastify'
@@ -13,7 +14,7 @@ import type { Archives, TenantCopy } from '../plugins/contracts.js'
 import type { Tenants } from '../plugins/core.js'
 import { openDatabaseServer, placeOf } from '../plugins/database.js'
 import { linesOf, openReader, portabilityOf } from '../plugins/portable/index.js'
-import { buildApp, client, DIALECTS, type Dialect, eachDialect } from './helper.js'
+import { buildApp, client, type Dialect, eachDialect } from './helper.js'
 import { temporaryFolder } from './service-process.js'
 import { freshDatabase } from './services.js'
 
@@ -146,7 +147,7 @@ function load(app: FastifyInstance) {
       await admin.post('/api/movements', { type: 'issue', lines: [{ itemCode: 'A', quantity: 1 }] })
       if (n % 3 === 0) await admin.patch(`/api/inventory/${itemCode}`, { name: `Renamed ${n}` })
       if (n % 5 === 4) await admin.delete(`/api/inventory/L${n - 1}`)
-      await sleep(20)
+      await sleep(120)
     }
   }
   const running = run()
@@ -194,49 +195,106 @@ t.test('a database that is written to comes back on either engine, row for row, 
       return before !== undefined && before.id === after?.id && ([found, after] as const)
     })
 
-    for (const target of DIALECTS) {
-      const restored = await freshUrl(t, target)
-      const { id, kept, proofs, rows } = await restoreTo(t, {
-        env,
-        app,
-        databaseUrl: restored,
-        wanted: { at: Date.now() }
-      })
-      t.same({ id, kept }, { id: last.id, kept: null })
-      t.same(await digests(restored, app), live, `each of ${rows} rows, from ${dialect} on ${target}`)
-      t.match(proofs, [
-        { name: 'ledger', problems: [] },
-        { name: 'audit trail', problems: [] }
-      ])
-      t.ok((proofs[0]?.checked ?? 0) > writing.acknowledged())
-    }
+    const other = dialect === 'sqlite' ? 'postgres' : 'sqlite'
+    const moved = await freshUrl(t, other)
+    const { id, kept, proofs, rows } = await restoreTo(t, { env, app, databaseUrl: moved, wanted: { at: Date.now() } })
+    t.same({ id, kept }, { id: last.id, kept: null })
+    t.same(await digests(moved, app), live, `each of ${rows} rows, from ${dialect} on ${other}`)
+    t.match(proofs, [
+      { name: 'ledger', problems: [] },
+      { name: 'audit trail', problems: [] }
+    ])
+    t.ok((proofs[0]?.checked ?? 0) > writing.acknowledged())
+
     const past = await freshUrl(t, dialect)
     await restoreTo(t, { env, app, databaseUrl: past, wanted: { at: first } })
     const codes = await codesIn(past)
     t.ok(codes.includes('FIRST') && !codes.includes('SECOND'), 'as it was before the second')
 
-    await t.test('a database in use is not replaced, and one that is not is kept', async (t) => {
-      const { items } = await digests(databaseUrl, app)
-      const again = () => restoreTo(t, { env, app, databaseUrl, wanted: { at: first } })
-      await t.rejects(again(), { code: 'BACKUP_DATABASE_IN_USE' })
-      t.equal((await digests(databaseUrl, app)).items, items)
-      t.equal((await admin.get('/api/ledger/verify')).body.ok, true, 'the service goes on')
-      const { kept } = await restoreTo(t, { env, app, databaseUrl: past, wanted: { id: last.id } })
-      t.match(kept, /replaced[-_]/)
-      t.ok((await codesIn(past)).includes('SECOND'))
-    })
-    await t.test('a restored database is one to go on with', async (t) => {
-      const next = await buildApp(t, { dialect, config: { ...env, DATABASE_URL: past } })
-      t.equal(
-        (await client(next, 'admin').post('/api/inventory', { itemCode: 'NEW', name: 'New', unit: 'kg' })).status,
-        201
-      )
-      await covered(next)
-      const { body } = await client(next, 'admin').get('/api/backups?kind=full')
-      t.equal(body.data[0].rows > 0 && body.data.at(-1).rows === null, true, 'a chain of its own, beside those before')
-    })
+    const { items } = await digests(databaseUrl, app)
+    await t.rejects(restoreTo(t, { env, app, databaseUrl, wanted: { at: first } }), { code: 'BACKUP_DATABASE_IN_USE' })
+    t.equal((await digests(databaseUrl, app)).items, items, 'a database in use is not touched')
+    t.match(await restoreTo(t, { env, app, databaseUrl: past, wanted: { id: last.id } }), { kept: /replaced[-_]/ })
+    t.same(await digests(past, app), live, 'what was there is replaced, and kept')
+    await checkRoutes(t, app, full.body.result.backupId)
+    await damageAndRestore(t, { env, app, databaseUrl: past, wanted: { id: last.id } })
   })
 })
+
+/** What the routes tell and do: the list, one of them, a proof of it, a drill. */
+async function checkRoutes(t: Test, app: FastifyInstance, id: string): Promise<void> {
+  const admin = client(app, 'admin')
+  const { body: list } = await admin.get('/api/backups?kind=full&limit=1')
+  t.match(list, { data: [{ id, kind: 'full', previous: null, rows: Number }], page: { nextCursor: String } })
+  const { body: second } = await admin.get(`/api/backups?kind=full&limit=1&cursor=${list.page.nextCursor}`)
+  t.equal(second.data.length, 1)
+  t.not(second.data[0].id, id)
+  const { body: one } = await admin.get(`/api/backups/${id}`)
+  t.match(one, { id, sha256: /^[0-9a-f]{64}$/, tables: { items: Number, stock_moves: Number } })
+  t.match(await admin.get('/api/backups/000000000000'), { status: 404, body: { code: 'BACKUP_UNKNOWN' } })
+  const wait = { prefer: 'wait=60' }
+  const verified = await admin.post(`/api/backups/${id}/verify`, undefined, wait)
+  t.match(verified.body, { status: 'succeeded', result: { archives: 1, rows: one.rows, parts: one.parts } })
+  const drilled = await admin.post('/api/backups/drill', undefined, wait)
+  t.match(drilled.body, { status: 'succeeded', result: { seconds: Number } }, drilled.text)
+  const { body: checks } = await admin.get('/api/backups/checks')
+  t.match(checks.data, [
+    { kind: 'drill', outcome: 'success', seconds: drilled.body.result.seconds, rows: drilled.body.result.rows },
+    { kind: 'verify', outcome: 'success', backupId: id }
+  ])
+  const metrics = (await app.inject('/metrics')).body
+  t.match(metrics, /^backup_restore_checks_total\{outcome="success"\} 1$/m)
+  await until('the drill in the metrics', async () =>
+    /^backup_restore_check_last_duration_seconds [0-9.]*[1-9]/m.test((await app.inject('/metrics')).body)
+  )
+  t.match(metrics, /^backup_last_success_timestamp_seconds\{type="incremental"\} 1\d{9}/m)
+  t.match(metrics, /^backup_last_size_bytes\{type="full"\} [1-9]/m)
+  t.match(metrics, /^backup_duration_seconds_count\{type="full"\} 2$/m)
+  const { body: trail } = await admin.get('/api/audit?limit=500')
+  const done = trail.data.map(({ action }: { action: string }) => action)
+  for (const action of ['backup.create', 'backup.verify', 'backup.drill', 'backups.full.start', 'backups.drill.start'])
+    t.ok(done.includes(action), `${action} is in the audit trail`)
+  t.equal((await admin.delete(`/api/jobs/${drilled.body.id}`)).body.code, 'JOB_ENDED')
+}
+
+/** Whatever is wrong with a backup, what was there stays, and nothing is left beside it. */
+async function damageAndRestore(t: Test, order: Wanted): Promise<void> {
+  const folder = join(order.env.BACKUP_URL ?? '', 'tenants', 'main')
+  const before = await digests(order.databaseUrl, order.app)
+  const names = readdirSync(folder).sort()
+  const path = join(folder, names.find((name) => name.includes('.increment.')) ?? '')
+  const whole = readFileSync(path)
+  const broken = Buffer.from(whole)
+  broken[whole.length - 20] = (broken[whole.length - 20] ?? 0) ^ 1
+  const refused = async (code: string, wanted = order.wanted, env = order.env) =>
+    t.rejects(restoreTo(t, { ...order, env, wanted }), { code })
+  const [id = ''] = /[0-9a-f]{12}/.exec(path.split('.increment.')[1] ?? '') ?? []
+  writeFileSync(path, broken)
+  await refused('BACKUP_DAMAGED', { id })
+  t.match(await client(order.app, 'admin').post(`/api/backups/${id}/verify`, undefined, { prefer: 'wait=30' }), {
+    body: { status: 'failed', error: { code: 'BACKUP_DAMAGED', message: /archive\.json/ } }
+  })
+  rmSync(path)
+  const last = /\.increment\.([0-9a-f]{12})\.([0-9a-f]{12})\.age/.exec(
+    names.find((name) => name.includes(`.${id}.age`)) ?? ''
+  )
+  if (last !== null) await refused('BACKUP_NOT_FOUND', { id: last[1] ?? '' })
+  writeFileSync(path, whole)
+  await refused('BACKUP_NOT_FOUND', { at: 0 })
+  const another = { ...order.env, BACKUP_IDENTITY: await generateX25519Identity() }
+  await refused('BACKUP_KEY_REFUSED', order.wanted, another)
+  t.same(await digests(order.databaseUrl, order.app), before, 'nothing was touched')
+  const place = placeOf({ databaseUrl: order.databaseUrl, tenancy: 'single' }, 'main')
+  const left =
+    place.dialect === 'sqlite'
+      ? readdirSync(dirname(place.path)).filter((name) => /restoring|drill/.test(name))
+      : await asked(
+          order.databaseUrl,
+          async ({ db }) =>
+            (await sql`select nspname from pg_namespace where nspname ~ '^(restoring|drill)_'`.execute(db)).rows
+        )
+  t.same(left, [], 'and nothing is left')
+}
 
 /** Two rows change places in a unique column: no order of single rows is right. */
 async function exchangeCodes(app: FastifyInstance): Promise<void> {

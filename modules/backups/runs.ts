@@ -148,7 +148,8 @@ export function createRuns({ archives, retention, metrics, prove, log, now }: De
     async drill(tenant, run) {
       const startedAt = now()
       try {
-        const { id, archives: count, bytes, rows, seconds } = await archives.rehearse(tenant.id, prove, run)
+        const { id, archives: count, bytes, rows, seconds: exact } = await archives.rehearse(tenant.id, prove, run)
+        const seconds = Math.round(exact * 1000) / 1000
         await tenant.transact(async ({ db, audit }) => {
           await createBackupStore(db).keepCheck({
             ...{ kind: 'drill', at: startedAt, outcome: 'success', archive_id: id, error: null },

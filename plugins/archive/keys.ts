@@ -48,7 +48,14 @@ export class Keyring {
     const { identities, refused } = await this.#identities()
     if (identities.length === 0) throw new KeyRefused(noKey(this.#keys, refused))
     for (const identity of identities) decrypter.addIdentity(identity)
-    return bytesOf(await decrypter.decrypt(streamOf(cut(encrypted, PIECE_BYTES))))
+    const plain = decrypter.decrypt(streamOf(cut(encrypted, PIECE_BYTES)))
+    return bytesOf(
+      await plain.catch((error: unknown) => {
+        // With the header damaged in its keys, nothing of ours opens it either.
+        const isOthers = error instanceof Error && /no identity matched/.test(error.message)
+        throw isOthers ? new KeyRefused('it is not for any key of ours, or its header is damaged') : error
+      })
+    )
   }
 
   isRefusal(error: unknown): boolean {

@@ -52,11 +52,18 @@ export async function restoreInto({ database, tenant, purpose, sets, migrations,
 }> {
   const real = placeOf(database, tenant)
   const mark = randomBytes(4).toString('hex')
+  if (purpose === 'restoring') await requireUnused(real)
   await removeLeft(real, tenant, purpose)
   const where: Where =
     real.dialect === 'sqlite'
       ? { databaseUrl: `sqlite:${real.path}.${purpose}-${mark}`, tenancy: 'single' }
-      : { ...database, databaseUrl: real.url, urlOf: undefined, schemaPrefix: `${purpose}_${mark}_` }
+      : {
+          ...database,
+          servers: undefined,
+          urlOf: undefined,
+          databaseUrl: real.url,
+          schemaPrefix: `${purpose}_${mark}_`
+        }
   const place = placeOf(where, tenant)
   const remove = async () => {
     if (place.dialect === 'sqlite') removeFile(place.path)
@@ -127,6 +134,12 @@ async function removeLeft(real: Place, tenant: string, purpose: string): Promise
 
 const stamp = () => String(Date.now())
 
+/** Asked before anything is loaded, and again before anything is replaced. @throws BACKUP_DATABASE_IN_USE */
+async function requireUnused(real: Place): Promise<void> {
+  if (real.dialect === 'postgres') await withClient(real, requireNoService)
+  else if (existsSync(real.path)) closeForGood(real.path)
+}
+
 /** A rename, while nobody has the old file open. What a crash leaves is the old one or the new one. */
 async function replaceFile(real: string, fresh: string): Promise<string | undefined> {
   let kept: string | undefined
@@ -161,18 +174,23 @@ function closeForGood(path: string): void {
   }
 }
 
+/** How services call themselves at the database; one that is idle looks for work every few seconds, so it holds a connection. */
 const SERVICE = 'inventory-enterprise'
+
+async function requireNoService(client: pg.Client): Promise<void> {
+  const { rows } = await client.query<{ count: string }>(
+    `select count(*) from pg_catalog.pg_stat_activity
+     where datname = current_database() and application_name = $1 and pid <> pg_backend_pid()`,
+    [SERVICE]
+  )
+  const others = Number(rows[0]?.count)
+  if (others > 0) throw new DatabaseInUse({ reason: `services hold ${others} connections to it` })
+}
 
 /** Both names change in one transaction, under which nobody uses either. */
 async function replaceSchema(real: PostgresPlace, fresh: string, tenant: string): Promise<string | undefined> {
   return withClient(real, async (client) => {
-    const { rows: sessions } = await client.query<{ count: string }>(
-      `select count(*) from pg_catalog.pg_stat_activity
-       where datname = current_database() and application_name = $1 and pid <> pg_backend_pid()`,
-      [SERVICE]
-    )
-    const others = Number(sessions[0]?.count)
-    if (others > 0) throw new DatabaseInUse({ reason: `services hold ${others} connections to it` })
+    await requireNoService(client)
     const { rowCount } = await client.query('select 1 from pg_catalog.pg_namespace where nspname = $1', [real.schema])
     const kept = rowCount === 0 ? undefined : `replaced_${tenant}_${stamp()}`
     await client.query('begin')
