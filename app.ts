@@ -27,7 +27,7 @@ import privacy from './modules/privacy/index.js'
 import slo from './modules/slo/index.js'
 import webhooks from './modules/webhooks/index.js'
 import type { Config } from './plugins/config.js'
-import type { Auth, Mirror, Tenants } from './plugins/core.js'
+import type { Auth, Mirror, Telemetry, Tenants } from './plugins/core.js'
 import core, { personalData as corePersonal } from './plugins/core.js'
 
 /** The map: the core, then each module in dependency order, and the ports between them. */
@@ -35,7 +35,8 @@ export async function app(
   service: FastifyInstance,
   config: Config,
   mode: 'service' | 'worker' = 'service',
-  mirror?: Mirror
+  mirror?: Mirror,
+  telemetry?: Telemetry
 ): Promise<void> {
   await service.register(core, {
     databaseUrl: config.DATABASE_URL,
@@ -55,6 +56,8 @@ export async function app(
     ...(config.backups === undefined
       ? {}
       : { archives: { settings: config.backups.settings, increments: config.backups.incrementSeconds > 0 } }),
+    ...(telemetry === undefined ? {} : { telemetry }),
+    slowQueryMilliseconds: config.SLOW_QUERY_MS,
     mode,
     service: {
       ...(config.METRICS_TOKEN === undefined ? {} : { metricsToken: config.METRICS_TOKEN }),

@@ -7,6 +7,7 @@ import type { Health, Tenants } from './plugins/core.js'
 import { Front, type Mirror, openMirror, primaryOf } from './plugins/mirror.js'
 import { serverOptions } from './plugins/server-options.js'
 import { answerWhileStarting } from './plugins/starting.js'
+import { openTelemetry } from './plugins/telemetry.js'
 
 // V8 lets the heap grow to four times what lives in it before it clears up: 150 MB more of memory, and no less time, in a
 // large import. Half as much again is enough here.
@@ -20,13 +21,17 @@ export async function build(
   mirror?: Mirror
 ): Promise<FastifyInstance> {
   const config = primaryOf(given)
+  const telemetry = await openTelemetry(config.telemetry)
   const service = Fastify(
     serverOptions({
       logLevel: config.LOG_LEVEL,
+      tracing: telemetry,
       ...(config.TRUST_PROXY === undefined ? {} : { trustProxy: config.TRUST_PROXY })
     })
   )
-  await app(service, config, mode, mirror)
+  // Hooks that close run in the opposite order: it sends what the others still did.
+  service.addHook('onClose', () => telemetry.close())
+  await app(service, config, mode, mirror, telemetry)
   return service
 }
 

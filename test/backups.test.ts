@@ -13,6 +13,7 @@ import { loadConfig } from '../plugins/config.js'
 import type { Archives, TenantCopy } from '../plugins/contracts.js'
 import type { Tenants } from '../plugins/core.js'
 import { openDatabaseServer, placeOf } from '../plugins/database.js'
+import { UNWATCHED } from '../plugins/dialects/dialect.js'
 import { linesOf, openReader, portabilityOf } from '../plugins/portable/index.js'
 import { buildApp, client, type Dialect, eachDialect } from './helper.js'
 import { temporaryFolder } from './service-process.js'
@@ -104,10 +105,7 @@ const restoreTo = (t: Test, { env, app, databaseUrl, wanted }: Wanted) =>
 
 /** What a restored database says, without a service. */
 async function asked<R>(databaseUrl: string, ask: (copy: TenantCopy) => Promise<R>): Promise<R> {
-  const server = openDatabaseServer(
-    { databaseUrl, tenancy: 'single', poolSize: 1 },
-    { query: () => {}, transaction: () => {} }
-  )
+  const server = openDatabaseServer({ databaseUrl, tenancy: 'single', poolSize: 1 }, UNWATCHED)
   try {
     const { db, dialect } = await server.open('main')
     return await ask({ id: 'main', db, dialect })

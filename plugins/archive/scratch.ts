@@ -6,6 +6,7 @@ import Sqlite from 'better-sqlite3'
 import pg from 'pg'
 import type { ArchiveProof, MigrationSet, Place, PortableSchema, TenantCopy } from '../contracts.js'
 import { type DatabaseOptions, openDatabaseServer, placeOf } from '../database.js'
+import { UNWATCHED } from '../dialects/dialect.js'
 import { migrate } from '../migrate.js'
 import { createPlace } from '../portable/index.js'
 import { connect } from '../portable/postgres.js'
@@ -37,7 +38,6 @@ interface Restore {
 
 type PostgresPlace = Extract<Place, { dialect: 'postgres' }>
 type Where = Omit<DatabaseOptions, 'poolSize'>
-const quiet = { query: () => {}, transaction: () => {} }
 const id = pg.escapeIdentifier
 
 /**
@@ -86,7 +86,7 @@ export async function restoreInto({ database, tenant, purpose, sets, migrations,
 }
 
 async function proved(where: Where, tenant: string, sets: readonly MigrationSet[], prove: Restore['prove']) {
-  const server = openDatabaseServer({ ...where, poolSize: 2 }, quiet)
+  const server = openDatabaseServer({ ...where, poolSize: 2 }, UNWATCHED)
   try {
     const { db, dialect, migrator, close } = await server.open(tenant)
     await migrate(migrator.db, sets, migrator)
