@@ -136,7 +136,7 @@ t.test('an archive that is not the one asked for is refused', async (t) => {
   await t.rejects(read(whole, keyring(t, { recipients: KEYS.recipients ?? [] })), /BACKUP_IDENTITY is not set/)
 })
 
-t.test('V11.4.2 a passphrase becomes a key by scrypt, and another one opens nothing', async (t) => {
+t.test('V11.4.4 a passphrase becomes a key by scrypt, and another one opens nothing', async (t) => {
   const folder = temporaryFolder(t)
   const store = openStore({ folder })
   const passphrase = 'correct horse battery staple 9'

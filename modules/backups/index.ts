@@ -50,7 +50,9 @@ async function backups(app: FastifyInstance, options: BackupsOptions): Promise<v
 
 function run(app: FastifyInstance, archives: Archives, jobs: Jobs, options: BackupsOptions): void {
   const { proofs, retention = RETENTION, schedule = SCHEDULE, now = Date.now } = options
-  const metrics = createBackupMetrics(app.getDecorator<Registry>('registry'), archives.increments)
+  const { increments, readable } = archives
+  const drills = readable && schedule.drillDays > 0
+  const metrics = createBackupMetrics(app.getDecorator<Registry>('registry'), { increments, drills })
   const prove = async (copy: TenantCopy) => {
     const found: ArchiveProof[] = []
     for (const proof of proofs) found.push(await proof(copy))
@@ -65,7 +67,7 @@ function run(app: FastifyInstance, archives: Archives, jobs: Jobs, options: Back
     where,
     run: ({ tenant, params, ...rest }) => runs.verify(tenant, params.id, rest)
   })
-  const incrementSeconds = archives.increments ? schedule.incrementSeconds : 0
+  const incrementSeconds = increments ? schedule.incrementSeconds : 0
   const look = createSchedule({ archives, jobs, runs, metrics, now, ...schedule, incrementSeconds })
   const seconds = incrementSeconds === 0 ? LOOK_SECONDS : Math.min(LOOK_SECONDS, incrementSeconds)
   app.getDecorator<Periodic>('periodic').every(seconds, 'backups', look)

@@ -15,7 +15,10 @@ export interface LastGood {
 }
 
 /** Where backups are made. Of all tenants together; a moment is that of the tenant which is worst off. */
-export function createBackupMetrics(registry: Registry, increments: boolean) {
+export function createBackupMetrics(
+  registry: Registry,
+  { increments, drills }: { increments: boolean; drills: boolean }
+) {
   const registers = [registry]
   const types = increments ? TYPES : TYPES.slice(0, 1)
   const runs = new Counter({
@@ -49,15 +52,17 @@ export function createBackupMetrics(registry: Registry, increments: boolean) {
     labelNames: ['outcome'] as const,
     registers
   })
+  // Where none are due, none is late.
+  const drillRegisters = drills ? registers : []
   const checkedAt = new Gauge({
     name: 'backup_restore_check_last_success_timestamp_seconds',
     help: 'Unix time of the last good restore drill, of the tenant that is furthest behind; 0: none.',
-    registers
+    registers: drillRegisters
   })
   const checkSeconds = new Gauge({
     name: 'backup_restore_check_last_duration_seconds',
     help: 'How long the last good restore drill took, of the tenant that took longest: the measured time to restore.',
-    registers
+    registers: drillRegisters
   })
   for (const type of types) {
     lastSuccess.set({ type }, 0)
