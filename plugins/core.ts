@@ -9,6 +9,7 @@ import { createAnswers, forgetOldKeys } from './answers.js'
 import { type AuditService, createAudit } from './audit.js'
 import { createAuth } from './auth.js'
 import { createCaches } from './cache.js'
+import type { Member } from './cluster.js'
 import { createCompute } from './compute.js'
 import type { SecretKey } from './config.js'
 import type { Audit, EnterModule, ModuleOptions, Tenant } from './contracts.js'
@@ -19,7 +20,7 @@ import { diskCheck, diskGauges, registerHealth } from './health.js'
 import { registerHttp } from './http.js'
 import { jobRoutes } from './job-routes.js'
 import { createJobs } from './jobs.js'
-import { createRegistry, databaseGauges, databaseMetrics, httpMetrics, metricsRoute } from './metrics.js'
+import { createRegistry, databaseGauges, databaseMetrics, exposed, httpMetrics, metricsRoute } from './metrics.js'
 import { forgetMirrored, MIRROR_TABLES, type Mirror, mirrorCheck, mirrorMetrics } from './mirror.js'
 import { registerOpenApi } from './openapi.js'
 import { createPeriodic } from './periodic.js'
@@ -57,6 +58,8 @@ export interface CoreOptions {
   dataDir?: string
   /** The copy on the other database engine, where one may be kept. */
   mirror?: Mirror
+  /** The other processes of `CLUSTER_WORKERS`, for one that is among them. */
+  member?: Pick<Member, 'gather' | 'provide'>
   /** `worker`: takes jobs from the queue and serves nothing. */
   mode?: 'service' | 'worker'
   /** What the whole service wears. Left out when embedded: headers, limits and documents are the host's own. */
@@ -77,6 +80,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   const { tenancy = 'single', service, redisUrl, redisTls } = options
   const registry = createRegistry(VERSION)
   if (service !== undefined) await httpMetrics(app, registry)
+  options.member?.provide((openMetrics) => exposed(registry, openMetrics).metrics())
 
   const dialect = options.databaseUrl.startsWith('sqlite:') ? 'sqlite' : 'postgresql'
   const server = openDatabaseServer(
@@ -178,6 +182,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     metricsRoute(
       app,
       registry,
+      options.member?.gather,
       scrapeAllowed(service.metricsToken),
       () => new Unauthenticated({ reason: 'METRICS_TOKEN' })
     )
@@ -269,6 +274,6 @@ function scrapeAllowed(token: string | undefined): (request: FastifyRequest) => 
 export type * from './contracts.js'
 export { access, Problem, problem } from './contracts.js'
 export { personalData } from './kept-answers.js'
-export type { Mirror, Tenants }
+export type { Member, Mirror, Tenants }
 
 export default fp(core, { name: 'inventory-enterprise/core', fastify: '5.x' })

@@ -21,6 +21,8 @@ const PING_TIMEOUT_MS = 2_000
  */
 const RETRYABLE = new Set(['40001', '40P01', '23505'])
 export const SCHEMA_PREFIX = 'tenant_'
+/** `create schema if not exists` says so of one that another process makes at the same moment. */
+const MADE_MEANWHILE = new Set(['23505', '42P06'])
 
 interface PostgresServerOptions {
   url: string
@@ -57,11 +59,15 @@ export function postgresServer(options: PostgresServerOptions): DatabaseServer {
       )
       return rows.map(({ name }) => name.slice(schemaPrefix.length))
     },
+    exists: async (tenant) => {
+      const { rows } = await sql`select from pg_namespace where nspname = ${schemaPrefix + tenant}`.execute(root)
+      return rows.length > 0
+    },
     create: async (tenant) => {
-      await root.schema
-        .createSchema(schemaPrefix + tenant)
-        .ifNotExists()
-        .execute()
+      const create = root.schema.createSchema(schemaPrefix + tenant).ifNotExists()
+      await create.execute().catch((error) => {
+        if (!(error instanceof pg.DatabaseError && MADE_MEANWHILE.has(error.code ?? ''))) throw error
+      })
     },
     drop: async (tenant) => {
       await root.schema
