@@ -118,6 +118,7 @@ export class Mirror {
       at,
       pid: process.pid,
       tenants: [...this.#following],
+      ...(this.#startError === undefined ? {} : { error: this.#startError }),
       ...(this.#outcome === undefined ? {} : { outcome: this.#outcome }),
       ...(this.#verified === undefined ? {} : { verified: this.#verified })
     })
