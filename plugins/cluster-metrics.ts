@@ -10,14 +10,14 @@ export interface ClusterMetrics {
   text(parts: ReadonlyMap<number, string>, running: number, openMetrics: boolean): Promise<string>
 }
 
-export function createClusterMetrics(wanted: number): ClusterMetrics {
-  const registry = new Registry()
+export function createClusterMetrics(wanted: number, registry: Registry = new Registry()): ClusterMetrics {
   const workers = new Gauge({
     name: 'cluster_workers',
     help: 'Processes of CLUSTER_WORKERS: wanted, running, and those whose metrics are in this scrape.',
     labelNames: ['state'] as const,
     registers: [registry]
   })
+  for (const state of ['wanted', 'running', 'scraped'] as const) workers.set({ state }, 0)
   const exits = new Counter({
     name: 'cluster_worker_exits_total',
     help: 'Processes of CLUSTER_WORKERS that ended without being told to, and were replaced.',

@@ -14,18 +14,22 @@ import { createCompute } from './compute.js'
 import type { SecretKey } from './config.js'
 import type { Audit, EnterModule, ModuleOptions, Tenant } from './contracts.js'
 import { openDatabaseServer, startFailure } from './database.js'
+import { databaseStatistics } from './database-statistics.js'
 import { TenantNotFound, Unauthenticated, useProblems } from './errors.js'
 import { createEvents } from './events.js'
 import { diskCheck, diskGauges, registerHealth } from './health.js'
 import { registerHttp } from './http.js'
+import { httpMetrics } from './http-metrics.js'
 import { jobRoutes } from './job-routes.js'
 import { createJobs } from './jobs.js'
-import { createRegistry, databaseGauges, databaseMetrics, exposed, httpMetrics, metricsRoute } from './metrics.js'
+import { createRegistry, databaseGauges, databaseMetrics, exposed, metricsRoute } from './metrics.js'
 import { forgetMirrored, MIRROR_TABLES, type Mirror, mirrorCheck, mirrorMetrics } from './mirror.js'
 import { registerOpenApi } from './openapi.js'
 import { createPeriodic } from './periodic.js'
+import { processMetrics } from './process-metrics.js'
 import type { RateLimits } from './rate-limits.js'
 import { checkRedis, openRedis } from './redis.js'
+import { redisMetrics } from './redis-metrics.js'
 import { createSeal } from './seal.js'
 import type { TlsIdentity } from './secrets.js'
 import { serializerCompiler } from './serialization.js'
@@ -79,7 +83,8 @@ const CACHE_NAMESPACES = ['inventory', 'forecasting', 'anomaly', 'dashboard', 'i
 async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   const { tenancy = 'single', service, redisUrl, redisTls } = options
   const registry = createRegistry(VERSION)
-  if (service !== undefined) await httpMetrics(app, registry)
+  const started = service === undefined ? () => {} : await processMetrics(app, registry)
+  if (service !== undefined) httpMetrics(app, registry)
   options.member?.provide((openMetrics) => exposed(registry, openMetrics).metrics())
 
   const dialect = options.databaseUrl.startsWith('sqlite:') ? 'sqlite' : 'postgresql'
@@ -96,6 +101,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   const deployment = deploymentOf(options.databaseUrl)
   const redis =
     redisUrl === undefined ? null : openRedis({ url: redisUrl, tls: redisTls, log: app.log, prefix: `${deployment}:` })
+  if (redis !== null) redisMetrics(registry, redis)
   const caches = createCaches({
     redis,
     enabled: options.cache ?? true,
@@ -112,9 +118,11 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   })
   options.mirror?.attach(tenants.migrations(), app.log)
   databaseGauges(registry, server, tenants)
-  const periodic = createPeriodic(() => tenants.all(), app.log)
+  databaseStatistics(registry, server, tenants)
+  const periodic = createPeriodic(() => tenants.all(), app.log, registry)
   // What a crash left in the outbox is delivered too.
   periodic.every(10, 'outbox', async (tenant) => events.wake(tenant))
+  periodic.every(30, 'outbox count', events.count)
   periodic.every(3_600, 'idempotency keys', forgetOldKeys)
   const { mirror } = options
   if (mirror !== undefined) {
@@ -122,7 +130,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     periodic.every(5, 'mirror', (tenant) => forgetMirrored(mirror, tenant))
   }
 
-  const compute = createCompute({ threads: options.workerThreads ?? 1 })
+  const compute = createCompute({ threads: options.workerThreads ?? 1, registry })
   const jobs = createJobs({
     tenants,
     redisUrl,
@@ -147,7 +155,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
           registry,
           enterTenant
         })
-  const answers = createAnswers({ waitForJob: jobs.wait })
+  const answers = createAnswers({ registry, waitForJob: jobs.wait })
 
   app.decorate('database', server)
   app.decorate('tenants', tenants)
@@ -196,6 +204,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     })
     await jobs.ready()
     periodic.start()
+    started()
   })
   // Before requests are waited for: one of them may be waiting for a job.
   app.addHook('preClose', () => jobs.close())

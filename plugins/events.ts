@@ -1,6 +1,6 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { Generated, Kysely } from 'kysely'
-import { Counter, type Registry } from 'prom-client'
+import { Counter, Gauge, type Registry } from 'prom-client'
 import type { EventHandler, Events, Tenant } from './contracts.js'
 import { prepared } from './prepared.js'
 
@@ -44,6 +44,8 @@ export async function appendToOutbox(db: Kysely<unknown>, topic: string, payload
 export interface EventService extends Events {
   /** Delivers what the tenant's outbox holds, soon and in the background. */
   wake(tenant: Tenant): void
+  /** Counts for the metrics what the tenant's outbox holds. */
+  count(tenant: Tenant): Promise<void>
   /** Resolves when nothing is being delivered. */
   idle(): Promise<void>
   close(): Promise<void>
@@ -62,6 +64,7 @@ export function createEvents({ log, registry }: { log: FastifyBaseLogger; regist
     registers: [registry]
   })
   for (const outcome of ['success', 'failure'] as const) delivered.inc({ outcome }, 0)
+  const count = outboxMetrics(registry)
 
   async function deliver(tenant: Tenant, { id, topic, payload, created_at, attempts }: OutboxRow): Promise<void> {
     const event = { id, topic, payload: JSON.parse(payload), createdAt: created_at }
@@ -103,6 +106,7 @@ export function createEvents({ log, registry }: { log: FastifyBaseLogger; regist
   return {
     subscribe: (handler) => void handlers.push(handler),
     wake,
+    count,
     idle: async () => {
       while (delivering.size > 0) await Promise.all(delivering.values())
     },
@@ -110,6 +114,44 @@ export function createEvents({ log, registry }: { log: FastifyBaseLogger; regist
       closed = true
       await Promise.all(delivering.values())
     }
+  }
+}
+
+/** As last counted, all tenants. The same rows are counted by every node: a query over nodes takes the maximum. */
+function outboxMetrics(registry: Registry) {
+  const found = new Map<string, { waiting: number; given_up: number; oldest: number }>()
+  const sum = (of: 'waiting' | 'given_up') => [...found.values()].reduce((total, each) => total + each[of], 0)
+  new Gauge({
+    name: 'event_outbox_events',
+    help: 'Events in the outbox, all tenants, as last counted: those that wait, and those given up, which a person has to look at.',
+    labelNames: ['state'] as const,
+    registers: [registry],
+    collect() {
+      this.set({ state: 'waiting' }, sum('waiting'))
+      this.set({ state: 'given_up' }, sum('given_up'))
+    }
+  })
+  new Gauge({
+    name: 'event_outbox_oldest_age_seconds',
+    help: 'Age of the oldest event that waits, as last counted.',
+    registers: [registry],
+    collect() {
+      const now = Date.now()
+      const oldest = Math.min(now, ...[...found.values()].map((each) => each.oldest))
+      this.set((now - oldest) / 1000)
+    }
+  })
+  return async (tenant: Tenant): Promise<void> => {
+    const { waiting, given_up, oldest } = await tenant.db
+      .withTables<CoreTables>()
+      .selectFrom('outbox')
+      .select(({ fn }) => [
+        fn.countAll<number>().filterWhere('claimed_until', '<', NEVER).as('waiting'),
+        fn.countAll<number>().filterWhere('claimed_until', '=', NEVER).as('given_up'),
+        fn.min('created_at').filterWhere('claimed_until', '<', NEVER).as('oldest')
+      ])
+      .executeTakeFirstOrThrow()
+    found.set(tenant.id, { waiting, given_up, oldest: oldest ?? Number.POSITIVE_INFINITY })
   }
 }
 

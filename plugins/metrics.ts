@@ -1,17 +1,13 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import fastifyMetrics from 'fastify-metrics'
-import { Counter, collectDefaultMetrics, Gauge, Histogram, type OpenMetricsContentType, Registry } from 'prom-client'
+import { Counter, Gauge, Histogram, type OpenMetricsContentType, Registry } from 'prom-client'
 import { problems } from '../schemas/common.js'
 import { access } from './contracts.js'
 import type { DatabaseEvents, DatabaseServer } from './dialects/dialect.js'
 import type { Tenants } from './tenants.js'
 
-const HTTP_SECONDS = [0.005, 0.01, 0.025, 0.05, 0.087, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
 const DATABASE_SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5]
 /** A query that takes longer counts as slow. */
 const SLOW_SECONDS = 0.25
-/** prom-client's own three that break Prometheus' naming rules (`promtool check metrics` refuses them). */
-const MISNAMED = ['nodejs_active_handles_total', 'nodejs_active_requests_total', 'nodejs_active_resources_total']
 
 /** One registry for each app, never the global one: two apps in one process must work. */
 export function createRegistry(version: string): Registry {
@@ -59,6 +55,20 @@ export function databaseMetrics(registry: Registry, dialect: string): DatabaseEv
     buckets: DATABASE_SECONDS,
     registers: [registry]
   })
+  const waits = new Histogram({
+    name: 'db_wait_seconds',
+    help: 'Wait for a connection of the pool (PostgreSQL), or for the turn to write (SQLite).',
+    labelNames: ['dialect'] as const,
+    buckets: DATABASE_SECONDS,
+    registers: [registry]
+  })
+  const groups = new Histogram({
+    name: 'db_group_commit_transactions',
+    help: 'Transactions that shared one commit, and so one wait for the disk; on PostgreSQL each has its own.',
+    buckets: [1, 2, 4, 8, 16, 32, 64],
+    registers: [registry]
+  })
+  waits.zero({ dialect })
   for (const kind of ERROR_KINDS) errors.inc({ dialect, kind }, 0)
   for (const outcome of ['commit', 'rollback', 'retry']) transactions.inc({ dialect, outcome }, 0)
   for (const operation of ['select', 'insert', 'update', 'delete', 'other']) {
@@ -75,7 +85,9 @@ export function databaseMetrics(registry: Registry, dialect: string): DatabaseEv
     transaction: (outcome, seconds) => {
       transactions.inc({ dialect, outcome })
       if (outcome !== 'retry') durations.observe({ dialect }, seconds)
-    }
+    },
+    waited: (seconds) => waits.observe({ dialect }, seconds),
+    grouped: (transactions) => groups.observe(transactions)
   }
 }
 
@@ -144,65 +156,6 @@ export function databaseGauges(registry: Registry, server: DatabaseServer, tenan
     })
   size('db_size_bytes', 'Database size.', 'database')
   size('db_wal_size_bytes', 'Write-ahead log size.', 'writeAheadLog')
-}
-
-/** Process metrics, and request counts and times for every route by its template. */
-export async function httpMetrics(app: FastifyInstance, registry: Registry): Promise<void> {
-  collectDefaultMetrics({ register: registry })
-  for (const name of MISNAMED) registry.removeSingleMetric(name)
-  await app.register(fastifyMetrics.default, {
-    endpoint: null,
-    defaultMetrics: { enabled: false },
-    routeMetrics: {
-      enabled: { histogram: true, summary: false },
-      registeredRoutesOnly: true,
-      groupStatusCodes: false,
-      overrides: {
-        histogram: {
-          name: 'http_request_duration_seconds',
-          help: 'HTTP request latency.',
-          buckets: HTTP_SECONDS,
-          registers: [registry]
-        },
-        // Never used, but it is made all the same, and would go to the process-wide registry.
-        summary: { registers: [new Registry()] },
-        labels: { status: 'code' }
-      }
-    }
-  })
-  let inFlight = 0
-  new Gauge({
-    name: 'http_requests_in_flight',
-    help: 'Requests being served.',
-    registers: [registry],
-    collect() {
-      this.set(inFlight)
-    }
-  })
-  const requests = new Counter({
-    name: 'http_requests_total',
-    help: 'HTTP requests answered.',
-    labelNames: ['method', 'route', 'code'] as const,
-    registers: [registry]
-  })
-  const aborted = new Counter({
-    name: 'http_requests_aborted_total',
-    help: 'Requests closed by the client before the reply.',
-    registers: [registry]
-  })
-  app.addHook('onRequest', (_request, _reply, done) => {
-    inFlight++
-    done()
-  })
-  app.addHook('onResponse', (request, reply, done) => {
-    inFlight--
-    requests.inc({ method: request.method, route: request.routeOptions.url ?? 'unmatched', code: reply.statusCode })
-    done()
-  })
-  app.addHook('onRequestAbort', (_request, done) => {
-    aborted.inc()
-    done()
-  })
 }
 
 /**

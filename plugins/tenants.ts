@@ -68,6 +68,11 @@ export class Tenants {
     return Promise.all((await this.list()).map(async (id) => (await this.#get(id)).tenant))
   }
 
+  /** How many this process has open. */
+  get opens(): number {
+    return this.#ready.size
+  }
+
   /** Opens and migrates every tenant, so that a failing migration stops the boot and not a request. */
   async ready(): Promise<void> {
     if (this.#options.tenancy === 'single') await this.#options.server.create(SINGLE_TENANT)

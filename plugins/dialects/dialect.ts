@@ -33,13 +33,41 @@ export interface DatabaseServer {
   /** Answers within a short bound or rejects. */
   ping(): Promise<void>
   pool(): { idle: number; active: number; waiting: number; max: number }
+  /** What the engine counts of itself, for Prometheus. Cheap; rejects where it does not answer. */
+  statistics(): Promise<DatabaseStatistics>
   close(): Promise<void>
+}
+
+export interface DatabaseStatistics {
+  /** Times that what is in the write-ahead log was written back. */
+  readonly checkpoints: number
+  /** SQLite: what the files hold and do not use. */
+  readonly freeBytes?: number
+  readonly server?: PostgresStatistics
+}
+
+/** Of this database on its server, whoever uses it. */
+export interface PostgresStatistics {
+  readonly connections: { readonly active: number; readonly idle: number; readonly in_transaction: number }
+  readonly connectionsMax: number
+  readonly lockWaiters: number
+  readonly oldestTransactionSeconds: number
+  readonly deadlocks: number
+  readonly blocks: { readonly memory: number; readonly disk: number }
+  readonly temporaryBytes: number
 }
 
 export interface DatabaseEvents {
   query(operation: string, seconds: number, error?: unknown): void
   transaction(outcome: 'commit' | 'rollback' | 'retry', seconds: number): void
+  /** For a connection of the pool (PostgreSQL), or for the turn to write (SQLite). */
+  waited(seconds: number): void
+  /** How many transactions shared one commit (SQLite). */
+  grouped(transactions: number): void
 }
+
+/** For a database that nobody watches. */
+export const UNWATCHED: DatabaseEvents = { query() {}, transaction() {}, waited() {}, grouped() {} }
 
 /** `x in ()` is an error on PostgreSQL and nothing on SQLite; an empty list holds nothing, on both. */
 export const PLUGINS = [new HandleEmptyInListsPlugin({ strategy: replaceWithNoncontingentExpression })]

@@ -116,6 +116,8 @@ export function placedServer({ servers, placements }: PlacedOptions): DatabaseSe
       const sum = (of: 'idle' | 'active' | 'waiting' | 'max') => pools.reduce((total, pool) => total + pool[of], 0)
       return { idle: sum('idle'), active: sum('active'), waiting: sum('waiting'), max: sum('max') }
     },
+    // Of the others nobody asks here: each is watched by what watches PostgreSQL servers.
+    statistics: () => server(HOME).statistics(),
     close: async () => {
       await placements.close()
       for (const one of each) await one.close()

@@ -11,6 +11,7 @@ import {
 import pg from 'pg'
 import type { TlsIdentity } from '../secrets.js'
 import { type DatabaseEvents, type DatabaseServer, PLUGINS, type RawTransact, type TenantDatabase } from './dialect.js'
+import { createStatistics } from './postgres-statistics.js'
 import { observe } from './sqlite.js'
 
 const RETRIES_MAX = 5
@@ -49,7 +50,19 @@ export function postgresServer(options: PostgresServerOptions): DatabaseServer {
   pool.on('error', () => {})
   // One that breaks between two statements of a transaction says so too; the statement that follows fails and tells the caller.
   pool.on('connect', (client) => void client.on('error', () => {}))
-  const root = new Kysely<unknown>({ dialect: new PostgresDialect({ pool }), log: observe(events), plugins: PLUGINS })
+  const waits = {
+    connect: async () => {
+      const askedAt = performance.now()
+      try {
+        return await pool.connect()
+      } finally {
+        events.waited((performance.now() - askedAt) / 1000)
+      }
+    },
+    end: () => pool.end()
+  }
+  const dialect = new PostgresDialect({ pool: waits })
+  const root = new Kysely<unknown>({ dialect, log: observe(events), plugins: PLUGINS })
   return {
     dialect: 'postgres',
     tenants: async () => {
@@ -91,6 +104,7 @@ export function postgresServer(options: PostgresServerOptions): DatabaseServer {
       waiting: pool.waitingCount,
       max: poolSize
     }),
+    statistics: createStatistics(pool),
     close: () => root.destroy()
   }
 }

@@ -1,4 +1,14 @@
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs'
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readSync,
+  rmSync,
+  statSync
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -62,7 +72,7 @@ type Synchronous = 'FULL' | 'OFF'
 function fileServer(path: string, multi: boolean, events: DatabaseEvents, synchronous: Synchronous): DatabaseServer {
   const folder = tenantsFolder(path)
   const fileOf = (tenant: string) => tenantFile(path, multi, tenant)
-  const open = new Map<string, TenantDatabase>()
+  const open = new Map<string, SqliteDatabase>()
   mkdirSync(multi ? folder : dirname(path), { recursive: true, mode: 0o700 })
   return {
     dialect: 'sqlite',
@@ -83,7 +93,7 @@ function fileServer(path: string, multi: boolean, events: DatabaseEvents, synchr
     },
     open: async (tenant) => {
       const file = openFile(fileOf(tenant), events, synchronous)
-      const opened: TenantDatabase = {
+      const opened: SqliteDatabase = {
         ...file,
         close: async () => {
           if (open.get(tenant) === opened) open.delete(tenant)
@@ -98,13 +108,24 @@ function fileServer(path: string, multi: boolean, events: DatabaseEvents, synchr
       await tenant?.db.executeQuery(CompiledQuery.raw('select 1'))
     },
     pool: () => ({ idle: open.size, active: 0, waiting: 0, max: open.size }),
+    statistics: async () => {
+      const files = [...open.values()].map((each) => each.fileStatistics())
+      return {
+        checkpoints: files.reduce((sum, each) => sum + each.checkpoints, 0),
+        freeBytes: files.reduce((sum, each) => sum + each.freeBytes, 0)
+      }
+    },
     close: async () => {
       for (const tenant of [...open.values()]) await tenant.close()
     }
   }
 }
 
-function openFile(path: string, events: DatabaseEvents, synchronous: Synchronous): TenantDatabase {
+interface SqliteDatabase extends TenantDatabase {
+  fileStatistics(): { checkpoints: number; freeBytes: number }
+}
+
+function openFile(path: string, events: DatabaseEvents, synchronous: Synchronous): SqliteDatabase {
   // A second connection reads the last committed state while a group of writes is open on the first.
   const writer = connect(path, synchronous)
   const reader = connect(path, synchronous)
@@ -114,6 +135,8 @@ function openFile(path: string, events: DatabaseEvents, synchronous: Synchronous
   const readerDb = new Kysely<unknown>({ dialect: new Dialect(reader), log, plugins: PLUGINS })
   const exclusive = mutex()
   const dataVersion = writer.prepare('pragma data_version').pluck()
+  const freePages = reader.prepare('pragma freelist_count').pluck()
+  const pageSize = Number(reader.pragma('page_size', { simple: true }))
   return {
     dialect: 'sqlite',
     db: readerDb,
@@ -121,6 +144,7 @@ function openFile(path: string, events: DatabaseEvents, synchronous: Synchronous
     migrator: { db: writerDb },
     foreignVersion: () => Number(dataVersion.get()),
     sizeBytes: async () => ({ database: sizeOf(path), writeAheadLog: sizeOf(`${path}-wal`) }),
+    fileStatistics: () => ({ checkpoints: restartsOf(`${path}-wal`), freeBytes: Number(freePages.get()) * pageSize }),
     close: () =>
       exclusive(async () => {
         await writerDb.destroy()
@@ -133,6 +157,20 @@ function openFile(path: string, events: DatabaseEvents, synchronous: Synchronous
 }
 
 const sizeOf = (path: string) => (existsSync(path) ? statSync(path).size : 0)
+
+/** https://www.sqlite.org/fileformat.html#the_wal_file_format: the log counts in its header how often it began anew, all written back. */
+const WAL_RESTARTS = { offset: 12, bytes: 4 }
+function restartsOf(path: string): number {
+  if (sizeOf(path) < WAL_RESTARTS.offset + WAL_RESTARTS.bytes) return 0
+  const file = openSync(path, 'r')
+  try {
+    const count = Buffer.alloc(WAL_RESTARTS.bytes)
+    readSync(file, count, 0, WAL_RESTARTS.bytes, WAL_RESTARTS.offset)
+    return count.readUInt32BE()
+  } finally {
+    closeSync(file)
+  }
+}
 
 function connect(path: string, synchronous: Synchronous): Sqlite.Database {
   // Another process may be making the same file.
@@ -222,6 +260,7 @@ function mutex() {
 
 interface Pending {
   readonly relaxed: boolean
+  readonly since: number
   run(db: Kysely<unknown>): Promise<void>
   settle(failure?: unknown): void
 }
@@ -262,6 +301,8 @@ function groupCommit(
       for (const member of group) finish('rollback', member, error)
       return
     }
+    const begunAt = performance.now()
+    for (const { since } of group) events.waited((begunAt - since) / 1000)
     const succeeded: Pending[] = []
     for (const member of group) {
       try {
@@ -282,6 +323,7 @@ function groupCommit(
       for (const member of succeeded) finish('rollback', member, error)
       return
     }
+    events.grouped(succeeded.length)
     for (const member of succeeded) finish('commit', member)
   }
 
@@ -302,6 +344,7 @@ function groupCommit(
       let result: { value: R } | undefined
       queue.push({
         relaxed: durability === 'relaxed',
+        since: performance.now(),
         run: async (connection) => {
           result = { value: await work(connection) }
         },

@@ -147,7 +147,7 @@ export class JobRunner {
     }
     this.#running.set(job.claim, run)
     this.#poll ??= setInterval(() => void this.#watch(), this.#options.pollMs)
-    metrics.started(job.kind)
+    metrics.started(job.kind, job.attempts === 1 ? (Date.now() - job.createdAt) / 1000 : undefined)
     log.debug({ tenant: tenantId, job: id, task: job.kind }, 'job started')
     try {
       // Stopped while it was being claimed.

@@ -45,6 +45,9 @@ export interface ClaimedJob {
   readonly claim: string
   /** JSON text. */
   readonly params: string
+  readonly createdAt: number
+  /** This one included. */
+  readonly attempts: number
 }
 
 export interface Progress {
@@ -158,10 +161,12 @@ export function createJobStore({ db: reads, transact }: Tenant) {
           .where('status', '=', 'queued')
           .where('kind', 'in', kinds)
           .where((eb) => eb.or([eb('node', 'is', null), eb('node', '=', node)]))
-          .returning(['kind', 'params'])
+          .returning(['kind', 'params', 'created_at', 'attempts'])
           .executeTakeFirst()
       )
-      return row === undefined ? undefined : { id, kind: row.kind, claim, params: row.params }
+      if (row === undefined) return undefined
+      const { kind, params, created_at: createdAt, attempts } = row
+      return { id, kind, claim, params, createdAt, attempts }
     },
 
     /** Which of these runs still own their job, and which are asked to stop. */
