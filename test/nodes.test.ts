@@ -127,8 +127,8 @@ t.test('a node of two processes and one of one, on an empty database', async (t)
       await until(name, async () => (await nameAt(pair, 'FLOUR')) === name)
       delays.push(performance.now() - writtenAt)
     }
-    // The middle one: a busy machine may hold up a process.
-    t.ok((delays.sort((a, b) => a - b)[4] ?? Number.NaN) < 100, `${delays.map(Math.round)} ms`)
+    // Not each: a busy machine may hold up a process. Without the message it would take a second.
+    t.ok((delays.sort((a, b) => a - b)[2] ?? Number.NaN) < 100, `${delays.map(Math.round)} ms`)
   })
 
   await t.test('a scrape holds every process, and adds nothing up', async (t) => {
