@@ -25,13 +25,14 @@ import privacy from './modules/privacy/index.js'
 import slo from './modules/slo/index.js'
 import webhooks from './modules/webhooks/index.js'
 import type { Config } from './plugins/config.js'
-import type { Auth, Member, Mirror, Tenants } from './plugins/core.js'
+import type { Auth, Member, Mirror, Telemetry, Tenants } from './plugins/core.js'
 import core, { personalData as corePersonal } from './plugins/core.js'
 
 /** What the process that runs the service has beside it. */
 export interface Surroundings {
   mirror?: Mirror | undefined
   member?: Member | undefined
+  telemetry?: Telemetry | undefined
 }
 
 /** The map: the core, then each module in dependency order, and the ports between them. */
@@ -39,7 +40,7 @@ export async function app(
   service: FastifyInstance,
   config: Config,
   mode: 'service' | 'worker' = 'service',
-  { mirror, member }: Surroundings = {}
+  { mirror, member, telemetry }: Surroundings = {}
 ): Promise<void> {
   await service.register(core, {
     databaseUrl: config.DATABASE_URL,
@@ -57,6 +58,8 @@ export async function app(
     dataDir: config.DATA_DIR,
     ...(mirror === undefined ? {} : { mirror }),
     ...(member === undefined ? {} : { member }),
+    ...(telemetry === undefined ? {} : { telemetry }),
+    slowQueryMilliseconds: config.SLOW_QUERY_MS,
     mode,
     service: {
       ...(config.METRICS_TOKEN === undefined ? {} : { metricsToken: config.METRICS_TOKEN }),

@@ -8,6 +8,7 @@ import type { Health, Tenants } from './plugins/core.js'
 import { Front, type Mirror, openMirror, primaryOf } from './plugins/mirror.js'
 import { serverOptions } from './plugins/server-options.js'
 import { answerWhileStarting } from './plugins/starting.js'
+import { openTelemetry } from './plugins/telemetry.js'
 
 // V8 lets the heap grow to four times what lives in it before it clears up: 150 MB more of memory, and no less time, in a
 // large import. Half as much again is enough here.
@@ -21,15 +22,19 @@ export async function build(
   surroundings: Surroundings = {}
 ): Promise<FastifyInstance> {
   const config = primaryOf(given)
+  const telemetry = await openTelemetry(config.telemetry)
   // Not at the top: who only watches over processes that serve needs none of it.
   const { app } = await import('./app.js')
   const service = Fastify(
     serverOptions({
       logLevel: config.LOG_LEVEL,
+      tracing: telemetry,
       ...(config.TRUST_PROXY === undefined ? {} : { trustProxy: config.TRUST_PROXY })
     })
   )
-  await app(service, config, mode, surroundings)
+  // Hooks that close run in the opposite order: it sends what the others still did.
+  service.addHook('onClose', () => telemetry.close())
+  await app(service, config, mode, { ...surroundings, telemetry })
   return service
 }
 

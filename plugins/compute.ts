@@ -1,8 +1,11 @@
 import { setMaxListeners } from 'node:events'
+import { basename } from 'node:path'
 import { Piscina } from 'piscina'
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
 import type { Compute } from './contracts.js'
 import { ComputeMemoryExceeded, ComputeThreadLost } from './errors.js'
+import type { TracedInput, TracedOutput } from './traced-worker.js'
+import { NO_TRACING, type Tracing } from './tracing.js'
 
 const IDLE_TIMEOUT_MS = 10_000
 const MEMORY_MEGABYTES = 512
@@ -13,6 +16,7 @@ export interface ComputeOptions {
   threads: number
   /** Heap of one thread; a task that wants more is ended and rejected. */
   memoryMegabytes?: number
+  tracing?: Tracing
 }
 
 export interface ComputeService extends Compute {
@@ -26,7 +30,7 @@ export interface ComputeService extends Compute {
  * rejected with `COMPUTE_MEMORY_EXCEEDED` or `COMPUTE_THREAD_LOST`, and the pool goes on.
  */
 export function createCompute(options: ComputeOptions): ComputeService {
-  const { threads, memoryMegabytes = MEMORY_MEGABYTES } = options
+  const { threads, memoryMegabytes = MEMORY_MEGABYTES, tracing = NO_TRACING } = options
   let pool: Piscina | undefined
   let closed = false
   const slots = limiter(threads)
@@ -50,8 +54,12 @@ export function createCompute(options: ComputeOptions): ComputeService {
         if (closed) throw new ComputeThreadLost({})
         pool ??= start()
         const ended = metrics.started(askedAt)
+        const how = signal === undefined ? {} : { signal }
         try {
-          const result = await pool.run(input, { filename: file.href, ...(signal === undefined ? {} : { signal }) })
+          const result =
+            tracing.traceId() === undefined
+              ? await pool.run(input, { ...how, filename: file.href })
+              : await traced(pool, tracing, { file: file.href, input }, how)
           ended('success')
           return result
         } catch (error) {
@@ -65,6 +73,18 @@ export function createCompute(options: ComputeOptions): ComputeService {
       await pool?.destroy()
     }
   }
+}
+
+const TRACED_WORKER = new URL('traced-worker.js', import.meta.url).href
+
+/** One span for the task as a whole, with its wait for a thread, and one for what the thread did. */
+function traced(pool: Piscina, tracing: Tracing, task: TracedInput, how: { signal?: AbortSignal }) {
+  const name = basename(task.file, '.js')
+  return tracing.span(`compute ${name}`, {}, async () => {
+    const done: TracedOutput = await pool.run(task, { ...how, filename: TRACED_WORKER })
+    tracing.past(`thread ${name}`, done.time, { attributes: { 'thread.id': done.threadId } })
+    return done.output
+  })
 }
 
 function named(error: unknown, memoryMegabytes: number): unknown {

@@ -7,6 +7,8 @@ import { Value } from 'typebox/value'
 import { ConfigError } from './config-error.js'
 import { LIMIT_CLASSES, type RateLimits } from './rate-limits.js'
 import { isGuessable, refuseDefaultSecrets, type TlsIdentity, tlsIdentity, withSecretFiles } from './secrets.js'
+import type { TelemetrySettings } from './telemetry.js'
+import { VERSION } from './version.js'
 
 const SECRET_RULE = 'a random secret of at least 32 characters'
 const KEYS_PATTERN = '^[A-Za-z0-9_-]{1,64}:[^,]{32,}(,[A-Za-z0-9_-]{1,64}:[^,]{32,})*$'
@@ -20,6 +22,8 @@ const OIDC_ROLES_RULE = 'group:role pairs joined by commas, such as stock-keeper
 const SERVER = '[a-z][a-z0-9-]{0,39}=postgres(ql)?://\\S+'
 const SERVERS_RULE =
   'name=postgres://… pairs separated by spaces, other servers for tenants beside the PostgreSQL of DATABASE_URL, with TENANCY=multi'
+const RATIOS = ['traceidratio', 'parentbased_traceidratio']
+const SAMPLERS = ['always_on', 'always_off', 'parentbased_always_on', 'parentbased_always_off', ...RATIOS]
 const Url = (protocols: string, description: string) => Type.String({ pattern: `^(${protocols}):`, description })
 
 /** Every variable the program reads. `.env.example` lists the same; a test holds the two together. */
@@ -156,6 +160,33 @@ export const Environment = Type.Object({
     default: 0,
     description: '0–300 seconds between the signal to end and the last request that is taken'
   }),
+  SLOW_QUERY_MS: Type.Integer({
+    minimum: 1,
+    maximum: 3_600_000,
+    default: 250,
+    description: '1–3600000 milliseconds after which a query counts as slow'
+  }),
+  OTEL_EXPORTER_OTLP_ENDPOINT: Type.Optional(
+    Type.String({
+      pattern: '^https?://[^\\s/?#]+(/[^\\s?#]*)?$',
+      description: 'where a collector takes OTLP over HTTP'
+    })
+  ),
+  OTEL_SERVICE_NAME: Type.String({
+    minLength: 1,
+    default: 'inventory-enterprise',
+    description: 'what this service is called in a trace'
+  }),
+  OTEL_TRACES_SAMPLER: Type.String({
+    pattern: `^(${SAMPLERS.join('|')})$`,
+    default: 'parentbased_always_on',
+    description: SAMPLERS.join(', ')
+  }),
+  OTEL_TRACES_SAMPLER_ARG: Type.String({
+    pattern: '^(0(\\.\\d{1,9})?|1(\\.0{1,9})?)$',
+    default: '1',
+    description: 'the share of traces that is kept, 0–1'
+  }),
   LOG_LEVEL: Type.String({
     pattern: '^(fatal|error|warn|info|debug|trace|silent)$',
     default: 'info',
@@ -197,6 +228,7 @@ export interface Config extends Environment {
   readonly databaseServers: ReadonlyMap<string, string>
   readonly postgresTls?: TlsIdentity
   readonly redisTls?: TlsIdentity
+  readonly telemetry?: TelemetrySettings
 }
 
 export { ConfigError }
@@ -257,8 +289,16 @@ export function loadConfig(variables: Record<string, string | undefined>): Confi
     databaseServers: databaseServers(environment.DATABASE_SERVERS, databaseUrl, environment.TENANCY),
     rateLimits: rateLimitsOf(environment.RATE_LIMITS),
     ...(postgresTls === undefined ? {} : { postgresTls }),
-    ...(redisTls === undefined ? {} : { redisTls })
+    ...(redisTls === undefined ? {} : { redisTls }),
+    ...telemetry(environment)
   }
+}
+
+function telemetry(env: Environment): { telemetry?: TelemetrySettings } {
+  const { OTEL_EXPORTER_OTLP_ENDPOINT: endpoint, OTEL_TRACES_SAMPLER: sampler } = env
+  if (endpoint === undefined) return {}
+  const ratio = Number(env.OTEL_TRACES_SAMPLER_ARG)
+  return { telemetry: { endpoint, serviceName: env.OTEL_SERVICE_NAME, version: VERSION, sampler, ratio } }
 }
 
 /** @throws ConfigError */

@@ -15,6 +15,7 @@ import type { SecretKey } from './config.js'
 import type { Audit, EnterModule, ModuleOptions, Tenant } from './contracts.js'
 import { openDatabaseServer, startFailure } from './database.js'
 import { databaseStatistics } from './database-statistics.js'
+import type { DatabaseEvents } from './dialects/dialect.js'
 import { TenantNotFound, Unauthenticated, useProblems } from './errors.js'
 import { createEvents } from './events.js'
 import { diskCheck, diskGauges, registerHealth } from './health.js'
@@ -27,12 +28,16 @@ import { forgetMirrored, MIRROR_TABLES, type Mirror, mirrorCheck, mirrorMetrics 
 import { registerOpenApi } from './openapi.js'
 import { createPeriodic } from './periodic.js'
 import { processMetrics } from './process-metrics.js'
+import { traceQueries } from './query-spans.js'
 import type { RateLimits } from './rate-limits.js'
 import { checkRedis, openRedis } from './redis.js'
 import { redisMetrics } from './redis-metrics.js'
+import { logRequests } from './request-log.js'
 import { createSeal } from './seal.js'
 import type { TlsIdentity } from './secrets.js'
 import { serializerCompiler } from './serialization.js'
+import { logSlowQueries } from './slow-queries.js'
+import { NO_TELEMETRY, type Telemetry, telemetryMetrics } from './telemetry.js'
 import { SINGLE_TENANT, Tenants } from './tenants.js'
 import { createUnderWay, type UnderWay } from './under-way.js'
 import { createValidatorCompiler, refuseUndeclared } from './validation.js'
@@ -64,6 +69,10 @@ export interface CoreOptions {
   mirror?: Mirror
   /** The other processes of `CLUSTER_WORKERS`, for one that is among them. */
   member?: Pick<Member, 'gather' | 'provide'>
+  /** Traces; whoever opened it closes it, after the app. */
+  telemetry?: Telemetry
+  /** A query that takes longer counts as slow (250). */
+  slowQueryMilliseconds?: number
   /** `worker`: takes jobs from the queue and serves nothing. */
   mode?: 'service' | 'worker'
   /** What the whole service wears. Left out when embedded: headers, limits and documents are the host's own. */
@@ -82,12 +91,20 @@ const CACHE_NAMESPACES = ['inventory', 'forecasting', 'anomaly', 'dashboard', 'i
 /** Provides what the domains rely on (`plugins/contracts.ts`): one call, and each domain can be registered beside it. */
 async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   const { tenancy = 'single', service, redisUrl, redisTls } = options
+  const { telemetry = NO_TELEMETRY, slowQueryMilliseconds = 250 } = options
   const registry = createRegistry(VERSION)
+  telemetryMetrics(registry, telemetry)
+  telemetry.watch(app)
   const started = service === undefined ? () => {} : await processMetrics(app, registry)
-  if (service !== undefined) httpMetrics(app, registry)
+  if (service !== undefined) {
+    logRequests(app)
+    httpMetrics(app, registry, telemetry.on)
+  }
   options.member?.provide((openMetrics) => exposed(registry, openMetrics).metrics())
 
   const dialect = options.databaseUrl.startsWith('sqlite:') ? 'sqlite' : 'postgresql'
+  const slow = { seconds: slowQueryMilliseconds / 1000, log: app.log, tracing: telemetry, dialect }
+  const observed = (events: DatabaseEvents) => logSlowQueries(traceQueries(events, telemetry, dialect), slow)
   const server = openDatabaseServer(
     {
       databaseUrl: options.databaseUrl,
@@ -96,7 +113,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
       poolSize: options.poolSize ?? 10,
       tls: options.postgresTls
     },
-    databaseMetrics(registry, dialect)
+    observed(databaseMetrics(registry, dialect, slowQueryMilliseconds / 1000))
   )
   const deployment = deploymentOf(options.databaseUrl)
   const redis =
@@ -108,9 +125,9 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     registry,
     namespaces: CACHE_NAMESPACES
   })
-  const events = createEvents({ log: app.log, registry })
+  const events = createEvents({ log: app.log, registry, tracing: telemetry })
   const audit = createAudit()
-  const tenants = new Tenants({ server, tenancy, caches, events, audit })
+  const tenants = new Tenants({ server, tenancy, caches, events, audit, tracing: telemetry })
   tenants.addMigrations({
     module: 'core',
     migrations: coreMigrations,
@@ -130,7 +147,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     periodic.every(5, 'mirror', (tenant) => forgetMirrored(mirror, tenant))
   }
 
-  const compute = createCompute({ threads: options.workerThreads ?? 1, registry })
+  const compute = createCompute({ threads: options.workerThreads ?? 1, registry, tracing: telemetry })
   const jobs = createJobs({
     tenants,
     redisUrl,
@@ -138,6 +155,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     queueName: `${deployment}-jobs`,
     registry,
     log: app.log,
+    tracing: telemetry,
     mode: options.mode ?? 'service',
     node: nodeIdentity(options.dataDir),
     dataDir: options.dataDir
@@ -283,6 +301,6 @@ function scrapeAllowed(token: string | undefined): (request: FastifyRequest) => 
 export type * from './contracts.js'
 export { access, Problem, problem } from './contracts.js'
 export { personalData } from './kept-answers.js'
-export type { Member, Mirror, Tenants }
+export type { Member, Mirror, Telemetry, Tenants }
 
 export default fp(core, { name: 'inventory-enterprise/core', fastify: '5.x' })

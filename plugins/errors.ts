@@ -1,9 +1,8 @@
 import { createRequire } from 'node:module'
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { agentOf } from './audit.js'
-import type { Tenant } from './contracts.js'
 import { PayloadTooLarge } from './limits.js'
 import { type Locale, Problem, problem } from './problem.js'
+import { whoAsked } from './request-log.js'
 
 export { CursorInvalid } from './cursor.js'
 export { PayloadTooLarge } from './limits.js'
@@ -235,13 +234,6 @@ function fieldErrors(error: unknown, locale: Locale): FieldError[] | undefined {
     const path = `${validationContext ?? 'body'}${each.instancePath}${typeof field === 'string' ? `/${field}` : ''}`
     return { path: path.slice(0, 300), message: each.message ?? '' }
   })
-}
-
-/** Ids that connect a line of the log with the audit trail, the ledger and the trace; `reqId` is there by itself. No names. */
-function whoAsked(request: FastifyRequest) {
-  const { actor = null, role = null, traceId = null } = 'principal' in request ? agentOf(request) : {}
-  const tenant = 'tenant' in request ? request.getDecorator<Tenant | null>('tenant')?.id : undefined
-  return { route: request.routeOptions.url, tenant, actor, role, traceId }
 }
 
 /** Answers `application/problem+json`; logs what is ours to mend. */

@@ -3,6 +3,7 @@ import type { Generated, Kysely } from 'kysely'
 import { Counter, Gauge, type Registry } from 'prom-client'
 import type { EventHandler, Events, Tenant } from './contracts.js'
 import { prepared } from './prepared.js'
+import type { Tracing } from './tracing.js'
 
 type OutboxTable = {
   id: Generated<number>
@@ -11,6 +12,7 @@ type OutboxTable = {
   created_at: number
   claimed_until: number
   attempts: number
+  trace: string | null
 }
 
 export type CoreTables = {
@@ -24,21 +26,29 @@ const CLAIM_MILLISECONDS = 60_000
 const ATTEMPTS_MAX = 10
 const NEVER = Number.MAX_SAFE_INTEGER
 
-const intoOutbox = prepared<{ topic: string; payload: string; now: number }, unknown>((db, slot) =>
-  db
-    .withTables<CoreTables>()
-    .insertInto('outbox')
-    .values({
-      topic: slot('topic'),
-      payload: slot('payload'),
-      created_at: slot('now'),
-      claimed_until: 0,
-      attempts: 0
-    })
+const intoOutbox = prepared<{ topic: string; payload: string; now: number; trace: string | null }, unknown>(
+  (db, slot) =>
+    db
+      .withTables<CoreTables>()
+      .insertInto('outbox')
+      .values({
+        topic: slot('topic'),
+        payload: slot('payload'),
+        created_at: slot('now'),
+        claimed_until: 0,
+        attempts: 0,
+        trace: slot('trace')
+      })
 )
 
-export async function appendToOutbox(db: Kysely<unknown>, topic: string, payload: unknown): Promise<void> {
-  await db.executeQuery(intoOutbox(db, { topic, payload: JSON.stringify(payload), now: Date.now() }))
+/** `trace`: the `traceparent` of what made it true. */
+export async function appendToOutbox(
+  db: Kysely<unknown>,
+  topic: string,
+  payload: unknown,
+  trace: string | null
+): Promise<void> {
+  await db.executeQuery(intoOutbox(db, { topic, payload: JSON.stringify(payload), now: Date.now(), trace }))
 }
 
 export interface EventService extends Events {
@@ -51,8 +61,14 @@ export interface EventService extends Events {
   close(): Promise<void>
 }
 
+interface EventsOptions {
+  log: FastifyBaseLogger
+  registry: Registry
+  tracing: Tracing
+}
+
 /** The outbox: written in the caller's transaction, delivered after commit, at least once, oldest first. */
-export function createEvents({ log, registry }: { log: FastifyBaseLogger; registry: Registry }): EventService {
+export function createEvents({ log, registry, tracing }: EventsOptions): EventService {
   const handlers: EventHandler[] = []
   const delivering = new Map<string, Promise<void>>()
   const wanted = new Set<string>()
@@ -66,12 +82,15 @@ export function createEvents({ log, registry }: { log: FastifyBaseLogger; regist
   for (const outcome of ['success', 'failure'] as const) delivered.inc({ outcome }, 0)
   const count = outboxMetrics(registry)
 
-  async function deliver(tenant: Tenant, { id, topic, payload, created_at, attempts }: OutboxRow): Promise<void> {
+  async function deliver(tenant: Tenant, row: OutboxRow): Promise<void> {
+    const { id, topic, payload, created_at, attempts, trace } = row
     const event = { id, topic, payload: JSON.parse(payload), createdAt: created_at }
     for (const handler of handlers) {
       if (handler.topic !== topic) continue
       try {
-        await handler.handle(event, tenant)
+        const attributes = { 'inventory.handler': handler.name, 'inventory.tenant': tenant.id }
+        const span = { kind: 'consumer', parent: trace, attributes } as const
+        await tracing.span(`event ${topic}`, span, () => handler.handle(event, tenant))
         delivered.inc({ outcome: 'success' })
       } catch (error) {
         delivered.inc({ outcome: 'failure' })
@@ -97,7 +116,9 @@ export function createEvents({ log, registry }: { log: FastifyBaseLogger; regist
       wanted.add(tenant.id)
       return
     }
-    const run = drain(tenant)
+    // Not part of the request that wakes it: it delivers what others published, too.
+    const run = tracing
+      .detached(() => drain(tenant))
       .catch((error) => log.error({ err: error, tenant: tenant.id }, 'outbox could not be read'))
       .finally(() => delivering.delete(tenant.id))
     delivering.set(tenant.id, run)
@@ -161,6 +182,7 @@ interface OutboxRow {
   payload: string
   created_at: number
   attempts: number
+  trace: string | null
 }
 
 /** Takes a batch for this process; `skip locked` lets several nodes share one outbox without waiting for each other. */
@@ -179,7 +201,7 @@ const claim = (tenant: Tenant): Promise<OutboxRow[]> =>
         'in',
         ids.map(({ id }) => id)
       )
-      .returning(['id', 'topic', 'payload', 'created_at', 'attempts'])
+      .returning(['id', 'topic', 'payload', 'created_at', 'attempts', 'trace'])
       .execute()
     return rows.sort((a, b) => a.id - b.id)
   })

@@ -1,5 +1,7 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
+import { openRegistry } from './metrics.js'
+import { sampledTraceIdOf } from './trace-id.js'
 
 const SECONDS = [0.005, 0.01, 0.025, 0.05, 0.087, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
 const BYTES = [256, 1_024, 4_096, 16_384, 65_536, 262_144, 1_048_576, 16_777_216]
@@ -15,15 +17,9 @@ const methodOf = ({ method }: FastifyRequest): Method => METHODS.find((each) => 
  * Requests by the template of their route, never by what they asked for. Times are kept by method and route alone: with the code
  * as well there would be several thousand series more, of which nobody asks for one (`docs/decisions/0018`).
  */
-export function httpMetrics(app: FastifyInstance, registry: Registry): void {
+export function httpMetrics(app: FastifyInstance, registry: Registry, traced: boolean): void {
   const registers = [registry]
-  const durations = new Histogram({
-    name: 'http_request_duration_seconds',
-    help: 'HTTP request latency.',
-    labelNames: ['method', 'route'] as const,
-    buckets: SECONDS,
-    registers
-  })
+  const timed = durationMetric(registry, traced)
   const requests = new Counter({
     name: 'http_requests_total',
     help: 'HTTP requests answered.',
@@ -42,7 +38,7 @@ export function httpMetrics(app: FastifyInstance, registry: Registry): void {
     const method = methodOf(request)
     const route = request.routeOptions.url ?? 'unmatched'
     requests.inc({ method, route, code: reply.statusCode })
-    durations.observe({ method, route }, reply.elapsedTime / 1000)
+    timed(method, route, reply.elapsedTime / 1000, request)
     received(method, request.headers['content-length'])
     answered(method, reply.getHeader('content-length'))
     done()
@@ -55,6 +51,27 @@ export function httpMetrics(app: FastifyInstance, registry: Registry): void {
     if (error.validation !== undefined) refused(error.validationContext)
     done()
   })
+}
+
+/** With traces each bucket names one whose request fell into it, in OpenMetrics. */
+function durationMetric(registry: Registry, traced: boolean) {
+  const options = {
+    name: 'http_request_duration_seconds',
+    help: 'HTTP request latency.',
+    labelNames: ['method', 'route'],
+    buckets: SECONDS
+  }
+  const registers = traced ? [openRegistry()] : [registry]
+  const durations = new Histogram<string>({ ...options, registers, enableExemplars: traced })
+  if (!traced) {
+    return (method: Method, route: string, seconds: number) => durations.observe({ method, route }, seconds)
+  }
+  registry.registerMetric(durations)
+  return (method: Method, route: string, value: number, request: FastifyRequest) => {
+    const traceId = sampledTraceIdOf(request)
+    const exemplarLabels = traceId === undefined ? {} : { trace_id: traceId }
+    durations.observe({ labels: { method, route }, value, exemplarLabels })
+  }
 }
 
 function sizeMetrics(registry: Registry) {

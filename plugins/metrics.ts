@@ -6,8 +6,6 @@ import type { DatabaseEvents, DatabaseServer } from './dialects/dialect.js'
 import type { Tenants } from './tenants.js'
 
 const DATABASE_SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5]
-/** A query that takes longer counts as slow. */
-const SLOW_SECONDS = 0.25
 
 /** One registry for each app, never the global one: two apps in one process must work. */
 export function createRegistry(version: string): Registry {
@@ -22,7 +20,8 @@ export function createRegistry(version: string): Registry {
   return registry
 }
 
-export function databaseMetrics(registry: Registry, dialect: string): DatabaseEvents {
+/** `slowSeconds`: a query that takes longer counts as slow. */
+export function databaseMetrics(registry: Registry, dialect: string, slowSeconds: number): DatabaseEvents {
   const queries = new Histogram({
     name: 'db_query_duration_seconds',
     help: 'Query latency.',
@@ -38,7 +37,7 @@ export function databaseMetrics(registry: Registry, dialect: string): DatabaseEv
   })
   const slow = new Counter({
     name: 'db_slow_queries_total',
-    help: `Queries that took over ${SLOW_SECONDS} s.`,
+    help: 'Queries that took longer than SLOW_QUERY_MS.',
     labelNames: ['dialect', 'operation'] as const,
     registers: [registry]
   })
@@ -79,7 +78,7 @@ export function databaseMetrics(registry: Registry, dialect: string): DatabaseEv
   return {
     query: (operation, seconds, error) => {
       queries.observe({ dialect, operation }, seconds)
-      if (seconds > SLOW_SECONDS) slow.inc({ dialect, operation })
+      if (seconds > slowSeconds) slow.inc({ dialect, operation })
       if (error !== undefined) errors.inc({ dialect, kind: errorKind(error) })
     },
     transaction: (outcome, seconds) => {
@@ -189,13 +188,20 @@ export function metricsRoute(
 /** The registry in the format that is asked for. */
 export const exposed = (registry: Registry, openMetrics: boolean) => (openMetrics ? openMetricsOf(registry) : registry)
 
-/** The same metrics under the other format: in prom-client the format belongs to the registry, not to the call. */
-function openMetricsOf(registry: Registry): Registry<OpenMetricsContentType> {
+/** What takes exemplars has to be registered with one of these. */
+export function openRegistry(): Registry<OpenMetricsContentType> {
   const open = new Registry<OpenMetricsContentType>()
   open.setContentType(Registry.OPENMETRICS_CONTENT_TYPE)
+  return open
+}
+
+/** The same metrics under the other format: in prom-client the format belongs to the registry, not to the call. */
+function openMetricsOf(registry: Registry): Registry<OpenMetricsContentType> {
+  const open = openRegistry()
   for (const { name } of registry.getMetricsAsArray()) {
     const metric = registry.getSingleMetric(name)
-    if (metric !== undefined) open.registerMetric(metric)
+    // A counter is written without the end of its name, and prom-client takes that off the counter itself, for ever.
+    if (metric !== undefined) open.registerMetric(metric instanceof Counter ? Object.create(metric) : metric)
   }
   return open
 }

@@ -1,3 +1,4 @@
+import type { Kysely } from 'kysely'
 import { Value } from 'typebox/value'
 import { TenantId } from '../schemas/common.js'
 import { type AuditService, SYSTEM } from './audit.js'
@@ -7,6 +8,7 @@ import type { DatabaseServer, TenantDatabase } from './dialects/dialect.js'
 import { TenantNameInvalid, TenantNotFound } from './errors.js'
 import { appendToOutbox, type EventService } from './events.js'
 import { migrate } from './migrate.js'
+import { NO_TRACING, type Tracing } from './tracing.js'
 
 export interface TenantsOptions {
   server: DatabaseServer
@@ -14,6 +16,7 @@ export interface TenantsOptions {
   caches: Pick<Caches, 'forTenant' | 'remove'>
   events: EventService
   audit: Pick<AuditService, 'append'>
+  tracing?: Tracing
 }
 
 /** In `single` tenancy there is this one; its database is made at the first start. */
@@ -164,19 +167,21 @@ export class Tenants {
   }
 
   async #openTenant(id: string): Promise<Open> {
-    const { server, caches, events, audit } = this.#options
+    const { server, caches, events, audit, tracing = NO_TRACING } = this.#options
     if (!(await this.#exists(id))) throw new TenantNotFound({ tenant: id })
     const database = await server.open(id)
     await migrate(database.migrator.db, this.#sets, database.migrator)
     const cache = caches.forTenant(id, database.foreignVersion)
+    const span = { attributes: { 'db.system.name': database.dialect === 'postgres' ? 'postgresql' : 'sqlite' } }
     const tenant: Tenant = {
       id,
       dialect: database.dialect,
       db: database.db,
       cache,
       foreignVersion: database.foreignVersion,
-      transact: (work, options) => transact({ database, cache, audit, wake: () => events.wake(tenant) }, work, options)
+      transact: (work, options) => tracing.span('transaction', span, () => transact(surroundings, work, options))
     }
+    const surroundings = { database, cache, audit, tracing, wake: () => events.wake(tenant) }
     this.#ready.set(id, tenant)
     return { tenant, database }
   }
@@ -186,24 +191,26 @@ interface Surroundings {
   database: TenantDatabase
   cache: TenantCache
   audit: Pick<AuditService, 'append'>
+  tracing: Tracing
   wake(): void
 }
 
 async function transact<R>(
-  { database, cache, audit, wake }: Surroundings,
+  { database, cache, audit, tracing, wake }: Surroundings,
   work: (tx: Transaction) => Promise<R>,
   options: TransactOptions = {}
 ): Promise<R> {
   // Made anew for each attempt: a transaction that is run again must not invalidate or count twice.
   let effects = noEffects()
-  const result = await database.transact(async (db) => {
+  // A group commit runs it where another request waits.
+  const bound = tracing.bind(async (db: Kysely<unknown>) => {
     const current = noEffects()
     effects = current
     const done = await work({
       db,
       publish: async (topic, payload) => {
         current.published = true
-        await appendToOutbox(db, topic, payload)
+        await appendToOutbox(db, topic, payload, tracing.carrier())
       },
       invalidate: (namespace) => void current.namespaces.add(namespace),
       afterCommit: (run) => void current.callbacks.push(run),
@@ -211,7 +218,8 @@ async function transact<R>(
     })
     await audit.append(db, options.agent ?? SYSTEM, current.entries)
     return done
-  }, options)
+  })
+  const result = await database.transact(bound, options)
   for (const namespace of effects.namespaces) cache.invalidate(namespace)
   for (const run of effects.callbacks) run()
   if (effects.published) wake()

@@ -1,4 +1,4 @@
-import { HandleEmptyInListsPlugin, type Kysely, replaceWithNoncontingentExpression } from 'kysely'
+import { type CompiledQuery, HandleEmptyInListsPlugin, type Kysely, replaceWithNoncontingentExpression } from 'kysely'
 import type { Dialect, TransactOptions } from '../contracts.js'
 
 /** What a transaction needs from the core while it runs; the tenant layer turns it into outbox rows and invalidations. */
@@ -38,6 +38,9 @@ export interface DatabaseServer {
   close(): Promise<void>
 }
 
+/** How the engine would run a query, line by line, without running it and without its values. */
+export type Explain = (query: CompiledQuery) => Promise<readonly string[]>
+
 export interface DatabaseStatistics {
   /** Times that what is in the write-ahead log was written back. */
   readonly checkpoints: number
@@ -58,7 +61,7 @@ export interface PostgresStatistics {
 }
 
 export interface DatabaseEvents {
-  query(operation: string, seconds: number, error?: unknown): void
+  query(operation: string, seconds: number, error: unknown, query: CompiledQuery, explain: Explain): void
   transaction(outcome: 'commit' | 'rollback' | 'retry', seconds: number): void
   /** For a connection of the pool (PostgreSQL), or for the turn to write (SQLite). */
   waited(seconds: number): void

@@ -11,6 +11,7 @@ import {
 import pg from 'pg'
 import type { TlsIdentity } from '../secrets.js'
 import { type DatabaseEvents, type DatabaseServer, PLUGINS, type RawTransact, type TenantDatabase } from './dialect.js'
+import { explainAt } from './postgres-explain.js'
 import { createStatistics } from './postgres-statistics.js'
 import { observe } from './sqlite.js'
 
@@ -38,14 +39,13 @@ interface PostgresServerOptions {
 /** PostgreSQL: a schema is a tenant, over one shared pool. */
 export function postgresServer(options: PostgresServerOptions): DatabaseServer {
   const { url, tls, poolSize, events, schemaPrefix = SCHEMA_PREFIX } = options
-  const pool = new pg.Pool({
+  const connection = {
     connectionString: tls === undefined ? url : withoutTlsParameters(url),
     ...(tls === undefined ? {} : { ssl: { ...tls, rejectUnauthorized: true } }),
-    max: poolSize,
     connectionTimeoutMillis: 5_000,
-    application_name: 'inventory-enterprise',
-    types: { getTypeParser }
-  })
+    application_name: 'inventory-enterprise'
+  }
+  const pool = new pg.Pool({ ...connection, max: poolSize, types: { getTypeParser } })
   // An idle connection that breaks (server restart) must not end the process; the next checkout makes a new one.
   pool.on('error', () => {})
   // One that breaks between two statements of a transaction says so too; the statement that follows fails and tells the caller.
@@ -62,7 +62,8 @@ export function postgresServer(options: PostgresServerOptions): DatabaseServer {
     end: () => pool.end()
   }
   const dialect = new PostgresDialect({ pool: waits })
-  const root = new Kysely<unknown>({ dialect, log: observe(events), plugins: PLUGINS })
+  const log = observe(events, explainAt(connection))
+  const root = new Kysely<unknown>({ dialect, log, plugins: PLUGINS })
   return {
     dialect: 'postgres',
     tenants: async () => {

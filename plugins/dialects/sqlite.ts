@@ -25,7 +25,14 @@ import {
 import { LRUCache } from 'lru-cache'
 import type { TransactOptions } from '../contracts.js'
 import { DatabaseBusy } from '../errors.js'
-import { type DatabaseEvents, type DatabaseServer, PLUGINS, type RawTransact, type TenantDatabase } from './dialect.js'
+import {
+  type DatabaseEvents,
+  type DatabaseServer,
+  type Explain,
+  PLUGINS,
+  type RawTransact,
+  type TenantDatabase
+} from './dialect.js'
 
 const BUSY_TIMEOUT_MS = 5_000
 const BUSY_RETRY_MS = 10
@@ -130,7 +137,7 @@ function openFile(path: string, events: DatabaseEvents, synchronous: Synchronous
   const writer = connect(path, synchronous)
   const reader = connect(path, synchronous)
   reader.pragma('query_only = ON')
-  const log = observe(events)
+  const log = observe(events, explainOn(reader))
   const writerDb = new Kysely<unknown>({ dialect: new Dialect(writer), log, plugins: PLUGINS })
   const readerDb = new Kysely<unknown>({ dialect: new Dialect(reader), log, plugins: PLUGINS })
   const exclusive = mutex()
@@ -236,10 +243,20 @@ class Dialect extends SqliteDialect {
   }
 }
 
-export const observe = (events: DatabaseEvents) => (event: LogEvent) => {
+export const observe = (events: DatabaseEvents, explain: Explain) => (event: LogEvent) => {
   const operation = OPERATIONS[event.query.query.kind] ?? 'other'
-  events.query(operation, event.queryDurationMillis / 1000, event.level === 'error' ? event.error : undefined)
+  const error = event.level === 'error' ? event.error : undefined
+  events.query(operation, event.queryDurationMillis / 1000, error, event.query, explain)
 }
+
+/** On the connection that reads, so never inside a transaction. Its plans name columns and no values. */
+const explainOn =
+  (reader: Sqlite.Database): Explain =>
+  async ({ sql, parameters }) =>
+    reader
+      .prepare<unknown[], { id: number; parent: number; detail: string }>(`explain query plan ${sql}`)
+      .all(parameters.map(() => null))
+      .map(({ detail }) => detail)
 
 const OPERATIONS: Record<string, string> = {
   SelectQueryNode: 'select',
