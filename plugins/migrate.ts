@@ -1,17 +1,28 @@
-import { setTimeout as sleep } from 'node:timers/promises'
-import { type Kysely, type Migration, PostgresAdapter, sql, type Transaction as Tx } from 'kysely'
+import { type Kysely, type Migration, sql } from 'kysely'
 import type { MigrationSet } from './contracts.js'
+import { type OnlineMigration, runOnline, runPlainly } from './migrate-online.js'
+import { beginMigration, isPostgres, type MigrationDatabase, schemaOf, tableOf, waitsFor } from './migration-locks.js'
 
 export type { MigrationSet } from './contracts.js'
+export type { BackfillStep, IndexStep, OnlineMigration, OnlineStep } from './migrate-online.js'
 
-interface MigrateOptions {
+/** A module's migrations by name, in the order they are to be applied. */
+export type Migrations = Record<string, Migration | OnlineMigration>
+
+export interface MigrateOptions {
   /** PostgreSQL: the schema that holds the tables and the ledgers of what was applied. */
   schema?: string
   /** Only these, by module, such as those that a backup was made with. @throws MigrationError where one is not known */
   only?: Readonly<Record<string, readonly string[]>>
+  /** PostgreSQL: how long writers may queue behind a migration that waits for a table (1 s); it then lets them by and tries again. */
+  lockTimeoutMilliseconds?: number
+  /** How long to try (10 min), and for how long another process may be at it. */
+  patienceMilliseconds?: number
+  /** Is told in a sentence what a migration waits for, and of migrations that only a newer program knows. */
+  notice?: (text: string) => void
 }
 
-/** A migration failed; `migration` names it. Nothing of it stays applied, on either database. */
+/** A migration failed; `migration` names it. Nothing of it stays applied, unless it is an online one, which goes on where it was. */
 export class MigrationError extends Error {
   constructor(module: string, migration: string, cause: unknown) {
     super(`migration ${module}/${migration} failed: ${cause instanceof Error ? cause.message : String(cause)}`, {
@@ -20,145 +31,173 @@ export class MigrationError extends Error {
   }
 }
 
-/** How long a process waits for another that migrates the same SQLite file; PostgreSQL waits for as long as it takes. */
-const WAIT_MILLISECONDS = 600_000
-const BUSY = /^(SQLITE_BUSY|DATABASE_BUSY)/
-/**
- * serialization_failure, deadlock_detected, unique_violation: nothing was changed, and it may run again. The last is what
- * PostgreSQL says of `create … if not exists` when two of them meet, as tenants do at the extension that they share.
- */
-const RETRYABLE = /^(40001|40P01|23505)$/
-const RETRIES_MAX = 5
-/** What versions up to 3.0 held alone while they migrated; shared, so that tenants do not wait for each other. */
-const FORMER_LOCK = 3853314791062309107n
+interface Step {
+  readonly module: string
+  readonly ledger: string
+  readonly name: string
+  readonly migration: Migration | OnlineMigration
+}
+
+type Notice = (text: string) => void
+/** Names applied so far, by ledger; a ledger that does not exist is left out. */
+type Applied = ReadonlyMap<string, readonly string[]>
+
+const DEFAULTS = { lockTimeoutMilliseconds: 1_000, patienceMilliseconds: 600_000, notice: () => {} }
+/** What takes something away that the version before uses; a program that does not know it must not run on such a schema. */
+const CONTRACTS = /^\d+-contract-/
 
 /**
  * Applies what is missing of each set, in order. Each module has a ledger of its own (`migrations_<module>`), so modules
- * can be added, removed and upgraded apart. Of many processes that start at once one applies it and the others wait.
+ * can be added, removed and upgraded apart. A new database is made in one transaction; after that each migration is one of its
+ * own, and an online migration none. Any number of processes may call it at once.
  * @returns the names of the migrations that were applied now
  * @throws MigrationError
  */
 export async function migrate(
   db: Kysely<unknown>,
   sets: readonly MigrationSet[],
-  { schema, only }: MigrateOptions = {}
+  { schema, only, ...given }: MigrateOptions = {}
 ): Promise<string[]> {
-  const wanted = sets.map(({ module, migrations: known }): Wanted => {
-    const name = module.replaceAll('-', '_')
-    const ledger = `migrations_${name}`
-    return {
-      module,
-      ledger: schema === undefined ? ledger : `${schema}.${ledger}`,
-      migrations: only === undefined ? known : named(module, known, only[name] ?? [])
-    }
-  })
-  if (await isComplete(db, wanted)) return []
+  const { notice, ...waits } = { ...DEFAULTS, ...given }
+  const database: MigrationDatabase = { db, schema, postgres: isPostgres(db), ...waits, notice }
+  const modules = sets.map(({ module, migrations }) => ({
+    module,
+    ledger: ledgerOf(module),
+    steps: stepsOf(module, migrations, only)
+  }))
+  const state = await appliedOf(
+    database,
+    modules.map(({ ledger }) => ledger)
+  )
+  const pending = modules.flatMap(({ module, ledger, steps }) =>
+    pendingOf(module, steps, state.get(ledger) ?? [], only === undefined ? notice : refuseNewer(module))
+  )
+  if (pending.length === 0) return []
+  if (state.size === 0 && (await createAll(database, pending))) return pending.map(titleOf)
   const applied: string[] = []
-  for (const each of wanted) {
-    const names = await exclusively(db, `inventory migrations ${schema ?? ''}`, (tx) => apply(tx, each))
-    applied.push(...names.map((name) => `${each.module}/${name}`))
-  }
+  for (const step of pending) if (await apply(database, step)) applied.push(titleOf(step))
   return applied
 }
 
-interface Wanted {
-  readonly module: string
-  /** The table that says what was applied. */
-  readonly ledger: string
-  readonly migrations: Migrations
+const titleOf = ({ module, name }: Step) => `${module}/${name}`
+const bareName = (module: string) => module.replaceAll('-', '_')
+const ledgerOf = (module: string) => `migrations_${bareName(module)}`
+/** Where the migrations are named, a copy is to be like its original and not newer. */
+const refuseNewer = (module: string) => (text: string) => {
+  throw new MigrationError(module, 'ledger', text)
 }
 
-/** One read, which takes no lock, for a database that lacks nothing: a start with a thousand tenants is a thousand of these. */
-async function isComplete(db: Kysely<unknown>, wanted: readonly Wanted[]): Promise<boolean> {
-  if (wanted.length === 0) return true
-  const ledgers = wanted.map(
-    ({ ledger }, position) => sql`select ${sql.lit(position)} as position, name from ${sql.table(ledger)}`
-  )
-  const read = sql<{ position: number; name: string }>`${sql.join(ledgers, sql` union all `)}`
-  // A ledger may be missing; whatever else is wrong shows again where it is written.
-  const { rows } = await read.execute(db).catch(() => ({ rows: undefined }))
-  if (rows === undefined) return false
-  return wanted.every(({ module, migrations }, position) => {
-    const names = rows.flatMap((row) => (row.position === position ? [row.name] : []))
-    return missing(module, migrations, names).length === 0
+function stepsOf(module: string, known: MigrationSet['migrations'], only: MigrateOptions['only']): Step[] {
+  const ledger = ledgerOf(module)
+  const names = only === undefined ? Object.keys(known).sort() : (only[bareName(module)] ?? [])
+  return names.map((name) => {
+    const migration = known[name]
+    if (migration === undefined) throw new MigrationError(module, name, 'this version of the program does not know it')
+    return { module, ledger, name, migration }
   })
 }
 
-async function apply(tx: Tx<unknown>, { module, ledger, migrations }: Wanted): Promise<string[]> {
-  const table = sql.table(ledger)
-  await sql`create table if not exists ${table}
-    (name varchar(255) not null primary key, "timestamp" varchar(255) not null)`.execute(tx)
-  const { rows } = await sql<{ name: string }>`select name from ${table}`.execute(tx)
-  const names = missing(
-    module,
-    migrations,
-    rows.map(({ name }) => name)
+/** Two queries whatever the number of modules: a tenant that is up to date, as most are at a start, costs no more. */
+async function appliedOf({ db, schema, postgres }: MigrationDatabase, ledgers: readonly string[]): Promise<Applied> {
+  if (ledgers.length === 0) return new Map()
+  const { rows: found } = postgres
+    ? await sql<{ name: string }>`select tablename as name from pg_tables
+        where schemaname = ${schemaOf(schema)} and tablename in (${sql.join(ledgers)})`.execute(db)
+    : await sql<{ name: string }>`select name from sqlite_master
+        where type = 'table' and name in (${sql.join(ledgers)})`.execute(db)
+  const applied = new Map<string, string[]>(found.map(({ name }) => [name, []]))
+  if (applied.size === 0) return applied
+  const each = [...applied.keys()].map(
+    (ledger) => sql`select ${sql.lit(ledger)} as ledger, name from ${tableOf(schema, ledger)}`
   )
-  for (const name of names) {
-    try {
-      await migrations[name]?.up(tx)
-    } catch (error) {
-      throw new MigrationError(module, name, error)
-    }
-    await sql`insert into ${table} (name, "timestamp") values (${name}, ${new Date().toISOString()})`.execute(tx)
-  }
-  return names
-}
-
-/** What is not applied yet, in order. @throws MigrationError where something was applied that is unknown, or out of order */
-function missing(module: string, migrations: Migrations, applied: readonly string[]): string[] {
-  const known = Object.keys(migrations).sort()
-  const unknown = applied.find((name) => !known.includes(name))
-  if (unknown !== undefined)
-    throw new MigrationError(module, unknown, 'it was applied, and this version of the program does not know it')
-  const [passed] = known.slice(0, applied.length).filter((name) => !applied.includes(name))
-  if (passed !== undefined) throw new MigrationError(module, passed, 'a later one was applied before it')
-  return known.slice(applied.length)
+  const { rows } = await sql<{ ledger: string; name: string }>`${sql.join(each, sql` union all `)}`.execute(db)
+  for (const { ledger, name } of rows) applied.get(ledger)?.push(name)
+  return applied
 }
 
 /**
- * In a transaction that nobody else is in who asks by this name. The lock goes with the transaction: one that belonged to the
- * session would stay with another client's connection behind a pooler.
+ * What of one module is missing.
+ * @throws MigrationError where what was applied is not what this program, or a later version of it, would have applied
  */
-async function exclusively<R>(db: Kysely<unknown>, name: string, work: (tx: Tx<unknown>) => Promise<R>): Promise<R> {
-  const isPostgres = db.getExecutor().adapter instanceof PostgresAdapter
-  const deadline = performance.now() + WAIT_MILLISECONDS
-  for (let attempt = 1; ; ) {
-    try {
-      return await db.transaction().execute(async (tx) => {
-        if (isPostgres) {
-          // Limits that are set for requests are not meant for this.
-          await sql`select set_config('statement_timeout', '0', true), set_config('lock_timeout', '0', true)`.execute(
-            tx
-          )
-          await sql`select pg_advisory_xact_lock_shared(${sql.lit(FORMER_LOCK)}),
-            pg_advisory_xact_lock(hashtextextended(${name}, 0))`.execute(tx)
-        }
-        return work(tx)
-      })
-    } catch (error) {
-      const code = codeOf(error)
-      if (BUSY.test(code) && performance.now() < deadline) await sleep(50)
-      else if (!RETRYABLE.test(code) || ++attempt > RETRIES_MAX) throw error
-    }
+function pendingOf(module: string, known: readonly Step[], applied: readonly string[], notice: Notice): Step[] {
+  const done = new Set(applied)
+  const pending = known.filter(({ name }) => !done.has(name))
+  const isKnown = new Set(known.map(({ name }) => name))
+  const unknown = applied.filter((name) => !isKnown.has(name)).sort()
+  const refuse = (name: string, why: string) => {
+    throw new MigrationError(module, name, why)
   }
+  const [missing] = pending
+  const late = known.find(({ name }) => done.has(name) && missing !== undefined && name > missing.name)
+  if (late !== undefined) refuse(late.name, 'it was applied before one that precedes it')
+  const [newer] = unknown
+  if (newer === undefined) return pending
+  if (pending.length > 0 || newer < (known.at(-1)?.name ?? ''))
+    refuse(newer, 'it was applied, and this program does not know it')
+  const contract = unknown.find((name) => CONTRACTS.test(name))
+  if (contract !== undefined) refuse(contract, 'a newer version of the program took away what this version needs')
+  notice(`the database is newer than this program, which may run on it: ${module}/${unknown.join(', ')}`)
+  return pending
 }
 
-function codeOf(error: unknown): string {
-  const cause = error instanceof MigrationError ? error.cause : error
-  return cause instanceof Error && 'code' in cause ? String(cause.code) : ''
-}
-
-function named(module: string, known: Migrations, names: readonly string[]): Migrations {
-  return Object.fromEntries(
-    names.map((name) => {
-      const migration = known[name]
-      if (migration === undefined)
-        throw new MigrationError(module, name, 'this version of the program does not know it')
-      return [name, migration]
+/** All of a new database, or nothing; false when another process made it meanwhile. */
+async function createAll(database: MigrationDatabase, steps: readonly Step[]): Promise<boolean> {
+  return waitsFor(database, 'the creation of the database', () =>
+    database.db.transaction().execute(async (tx) => {
+      const inside = { ...database, db: tx }
+      await beginMigration(inside)
+      const ledgers = [...new Set(steps.map(({ ledger }) => ledger))]
+      if ((await appliedOf(inside, ledgers)).size > 0) return false
+      for (const ledger of ledgers) await createLedger(inside, ledger)
+      for (const step of steps) {
+        const { migration } = step
+        await failing(step, () => ('up' in migration ? migration.up(tx) : runPlainly(inside, migration)))
+        await record(inside, step)
+      }
+      return true
     })
   )
 }
 
-/** A module's migrations by name, in the order they are to be applied. */
-export type Migrations = Record<string, Migration>
+/** False when another process was first. */
+async function apply(database: MigrationDatabase, step: Step): Promise<boolean> {
+  const { migration } = step
+  const title = titleOf(step)
+  const isDone = async (at: MigrationDatabase) =>
+    (await appliedOf(at, [step.ledger])).get(step.ledger)?.includes(step.name) === true
+  const inTransaction = (run: (tx: Kysely<unknown>) => Promise<unknown>) =>
+    waitsFor(database, title, () =>
+      database.db.transaction().execute(async (tx) => {
+        const inside = { ...database, db: tx }
+        await beginMigration(inside)
+        await createLedger(inside, step.ledger)
+        if (await isDone(inside)) return false
+        await run(tx)
+        await record(inside, step)
+        return true
+      })
+    )
+  return failing(step, async () => {
+    if ('up' in migration) return inTransaction((tx) => migration.up(tx))
+    const done = await runOnline(database, title, migration, () => isDone(database))
+    return done ? inTransaction(async () => {}) : false
+  })
+}
+
+async function failing<R>({ module, name }: Step, work: () => Promise<R>): Promise<R> {
+  try {
+    return await work()
+  } catch (error) {
+    throw error instanceof MigrationError ? error : new MigrationError(module, name, error)
+  }
+}
+
+async function createLedger({ db, schema }: MigrationDatabase, ledger: string): Promise<void> {
+  await sql`create table if not exists ${tableOf(schema, ledger)} (
+    name varchar(255) not null primary key, timestamp varchar(255) not null)`.execute(db)
+}
+
+async function record({ db, schema }: MigrationDatabase, { ledger, name }: Step): Promise<void> {
+  await sql`insert into ${tableOf(schema, ledger)} (name, timestamp)
+    values (${name}, ${new Date().toISOString()})`.execute(db)
+}

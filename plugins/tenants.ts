@@ -17,6 +17,8 @@ export interface TenantsOptions {
   events: EventService
   audit: Pick<AuditService, 'append'>
   tracing?: Tracing
+  /** Is told what a migration waits for. */
+  notice: (text: string) => void
 }
 
 /** In `single` tenancy there is this one; its database is made at the first start. */
@@ -167,10 +169,14 @@ export class Tenants {
   }
 
   async #openTenant(id: string): Promise<Open> {
-    const { server, caches, events, audit, tracing = NO_TRACING } = this.#options
+    const { server, caches, events, audit, notice, tracing = NO_TRACING } = this.#options
     if (!(await this.#exists(id))) throw new TenantNotFound({ tenant: id })
     const database = await server.open(id)
-    await migrate(database.migrator.db, this.#sets, database.migrator)
+    const { db, schema } = database.migrator
+    await migrate(db, this.#sets, {
+      ...(schema === undefined ? {} : { schema }),
+      notice: (text) => notice(`tenant ${id}: ${text}`)
+    })
     const cache = caches.forTenant(id, database.foreignVersion)
     const span = { attributes: { 'db.system.name': database.dialect === 'postgres' ? 'postgresql' : 'sqlite' } }
     const tenant: Tenant = {

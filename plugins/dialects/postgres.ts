@@ -23,8 +23,6 @@ const PING_TIMEOUT_MS = 2_000
  */
 const RETRYABLE = new Set(['40001', '40P01', '23505'])
 export const SCHEMA_PREFIX = 'tenant_'
-/** `create schema if not exists` says so of one that another process makes at the same moment. */
-const MADE_MEANWHILE = new Set(['23505', '42P06'])
 
 interface PostgresServerOptions {
   url: string
@@ -78,9 +76,14 @@ export function postgresServer(options: PostgresServerOptions): DatabaseServer {
       return rows.length > 0
     },
     create: async (tenant) => {
-      const create = root.schema.createSchema(schemaPrefix + tenant).ifNotExists()
-      await create.execute().catch((error) => {
-        if (!(error instanceof pg.DatabaseError && MADE_MEANWHILE.has(error.code ?? ''))) throw error
+      const make = () =>
+        root.schema
+          .createSchema(schemaPrefix + tenant)
+          .ifNotExists()
+          .execute()
+      // Of two nodes that make it at once one is told that the other has, in spite of `if not exists`.
+      await make().catch((error) => {
+        if (!(error instanceof pg.DatabaseError) || !/^(23505|42P06)$/.test(error.code ?? '')) throw error
       })
     },
     drop: async (tenant) => {
