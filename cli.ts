@@ -534,7 +534,7 @@ async function orderMirror(order: MirrorOrder): Promise<MirrorOutcome> {
     await mirror.settle()
     // The service is built for what it knows of its tables, and to have them migrated.
     const { build } = await theService()
-    const service = await build(config, 'service', mirror)
+    const service = await build(config, 'service', { mirror })
     await service.ready()
     await service.close()
     mirror.run()

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { FastifyInstance } from 'fastify'
 import type { Registry } from 'prom-client'
+import { createClusterMetrics } from '../plugins/cluster-metrics.js'
 import { loadConfig } from '../plugins/config.js'
 import { mirrorMetrics } from '../plugins/mirror.js'
 import { build } from '../server.js'
@@ -89,6 +90,8 @@ export async function withServices<R>(
   mirrorMetrics(registryOf(postgres), {
     status: () => ({ on: false, tenants: [], errors: 0, error: undefined, verified: undefined })
   })
+  // These are kept by the process that watches over the others.
+  createClusterMetrics(2, registryOf(postgres))
   try {
     return await work({ sqlite, postgres })
   } finally {

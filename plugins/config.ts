@@ -116,6 +116,12 @@ export const Environment = Type.Object({
   METRICS_TOKEN: Type.Optional(Type.String({ minLength: 16, description: 'a bearer token of at least 16 characters' })),
   DOCS: Type.String({ pattern: '^(on|off)$', default: 'on', description: 'on or off' }),
   TENANCY: Type.String({ pattern: '^(single|multi)$', default: 'single', description: 'single or multi' }),
+  CLUSTER_WORKERS: Type.Integer({
+    minimum: 1,
+    maximum: 256,
+    default: 1,
+    description: '1–256 processes on one port; more than 1 with PostgreSQL alone'
+  }),
   POSTGRES_POOL_SIZE: Type.Integer({ minimum: 1, maximum: 1000, default: 10, description: '1–1000 connections' }),
   RATE_LIMIT_PER_MINUTE: Type.Integer({
     minimum: 0,
@@ -264,6 +270,11 @@ export function loadConfig(variables: Record<string, string | undefined>): Confi
   const postgresTls = tlsIdentity(names(environment), 'POSTGRES')
   const redisTls = tlsIdentity(names(environment), 'REDIS')
   const databaseUrl = environment.DATABASE_URL ?? `sqlite:${join(dataDir, 'inventory.sqlite')}`
+  if (environment.CLUSTER_WORKERS > 1 && databaseUrl.startsWith('sqlite:')) {
+    throw new ConfigError(
+      `CLUSTER_WORKERS is ${environment.CLUSTER_WORKERS}; with a SQLite database it may be 1, since one process serves a file`
+    )
+  }
   try {
     mkdirSync(dataDir, { recursive: true, mode: 0o700 })
   } catch {

@@ -10,6 +10,7 @@ import { ArchiveService, type ArchiveSettings, releaseCaptures } from './archive
 import { type AuditService, createAudit } from './audit.js'
 import { createAuth } from './auth.js'
 import { createCaches } from './cache.js'
+import type { Member } from './cluster.js'
 import { createCompute } from './compute.js'
 import type { SecretKey } from './config.js'
 import type { Archives, Audit, EnterModule, ModuleOptions, Tenant } from './contracts.js'
@@ -24,7 +25,7 @@ import { httpMetrics } from './http-metrics.js'
 import { jobRoutes } from './job-routes.js'
 import { createJobs } from './jobs.js'
 import { createLogLevels, logLevelRoutes } from './log-level.js'
-import { createRegistry, databaseGauges, databaseMetrics, metricsRoute } from './metrics.js'
+import { createRegistry, databaseGauges, databaseMetrics, exposed, metricsRoute } from './metrics.js'
 import { forgetMirrored, MIRROR_TABLES, type Mirror, mirrorCheck, mirrorMetrics } from './mirror.js'
 import { registerOpenApi } from './openapi.js'
 import { createPeriodic } from './periodic.js'
@@ -70,6 +71,8 @@ export interface CoreOptions {
   archives?: { readonly settings: ArchiveSettings; readonly increments: boolean }
   /** The copy on the other database engine, where one may be kept. */
   mirror?: Mirror
+  /** The other processes of `CLUSTER_WORKERS`, for one that is among them. */
+  member?: Pick<Member, 'gather' | 'provide'>
   /** Traces; whoever opened it closes it, after the app. */
   telemetry?: Telemetry
   /** A query that takes longer counts as slow (250). */
@@ -101,6 +104,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     logRequests(app)
     httpMetrics(app, registry, telemetry.on)
   }
+  options.member?.provide((openMetrics) => exposed(registry, openMetrics).metrics())
 
   const dialect = options.databaseUrl.startsWith('sqlite:') ? 'sqlite' : 'postgresql'
   const slow = { seconds: slowQueryMilliseconds / 1000, log: app.log, tracing: telemetry, dialect }
@@ -221,6 +225,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     metricsRoute(
       app,
       registry,
+      options.member?.gather,
       scrapeAllowed(service.metricsToken),
       () => new Unauthenticated({ reason: 'METRICS_TOKEN' })
     )
@@ -320,6 +325,6 @@ function scrapeAllowed(token: string | undefined): (request: FastifyRequest) => 
 export type * from './contracts.js'
 export { access, Problem, problem } from './contracts.js'
 export { personalData } from './kept-answers.js'
-export type { Mirror, Telemetry, Tenants }
+export type { Member, Mirror, Telemetry, Tenants }
 
 export default fp(core, { name: 'inventory-enterprise/core', fastify: '5.x' })
