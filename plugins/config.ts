@@ -4,9 +4,12 @@ import { isIP } from 'node:net'
 import { join, resolve } from 'node:path'
 import { type Static, Type } from 'typebox'
 import { Value } from 'typebox/value'
+import { BACKUP_SECRETS, BACKUP_VARIABLES, type BackupConfig, backupsOf } from './config-backups.js'
 import { ConfigError } from './config-error.js'
 import { LIMIT_CLASSES, type RateLimits } from './rate-limits.js'
 import { isGuessable, refuseDefaultSecrets, type TlsIdentity, tlsIdentity, withSecretFiles } from './secrets.js'
+import type { TelemetrySettings } from './telemetry.js'
+import { VERSION } from './version.js'
 
 const SECRET_RULE = 'a random secret of at least 32 characters'
 const KEYS_PATTERN = '^[A-Za-z0-9_-]{1,64}:[^,]{32,}(,[A-Za-z0-9_-]{1,64}:[^,]{32,})*$'
@@ -20,6 +23,8 @@ const OIDC_ROLES_RULE = 'group:role pairs joined by commas, such as stock-keeper
 const SERVER = '[a-z][a-z0-9-]{0,39}=postgres(ql)?://\\S+'
 const SERVERS_RULE =
   'name=postgres://… pairs separated by spaces, other servers for tenants beside the PostgreSQL of DATABASE_URL, with TENANCY=multi'
+const RATIOS = ['traceidratio', 'parentbased_traceidratio']
+const SAMPLERS = ['always_on', 'always_off', 'parentbased_always_on', 'parentbased_always_off', ...RATIOS]
 const Url = (protocols: string, description: string) => Type.String({ pattern: `^(${protocols}):`, description })
 
 /** Every variable the program reads. `.env.example` lists the same; a test holds the two together. */
@@ -111,6 +116,12 @@ export const Environment = Type.Object({
   METRICS_TOKEN: Type.Optional(Type.String({ minLength: 16, description: 'a bearer token of at least 16 characters' })),
   DOCS: Type.String({ pattern: '^(on|off)$', default: 'on', description: 'on or off' }),
   TENANCY: Type.String({ pattern: '^(single|multi)$', default: 'single', description: 'single or multi' }),
+  CLUSTER_WORKERS: Type.Integer({
+    minimum: 1,
+    maximum: 256,
+    default: 1,
+    description: '1–256 processes on one port; more than 1 with PostgreSQL alone'
+  }),
   POSTGRES_POOL_SIZE: Type.Integer({ minimum: 1, maximum: 1000, default: 10, description: '1–1000 connections' }),
   RATE_LIMIT_PER_MINUTE: Type.Integer({
     minimum: 0,
@@ -144,11 +155,39 @@ export const Environment = Type.Object({
     default: 365,
     description: '1–3650 days that audit entries are kept'
   }),
+  ...BACKUP_VARIABLES,
   DRAIN_SECONDS: Type.Integer({
     minimum: 0,
     maximum: 300,
     default: 0,
     description: '0–300 seconds between the signal to end and the last request that is taken'
+  }),
+  SLOW_QUERY_MS: Type.Integer({
+    minimum: 1,
+    maximum: 3_600_000,
+    default: 250,
+    description: '1–3600000 milliseconds after which a query counts as slow'
+  }),
+  OTEL_EXPORTER_OTLP_ENDPOINT: Type.Optional(
+    Type.String({
+      pattern: '^https?://[^\\s/?#]+(/[^\\s?#]*)?$',
+      description: 'where a collector takes OTLP over HTTP'
+    })
+  ),
+  OTEL_SERVICE_NAME: Type.String({
+    minLength: 1,
+    default: 'inventory-enterprise',
+    description: 'what this service is called in a trace'
+  }),
+  OTEL_TRACES_SAMPLER: Type.String({
+    pattern: `^(${SAMPLERS.join('|')})$`,
+    default: 'parentbased_always_on',
+    description: SAMPLERS.join(', ')
+  }),
+  OTEL_TRACES_SAMPLER_ARG: Type.String({
+    pattern: '^(0(\\.\\d{1,9})?|1(\\.0{1,9})?)$',
+    default: '1',
+    description: 'the share of traces that is kept, 0–1'
   }),
   LOG_LEVEL: Type.String({
     pattern: '^(fatal|error|warn|info|debug|trace|silent)$',
@@ -189,8 +228,11 @@ export interface Config extends Environment {
   readonly rateLimits: RateLimits
   /** URLs by name. */
   readonly databaseServers: ReadonlyMap<string, string>
+  /** Where and how backups are made, when they are. */
+  readonly backups: BackupConfig | undefined
   readonly postgresTls?: TlsIdentity
   readonly redisTls?: TlsIdentity
+  readonly telemetry?: TelemetrySettings
 }
 
 export { ConfigError }
@@ -206,7 +248,8 @@ const SECRETS = new Set([
   'DATABASE_URL',
   'MIRROR_URL',
   'DATABASE_SERVERS',
-  'REDIS_URL'
+  'REDIS_URL',
+  ...BACKUP_SECRETS
 ])
 
 /**
@@ -227,6 +270,11 @@ export function loadConfig(variables: Record<string, string | undefined>): Confi
   const postgresTls = tlsIdentity(names(environment), 'POSTGRES')
   const redisTls = tlsIdentity(names(environment), 'REDIS')
   const databaseUrl = environment.DATABASE_URL ?? `sqlite:${join(dataDir, 'inventory.sqlite')}`
+  if (environment.CLUSTER_WORKERS > 1 && databaseUrl.startsWith('sqlite:')) {
+    throw new ConfigError(
+      `CLUSTER_WORKERS is ${environment.CLUSTER_WORKERS}; with a SQLite database it may be 1, since one process serves a file`
+    )
+  }
   try {
     mkdirSync(dataDir, { recursive: true, mode: 0o700 })
   } catch {
@@ -245,9 +293,18 @@ export function loadConfig(variables: Record<string, string | undefined>): Confi
     secretsKeys: secretKeys(environment, 'SECRETS_KEY', 'SECRETS_KEYS', join(dataDir, 'secrets-key')),
     databaseServers: databaseServers(environment.DATABASE_SERVERS, databaseUrl, environment.TENANCY),
     rateLimits: rateLimitsOf(environment.RATE_LIMITS),
+    backups: backupsOf(environment),
     ...(postgresTls === undefined ? {} : { postgresTls }),
-    ...(redisTls === undefined ? {} : { redisTls })
+    ...(redisTls === undefined ? {} : { redisTls }),
+    ...telemetry(environment)
   }
+}
+
+function telemetry(env: Environment): { telemetry?: TelemetrySettings } {
+  const { OTEL_EXPORTER_OTLP_ENDPOINT: endpoint, OTEL_TRACES_SAMPLER: sampler } = env
+  if (endpoint === undefined) return {}
+  const ratio = Number(env.OTEL_TRACES_SAMPLER_ARG)
+  return { telemetry: { endpoint, serviceName: env.OTEL_SERVICE_NAME, version: VERSION, sampler, ratio } }
 }
 
 /** @throws ConfigError */

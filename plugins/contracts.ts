@@ -1,12 +1,13 @@
 import type { FastifyContextConfig, FastifyInstance, FastifyReply, FastifyRequest, onRequestHookHandler } from 'fastify'
 import type { Redis } from 'ioredis'
-import type { Kysely, Migration } from 'kysely'
+import type { Kysely } from 'kysely'
 import type { Job, Role, TokenClaims, TokenUse } from '../schemas/common.js'
 import type { Activity } from '../schemas/personal.js'
+import type { Migrations as MigrationsByName } from './migrate.js'
 import type { Portability } from './portable/types.js'
 
 export type { TokenClaims, TokenUse } from '../schemas/common.js'
-
+export type * from './archive/types.js'
 export { agentOf } from './audit.js'
 export { csvCell } from './csv.js'
 export { decodeCursor, encodeCursor, pageOf } from './cursor.js'
@@ -14,6 +15,7 @@ export { PayloadTooLarge } from './limits.js'
 export type * from './portable/types.js'
 export { type Prepared, prepared, slots } from './prepared.js'
 export { type Localised, Problem, type ProblemParams, problem } from './problem.js'
+export { NO_TRACING, type Tracing } from './tracing.js'
 
 /** What a domain may rely on. A host that embeds one domain supplies these decorators itself, or registers the core. */
 
@@ -384,7 +386,7 @@ export interface Health {
 /** Tells the core which tables a module owns; they are migrated in every tenant's database before the app is ready. */
 export interface MigrationSet {
   readonly module: string
-  readonly migrations: Record<string, Migration>
+  readonly migrations: MigrationsByName
   /** For backups and mirrors, where its tables are not the same on both engines. */
   readonly portability?: Portability
 }

@@ -64,8 +64,9 @@ async function inventory(app: FastifyInstance, options: InventoryOptions): Promi
   const closing = new AbortController()
   app.addHook('preClose', async () => closing.abort())
   periodic.every(PROOF_SECONDS, 'ledger proof', async (tenant) => {
+    const startedAt = performance.now()
     const { mismatches } = await verifyLedger(tenant, closing.signal)
-    context.metrics.verified(tenant.id, mismatches.length)
+    context.metrics.verified(tenant.id, mismatches.length, (performance.now() - startedAt) / 1000)
   })
   const at = (prefix: string) => ({ prefix, ...context })
   await app.register(catalogueRoutes, at('/inventory'))
@@ -82,7 +83,15 @@ export type { ItemFigures } from './context.js'
 export { stockGauges } from './metrics.js'
 export { postMovement } from './movements.js'
 export { personalData } from './personal.js'
-export { availableStock, dailyFlow, dailyUseByLocation, inventoryHeadline, items, verifyLedger } from './ports.js'
+export {
+  availableStock,
+  dailyFlow,
+  dailyUseByLocation,
+  inventoryHeadline,
+  items,
+  ledgerProof,
+  verifyLedger
+} from './ports.js'
 
 export default fp(inventory, {
   name: 'inventory-enterprise/inventory',

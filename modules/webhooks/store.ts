@@ -39,6 +39,7 @@ type DeliveryRow = {
   expires_at: number
   created_at: number
   finished_at: number | null
+  trace: string | null
 }
 type AttemptRow = {
   id: string
@@ -64,6 +65,8 @@ export interface Message {
   readonly id: string
   readonly topic: string
   readonly body: string
+  /** The `traceparent` of what it tells of. */
+  readonly trace?: string | null
 }
 
 const instantOf = (at: number) => new Date(at).toISOString()
@@ -105,6 +108,15 @@ export function createWebhookStore(database: Kysely<unknown>) {
         .select(({ fn }) => fn.countAll<number>().as('total'))
         .executeTakeFirstOrThrow()
       return total
+    },
+
+    /** Those that are served, and those that are not any more. */
+    counts: async (): Promise<{ active: number; disabled: number }> => {
+      const { total, disabled } = await db
+        .selectFrom('webhooks')
+        .select(({ fn }) => [fn.countAll<number>().as('total'), fn.count<number>('disabled_reason').as('disabled')])
+        .executeTakeFirstOrThrow()
+      return { active: total - disabled, disabled }
     },
 
     page: (limit: number, after: string | undefined): Promise<StoredWebhook[]> => {
@@ -193,7 +205,8 @@ export function createDeliveryStore(database: Kysely<unknown>, dialect: Dialect)
             claim: null,
             expires_at: now + LIFE,
             created_at: now,
-            finished_at: null
+            finished_at: null,
+            trace: message.trace ?? null
           }))
         )
         .onConflict((conflict) => conflict.columns(['webhook_id', 'message_id']).doNothing())
