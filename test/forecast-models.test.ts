@@ -193,6 +193,45 @@ t.test('sparse models agree with R and worked examples', async (t) => {
   )
 })
 
+t.test('baselines, rates and regressions with seasons agree with R 4.2.2 (forecast 8.20)', async (t) => {
+  const monthly: FitContext = { periods: [12], candidates: [12], horizon: 3, offset: 0, frequency: 'month' }
+  const ahead = (name: ModelName, y: Float64Array, context: FitContext): number[] => {
+    const out = new Float64Array(3)
+    POOL[name]!(y, context)!.forecast(y.slice(), out)
+    return rounded(out)
+  }
+  t.same(ahead('naive', SHORT, PLAIN), [45, 45, 45], 'naive(ts(y), h = 3)')
+  t.same(ahead('seasonal-naive', AIR, monthly), [417, 391, 419], 'snaive(AirPassengers, h = 3)')
+  t.same(ahead('empirical', SHORT, PLAIN), [30.65, 30.65, 30.65], 'meanf(ts(y), h = 3)')
+  // lm() of AirPassengers, of its differences and of those at lag 12 on lags 1–5, 12 and 13, the lags by AICc; then iterated
+  const levels = autoregression(false)(AIR, monthly)!
+  const differences = autoregression(true)(AIR, monthly)!
+  const out = new Float64Array(3)
+  levels.forecast(AIR, out)
+  t.same(rounded(out), rounded([448.848042006, 424.533435389, 455.970650772]))
+  differences.forecast(AIR, out)
+  t.same(rounded(out), rounded([448.24626725, 420.298603449, 448.352569989]))
+  t.same(ahead('ar-seasonal', AIR, monthly), rounded([445.630508934, 420.340180366, 449.099816422]))
+  const sales = Float64Array.of(0, 2, 0, 0, 1, 3, 0, 0, 0, 4, 0, 1, 0, 0, 2)
+  // the recursion of Teunter, Syntetos & Babai (2011) written out in R: p <- p + b * ((v != 0) - p); z <- z + a * (v - z) where v != 0
+  t.same(rounded([tsbRate(sales, 0.2, 0.1)]), rounded([0.874813152852]))
+  // 0.95 * croston(ts(sales), alpha = .1, h = 1): the constant of the search is one of a grid
+  const rates = [0.05, 0.1, 0.15, 0.2, 0.3].map((alpha) => (1 - alpha / 2) * crostonRate(sales, alpha))
+  t.same(rounded([rates[1]!]), rounded([0.876088499186]))
+  t.ok(
+    rates.some((rate) => Math.abs(rate - ahead('sba', sales, PLAIN)[0]!) < 1e-5),
+    'SBA is one of them'
+  )
+  // demand every 24 / 11 periods: sums of 2. optimize() of the squared errors of SES with its best start: alpha .431564580164
+  const parts = Float64Array.of(0, 2, 0, 0, 1, 3, 0, 0, 0, 4, 0, 1, 0, 0, 2, 0, 3, 0, 5, 0, 4, 6, 0, 5)
+  const pairs = Float64Array.of(2, 0, 4, 0, 4, 1, 0, 2, 3, 5, 10, 5)
+  const rate = smooth(pairs, 0.431564580164, bestStart(pairs, 0.431564580164).start) / 2
+  t.same(rounded([rate]), rounded([2.84907750492]))
+  // with our own constant, and the mean over sums of 1 and of 2: R 2.84907750492 and (1.50000080508 + 2.84907750492) / 2
+  t.match(rounded(ahead('adida', parts, PLAIN), 3), rounded([2.84907750492, 2.84907750492, 2.84907750492], 3))
+  t.match(rounded(ahead('imapa', parts, PLAIN), 3), rounded([2.174539155, 2.174539155, 2.174539155], 3))
+})
+
 t.test('series tools', async (t) => {
   t.same(Array.from(fillMissing(Float64Array.of(4, 0, 6), Uint8Array.of(0, 1, 0), 1)), [4, 5, 6])
   const weekly = Float64Array.from({ length: 70 }, (_, i) => (i % 7 === 5 ? 40 : 10) + ((i * 31) % 5))

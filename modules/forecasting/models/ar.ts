@@ -21,7 +21,7 @@ function solve(
   for (let i = 0; i < d; i++) {
     for (let j = 0; j <= i; j++) {
       let sum = gram[chosen[i]! * width + chosen[j]!]!
-      if (i === j) sum += 1e-8 * sum + 1e-12
+      if (i === j) sum += 1e-10 * sum + 1e-12
       for (let k = 0; k < j; k++) sum -= factor[i * d + k]! * factor[j * d + k]!
       if (i === j) {
         if (!(sum > 0)) return undefined

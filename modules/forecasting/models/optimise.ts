@@ -2,7 +2,7 @@
  * Smallest value of a unimodal function on [low, high]: a coarse grid, then golden section around its best point.
  * @returns the position of the minimum
  */
-export function minimiseLine(f: (x: number) => number, low: number, high: number, grid = 10, iterations = 10): number {
+export function minimiseLine(f: (x: number) => number, low: number, high: number, grid = 10, iterations = 16): number {
   let best = low
   let bestValue = Number.POSITIVE_INFINITY
   const step = (high - low) / grid

@@ -75,17 +75,5 @@ export const DEFAULT_MEMBERS: readonly ModelName[] = [
   'mapa-robust'
 ]
 
-/**
- * Members of the default combination for sparse demand without a season. Two carry a trend on: what is needed ever more seldom
- * is most of what a store of parts holds.
- */
-export const SPARSE_MEMBERS: readonly ModelName[] = [
-  'ses',
-  'tsb',
-  'sba',
-  'adida',
-  'imapa',
-  'negative-binomial',
-  'theta',
-  'mapa-theta'
-]
+/** Members of the default combination for sparse demand without a season. */
+export const SPARSE_MEMBERS: readonly ModelName[] = ['ses', 'tsb', 'sba', 'adida', 'imapa', 'negative-binomial']
