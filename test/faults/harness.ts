@@ -80,6 +80,8 @@ export class Load {
   #running: Promise<unknown> = Promise.resolve()
   #stopped = true
   #next = 0
+  /** When each request that is not answered yet was sent. */
+  readonly #open = new Map<string, number>()
 
   constructor(t: Test) {
     t.teardown(() => this.stop())
@@ -90,7 +92,9 @@ export class Load {
     const client = async () => {
       while (!this.#stopped) {
         const key = `key-${this.#next++}`
+        this.#open.set(key, performance.now())
         const outcome = await post(service, key)
+        this.#open.delete(key)
         this.outcomes.push(outcome)
         if (outcome.status === 201) this.acknowledged.set(key, outcome.text)
         else this.unanswered.add(key)
@@ -104,6 +108,11 @@ export class Load {
   async stop(): Promise<void> {
     this.#stopped = true
     await this.#running
+  }
+
+  /** How many requests that were sent before that moment are not answered yet. */
+  openSince(moment: number): number {
+    return [...this.#open.values()].filter((sentAt) => sentAt < moment).length
   }
 
   /** One that was sent beside it and not acknowledged. */
