@@ -122,7 +122,7 @@ export class Load {
   }
 
   /** Resolves when so many more were acknowledged. */
-  async more(count: number, timeout = 20_000): Promise<boolean> {
+  async more(count: number, timeout = 40_000): Promise<boolean> {
     const goal = this.acknowledged.size + count
     const deadline = Date.now() + timeout
     while (this.acknowledged.size < goal && Date.now() < deadline) await sleep(10)

@@ -34,7 +34,7 @@ t.test('PostgreSQL behind a bad line', async (t) => {
   await t.test('slow', async (t) => {
     line.slow(20)
     load.start(service)
-    t.ok(await load.more(LONG ? 100 : 15), 'writes go on')
+    t.ok(await load.more(LONG ? 30 : 15), 'writes go on')
     await load.stop()
     line.slow(0)
     checkAnswers(t, load, [201])
