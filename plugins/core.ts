@@ -8,6 +8,7 @@ import { coreMigrations } from '../migrations/core.js'
 import { createAnswers, forgetOldKeys } from './answers.js'
 import { type AuditService, createAudit } from './audit.js'
 import { createAuth } from './auth.js'
+import { createBroadcast } from './broadcast.js'
 import { createCaches } from './cache.js'
 import { createCompute } from './compute.js'
 import type { SecretKey } from './config.js'
@@ -176,6 +177,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   app.decorate('tenants', tenants)
   app.decorate('redis', redis?.client ?? null)
   app.decorate('sharedStore', redis)
+  app.decorate('broadcast', createBroadcast(redis))
   app.decorate('registry', registry)
   app.decorate('caches', caches)
   app.decorate('events', events)
