@@ -23,6 +23,7 @@ import { registerHttp } from './http.js'
 import { httpMetrics } from './http-metrics.js'
 import { jobRoutes } from './job-routes.js'
 import { createJobs } from './jobs.js'
+import { createLogLevels, logLevelRoutes } from './log-level.js'
 import { createRegistry, databaseGauges, databaseMetrics, metricsRoute } from './metrics.js'
 import { forgetMirrored, MIRROR_TABLES, type Mirror, mirrorCheck, mirrorMetrics } from './mirror.js'
 import { registerOpenApi } from './openapi.js'
@@ -116,6 +117,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   const redis =
     redisUrl === undefined ? null : openRedis({ url: redisUrl, tls: redisTls, log: app.log, prefix: `${deployment}:` })
   if (redis !== null) redisMetrics(registry, redis)
+  const levels = createLogLevels(app.log, redis)
   const caches = createCaches({
     redis,
     enabled: options.cache ?? true,
@@ -210,7 +212,11 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
       scrapeAllowed(service.metricsToken),
       () => new Unauthenticated({ reason: 'METRICS_TOKEN' })
     )
-    if (auth !== undefined) await app.register(jobRoutes, { prefix: '/api/jobs', authorize: auth.authorize })
+    if (auth !== undefined) {
+      const { authorize } = auth
+      await app.register(jobRoutes, { prefix: '/api/jobs', authorize })
+      await app.register(logLevelRoutes, { prefix: '/api/log-level', authorize, levels, tenancy })
+    }
   }
 
   app.addHook('onReady', async () => {
@@ -230,6 +236,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     await events.close()
     await compute.close()
     await caches.close()
+    levels.close()
     await redis?.close()
     await server.close()
   })

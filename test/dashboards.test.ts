@@ -1,11 +1,18 @@
 import { type SpawnSyncReturns, spawnSync } from 'node:child_process'
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { delimiter, join } from 'node:path'
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
-import { ROOT } from '../alerts/rules.js'
-import { familiesOf, type Running, registryOf, withServices } from '../dashboards/families.js'
+import { Type } from 'typebox'
+import { Value } from 'typebox/value'
+import { groupingsOf, selectorsOf } from '../alerts/promql.js'
+import { ROOT, readYaml, recordingsOf, ruleFiles } from '../alerts/rules.js'
+import { type Family, familiesOf, type Running, registryOf, withServices } from '../dashboards/families.js'
+import { LOCALES } from '../dashboards/grafana.js'
+import { DASHBOARDS } from '../dashboards/index.js'
+import { DashboardJson, filled, panelsOf, RULES } from '../dashboards/lint.js'
 import { metricsDocument } from '../dashboards/metrics-document.js'
+import { dashboardFiles, JSON_FOLDER } from '../dashboards/write.js'
 import type { Tenants } from '../plugins/core.js'
 import { client } from './helper.js'
 
@@ -26,6 +33,7 @@ t.test('the metrics of the running program', async (t) => {
       })
       await t.test('names, units and labels', (t) => named(t, running))
       await t.test('promtool check metrics', (t) => checked(t, running))
+      await t.test('dashboards name metrics, labels and values that there are', (t) => shown(t, running))
       for (const app of Object.values(running)) await t.test('series are bounded', (t) => bounded(t, app))
       await t.test('what is counted at the seams', (t) => counted(t, running.sqlite))
     },
@@ -145,3 +153,144 @@ async function counted(t: Test, app: FastifyInstance): Promise<void> {
   t.ok((await sumOf(app, 'app_start_duration_seconds')) > 0)
   t.equal(await sumOf(app, 'db_tenants'), TENANTS.length)
 }
+
+const dashboards = [...dashboardFiles()].map(([name, text]) => ({
+  name,
+  json: Value.Parse(DashboardJson, JSON.parse(text))
+}))
+
+t.test('dashboards/json is what the sources beside it make', async (t) => {
+  const written = readdirSync(JSON_FOLDER, { recursive: true, encoding: 'utf8' }).filter((name) =>
+    name.endsWith('.json')
+  )
+  t.same(written.sort(), [...dashboardFiles().keys()].sort())
+  for (const [name, text] of dashboardFiles())
+    t.equal(readFileSync(join(JSON_FOLDER, name), 'utf8'), text, `${name}: npm run dashboards writes it anew`)
+  const panels = DASHBOARDS.flatMap(({ rows }) => rows.flatMap((row) => row.panels))
+  t.ok(panels.length >= 70, `${panels.length} panels`)
+  t.equal(DASHBOARDS.length, 7)
+  t.equal(dashboards.length, DASHBOARDS.length * LOCALES.length)
+  t.equal(new Set(dashboards.map(({ json }) => json.uid)).size, dashboards.length)
+  for (const { title, runbooks = [], levels = [] } of panels) {
+    t.ok(
+      title.every((each) => each.length > 1 && each.length < 45),
+      title[0]
+    )
+    for (const name of runbooks) t.ok(existsSync(join(ROOT, 'docs', 'runbooks', `${name}.md`)), name)
+    t.same(
+      levels.map(([from]) => from),
+      levels.map(([from]) => from).sort((one, other) => one - other),
+      title[0]
+    )
+  }
+})
+
+t.test('the rules of Grafana’s linter hold, and each is seen to fail', async (t) => {
+  for (const { name, json } of dashboards) {
+    for (const [rule, check] of Object.entries(RULES)) t.same(check(json), [], `${name} ${rule}`)
+  }
+  const [first] = dashboards
+  if (first === undefined) throw new Error('there are no dashboards')
+  const text = JSON.stringify(first.json)
+  const broken: Record<keyof typeof RULES, [string | RegExp, string]> = {
+    'template-datasource-rule': ['"query":"prometheus"', '"query":"loki"'],
+    'template-job-rule': ['"label":"Job"', '"label":"J"'],
+    'template-instance-rule': ['"allValue":".+"},', '"allValue":".+"},'],
+    'template-label-promql-rule': ['label_values(app_build_info, job)', 'label_values(app_build_info{, job)'],
+    'template-on-time-change-reload-rule': ['"refresh":2', '"refresh":1'],
+    'panel-datasource-rule': [/"uid":"\$\{datasource\}"(?=[^[]*"gridPos")/, '"uid":"prometheus"'],
+    'panel-title-description-rule': [/"description":"Items that[^"]+"/, '"description":""'],
+    'panel-units-rule': ['"unit":"short"', '"unit":"apples"'],
+    'panel-no-targets-rule': [/"targets":\[[^\]]+\]/, '"targets":[]'],
+    'target-promql-rule': ['"expr":"max(', '"expr":"max(('],
+    'target-rate-interval-rule': ['[$__rate_interval]', '[5m]'],
+    'target-job-rule': ['job=~\\"$job\\",', ''],
+    'target-instance-rule': [',instance=~\\"$instance\\"', ''],
+    'target-counter-agg-rule': ['rate(inventory_stock_movements_total', 'deriv(inventory_stock_movements_total'],
+    'uneditable-dashboard-rule': ['"editable":false', '"editable":true'],
+    'own-legend-rule': ['"legendFormat":"{{status}}"', '"legendFormat":"{{state}}"'],
+    'own-unique-rule': ['"title":"Stock value"', '"title":"Active items"'],
+    'own-layout-rule': ['"w":4', '"w":25']
+  }
+  broken['template-instance-rule'] = ['"label":"Instance"', '"label":"I"']
+  t.same(Object.keys(broken).sort(), Object.keys(RULES).sort())
+  for (const [rule, [from, to]] of Object.entries(broken)) {
+    const mutated = text.replace(from, () => to)
+    t.not(mutated, text, `${rule}: something was changed`)
+    const found = RULES[rule]?.(Value.Parse(DashboardJson, JSON.parse(mutated))) ?? []
+    t.ok(found.length > 0, `${rule} notices`)
+  }
+})
+
+/** What Prometheus tells of its scrapes. */
+const OF_PROMETHEUS = ['up', 'scrape_duration_seconds', 'scrape_samples_post_metric_relabeling']
+
+/** A metric that is renamed here, or a label or value that goes, is noticed by each query that names it. */
+async function shown(t: Test, { sqlite, postgres }: Running): Promise<void> {
+  const families = [...(await familiesOf(registryOf(sqlite))), ...(await familiesOf(registryOf(postgres)))]
+  const bySeries = new Map<string, Family[]>()
+  for (const family of families) {
+    const names = ['', ...(family.type === 'histogram' ? ['_bucket', '_sum', '_count'] : [])].map(
+      (end) => family.name + end
+    )
+    for (const name of names) bySeries.set(name, [...(bySeries.get(name) ?? []), family])
+  }
+  const recorded = new Set([...ruleFiles().values()].flatMap(recordingsOf).map(({ record }) => record))
+  const wrong = new Set<string>()
+  const queries = dashboards.flatMap(({ json }) =>
+    panelsOf(json).flatMap(({ targets = [] }) => targets.map(({ expr }) => filled(expr)))
+  )
+  t.ok(queries.length > 300, `${queries.length} queries`)
+  for (const query of queries) {
+    const labels = new Set(['job', 'instance', 'le'])
+    for (const { metric, matchers } of selectorsOf(query)) {
+      if (OF_PROMETHEUS.includes(metric) || recorded.has(metric)) continue
+      const found = bySeries.get(metric)
+      if (found === undefined) wrong.add(metric)
+      for (const label of found?.flatMap((family) => [...family.labels.keys()]) ?? []) labels.add(label)
+      for (const { label, operator, value } of matchers) {
+        if (!labels.has(label)) wrong.add(`${metric}{${label}}`)
+        const values = found?.flatMap((family) => family.labels.get(label) ?? []) ?? []
+        if (values.length > 0 && operator === '=' && !values.includes(value))
+          wrong.add(`${metric}{${label}="${value}"}`)
+      }
+    }
+    for (const label of groupingsOf(query)) if (!labels.has(label)) wrong.add(`${label} in ${query}`)
+  }
+  t.same([...wrong].sort(), [])
+}
+
+const Providers = Type.Object({
+  providers: Type.Array(Type.Object({ folder: Type.String(), options: Type.Object({ path: Type.String() }) }))
+})
+const Sources = Type.Object({
+  datasources: Type.Array(
+    Type.Object({
+      uid: Type.String(),
+      type: Type.String(),
+      url: Type.String(),
+      jsonData: Type.Object({
+        exemplarTraceIdDestinations: Type.Array(Type.Object({ name: Type.String(), url: Type.String() }))
+      })
+    })
+  )
+})
+const Compose = Type.Object({
+  services: Type.Object({ grafana: Type.Object({ volumes: Type.Array(Type.String()) }) })
+})
+
+t.test('the compose file mounts the dashboards where Grafana is told to look', async (t) => {
+  const deployed = join(ROOT, 'deploy', 'monitoring', 'grafana', 'provisioning')
+  const { services } = readYaml(join(ROOT, 'deploy', 'compose.yaml'), Compose)
+  const mounts = services.grafana.volumes.map((each) => each.split(':'))
+  const [from = '', to = ''] = mounts.find(([path = '']) => path.includes('dashboards')) ?? []
+  t.equal(join(ROOT, 'deploy', from), JSON_FOLDER)
+  const { providers } = readYaml(join(deployed, 'dashboards', 'inventory.yml'), Providers)
+  t.same(providers.map(({ options }) => options.path).sort(), LOCALES.map((locale) => join(to, locale)).sort())
+  t.equal(new Set(providers.map(({ folder }) => folder)).size, providers.length)
+  const { datasources } = readYaml(join(deployed, 'datasources', 'prometheus.yml'), Sources)
+  const [source] = datasources
+  t.match(source, { type: 'prometheus', url: 'http://prometheus:9090' })
+  t.match(source?.jsonData.exemplarTraceIdDestinations, [{ name: 'trace_id', url: /\/\$\$\{__value\.raw\}$/ }])
+  t.ok(mounts.some(([path]) => path === './monitoring/grafana/provisioning'))
+})
