@@ -28,6 +28,8 @@ export interface Stream {
 interface Room {
   readonly streams: Set<Stream>
   kept: RealtimeMessage[]
+  /** Messages go out one after the other, though each waits for who may hear it. */
+  sending: Promise<void>
   forget?: NodeJS.Timeout
 }
 
@@ -81,6 +83,11 @@ export class Hub {
     room.kept.push(message)
     if (room.kept.length > KEPT_MESSAGES) room.kept.shift()
     const streams = [...room.streams]
+    room.sending = room.sending.then(() => this.#deliver(room, streams, message))
+    await room.sending
+  }
+
+  async #deliver(room: Room, streams: readonly Stream[], message: RealtimeMessage): Promise<void> {
     const allowed = await Promise.all(streams.map((stream) => stream.allowed()))
     for (const [index, stream] of streams.entries()) {
       if (!room.streams.has(stream)) continue
@@ -91,8 +98,7 @@ export class Hub {
 
   /** Messages may have been missed: what is kept is no answer any more. */
   gap(): void {
-    if (this.size === 0) return this.#rooms.clear()
-    this.#options.metrics().gap()
+    if (this.size > 0) this.#options.metrics().gap()
     for (const room of this.#rooms.values()) {
       room.kept = []
       for (const stream of room.streams) stream.reset()
@@ -118,7 +124,7 @@ export class Hub {
   }
 
   #room(tenant: string): Room {
-    const room = this.#rooms.get(tenant) ?? { streams: new Set<Stream>(), kept: [] }
+    const room = this.#rooms.get(tenant) ?? { streams: new Set<Stream>(), kept: [], sending: Promise.resolve() }
     this.#rooms.set(tenant, room)
     return room
   }

@@ -1,7 +1,6 @@
 import { randomInt } from 'node:crypto'
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
-import websocket from '@fastify/websocket'
-import type { FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import type { Registry } from 'prom-client'
 import { Value } from 'typebox/value'
@@ -21,6 +20,7 @@ import { RealtimeFull, RealtimeNotAcceptable, RealtimeTooMany } from './errors.j
 import { Hub, type Stream } from './hub.js'
 import { createRealtimeMetrics, type RealtimeMetrics } from './metrics.js'
 import { eventStream, webSocketStream } from './streams.js'
+import { createUpgrades } from './upgrades.js'
 
 export interface RealtimeOptions extends ModuleOptions {
   /** Whether a request that was let in still would be: asked before each message and every few seconds. */
@@ -37,16 +37,12 @@ export interface RealtimeOptions extends ModuleOptions {
 
 const CHANNEL = 'realtime'
 const RETRY_AFTER_SECONDS = 5
-/** A client only listens. */
-const SAID_BYTES_MAX = 1_024
 
 /** Tells who listens what happens, as it happens: by WebSocket, or by server-sent events on the same path. */
 const realtime: FastifyPluginAsyncTypebox<RealtimeOptions> = async (app, options) => {
   const { beatSeconds = 15, streamsMax = 2_000, streamsPerCallerMax = 20, waitingBytesMax = 262_144 } = options
   app.getDecorator<EnterModule>('enterModule')(app, options)
-  if (!app.hasDecorator('websocketServer'))
-    await app.register(websocket, { options: { maxPayload: SAID_BYTES_MAX, perMessageDeflate: false } })
-
+  const upgrades = createUpgrades(app)
   const hub: Hub = new Hub({ metrics: () => metrics, waitingBytesMax })
   const metrics: RealtimeMetrics = createRealtimeMetrics(app.getDecorator<Registry>('registry'), () => hub.counts)
   const broadcast = app.getDecorator<Broadcast>('broadcast')
@@ -83,9 +79,6 @@ const realtime: FastifyPluginAsyncTypebox<RealtimeOptions> = async (app, options
     const last = request.query.lastEventId ?? (typeof header === 'string' ? header : undefined)
     return hub.add(request.getDecorator<Tenant>('tenant').id, stream, last)
   }
-  /** Of requests that become a WebSocket: only their reply knows how to end them for whoever counts them. */
-  const replies = new WeakMap<FastifyRequest, FastifyReply>()
-
   app.route<{ Querystring: RealtimeQuery }>({
     method: 'GET',
     url: '/realtime',
@@ -99,9 +92,8 @@ const realtime: FastifyPluginAsyncTypebox<RealtimeOptions> = async (app, options
       }
     },
     config: access('viewer'),
-    preHandler: async (request, reply) => {
-      replies.set(request, reply)
-      if (!request.ws && request.headers.accept?.includes('text/event-stream') !== true)
+    preHandler: async (request) => {
+      if (!upgrades.asked(request.raw) && request.headers.accept?.includes('text/event-stream') !== true)
         throw new RealtimeNotAcceptable({})
       const { subject } = listenerOf(request)
       if (hub.of(request.getDecorator<Tenant>('tenant').id, subject) >= streamsPerCallerMax)
@@ -109,38 +101,36 @@ const realtime: FastifyPluginAsyncTypebox<RealtimeOptions> = async (app, options
       if (closing || hub.size >= streamsMax) throw new RealtimeFull({ retryAfterSeconds: RETRY_AFTER_SECONDS })
     },
     handler: (request, reply) => {
-      const headers = { ...reply.getHeaders(), 'content-type': 'text/event-stream; charset=utf-8' }
-      reply.hijack()
+      if (upgrades.asked(request.raw)) {
+        upgrades.accept(reply, (socket) => {
+          const stream = webSocketStream(socket, listenerOf(request))
+          const leave = enter(request, stream)
+          socket.on('message', () => {
+            metrics.ended('spoke')
+            stream.end('spoke')
+          })
+          socket.once('close', leave)
+        })
+        return
+      }
       // A proxy that gathers answers would hold back what should be told at once.
-      reply.raw.writeHead(200, { ...headers, 'cache-control': 'no-store', 'x-accel-buffering': 'no' })
+      reply.headers({
+        'content-type': 'text/event-stream; charset=utf-8',
+        'cache-control': 'no-store',
+        'x-accel-buffering': 'no'
+      })
+      reply.hijack()
+      for (const [name, value] of Object.entries(reply.getHeaders()))
+        if (value !== undefined) reply.raw.setHeader(name, value)
+      reply.raw.writeHead(200)
       const leave = enter(request, eventStream(reply.raw, listenerOf(request), randomInt(1_000, 5_000)))
       reply.raw.once('close', () => {
         leave()
-        ended(reply, 200)
-      })
-    },
-    wsHandler: (socket, request) => {
-      const stream = webSocketStream(socket, listenerOf(request))
-      const leave = enter(request, stream)
-      socket.on('message', () => {
-        metrics.ended('spoke')
-        stream.end('spoke')
-      })
-      socket.once('error', () => socket.terminate())
-      socket.once('close', () => {
-        leave()
-        const reply = replies.get(request)
-        if (reply !== undefined) ended(reply, 101)
+        // As a request it has ended, also where the client broke it off.
+        if (!reply.raw.writableFinished) reply.raw.emit('finish')
       })
     }
   })
-}
-
-/** Fastify hears of the end of an answer by `finish`, which a socket that became something else, or broke, never says. */
-function ended({ raw }: FastifyReply, status: number): void {
-  if (raw.writableFinished) return
-  raw.statusCode = status
-  raw.emit('finish')
 }
 
 async function hear(hub: Hub, text: string): Promise<void> {

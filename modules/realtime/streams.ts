@@ -1,5 +1,5 @@
 import type { ServerResponse } from 'node:http'
-import type { WebSocket } from '@fastify/websocket'
+import type { WebSocket } from 'ws'
 import type { RealtimeMessage } from '../../schemas/realtime.js'
 import type { Stream } from './hub.js'
 import type { Ending } from './metrics.js'
@@ -12,11 +12,16 @@ interface Listener {
 /** RFC 6455: 1001 going away, 1003 cannot accept, 1013 try again later; 4401 is ours. */
 const CODES: Record<Ending, number> = { unauthorized: 4401, slow: 1013, silent: 1001, spoke: 1003, closing: 1001 }
 
+/** How long a client has to answer a farewell. */
+const FAREWELL_MILLISECONDS = 2_000
+
 /** Where a control message has no id, a client does not take it for the last that it has seen. */
 const control = (topic: string, data: object) => ({ topic, data })
 
 export function webSocketStream(socket: WebSocket, listener: Listener): Stream {
   let answered = true
+  // What it says is followed by `close`.
+  socket.on('error', () => {})
   socket.on('pong', () => {
     answered = true
   })
@@ -35,9 +40,10 @@ export function webSocketStream(socket: WebSocket, listener: Listener): Stream {
       return alive
     },
     end: (reason) => {
-      socket.close(CODES[reason], reason)
       // A client that does not take what is sent does not answer a farewell either.
-      if (reason === 'slow' || reason === 'silent') socket.terminate()
+      if (reason === 'slow' || reason === 'silent') return socket.terminate()
+      socket.close(CODES[reason], reason)
+      setTimeout(() => socket.terminate(), FAREWELL_MILLISECONDS).unref()
     }
   }
 }
