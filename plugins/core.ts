@@ -6,13 +6,15 @@ import type { FastifyInstance, FastifyRequest, onRequestHookHandler } from 'fast
 import fp from 'fastify-plugin'
 import { coreMigrations } from '../migrations/core.js'
 import { createAnswers, forgetOldKeys } from './answers.js'
+import { ArchiveService, type ArchiveSettings, releaseCaptures } from './archive.js'
 import { type AuditService, createAudit } from './audit.js'
 import { createAuth } from './auth.js'
 import { createBroadcast } from './broadcast.js'
 import { createCaches } from './cache.js'
+import type { Member } from './cluster.js'
 import { createCompute } from './compute.js'
 import type { SecretKey } from './config.js'
-import type { Audit, EnterModule, ModuleOptions, Tenant } from './contracts.js'
+import type { Archives, Audit, EnterModule, ModuleOptions, Tenant } from './contracts.js'
 import { openDatabaseServer, startFailure } from './database.js'
 import { databaseStatistics } from './database-statistics.js'
 import type { DatabaseEvents } from './dialects/dialect.js'
@@ -24,7 +26,7 @@ import { httpMetrics } from './http-metrics.js'
 import { jobRoutes } from './job-routes.js'
 import { createJobs } from './jobs.js'
 import { createLogLevels, logLevelRoutes } from './log-level.js'
-import { createRegistry, databaseGauges, databaseMetrics, metricsRoute } from './metrics.js'
+import { createRegistry, databaseGauges, databaseMetrics, exposed, metricsRoute } from './metrics.js'
 import { forgetMirrored, MIRROR_TABLES, type Mirror, mirrorCheck, mirrorMetrics } from './mirror.js'
 import { registerOpenApi } from './openapi.js'
 import { createPeriodic } from './periodic.js'
@@ -66,8 +68,12 @@ export interface CoreOptions {
   workerThreads?: number
   /** Where files of running work are kept; the system's temporary folder otherwise. */
   dataDir?: string
+  /** Where archives of tenants' data go, and whether changes are noted for increments. */
+  archives?: { readonly settings: ArchiveSettings; readonly increments: boolean }
   /** The copy on the other database engine, where one may be kept. */
   mirror?: Mirror
+  /** The other processes of `CLUSTER_WORKERS`, for one that is among them. */
+  member?: Pick<Member, 'gather' | 'provide'>
   /** Traces; whoever opened it closes it, after the app. */
   telemetry?: Telemetry
   /** A query that takes longer counts as slow (250). */
@@ -99,6 +105,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     logRequests(app)
     httpMetrics(app, registry, telemetry.on)
   }
+  options.member?.provide((openMetrics) => exposed(registry, openMetrics).metrics())
 
   const dialect = options.databaseUrl.startsWith('sqlite:') ? 'sqlite' : 'postgresql'
   const slow = { seconds: slowQueryMilliseconds / 1000, log: app.log, tracing: telemetry, dialect }
@@ -135,6 +142,16 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   })
   options.mirror?.attach(tenants.migrations(), app.log)
   databaseGauges(registry, server, tenants)
+  const whereabouts = {
+    databaseUrl: options.databaseUrl,
+    tenancy,
+    tls: options.postgresTls,
+    urlOf: (tenant: string) => options.databaseServers?.get(server.homeOf?.(tenant) ?? '') ?? options.databaseUrl
+  }
+  const archives =
+    options.archives === undefined
+      ? null
+      : new ArchiveService({ ...options.archives, database: whereabouts, migrations: () => tenants.migrations() })
   databaseStatistics(registry, server, tenants)
   const periodic = createPeriodic(() => tenants.all(), app.log, registry)
   // What a crash left in the outbox is delivered too.
@@ -186,6 +203,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   app.decorate('periodic', periodic)
   app.decorate('compute', compute)
   app.decorate('jobs', jobs)
+  app.decorate<Archives | null>('archives', archives)
   app.decorate('answers', answers)
   app.decorate<Audit>('audit', audit)
   app.decorate('migrations', { add: tenants.addMigrations.bind(tenants) })
@@ -209,6 +227,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     metricsRoute(
       app,
       registry,
+      options.member?.gather,
       scrapeAllowed(service.metricsToken),
       () => new Unauthenticated({ reason: 'METRICS_TOKEN' })
     )
@@ -224,6 +243,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     await tenants.ready().catch((error) => {
       throw startFailure(error)
     })
+    if (archives?.increments !== true) await releaseCaptures(tenants, whereabouts)
     await jobs.ready()
     periodic.start()
     started()
@@ -233,6 +253,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   app.addHook('onClose', async () => {
     await underWay.ended()
     await periodic.close()
+    await archives?.close()
     await events.close()
     await compute.close()
     await caches.close()
@@ -306,6 +327,6 @@ function scrapeAllowed(token: string | undefined): (request: FastifyRequest) => 
 export type * from './contracts.js'
 export { access, Problem, problem } from './contracts.js'
 export { personalData } from './kept-answers.js'
-export type { Mirror, Telemetry, Tenants }
+export type { Member, Mirror, Telemetry, Tenants }
 
 export default fp(core, { name: 'inventory-enterprise/core', fastify: '5.x' })
