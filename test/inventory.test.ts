@@ -1,7 +1,10 @@
+import fc from 'fast-check'
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
+import { writeJson } from '../modules/inventory/json-bytes.js'
 import { voidExpired } from '../modules/inventory/reservations.js'
 import type { Tenants } from '../plugins/core.js'
+import { fromMicros, proportionMicros } from '../schemas/decimal.js'
 import { RESERVED_ITEM_CODES } from '../schemas/inventory.js'
 import { type Answer, buildApp, type Client, client, eachDialect } from './helper.js'
 
@@ -833,4 +836,45 @@ t.test('codes of items and addresses of the API do not meet', async (t) => {
   }
   t.equal((await manager.post('/api/inventory', { itemCode: 'Units', name: 'x', unit: 'each' })).status, 201)
   t.equal((await manager.get('/api/inventory/Units')).body.itemCode, 'Units')
+})
+
+t.test('exact numbers', async (t) => {
+  const edge = [
+    0,
+    1,
+    10,
+    999_999,
+    1_000_000,
+    1_500_000,
+    2 ** 31 * 1e6 - 1,
+    2 ** 31 * 1e6,
+    1e15,
+    Number.MAX_SAFE_INTEGER
+  ]
+  const micros = fc.oneof(
+    fc.constantFrom(...edge),
+    fc.maxSafeNat(),
+    fc.nat(),
+    fc.nat(5_000).map((n) => n * 10_000)
+  )
+  const signed = fc.tuple(micros, fc.boolean()).map(([size, negative]) => (negative && size > 0 ? -size : size))
+  const written = fc.property(signed, (value) => {
+    const text = writeJson((out) =>
+      out.micros(value).text(',').number(fromMicros(value)).text(',').micros(null)
+    ).toString()
+    const expected = JSON.stringify(fromMicros(value))
+    return text === `${expected},${expected},null`
+  })
+  t.doesNotThrow(() => fc.assert(written, { numRuns: 3_000 }), 'a number is written as JSON.stringify would')
+  const exact = fc.property(signed, signed, micros, (a, b, c) => {
+    fc.pre(c > 0)
+    const [product, by] = [BigInt(a) * BigInt(b), BigInt(c)]
+    const size = ((product < 0n ? -product : product) * 2n + by) / (by * 2n)
+    fc.pre(size < BigInt(Number.MAX_SAFE_INTEGER))
+    const result = proportionMicros(a, b, c)
+    return BigInt(result) === (product < 0n ? -size : size)
+  })
+  t.doesNotThrow(() => fc.assert(exact, { numRuns: 3_000 }), 'a·b/c is rounded half away from zero, whatever a·b is')
+  const long = 'x'.repeat(200_000)
+  t.equal(writeJson((out) => out.text(long).copy(Buffer.from(long)).text('.')).toString(), `${long}${long}.`)
 })

@@ -51,7 +51,7 @@ const lists = new Map<string, Prepared<Partial<Values>, Page>>()
 /** A page in keyset order; one row more than asked says that there is another. */
 export async function listItems(root: Kysely<unknown>, query: ItemQuery) {
   const { limit = 50, cursor, category, location, status } = query
-  const words = fold(query.q ?? '')
+  const words = query.q === undefined ? '' : fold(query.q)
   // What was searched comes in the index's own order unless another is asked for: sorting every match is the slow part.
   const order: Sort | 'match' = query.sort ?? (words === '' ? 'itemCode' : 'match')
   const { purpose, keyOf, shape } = orderOf(order)
