@@ -25,15 +25,22 @@ import privacy from './modules/privacy/index.js'
 import slo from './modules/slo/index.js'
 import webhooks from './modules/webhooks/index.js'
 import type { Config } from './plugins/config.js'
-import type { Auth, Mirror, Tenants } from './plugins/core.js'
+import type { Auth, Member, Mirror, Telemetry, Tenants } from './plugins/core.js'
 import core, { personalData as corePersonal } from './plugins/core.js'
+
+/** What the process that runs the service has beside it. */
+export interface Surroundings {
+  mirror?: Mirror | undefined
+  member?: Member | undefined
+  telemetry?: Telemetry | undefined
+}
 
 /** The map: the core, then each module in dependency order, and the ports between them. */
 export async function app(
   service: FastifyInstance,
   config: Config,
   mode: 'service' | 'worker' = 'service',
-  mirror?: Mirror
+  { mirror, member, telemetry }: Surroundings = {}
 ): Promise<void> {
   await service.register(core, {
     databaseUrl: config.DATABASE_URL,
@@ -50,6 +57,9 @@ export async function app(
     workerThreads: config.WORKER_THREADS,
     dataDir: config.DATA_DIR,
     ...(mirror === undefined ? {} : { mirror }),
+    ...(member === undefined ? {} : { member }),
+    ...(telemetry === undefined ? {} : { telemetry }),
+    slowQueryMilliseconds: config.SLOW_QUERY_MS,
     mode,
     service: {
       ...(config.METRICS_TOKEN === undefined ? {} : { metricsToken: config.METRICS_TOKEN }),

@@ -366,7 +366,7 @@ async function orderMirror(order: MirrorOrder): Promise<MirrorOutcome> {
     await mirror.settle()
     // The service is built for what it knows of its tables, and to have them migrated.
     const { build } = await theService()
-    const service = await build(config, 'service', mirror)
+    const service = await build(config, 'service', { mirror })
     await service.ready()
     await service.close()
     mirror.run()
@@ -439,8 +439,17 @@ function addMirror(cli: Command, jsonOption: () => Option): void {
       const [state, report] = [files.state(), files.report()]
       const alive = report !== undefined && Date.now() - report.at < ALIVE_MILLISECONDS
       if (json)
-        return print(JSON.stringify({ ...state, alive, tenants: report?.tenants ?? [], verified: report?.verified }))
+        return print(
+          JSON.stringify({
+            ...state,
+            alive,
+            error: report?.error,
+            tenants: report?.tenants ?? [],
+            verified: report?.verified
+          })
+        )
       print(`mirror ${state.on ? 'on' : 'off'}, primary ${state.primary}, service ${alive ? 'running' : 'not running'}`)
+      if (report?.error !== undefined) print(`nothing can be followed: ${report.error}`)
       for (const { tenant, state: doing, pendingChanges, lagSeconds, error } of report?.tenants ?? [])
         print(
           `${tenant}: ${doing}, ${pendingChanges} changes and ${lagSeconds.toFixed(1)} s behind${error === undefined ? '' : `, ${error}`}`

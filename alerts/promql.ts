@@ -89,3 +89,27 @@ export const mutantsOf = (query: string): Mutant[] =>
         query: `${query.slice(0, node.from)}${flipped}${query.slice(node.to)}`
       }
     })
+
+/** A counter, or any series, as a function over a range of time reads it. */
+export interface RangeRead {
+  readonly function: string
+  readonly metric: string
+  /** As written: `5m`. */
+  readonly range: string
+}
+
+export const rangesOf = (query: string): RangeRead[] =>
+  nodesOf(query)
+    .filter(({ name }) => name === 'MatrixSelector')
+    .map((node) => {
+      let call: SyntaxNode | null = node.parent
+      while (call !== null && call.name !== 'FunctionCall') call = call.parent
+      const called = call?.getChild('FunctionIdentifier') ?? null
+      const identifier = node.getChild('VectorSelector')?.getChild('Identifier') ?? null
+      const [, range = ''] = /\[([^\]:]+)\]$/.exec(text(query, node)) ?? []
+      return {
+        function: called === null ? '' : text(query, called),
+        metric: identifier === null ? '' : text(query, identifier),
+        range
+      }
+    })

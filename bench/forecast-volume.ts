@@ -3,6 +3,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
+import { Registry } from 'prom-client'
 import type { TrainingBatch, TrainingResult, TrainingSeries } from '../modules/forecasting/worker.js'
 import { createCompute } from '../plugins/compute.js'
 import { retailDaily } from './forecast-data.js'
@@ -41,7 +42,7 @@ function weeklyOf(items: Float64Array, i: number): Float64Array {
 type Frequency = TrainingBatch['frequency']
 
 async function train(items: Float64Array, count: number, frequency: Frequency): Promise<string> {
-  const compute = createCompute({ threads: THREADS })
+  const compute = createCompute({ threads: THREADS, registry: new Registry() })
   const horizon = frequency === 'day' ? 28 : 13
   const started = performance.now()
   const used = process.cpuUsage()

@@ -24,6 +24,11 @@ const BENCHES: Record<string, Bench> = {
     about: 'what a mirror costs a write: phases with it and without it take turns in one run',
     options: '--seconds 1 --pairs 20 --items 200 --clients 16 --rate 400'
   },
+  scrape: {
+    file: 'scrape.js',
+    about: 'GET /metrics with many tenants, idle and at full load, and how many series there are, on both databases',
+    options: '--tenants 100 --items 50 --seconds 10 --connections 50'
+  },
   search: {
     file: 'search.js',
     about: 'search and keyset pages on 1,000,000 items, on both databases',

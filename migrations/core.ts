@@ -50,5 +50,12 @@ export const coreMigrations: Migrations = {
       await db.schema.createIndex('jobs_status').on('jobs').columns(['status', 'created_at']).execute()
       await db.schema.createIndex('jobs_created_at').on('jobs').columns(['created_at', 'id']).execute()
     }
+  },
+  '0002-trace': {
+    async up(db: Kysely<unknown>) {
+      // The traceparent of what it belongs to, so that the trace goes on where the work does.
+      await db.schema.alterTable('outbox').addColumn('trace', 'text').execute()
+      await db.schema.alterTable('jobs').addColumn('trace', 'text').execute()
+    }
   }
 }

@@ -2,11 +2,13 @@ import { createHash } from 'node:crypto'
 import { negotiate } from '@fastify/accept-negotiator'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Kysely } from 'kysely'
+import type { Registry } from 'prom-client'
 import type { Job } from '../schemas/common.js'
 import { agentOf, defaultEntry } from './audit.js'
 import { etagOf } from './cache.js'
 import type { Answers, CachedText, Principal, Tenant, Transaction } from './contracts.js'
 import { IdempotencyInProgress, IdempotencyKeyInvalid, IdempotencyKeyReused, PreconditionFailed } from './errors.js'
+import { idempotencyMetrics } from './idempotency-metrics.js'
 import { prepared } from './prepared.js'
 
 type IdempotencyTable = {
@@ -69,6 +71,7 @@ function sendText(request: FastifyRequest, reply: FastifyReply, text: CachedText
 }
 
 interface AnswersOptions {
+  registry: Registry
   waitForJob(tenant: Tenant, id: string, seconds: number): Promise<Job>
 }
 
@@ -78,11 +81,12 @@ interface Stored {
   body: string
 }
 
-export function createAnswers({ waitForJob }: AnswersOptions): Answers {
+export function createAnswers({ registry, waitForJob }: AnswersOptions): Answers {
+  const counted = idempotencyMetrics(registry)
   const tenantOf = (request: FastifyRequest) => request.getDecorator<Tenant>('tenant')
 
   const reserve = async (tenant: Tenant, key: string, hash: string): Promise<Stored | undefined> =>
-    tenant.transact(async (tx) => takeKey(tx.db, key, hash))
+    tenant.transact(async (tx) => takeKey(tx.db, key, hash)).catch(counted.refused)
 
   return {
     async read(request, reply, namespace, key, load) {
@@ -98,22 +102,25 @@ export function createAnswers({ waitForJob }: AnswersOptions): Answers {
     async write(request, reply, status, work) {
       const key = keyOf(request)
       const hash = key === undefined ? '' : hashOf(request)
-      const answer = await tenantOf(request).transact(
-        async (tx): Promise<Stored> => {
-          const stored = key === undefined ? undefined : await takeKey(tx.db, key, hash)
-          if (stored !== undefined) return stored
-          const result = await audited(tx, request, status, work)
-          reply.code(status)
-          const fresh: Stored = {
-            status,
-            headers: headersOf(reply),
-            body: result === undefined ? '' : String(reply.serialize(result))
-          }
-          if (key !== undefined) await keepAnswer(tx.db, key, fresh)
-          return fresh
-        },
-        { agent: agentOf(request) }
-      )
+      let again = false
+      const answerOnce = async (tx: Transaction): Promise<Stored> => {
+        const stored = key === undefined ? undefined : await takeKey(tx.db, key, hash)
+        again = stored !== undefined
+        if (stored !== undefined) return stored
+        const result = await audited(tx, request, status, work)
+        reply.code(status)
+        const fresh: Stored = {
+          status,
+          headers: headersOf(reply),
+          body: result === undefined ? '' : String(reply.serialize(result))
+        }
+        if (key !== undefined) await keepAnswer(tx.db, key, fresh)
+        return fresh
+      }
+      const answer = await tenantOf(request)
+        .transact(answerOnce, { agent: agentOf(request) })
+        .catch(counted.refused)
+      if (key !== undefined) counted.answered(again)
       return sendStored(reply, answer)
     },
 
@@ -122,6 +129,7 @@ export function createAnswers({ waitForJob }: AnswersOptions): Answers {
       const key = keyOf(request)
       const replayed = key === undefined ? undefined : await reserve(tenant, key, hashOf(request, fingerprint))
       const job = replayed === undefined ? await begin() : undefined
+      if (key !== undefined) counted.answered(replayed !== undefined)
       const id = replayed?.headers.location?.split('/').at(-1) ?? job?.id ?? ''
       const seconds = waitSeconds(request)
       if (seconds > 0) {

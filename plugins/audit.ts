@@ -2,9 +2,7 @@ import type { FastifyRequest } from 'fastify'
 import type { Kysely } from 'kysely'
 import type { Agent, Audit, AuditEntry, AuditTrail, Principal, Tenant } from './contracts.js'
 import { Problem } from './problem.js'
-
-/** W3C Trace Context, version 00. */
-const TRACEPARENT = /^00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$/
+import { traceIdOf } from './trace-id.js'
 
 /** What the process does by itself: upkeep, jobs. */
 export const SYSTEM: Agent = {
@@ -20,14 +18,13 @@ export const SYSTEM: Agent = {
 /** Who makes a request, as the audit trail names them. */
 export function agentOf(request: FastifyRequest): Agent {
   const principal = request.getDecorator<Principal | null>('principal')
-  const { traceparent } = request.headers
   return {
     actor: principal?.subject ?? null,
     role: principal?.role ?? null,
     method: principal === null ? null : (principal.method ?? 'token'),
     session: principal?.session ?? null,
     requestId: request.id,
-    traceId: (typeof traceparent === 'string' ? TRACEPARENT.exec(traceparent)?.[1] : undefined) ?? null,
+    traceId: traceIdOf(request),
     address: request.ip
   }
 }

@@ -7,6 +7,8 @@ import { Value } from 'typebox/value'
 import { ConfigError } from './config-error.js'
 import { LIMIT_CLASSES, type RateLimits } from './rate-limits.js'
 import { isGuessable, refuseDefaultSecrets, type TlsIdentity, tlsIdentity, withSecretFiles } from './secrets.js'
+import type { TelemetrySettings } from './telemetry.js'
+import { VERSION } from './version.js'
 
 const SECRET_RULE = 'a random secret of at least 32 characters'
 const KEYS_PATTERN = '^[A-Za-z0-9_-]{1,64}:[^,]{32,}(,[A-Za-z0-9_-]{1,64}:[^,]{32,})*$'
@@ -20,6 +22,8 @@ const OIDC_ROLES_RULE = 'group:role pairs joined by commas, such as stock-keeper
 const SERVER = '[a-z][a-z0-9-]{0,39}=postgres(ql)?://\\S+'
 const SERVERS_RULE =
   'name=postgres://… pairs separated by spaces, other servers for tenants beside the PostgreSQL of DATABASE_URL, with TENANCY=multi'
+const RATIOS = ['traceidratio', 'parentbased_traceidratio']
+const SAMPLERS = ['always_on', 'always_off', 'parentbased_always_on', 'parentbased_always_off', ...RATIOS]
 const Url = (protocols: string, description: string) => Type.String({ pattern: `^(${protocols}):`, description })
 
 /** Every variable the program reads. `.env.example` lists the same; a test holds the two together. */
@@ -111,6 +115,12 @@ export const Environment = Type.Object({
   METRICS_TOKEN: Type.Optional(Type.String({ minLength: 16, description: 'a bearer token of at least 16 characters' })),
   DOCS: Type.String({ pattern: '^(on|off)$', default: 'on', description: 'on or off' }),
   TENANCY: Type.String({ pattern: '^(single|multi)$', default: 'single', description: 'single or multi' }),
+  CLUSTER_WORKERS: Type.Integer({
+    minimum: 1,
+    maximum: 256,
+    default: 1,
+    description: '1–256 processes on one port; more than 1 with PostgreSQL alone'
+  }),
   POSTGRES_POOL_SIZE: Type.Integer({ minimum: 1, maximum: 1000, default: 10, description: '1–1000 connections' }),
   RATE_LIMIT_PER_MINUTE: Type.Integer({
     minimum: 0,
@@ -149,6 +159,33 @@ export const Environment = Type.Object({
     maximum: 300,
     default: 0,
     description: '0–300 seconds between the signal to end and the last request that is taken'
+  }),
+  SLOW_QUERY_MS: Type.Integer({
+    minimum: 1,
+    maximum: 3_600_000,
+    default: 250,
+    description: '1–3600000 milliseconds after which a query counts as slow'
+  }),
+  OTEL_EXPORTER_OTLP_ENDPOINT: Type.Optional(
+    Type.String({
+      pattern: '^https?://[^\\s/?#]+(/[^\\s?#]*)?$',
+      description: 'where a collector takes OTLP over HTTP'
+    })
+  ),
+  OTEL_SERVICE_NAME: Type.String({
+    minLength: 1,
+    default: 'inventory-enterprise',
+    description: 'what this service is called in a trace'
+  }),
+  OTEL_TRACES_SAMPLER: Type.String({
+    pattern: `^(${SAMPLERS.join('|')})$`,
+    default: 'parentbased_always_on',
+    description: SAMPLERS.join(', ')
+  }),
+  OTEL_TRACES_SAMPLER_ARG: Type.String({
+    pattern: '^(0(\\.\\d{1,9})?|1(\\.0{1,9})?)$',
+    default: '1',
+    description: 'the share of traces that is kept, 0–1'
   }),
   LOG_LEVEL: Type.String({
     pattern: '^(fatal|error|warn|info|debug|trace|silent)$',
@@ -191,6 +228,7 @@ export interface Config extends Environment {
   readonly databaseServers: ReadonlyMap<string, string>
   readonly postgresTls?: TlsIdentity
   readonly redisTls?: TlsIdentity
+  readonly telemetry?: TelemetrySettings
 }
 
 export { ConfigError }
@@ -227,6 +265,11 @@ export function loadConfig(variables: Record<string, string | undefined>): Confi
   const postgresTls = tlsIdentity(names(environment), 'POSTGRES')
   const redisTls = tlsIdentity(names(environment), 'REDIS')
   const databaseUrl = environment.DATABASE_URL ?? `sqlite:${join(dataDir, 'inventory.sqlite')}`
+  if (environment.CLUSTER_WORKERS > 1 && databaseUrl.startsWith('sqlite:')) {
+    throw new ConfigError(
+      `CLUSTER_WORKERS is ${environment.CLUSTER_WORKERS}; with a SQLite database it may be 1, since one process serves a file`
+    )
+  }
   try {
     mkdirSync(dataDir, { recursive: true, mode: 0o700 })
   } catch {
@@ -246,8 +289,16 @@ export function loadConfig(variables: Record<string, string | undefined>): Confi
     databaseServers: databaseServers(environment.DATABASE_SERVERS, databaseUrl, environment.TENANCY),
     rateLimits: rateLimitsOf(environment.RATE_LIMITS),
     ...(postgresTls === undefined ? {} : { postgresTls }),
-    ...(redisTls === undefined ? {} : { redisTls })
+    ...(redisTls === undefined ? {} : { redisTls }),
+    ...telemetry(environment)
   }
+}
+
+function telemetry(env: Environment): { telemetry?: TelemetrySettings } {
+  const { OTEL_EXPORTER_OTLP_ENDPOINT: endpoint, OTEL_TRACES_SAMPLER: sampler } = env
+  if (endpoint === undefined) return {}
+  const ratio = Number(env.OTEL_TRACES_SAMPLER_ARG)
+  return { telemetry: { endpoint, serviceName: env.OTEL_SERVICE_NAME, version: VERSION, sampler, ratio } }
 }
 
 /** @throws ConfigError */

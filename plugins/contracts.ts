@@ -1,8 +1,9 @@
 import type { FastifyContextConfig, FastifyInstance, FastifyReply, FastifyRequest, onRequestHookHandler } from 'fastify'
 import type { Redis } from 'ioredis'
-import type { Kysely, Migration } from 'kysely'
+import type { Kysely } from 'kysely'
 import type { Job, Role, TokenClaims, TokenUse } from '../schemas/common.js'
 import type { Activity } from '../schemas/personal.js'
+import type { Migrations as MigrationsByName } from './migrate.js'
 import type { Portability } from './portable/types.js'
 
 export type { TokenClaims, TokenUse } from '../schemas/common.js'
@@ -384,7 +385,7 @@ export interface Health {
 /** Tells the core which tables a module owns; they are migrated in every tenant's database before the app is ready. */
 export interface MigrationSet {
   readonly module: string
-  readonly migrations: Record<string, Migration>
+  readonly migrations: MigrationsByName
   /** For backups and mirrors, where its tables are not the same on both engines. */
   readonly portability?: Portability
 }

@@ -9,25 +9,36 @@ import { createAnswers, forgetOldKeys } from './answers.js'
 import { type AuditService, createAudit } from './audit.js'
 import { createAuth } from './auth.js'
 import { createCaches } from './cache.js'
+import type { Member } from './cluster.js'
 import { createCompute } from './compute.js'
 import type { SecretKey } from './config.js'
 import type { Audit, EnterModule, ModuleOptions, Tenant } from './contracts.js'
 import { openDatabaseServer, startFailure } from './database.js'
+import { databaseStatistics } from './database-statistics.js'
+import type { DatabaseEvents } from './dialects/dialect.js'
 import { TenantNotFound, Unauthenticated, useProblems } from './errors.js'
 import { createEvents } from './events.js'
 import { diskCheck, diskGauges, registerHealth } from './health.js'
 import { registerHttp } from './http.js'
+import { httpMetrics } from './http-metrics.js'
 import { jobRoutes } from './job-routes.js'
 import { createJobs } from './jobs.js'
-import { createRegistry, databaseGauges, databaseMetrics, httpMetrics, metricsRoute } from './metrics.js'
+import { createLogLevels, logLevelRoutes } from './log-level.js'
+import { createRegistry, databaseGauges, databaseMetrics, exposed, metricsRoute } from './metrics.js'
 import { forgetMirrored, MIRROR_TABLES, type Mirror, mirrorCheck, mirrorMetrics } from './mirror.js'
 import { registerOpenApi } from './openapi.js'
 import { createPeriodic } from './periodic.js'
+import { processMetrics } from './process-metrics.js'
+import { traceQueries } from './query-spans.js'
 import type { RateLimits } from './rate-limits.js'
 import { checkRedis, openRedis } from './redis.js'
+import { redisMetrics } from './redis-metrics.js'
+import { logRequests } from './request-log.js'
 import { createSeal } from './seal.js'
 import type { TlsIdentity } from './secrets.js'
 import { serializerCompiler } from './serialization.js'
+import { logSlowQueries } from './slow-queries.js'
+import { NO_TELEMETRY, type Telemetry, telemetryMetrics } from './telemetry.js'
 import { SINGLE_TENANT, Tenants } from './tenants.js'
 import { createUnderWay, type UnderWay } from './under-way.js'
 import { createValidatorCompiler, refuseUndeclared } from './validation.js'
@@ -57,6 +68,12 @@ export interface CoreOptions {
   dataDir?: string
   /** The copy on the other database engine, where one may be kept. */
   mirror?: Mirror
+  /** The other processes of `CLUSTER_WORKERS`, for one that is among them. */
+  member?: Pick<Member, 'gather' | 'provide'>
+  /** Traces; whoever opened it closes it, after the app. */
+  telemetry?: Telemetry
+  /** A query that takes longer counts as slow (250). */
+  slowQueryMilliseconds?: number
   /** `worker`: takes jobs from the queue and serves nothing. */
   mode?: 'service' | 'worker'
   /** What the whole service wears. Left out when embedded: headers, limits and documents are the host's own. */
@@ -75,10 +92,20 @@ const CACHE_NAMESPACES = ['inventory', 'forecasting', 'anomaly', 'dashboard', 'i
 /** Provides what the domains rely on (`plugins/contracts.ts`): one call, and each domain can be registered beside it. */
 async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   const { tenancy = 'single', service, redisUrl, redisTls } = options
+  const { telemetry = NO_TELEMETRY, slowQueryMilliseconds = 250 } = options
   const registry = createRegistry(VERSION)
-  if (service !== undefined) await httpMetrics(app, registry)
+  telemetryMetrics(registry, telemetry)
+  telemetry.watch(app)
+  const started = service === undefined ? () => {} : await processMetrics(app, registry)
+  if (service !== undefined) {
+    logRequests(app)
+    httpMetrics(app, registry, telemetry.on)
+  }
+  options.member?.provide((openMetrics) => exposed(registry, openMetrics).metrics())
 
   const dialect = options.databaseUrl.startsWith('sqlite:') ? 'sqlite' : 'postgresql'
+  const slow = { seconds: slowQueryMilliseconds / 1000, log: app.log, tracing: telemetry, dialect }
+  const observed = (events: DatabaseEvents) => logSlowQueries(traceQueries(events, telemetry, dialect), slow)
   const server = openDatabaseServer(
     {
       databaseUrl: options.databaseUrl,
@@ -87,20 +114,23 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
       poolSize: options.poolSize ?? 10,
       tls: options.postgresTls
     },
-    databaseMetrics(registry, dialect)
+    observed(databaseMetrics(registry, dialect, slowQueryMilliseconds / 1000))
   )
   const deployment = deploymentOf(options.databaseUrl)
   const redis =
     redisUrl === undefined ? null : openRedis({ url: redisUrl, tls: redisTls, log: app.log, prefix: `${deployment}:` })
+  if (redis !== null) redisMetrics(registry, redis)
+  const levels = createLogLevels(app.log, redis)
   const caches = createCaches({
     redis,
     enabled: options.cache ?? true,
     registry,
     namespaces: CACHE_NAMESPACES
   })
-  const events = createEvents({ log: app.log, registry })
+  const events = createEvents({ log: app.log, registry, tracing: telemetry })
   const audit = createAudit()
-  const tenants = new Tenants({ server, tenancy, caches, events, audit })
+  const notice = (text: string) => app.log.warn(text)
+  const tenants = new Tenants({ server, tenancy, caches, events, audit, tracing: telemetry, notice })
   tenants.addMigrations({
     module: 'core',
     migrations: coreMigrations,
@@ -108,9 +138,11 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   })
   options.mirror?.attach(tenants.migrations(), app.log)
   databaseGauges(registry, server, tenants)
-  const periodic = createPeriodic(() => tenants.all(), app.log)
+  databaseStatistics(registry, server, tenants)
+  const periodic = createPeriodic(() => tenants.all(), app.log, registry)
   // What a crash left in the outbox is delivered too.
   periodic.every(10, 'outbox', async (tenant) => events.wake(tenant))
+  periodic.every(30, 'outbox count', events.count)
   periodic.every(3_600, 'idempotency keys', forgetOldKeys)
   const { mirror } = options
   if (mirror !== undefined) {
@@ -118,7 +150,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     periodic.every(5, 'mirror', (tenant) => forgetMirrored(mirror, tenant))
   }
 
-  const compute = createCompute({ threads: options.workerThreads ?? 1 })
+  const compute = createCompute({ threads: options.workerThreads ?? 1, registry, tracing: telemetry })
   const jobs = createJobs({
     tenants,
     redisUrl,
@@ -126,6 +158,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     queueName: `${deployment}-jobs`,
     registry,
     log: app.log,
+    tracing: telemetry,
     mode: options.mode ?? 'service',
     node: nodeIdentity(options.dataDir),
     dataDir: options.dataDir
@@ -143,7 +176,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
           registry,
           enterTenant
         })
-  const answers = createAnswers({ waitForJob: jobs.wait })
+  const answers = createAnswers({ registry, waitForJob: jobs.wait })
 
   app.decorate('database', server)
   app.decorate('tenants', tenants)
@@ -178,10 +211,15 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     metricsRoute(
       app,
       registry,
+      options.member?.gather,
       scrapeAllowed(service.metricsToken),
       () => new Unauthenticated({ reason: 'METRICS_TOKEN' })
     )
-    if (auth !== undefined) await app.register(jobRoutes, { prefix: '/api/jobs', authorize: auth.authorize })
+    if (auth !== undefined) {
+      const { authorize } = auth
+      await app.register(jobRoutes, { prefix: '/api/jobs', authorize })
+      await app.register(logLevelRoutes, { prefix: '/api/log-level', authorize, levels, tenancy })
+    }
   }
 
   app.addHook('onReady', async () => {
@@ -191,6 +229,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     })
     await jobs.ready()
     periodic.start()
+    started()
   })
   // Before requests are waited for: one of them may be waiting for a job.
   app.addHook('preClose', () => jobs.close())
@@ -200,6 +239,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     await events.close()
     await compute.close()
     await caches.close()
+    levels.close()
     await redis?.close()
     await server.close()
   })
@@ -269,6 +309,6 @@ function scrapeAllowed(token: string | undefined): (request: FastifyRequest) => 
 export type * from './contracts.js'
 export { access, Problem, problem } from './contracts.js'
 export { personalData } from './kept-answers.js'
-export type { Mirror, Tenants }
+export type { Member, Mirror, Telemetry, Tenants }
 
 export default fp(core, { name: 'inventory-enterprise/core', fastify: '5.x' })

@@ -1,9 +1,8 @@
 import { createRequire } from 'node:module'
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { agentOf } from './audit.js'
-import type { Tenant } from './contracts.js'
 import { PayloadTooLarge } from './limits.js'
 import { type Locale, Problem, problem } from './problem.js'
+import { whoAsked } from './request-log.js'
 
 export { CursorInvalid } from './cursor.js'
 export { PayloadTooLarge } from './limits.js'
@@ -48,6 +47,10 @@ export const CrossSite = problem('AUTH_CROSS_SITE', 403, {
 export const RouteClosed = problem('AUTH_ROUTE_CLOSED', 403, {
   en: 'This route declares no role, so it is closed.',
   fr: 'Cette route ne déclare aucun rôle : elle est fermée.'
+})
+export const OperatorRequired = problem('AUTH_OPERATOR_REQUIRED', 403, {
+  en: 'With several tenants this is for whoever runs the service: a token printed at the console.',
+  fr: 'Avec plusieurs locataires, ceci revient à l’exploitant du service : un jeton imprimé à la console.'
 })
 export const RouteNotFound = problem<{ method: string; path: string }>('ROUTE_NOT_FOUND', 404, {
   en: 'There is no route {method} {path}.',
@@ -235,13 +238,6 @@ function fieldErrors(error: unknown, locale: Locale): FieldError[] | undefined {
     const path = `${validationContext ?? 'body'}${each.instancePath}${typeof field === 'string' ? `/${field}` : ''}`
     return { path: path.slice(0, 300), message: each.message ?? '' }
   })
-}
-
-/** Ids that connect a line of the log with the audit trail, the ledger and the trace; `reqId` is there by itself. No names. */
-function whoAsked(request: FastifyRequest) {
-  const { actor = null, role = null, traceId = null } = 'principal' in request ? agentOf(request) : {}
-  const tenant = 'tenant' in request ? request.getDecorator<Tenant | null>('tenant')?.id : undefined
-  return { route: request.routeOptions.url, tenant, actor, role, traceId }
 }
 
 /** Answers `application/problem+json`; logs what is ours to mend. */

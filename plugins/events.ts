@@ -1,8 +1,9 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { Generated, Kysely } from 'kysely'
-import { Counter, type Registry } from 'prom-client'
+import { Counter, Gauge, type Registry } from 'prom-client'
 import type { EventHandler, Events, Tenant } from './contracts.js'
 import { prepared } from './prepared.js'
+import type { Tracing } from './tracing.js'
 
 type OutboxTable = {
   id: Generated<number>
@@ -11,6 +12,7 @@ type OutboxTable = {
   created_at: number
   claimed_until: number
   attempts: number
+  trace: string | null
 }
 
 export type CoreTables = {
@@ -24,33 +26,49 @@ const CLAIM_MILLISECONDS = 60_000
 const ATTEMPTS_MAX = 10
 const NEVER = Number.MAX_SAFE_INTEGER
 
-const intoOutbox = prepared<{ topic: string; payload: string; now: number }, unknown>((db, slot) =>
-  db
-    .withTables<CoreTables>()
-    .insertInto('outbox')
-    .values({
-      topic: slot('topic'),
-      payload: slot('payload'),
-      created_at: slot('now'),
-      claimed_until: 0,
-      attempts: 0
-    })
+const intoOutbox = prepared<{ topic: string; payload: string; now: number; trace: string | null }, unknown>(
+  (db, slot) =>
+    db
+      .withTables<CoreTables>()
+      .insertInto('outbox')
+      .values({
+        topic: slot('topic'),
+        payload: slot('payload'),
+        created_at: slot('now'),
+        claimed_until: 0,
+        attempts: 0,
+        trace: slot('trace')
+      })
 )
 
-export async function appendToOutbox(db: Kysely<unknown>, topic: string, payload: unknown): Promise<void> {
-  await db.executeQuery(intoOutbox(db, { topic, payload: JSON.stringify(payload), now: Date.now() }))
+/** `trace`: the `traceparent` of what made it true. */
+export async function appendToOutbox(
+  db: Kysely<unknown>,
+  topic: string,
+  payload: unknown,
+  trace: string | null
+): Promise<void> {
+  await db.executeQuery(intoOutbox(db, { topic, payload: JSON.stringify(payload), now: Date.now(), trace }))
 }
 
 export interface EventService extends Events {
   /** Delivers what the tenant's outbox holds, soon and in the background. */
   wake(tenant: Tenant): void
+  /** Counts for the metrics what the tenant's outbox holds. */
+  count(tenant: Tenant): Promise<void>
   /** Resolves when nothing is being delivered. */
   idle(): Promise<void>
   close(): Promise<void>
 }
 
+interface EventsOptions {
+  log: FastifyBaseLogger
+  registry: Registry
+  tracing: Tracing
+}
+
 /** The outbox: written in the caller's transaction, delivered after commit, at least once, oldest first. */
-export function createEvents({ log, registry }: { log: FastifyBaseLogger; registry: Registry }): EventService {
+export function createEvents({ log, registry, tracing }: EventsOptions): EventService {
   const handlers: EventHandler[] = []
   const delivering = new Map<string, Promise<void>>()
   const wanted = new Set<string>()
@@ -62,13 +80,17 @@ export function createEvents({ log, registry }: { log: FastifyBaseLogger; regist
     registers: [registry]
   })
   for (const outcome of ['success', 'failure'] as const) delivered.inc({ outcome }, 0)
+  const count = outboxMetrics(registry)
 
-  async function deliver(tenant: Tenant, { id, topic, payload, created_at, attempts }: OutboxRow): Promise<void> {
+  async function deliver(tenant: Tenant, row: OutboxRow): Promise<void> {
+    const { id, topic, payload, created_at, attempts, trace } = row
     const event = { id, topic, payload: JSON.parse(payload), createdAt: created_at }
     for (const handler of handlers) {
       if (handler.topic !== topic) continue
       try {
-        await handler.handle(event, tenant)
+        const attributes = { 'inventory.handler': handler.name, 'inventory.tenant': tenant.id }
+        const span = { kind: 'consumer', parent: trace, attributes } as const
+        await tracing.span(`event ${topic}`, span, () => handler.handle(event, tenant))
         delivered.inc({ outcome: 'success' })
       } catch (error) {
         delivered.inc({ outcome: 'failure' })
@@ -94,7 +116,9 @@ export function createEvents({ log, registry }: { log: FastifyBaseLogger; regist
       wanted.add(tenant.id)
       return
     }
-    const run = drain(tenant)
+    // Not part of the request that wakes it: it delivers what others published, too.
+    const run = tracing
+      .detached(() => drain(tenant))
       .catch((error) => log.error({ err: error, tenant: tenant.id }, 'outbox could not be read'))
       .finally(() => delivering.delete(tenant.id))
     delivering.set(tenant.id, run)
@@ -103,6 +127,7 @@ export function createEvents({ log, registry }: { log: FastifyBaseLogger; regist
   return {
     subscribe: (handler) => void handlers.push(handler),
     wake,
+    count,
     idle: async () => {
       while (delivering.size > 0) await Promise.all(delivering.values())
     },
@@ -113,12 +138,51 @@ export function createEvents({ log, registry }: { log: FastifyBaseLogger; regist
   }
 }
 
+/** As last counted, all tenants. The same rows are counted by every node: a query over nodes takes the maximum. */
+function outboxMetrics(registry: Registry) {
+  const found = new Map<string, { waiting: number; given_up: number; oldest: number }>()
+  const sum = (of: 'waiting' | 'given_up') => [...found.values()].reduce((total, each) => total + each[of], 0)
+  new Gauge({
+    name: 'event_outbox_events',
+    help: 'Events in the outbox, all tenants, as last counted: those that wait, and those given up, which a person has to look at.',
+    labelNames: ['state'] as const,
+    registers: [registry],
+    collect() {
+      this.set({ state: 'waiting' }, sum('waiting'))
+      this.set({ state: 'given_up' }, sum('given_up'))
+    }
+  })
+  new Gauge({
+    name: 'event_outbox_oldest_age_seconds',
+    help: 'Age of the oldest event that waits, as last counted.',
+    registers: [registry],
+    collect() {
+      const now = Date.now()
+      const oldest = Math.min(now, ...[...found.values()].map((each) => each.oldest))
+      this.set((now - oldest) / 1000)
+    }
+  })
+  return async (tenant: Tenant): Promise<void> => {
+    const { waiting, given_up, oldest } = await tenant.db
+      .withTables<CoreTables>()
+      .selectFrom('outbox')
+      .select(({ fn }) => [
+        fn.countAll<number>().filterWhere('claimed_until', '<', NEVER).as('waiting'),
+        fn.countAll<number>().filterWhere('claimed_until', '=', NEVER).as('given_up'),
+        fn.min('created_at').filterWhere('claimed_until', '<', NEVER).as('oldest')
+      ])
+      .executeTakeFirstOrThrow()
+    found.set(tenant.id, { waiting, given_up, oldest: oldest ?? Number.POSITIVE_INFINITY })
+  }
+}
+
 interface OutboxRow {
   id: number
   topic: string
   payload: string
   created_at: number
   attempts: number
+  trace: string | null
 }
 
 /** Takes a batch for this process; `skip locked` lets several nodes share one outbox without waiting for each other. */
@@ -137,7 +201,7 @@ const claim = (tenant: Tenant): Promise<OutboxRow[]> =>
         'in',
         ids.map(({ id }) => id)
       )
-      .returning(['id', 'topic', 'payload', 'created_at', 'attempts'])
+      .returning(['id', 'topic', 'payload', 'created_at', 'attempts', 'trace'])
       .execute()
     return rows.sort((a, b) => a.id - b.id)
   })

@@ -79,6 +79,16 @@ export function registerHealth(app: FastifyInstance, { version, registry }: Heal
       for (const [check, { status }] of Object.entries(await look())) this.set({ check }, status === 'ok' ? 1 : 0)
     }
   })
+  new Gauge({
+    name: 'app_health_check_duration_seconds',
+    help: 'How long the last probe of this health check took.',
+    labelNames: ['check'],
+    registers: [registry],
+    async collect() {
+      for (const [check, { latencyMilliseconds }] of Object.entries(await look()))
+        this.set({ check }, latencyMilliseconds / 1000)
+    }
+  })
   return { add: (check) => void checks.push(check), drain }
 }
 

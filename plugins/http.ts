@@ -5,7 +5,7 @@ import rateLimit from '@fastify/rate-limit'
 import Fastify, { type FastifyInstance } from 'fastify'
 import type { Registry } from 'prom-client'
 import { answerProblem, MethodNotAllowed, RouteNotFound, TooManyRequests } from './errors.js'
-import { countingStore, limitRoutes, networkOf, type RateLimits } from './rate-limits.js'
+import { countingStore, limitMetrics, limitRoutes, networkOf, type RateLimits } from './rate-limits.js'
 import type { RedisLink } from './redis.js'
 
 const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE']
@@ -35,6 +35,7 @@ export async function registerHttp(app: FastifyInstance, options: HttpOptions): 
       exposedHeaders: ['etag', 'location', 'retry-after', 'x-request-id']
     })
   }
+  const refusals = limitMetrics(options.registry)
   await app.register(rateLimit, {
     global: false,
     max: options.requestsPerMinute,
@@ -42,9 +43,10 @@ export async function registerHttp(app: FastifyInstance, options: HttpOptions): 
     keyGenerator: ({ ip }) => networkOf(ip),
     allowList: (request) => request.url.startsWith('/health'),
     store: countingStore(options.redis),
+    onExceeded: () => refusals.inc({ limiter: 'address' }),
     errorResponseBuilder: (_request, { ttl }) => new TooManyRequests({ retryAfterSeconds: Math.ceil(ttl / 1000) })
   })
-  limitRoutes(app, options.rateLimits, options.registry)
+  limitRoutes(app, options.rateLimits, refusals)
   if (options.requestsPerMinute > 0) {
     // Of the whole app and not of each route: otherwise it would run after `authorize`, and never for what that refuses.
     app.addHook('onRequest', app.rateLimit())

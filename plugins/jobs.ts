@@ -9,6 +9,7 @@ import { createRedisQueue, type RedisQueue } from './jobs/redis-queue.js'
 import { type Definition, type JobLog, JobRunner } from './jobs/runner.js'
 import { createJobStore, type JobFilter, type JobPosition, type QueuedJob } from './jobs/store.js'
 import type { TlsIdentity } from './secrets.js'
+import { NO_TRACING, type Tracing } from './tracing.js'
 
 export type { JobFilter, JobPosition } from './jobs/store.js'
 
@@ -42,6 +43,7 @@ export interface JobsOptions {
   queueName: string
   registry: Registry
   log: JobLog
+  tracing?: Tracing
   /** `worker`: a process that does nothing else. */
   mode: 'service' | 'worker'
   /** Jobs at once of each source, this process's own queue and Redis (4). */
@@ -104,6 +106,7 @@ class Service implements JobService {
       node,
       owner: this.#liveness.id,
       log,
+      tracing: options.tracing ?? NO_TRACING,
       metrics: this.#metrics,
       concurrency,
       heartbeatMs: this.#timings.heartbeat,
@@ -141,7 +144,7 @@ class Service implements JobService {
     if (definition === undefined) throw new JobKindUnknown({ kind })
     const store = createJobStore(tenant)
     const node = definition.where === 'local' ? this.#options.node : null
-    const { job, queued } = await store.insert(kind, params, node)
+    const { job, queued } = await store.insert(kind, params, node, (this.#options.tracing ?? NO_TRACING).carrier())
     // Not waited for: the job is durable already, and an answer must not be as slow as a Redis that hangs.
     if (this.#state === 'open') this.#handOver(tenant.id, queued)
     return job

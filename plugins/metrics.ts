@@ -1,17 +1,11 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import fastifyMetrics from 'fastify-metrics'
-import { Counter, collectDefaultMetrics, Gauge, Histogram, type OpenMetricsContentType, Registry } from 'prom-client'
+import { Counter, Gauge, Histogram, type OpenMetricsContentType, Registry } from 'prom-client'
 import { problems } from '../schemas/common.js'
 import { access } from './contracts.js'
 import type { DatabaseEvents, DatabaseServer } from './dialects/dialect.js'
 import type { Tenants } from './tenants.js'
 
-const HTTP_SECONDS = [0.005, 0.01, 0.025, 0.05, 0.087, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
 const DATABASE_SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5]
-/** A query that takes longer counts as slow. */
-const SLOW_SECONDS = 0.25
-/** prom-client's own three that break Prometheus' naming rules (`promtool check metrics` refuses them). */
-const MISNAMED = ['nodejs_active_handles_total', 'nodejs_active_requests_total', 'nodejs_active_resources_total']
 
 /** One registry for each app, never the global one: two apps in one process must work. */
 export function createRegistry(version: string): Registry {
@@ -26,7 +20,8 @@ export function createRegistry(version: string): Registry {
   return registry
 }
 
-export function databaseMetrics(registry: Registry, dialect: string): DatabaseEvents {
+/** `slowSeconds`: a query that takes longer counts as slow. */
+export function databaseMetrics(registry: Registry, dialect: string, slowSeconds: number): DatabaseEvents {
   const queries = new Histogram({
     name: 'db_query_duration_seconds',
     help: 'Query latency.',
@@ -42,7 +37,7 @@ export function databaseMetrics(registry: Registry, dialect: string): DatabaseEv
   })
   const slow = new Counter({
     name: 'db_slow_queries_total',
-    help: `Queries that took over ${SLOW_SECONDS} s.`,
+    help: 'Queries that took longer than SLOW_QUERY_MS.',
     labelNames: ['dialect', 'operation'] as const,
     registers: [registry]
   })
@@ -59,6 +54,20 @@ export function databaseMetrics(registry: Registry, dialect: string): DatabaseEv
     buckets: DATABASE_SECONDS,
     registers: [registry]
   })
+  const waits = new Histogram({
+    name: 'db_wait_seconds',
+    help: 'Wait for a connection of the pool (PostgreSQL), or for the turn to write (SQLite).',
+    labelNames: ['dialect'] as const,
+    buckets: DATABASE_SECONDS,
+    registers: [registry]
+  })
+  const groups = new Histogram({
+    name: 'db_group_commit_transactions',
+    help: 'Transactions that shared one commit, and so one wait for the disk; on PostgreSQL each has its own.',
+    buckets: [1, 2, 4, 8, 16, 32, 64],
+    registers: [registry]
+  })
+  waits.zero({ dialect })
   for (const kind of ERROR_KINDS) errors.inc({ dialect, kind }, 0)
   for (const outcome of ['commit', 'rollback', 'retry']) transactions.inc({ dialect, outcome }, 0)
   for (const operation of ['select', 'insert', 'update', 'delete', 'other']) {
@@ -69,13 +78,15 @@ export function databaseMetrics(registry: Registry, dialect: string): DatabaseEv
   return {
     query: (operation, seconds, error) => {
       queries.observe({ dialect, operation }, seconds)
-      if (seconds > SLOW_SECONDS) slow.inc({ dialect, operation })
+      if (seconds > slowSeconds) slow.inc({ dialect, operation })
       if (error !== undefined) errors.inc({ dialect, kind: errorKind(error) })
     },
     transaction: (outcome, seconds) => {
       transactions.inc({ dialect, outcome })
       if (outcome !== 'retry') durations.observe({ dialect }, seconds)
-    }
+    },
+    waited: (seconds) => waits.observe({ dialect }, seconds),
+    grouped: (transactions) => groups.observe(transactions)
   }
 }
 
@@ -146,69 +157,14 @@ export function databaseGauges(registry: Registry, server: DatabaseServer, tenan
   size('db_wal_size_bytes', 'Write-ahead log size.', 'writeAheadLog')
 }
 
-/** Process metrics, and request counts and times for every route by its template. */
-export async function httpMetrics(app: FastifyInstance, registry: Registry): Promise<void> {
-  collectDefaultMetrics({ register: registry })
-  for (const name of MISNAMED) registry.removeSingleMetric(name)
-  await app.register(fastifyMetrics.default, {
-    endpoint: null,
-    defaultMetrics: { enabled: false },
-    routeMetrics: {
-      enabled: { histogram: true, summary: false },
-      registeredRoutesOnly: true,
-      groupStatusCodes: false,
-      overrides: {
-        histogram: {
-          name: 'http_request_duration_seconds',
-          help: 'HTTP request latency.',
-          buckets: HTTP_SECONDS,
-          registers: [registry]
-        },
-        // Never used, but it is made all the same, and would go to the process-wide registry.
-        summary: { registers: [new Registry()] },
-        labels: { status: 'code' }
-      }
-    }
-  })
-  let inFlight = 0
-  new Gauge({
-    name: 'http_requests_in_flight',
-    help: 'Requests being served.',
-    registers: [registry],
-    collect() {
-      this.set(inFlight)
-    }
-  })
-  const requests = new Counter({
-    name: 'http_requests_total',
-    help: 'HTTP requests answered.',
-    labelNames: ['method', 'route', 'code'] as const,
-    registers: [registry]
-  })
-  const aborted = new Counter({
-    name: 'http_requests_aborted_total',
-    help: 'Requests closed by the client before the reply.',
-    registers: [registry]
-  })
-  app.addHook('onRequest', (_request, _reply, done) => {
-    inFlight++
-    done()
-  })
-  app.addHook('onResponse', (request, reply, done) => {
-    inFlight--
-    requests.inc({ method: request.method, route: request.routeOptions.url ?? 'unmatched', code: reply.statusCode })
-    done()
-  })
-  app.addHook('onRequestAbort', (_request, done) => {
-    aborted.inc()
-    done()
-  })
-}
-
-/** `/metrics` in Prometheus text, or OpenMetrics when asked. Behind `METRICS_TOKEN` when one is set. */
+/**
+ * `/metrics` in Prometheus text, or OpenMetrics when asked. Behind `METRICS_TOKEN` when one is set.
+ * @param gather tells the metrics of this process and its neighbours, where it is one of a cluster
+ */
 export function metricsRoute(
   app: FastifyInstance,
   registry: Registry,
+  gather: ((openMetrics: boolean) => Promise<string>) | undefined,
   allowed: (request: FastifyRequest) => boolean,
   refuse: () => Error
 ): void {
@@ -223,19 +179,29 @@ export function metricsRoute(
   }
   app.get('/metrics', { schema, config: access('public'), logLevel: 'warn' }, async (request, reply: FastifyReply) => {
     if (!allowed(request)) throw refuse()
-    const format =
-      request.headers.accept?.includes('application/openmetrics-text') === true ? openMetrics(registry) : registry
-    return reply.type(format.contentType).send(await format.metrics())
+    const openMetrics = request.headers.accept?.includes('application/openmetrics-text') === true
+    const own = exposed(registry, openMetrics)
+    return reply.type(own.contentType).send(await (gather?.(openMetrics) ?? own.metrics()))
   })
 }
 
-/** The same metrics under the other format: in prom-client the format belongs to the registry, not to the call. */
-function openMetrics(registry: Registry): Registry<OpenMetricsContentType> {
+/** The registry in the format that is asked for. */
+export const exposed = (registry: Registry, openMetrics: boolean) => (openMetrics ? openMetricsOf(registry) : registry)
+
+/** What takes exemplars has to be registered with one of these. */
+export function openRegistry(): Registry<OpenMetricsContentType> {
   const open = new Registry<OpenMetricsContentType>()
   open.setContentType(Registry.OPENMETRICS_CONTENT_TYPE)
+  return open
+}
+
+/** The same metrics under the other format: in prom-client the format belongs to the registry, not to the call. */
+function openMetricsOf(registry: Registry): Registry<OpenMetricsContentType> {
+  const open = openRegistry()
   for (const { name } of registry.getMetricsAsArray()) {
     const metric = registry.getSingleMetric(name)
-    if (metric !== undefined) open.registerMetric(metric)
+    // A counter is written without the end of its name, and prom-client takes that off the counter itself, for ever.
+    if (metric !== undefined) open.registerMetric(metric instanceof Counter ? Object.create(metric) : metric)
   }
   return open
 }

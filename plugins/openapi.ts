@@ -1,6 +1,5 @@
 import { createHash } from 'node:crypto'
 import swagger from '@fastify/swagger'
-import scalar from '@scalar/fastify-api-reference'
 import type { FastifyInstance, FastifySchema, RouteOptions } from 'fastify'
 import { access } from './contracts.js'
 import { NO_BODY } from './validation.js'
@@ -31,6 +30,8 @@ export async function registerOpenApi(app: FastifyInstance, version: string, sho
   app.get('/openapi.json', { schema: { hide: true }, config: access('public') }, async (_request, reply) =>
     reply.send(app.swagger())
   )
+  // Loaded here, since a command of the console would pay a tenth of a second for it.
+  const { default: scalar } = await import('@scalar/fastify-api-reference')
   await app.register(async (docs) => {
     docs.addHook('onSend', (_request, reply, payload, done) => {
       reply.header('content-security-policy', pagePolicy(typeof payload === 'string' ? payload : ''))

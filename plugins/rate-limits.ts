@@ -55,20 +55,25 @@ export function countingStore(redis: RedisLink | null) {
   }
 }
 
+/** `address`: the limit over all classes, for each address. */
+export function limitMetrics(registry: Registry): Counter<'limiter'> {
+  const refusals = new Counter({
+    name: 'http_rate_limited_requests_total',
+    help: 'Requests refused because their caller made too many of that class, or their address too many in all.',
+    labelNames: ['limiter'] as const,
+    registers: [registry]
+  })
+  for (const limiter of ['address', ...LIMIT_CLASSES]) refusals.inc({ limiter }, 0)
+  return refusals
+}
+
 /**
  * Limits each route that is registered from now on by its class, for each user, or for each address where nobody is signed in.
  * After `authorize`, since who asks must be known; a class without a limit costs its routes nothing.
  */
-export function limitRoutes(app: FastifyInstance, limits: RateLimits, registry: Registry): void {
-  const refusals = new Counter({
-    name: 'http_rate_limited_requests_total',
-    help: 'Requests refused because their caller made too many of that class.',
-    labelNames: ['limiter'] as const,
-    registers: [registry]
-  })
+export function limitRoutes(app: FastifyInstance, limits: RateLimits, refusals: Counter<'limiter'>): void {
   const hooks = new Map<LimitClass, onRequestAsyncHookHandler>()
   for (const limitClass of LIMIT_CLASSES) {
-    refusals.inc({ limiter: limitClass }, 0)
     const max = limits[limitClass] ?? 0
     if (max === 0) continue
     const check = app.createRateLimit({

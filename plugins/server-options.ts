@@ -3,6 +3,9 @@ import type { IncomingMessage } from 'node:http'
 import type { Socket } from 'node:net'
 import { type FastifyReply, type FastifyRequest, type FastifyServerOptions, LogController } from 'fastify'
 import { answerProblem } from './errors.js'
+import { loggedError, REDACTED } from './log-redaction.js'
+import { lineFields } from './request-log.js'
+import { NO_TRACING, type Tracing } from './tracing.js'
 
 const REQUEST_ID = /^[\w.:-]{1,128}$/
 const BODY_LIMIT_BYTES = 1024 * 1024
@@ -19,10 +22,11 @@ const BARE_HEADERS = {
 interface ServerSettings {
   logLevel: string
   trustProxy?: string
+  tracing?: Tracing
 }
 
 /** How the server is made, in one place: the service and the tests must not differ. */
-export function serverOptions({ logLevel, trustProxy }: ServerSettings) {
+export function serverOptions({ logLevel, trustProxy, tracing = NO_TRACING }: ServerSettings) {
   return {
     bodyLimit: BODY_LIMIT_BYTES,
     trustProxy: trustProxy ?? false,
@@ -39,15 +43,9 @@ export function serverOptions({ logLevel, trustProxy }: ServerSettings) {
     return503OnClosing: false,
     logger: {
       level: logLevel,
-      // PostgreSQL tells in the detail of an error which row it refused.
-      redact: [
-        'req.headers.authorization',
-        'req.headers.cookie',
-        'headers.authorization',
-        'headers.cookie',
-        'err.detail',
-        'err.where'
-      ]
+      mixin: lineFields(tracing),
+      serializers: { err: loggedError },
+      redact: REDACTED
     },
     frameworkErrors: (error: Error, request: FastifyRequest, reply: FastifyReply) => {
       void reply.headers(BARE_HEADERS).header('x-request-id', request.id)

@@ -1,3 +1,4 @@
+import type { Kysely } from 'kysely'
 import { Value } from 'typebox/value'
 import { TenantId } from '../schemas/common.js'
 import { type AuditService, SYSTEM } from './audit.js'
@@ -7,6 +8,7 @@ import type { DatabaseServer, TenantDatabase } from './dialects/dialect.js'
 import { TenantNameInvalid, TenantNotFound } from './errors.js'
 import { appendToOutbox, type EventService } from './events.js'
 import { migrate } from './migrate.js'
+import { NO_TRACING, type Tracing } from './tracing.js'
 
 export interface TenantsOptions {
   server: DatabaseServer
@@ -14,6 +16,9 @@ export interface TenantsOptions {
   caches: Pick<Caches, 'forTenant' | 'remove'>
   events: EventService
   audit: Pick<AuditService, 'append'>
+  tracing?: Tracing
+  /** Is told what a migration waits for. */
+  notice: (text: string) => void
 }
 
 /** In `single` tenancy there is this one; its database is made at the first start. */
@@ -21,6 +26,11 @@ export const SINGLE_TENANT = 'main'
 
 /** How long a tenant that another process has dropped may still be served here. */
 const COMPARE_MILLISECONDS = 500
+/**
+ * Tenants that are opened at once, and so migrated at once: each takes a connection meanwhile, and the database is busy with few of
+ * them (`npm run bench -- tenants`).
+ */
+const OPENING_MAX = 4
 /** A move between servers waits longer than this before it lets writers in at the new place. */
 const KNOWN_MILLISECONDS = 1_500
 
@@ -35,6 +45,7 @@ export class Tenants {
   readonly #open = new Map<string, Promise<Open>>()
   readonly #ready = new Map<string, Tenant>()
   readonly #sets: MigrationSet[] = []
+  readonly #turn = atMost(OPENING_MAX)
   #comparedAt = 0
   #lookedAt = Number.NEGATIVE_INFINITY
 
@@ -58,7 +69,13 @@ export class Tenants {
 
   /** Every tenant, opened. */
   async all(): Promise<Tenant[]> {
-    return Promise.all((await this.list()).map((id) => this.get(id)))
+    if (this.#outdated()) await this.#forgetDropped()
+    return Promise.all((await this.list()).map(async (id) => (await this.#get(id)).tenant))
+  }
+
+  /** How many this process has open. */
+  get opens(): number {
+    return this.#ready.size
   }
 
   /** Opens and migrates every tenant, so that a failing migration stops the boot and not a request. */
@@ -75,9 +92,15 @@ export class Tenants {
   }
 
   async drop(id: string): Promise<void> {
-    if (!(await this.list()).includes(id)) throw new TenantNotFound({ tenant: id })
+    if (!(await this.#exists(id))) throw new TenantNotFound({ tenant: id })
     this.#forget(id)
     await this.#options.server.drop(id)
+  }
+
+  async #exists(id: string): Promise<boolean> {
+    if (this.#options.tenancy === 'single') return id === SINGLE_TENANT
+    // The name becomes a file's: one that is none must not be looked for.
+    return Value.Check(TenantId, id) && this.#options.server.exists(id)
   }
 
   #forget(id: string): void {
@@ -117,7 +140,7 @@ export class Tenants {
       const { database } = await open.catch(() => ({ database: undefined }))
       if (database === undefined) continue
       // One that is being created may be younger than the list.
-      if (!moved(database) && (existing.has(id) || (await this.list()).includes(id))) continue
+      if (!moved(database) && (existing.has(id) || (await this.#exists(id)))) continue
       this.#forget(id)
       await database.close()
     }
@@ -138,7 +161,7 @@ export class Tenants {
   #get(id: string): Promise<Open> {
     const known = this.#open.get(id)
     if (known !== undefined) return known
-    const opening = this.#openTenant(id)
+    const opening = this.#turn(() => this.#openTenant(id))
     this.#open.set(id, opening)
     // A failure is not remembered: the next request tries again.
     opening.catch(() => this.#open.delete(id))
@@ -146,19 +169,25 @@ export class Tenants {
   }
 
   async #openTenant(id: string): Promise<Open> {
-    const { server, caches, events, audit } = this.#options
-    if (!(await this.list()).includes(id)) throw new TenantNotFound({ tenant: id })
+    const { server, caches, events, audit, notice, tracing = NO_TRACING } = this.#options
+    if (!(await this.#exists(id))) throw new TenantNotFound({ tenant: id })
     const database = await server.open(id)
-    await migrate(database.migrator.db, this.#sets, database.migrator)
+    const { db, schema } = database.migrator
+    await migrate(db, this.#sets, {
+      ...(schema === undefined ? {} : { schema }),
+      notice: (text) => notice(`tenant ${id}: ${text}`)
+    })
     const cache = caches.forTenant(id, database.foreignVersion)
+    const span = { attributes: { 'db.system.name': database.dialect === 'postgres' ? 'postgresql' : 'sqlite' } }
     const tenant: Tenant = {
       id,
       dialect: database.dialect,
       db: database.db,
       cache,
       foreignVersion: database.foreignVersion,
-      transact: (work, options) => transact({ database, cache, audit, wake: () => events.wake(tenant) }, work, options)
+      transact: (work, options) => tracing.span('transaction', span, () => transact(surroundings, work, options))
     }
+    const surroundings = { database, cache, audit, tracing, wake: () => events.wake(tenant) }
     this.#ready.set(id, tenant)
     return { tenant, database }
   }
@@ -168,24 +197,26 @@ interface Surroundings {
   database: TenantDatabase
   cache: TenantCache
   audit: Pick<AuditService, 'append'>
+  tracing: Tracing
   wake(): void
 }
 
 async function transact<R>(
-  { database, cache, audit, wake }: Surroundings,
+  { database, cache, audit, tracing, wake }: Surroundings,
   work: (tx: Transaction) => Promise<R>,
   options: TransactOptions = {}
 ): Promise<R> {
   // Made anew for each attempt: a transaction that is run again must not invalidate or count twice.
   let effects = noEffects()
-  const result = await database.transact(async (db) => {
+  // A group commit runs it where another request waits.
+  const bound = tracing.bind(async (db: Kysely<unknown>) => {
     const current = noEffects()
     effects = current
     const done = await work({
       db,
       publish: async (topic, payload) => {
         current.published = true
-        await appendToOutbox(db, topic, payload)
+        await appendToOutbox(db, topic, payload, tracing.carrier())
       },
       invalidate: (namespace) => void current.namespaces.add(namespace),
       afterCommit: (run) => void current.callbacks.push(run),
@@ -193,7 +224,8 @@ async function transact<R>(
     })
     await audit.append(db, options.agent ?? SYSTEM, current.entries)
     return done
-  }, options)
+  })
+  const result = await database.transact(bound, options)
   for (const namespace of effects.namespaces) cache.invalidate(namespace)
   for (const run of effects.callbacks) run()
   if (effects.published) wake()
@@ -207,3 +239,21 @@ interface Effects {
   published: boolean
 }
 const noEffects = (): Effects => ({ namespaces: new Set(), callbacks: [], entries: [], published: false })
+
+/** Runs what it is given, at most so many at once and in the order given. */
+function atMost(limit: number): <R>(work: () => Promise<R>) => Promise<R> {
+  const waiting: (() => void)[] = []
+  let running = 0
+  return async (work) => {
+    if (running >= limit) await new Promise<void>((resolve) => void waiting.push(resolve))
+    else running++
+    try {
+      return await work()
+    } finally {
+      // A place that becomes free is handed on, so nobody passes those who wait.
+      const next = waiting.shift()
+      if (next === undefined) running--
+      else next()
+    }
+  }
+}

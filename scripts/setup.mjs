@@ -5,7 +5,7 @@
  *
  * usage: node scripts/setup.mjs [--no-build] [--tests]
  *   --no-build  packages only (lint, typecheck)
- *   --tests     the test runner's plugin set as well
+ *   --tests     the packages of development too, though all is built
  */
 import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
@@ -18,14 +18,12 @@ const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const at = (...parts) => join(root, ...parts)
 const say = (line) => process.stderr.write(`${line}\n`)
 const read = (path) => (existsSync(path) ? readFileSync(path, 'utf8') : '')
-const sha256 = (text) => createHash('sha256').update(text).digest('hex')
 
 class SetupError extends Error {}
 
 /** Oldest Node that the dependencies accept; package.json `engines` says the same to npm. */
 const NODE_MIN = [20, 19]
 const BUILD_STAMP = at('dist', '.sources')
-const TAP_STAMP = at('node_modules', '.tap-plugins')
 const SQLITE_BINARY = at('node_modules', 'better-sqlite3', 'build', 'Release', 'better_sqlite3.node')
 
 function checkNode() {
@@ -154,16 +152,6 @@ function build(signature) {
   writeFileSync(BUILD_STAMP, signature)
 }
 
-/** tap writes its Test class for the plugin set of .taprc into its own package, so a fresh installation loses it. */
-const tapSignature = () => sha256(read(at('.taprc')) + read(at('node_modules', '@tapjs', 'test', 'package.json')))
-
-function buildTap(signature) {
-  say('Building the test runner for the plugins of .taprc')
-  const tap = at('node_modules', 'tap', 'dist', 'esm', 'run.mjs')
-  run(process.execPath, [tap, 'build'], () => '`tap build` failed: see the errors above.')
-  writeFileSync(TAP_STAMP, signature)
-}
-
 /** One setup at a time per clone: two `npm ci` in one folder destroy each other's work. */
 async function withLock(work) {
   const path = at('.setup.lock')
@@ -204,8 +192,6 @@ function pendingWork({ tests, noBuild }) {
   if (missing.some(({ dev }) => withDev || !dev)) pending.push(installPackages)
   if (pending.length > 0 || !sqliteLoads()) pending.push(() => sqliteLoads() || rebuildSqlite())
   if (toBuild) pending.push(() => build(signature))
-  if (tests && (pending[0] === installPackages || read(TAP_STAMP) !== tapSignature()))
-    pending.push(() => buildTap(tapSignature()))
   return pending
 }
 

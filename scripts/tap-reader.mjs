@@ -1,5 +1,5 @@
 /**
- * Reads tap's stream: prints one line per test file as it ends, and at the end every failure with its diagnostics.
+ * Reads what test files print: says one line for each as it ends, and at the end every failure with its diagnostics.
  * What is counted is the single assertion, and beside it whatever went wrong without one (a crash, a time-out).
  */
 import { inspect } from 'node:util'
@@ -44,53 +44,62 @@ export function createTapReader(say) {
   const failures = []
   const totals = { passed: 0, skipped: 0, todo: 0 }
 
-  function count(result, path) {
-    if (result.skip) totals.skipped += 1
-    else if (result.todo) totals.todo += 1
-    else if (result.ok) totals.passed += 1
-    else failures.push({ path: [...path, result.name], diag: result.diag })
-  }
+  /** One test file: what its process prints goes to `write`; `end` says how it ended and prints its line. */
+  function open(path) {
+    const file = sourceName(path)
+    const parser = new Parser()
+    const own = []
+    const counts = { passed: 0, skipped: 0, todo: 0 }
 
-  /** Listens to one parser and those below it; `path` names the tests around it, the file first. */
-  function listen(parser, path) {
-    parser.on('child', (child) => listen(child, path.length === 0 ? [sourceName(child.name)] : [...path, child.name]))
-    parser.on('bailout', (reason) => {
-      if (path.length > 0) failures.push({ path: [...path, `bailed out: ${reason}`] })
-    })
-    let failuresBefore = failures.length
-    let passedBefore = totals.passed
-    parser.on('assert', (result) => {
-      const failuresBelow = failures.length - failuresBefore
-      if (path.length === 0) endOfFile(result, { failuresBelow, passedBelow: totals.passed - passedBefore })
-      else if (!result.closingTestPoint) count(result, path)
-      else if (!result.ok && failuresBelow === 0) count(result, path)
-      failuresBefore = failures.length
-      passedBefore = totals.passed
-    })
-  }
+    function count(result, names) {
+      if (result.skip) counts.skipped += 1
+      else if (result.todo) counts.todo += 1
+      else if (result.ok) counts.passed += 1
+      else own.push({ path: [...names, result.name], diag: result.diag })
+    }
 
-  function endOfFile(result, { failuresBelow, passedBelow }) {
-    const file = sourceName(result.name)
-    if (!result.ok && failuresBelow === 0)
-      failures.push({ path: [file, 'the file failed as a whole'], diag: result.diag })
-    if (result.ok && passedBelow + failuresBelow === 0) failures.push({ path: [file, 'the file ran no test'] })
-    const good = result.ok && failuresBelow === 0 && passedBelow > 0
-    const seconds = ((result.time ?? 0) / 1000).toFixed(1)
-    say(`${good ? 'ok    ' : 'not ok'} ${seconds.padStart(6)} s ${String(passedBelow).padStart(6)} passed  ${file}`)
-  }
+    /** Listens to one parser and those below it; `names` are the tests around it, the file first. */
+    function listen(to, names) {
+      to.on('child', (child) => listen(child, [...names, child.name]))
+      to.on('bailout', (reason) => own.push({ path: [...names, `bailed out: ${reason}`] }))
+      let before = own.length
+      to.on('assert', (result) => {
+        // The line that closes a test says something new only where none of its assertions failed.
+        if (!result.closingTestPoint || (!result.ok && own.length === before)) count(result, names)
+        before = own.length
+      })
+    }
+    listen(parser, [file])
 
-  const parser = new Parser()
-  listen(parser, [])
+    return {
+      write: (text) => void parser.write(text),
+      /** `problem` is why the process did not end as it should; `noise` what it wrote on stderr. */
+      end({ problem, seconds, noise }) {
+        parser.end()
+        // A file whose assertions failed ends with 1.
+        if (problem !== undefined && (own.length === 0 || problem !== 'ended with status 1'))
+          own.push({ path: [file, problem] })
+        if (counts.passed + own.length === 0) own.push({ path: [file, 'the file ran no test'] })
+        if (own.length > 0 && noise.trim()) own.at(-1).noise = noise
+        const verdict = own.length === 0 ? 'ok    ' : 'not ok'
+        const passed = String(counts.passed).padStart(6)
+        say(`${verdict} ${seconds.toFixed(1).padStart(6)} s ${passed} passed  ${file}`)
+        for (const name of Object.keys(totals)) totals[name] += counts[name]
+        failures.push(...own)
+      }
+    }
+  }
 
   return {
-    parser,
-    /** Prints what failed and returns the counts. A run that tap itself calls failed is never counted as clean. */
-    finish({ status, signal, noise }) {
+    open,
+    /** Prints what failed and returns the counts. */
+    finish(signal) {
       if (signal) failures.push({ path: [`stopped by ${signal}`] })
-      else if (status !== 0 && failures.length === 0) failures.push({ path: [`tap ended with status ${status}`] })
       else if (totals.passed + failures.length === 0) failures.push({ path: ['no test ran'] })
-      if (failures.length > 0 && noise.trim()) say(`\nThe tests wrote on stderr:\n${indent(noise)}`)
-      for (const failure of failures) say(`\n${describe(failure)}`)
+      for (const failure of failures) {
+        say(`\n${describe(failure)}`)
+        if (failure.noise) say(`\n    The file wrote on stderr:\n${indent(failure.noise)}`)
+      }
       if (failures.length > 0) say('')
       if (totals.skipped + totals.todo > 0) say(`${totals.skipped} skipped, ${totals.todo} to do`)
       return { passed: totals.passed, failed: failures.length }

@@ -1,7 +1,8 @@
 /**
- * Runs the tests under tap on a real PostgreSQL and a real Redis, and ends with the line `N passed, N failed`.
+ * Runs the tests on a real PostgreSQL and a real Redis, and ends with the line `N passed, N failed`. Each file is a program that
+ * prints TAP, run by Node itself: tap's own runner would cost half a second of CPU more for each.
  *
- * usage: node scripts/test.mjs [--coverage] [tap's own options, as --name=value] [files, as test/x.test.ts or just x]
+ * usage: node scripts/test.mjs [--coverage] [--jobs=N] [files, as test/x.test.ts or just x]
  */
 import { spawn } from 'node:child_process'
 import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
@@ -14,6 +15,7 @@ import { createTapReader } from './tap-reader.mjs'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const FILE_TIMEOUT_S = 300
+const JOBS = Math.min(availableParallelism(), 4)
 const STDERR_KEPT_CHARS = 20_000
 const say = (line) => process.stdout.write(`${line}\n`)
 
@@ -41,96 +43,112 @@ function allFiles() {
 }
 
 function parseArguments(argv) {
-  const options = argv.filter((word) => word.startsWith('-') && word !== '--coverage')
+  const known = /^--(coverage|jobs=\d{1,2})$/
+  const unknown = argv.find((word) => word.startsWith('-') && !known.test(word))
+  if (unknown) throw new UsageError(`no option ${unknown}; there are --coverage and --jobs=N`)
   const names = argv.filter((word) => !word.startsWith('-'))
   const files = names.length > 0 ? names.map(compiledFile) : allFiles()
-  return { coverage: argv.includes('--coverage'), options, files }
+  const jobs = Number(argv.find((word) => word.startsWith('--jobs='))?.slice('--jobs='.length) || JOBS)
+  return { coverage: argv.includes('--coverage'), jobs, files }
 }
 
 /** The tests choose their own databases: what the developer's shell names must not be written to. */
 function testEnvironment(services, coverageFolder) {
-  const env = { ...process.env, ...services, ...(coverageFolder && { NODE_V8_COVERAGE: coverageFolder }) }
+  const env = {
+    ...process.env,
+    ...services,
+    // A test of tap may take as long as its file.
+    TAP_TIMEOUT: String(FILE_TIMEOUT_S),
+    ...(coverageFolder && { NODE_V8_COVERAGE: coverageFolder })
+  }
   for (const name of ['DATABASE_URL', 'DATA_DIR', 'MIRROR_URL', 'REDIS_URL']) delete env[name]
   return env
 }
 
-/** Runs tap; resolves to its exit status and to what the tests wrote on stderr, which is shown only after a failure. */
-async function runTap({ options, files, env, reader, onStart }) {
-  const jobs = Math.min(availableParallelism(), 4)
-  const defaults = [
-    '--disable-coverage',
-    '--allow-empty-coverage',
-    '--reporter=tap',
-    `--jobs=${jobs}`,
-    `--timeout=${FILE_TIMEOUT_S}`
-  ]
-  const tap = join(root, 'node_modules', 'tap', 'dist', 'esm', 'run.mjs')
-  const child = spawn(process.execPath, [tap, 'run', ...defaults, ...options, ...files], {
+/** Runs one file; its process leads a group, so that what it started goes with it. */
+async function runFile(file, { env, reader, running }) {
+  const startedAt = performance.now()
+  const child = spawn(process.execPath, ['--enable-source-maps', file], {
     cwd: root,
     env,
     detached: true,
     stdio: ['ignore', 'pipe', 'pipe']
   })
-  onStart(child)
+  running.add(child)
+  const report = reader.open(file)
   let noise = ''
+  child.stdout.setEncoding('utf8').on('data', report.write)
   child.stderr.setEncoding('utf8').on('data', (text) => {
     noise = (noise + text).slice(-STDERR_KEPT_CHARS)
   })
-  child.stdout.pipe(reader.parser)
+  let late = false
+  const timeout = setTimeout(() => {
+    late = true
+    endGroup(child, 'SIGTERM')
+    setTimeout(endGroup, 2000, child, 'SIGKILL').unref()
+  }, FILE_TIMEOUT_S * 1000)
   const [status, signal] = await new Promise((resolve) => child.on('close', (...end) => resolve(end)))
-  return { status: signal ? 1 : status, noise }
+  clearTimeout(timeout)
+  running.delete(child)
+  const ended = signal ? `ended by ${signal}` : status === 0 ? undefined : `ended with status ${status}`
+  const problem = late ? `took longer than ${FILE_TIMEOUT_S} s` : ended
+  report.end({ problem, seconds: (performance.now() - startedAt) / 1000, noise })
+}
+
+/** Runs the files, some at a time, until all are done or `stopped` says so. */
+async function runFiles({ files, jobs, stopped, ...how }) {
+  const waiting = [...files]
+  const runNext = async () => {
+    while (waiting.length > 0 && !stopped()) await runFile(waiting.shift(), how)
+  }
+  await Promise.all(Array.from({ length: jobs }, runNext))
+}
+
+function endGroup(child, signal) {
+  try {
+    process.kill(-child.pid, signal)
+  } catch {
+    // It has ended by itself.
+  }
 }
 
 /**
- * On a signal the whole group of tap goes, tests and their servers included, and the run finishes as a failed one.
- * @returns what to call with tap's process, and which signal came
+ * On a signal the groups of all files that run go, tests and their servers included, and the run finishes as a failed one.
+ * @returns which signal came
  */
-function onSignals() {
+function onSignals(running) {
   let received
-  let tap
-  const end = (signal) => {
-    try {
-      if (tap) process.kill(-tap.pid, signal)
-    } catch {
-      // It has ended by itself.
-    }
-  }
+  const endAll = (signal) => running.forEach((child) => void endGroup(child, signal))
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
     process.on(signal, () => {
       received = signal
-      end('SIGTERM')
-      setTimeout(end, 2000, 'SIGKILL').unref()
+      endAll('SIGTERM')
+      setTimeout(endAll, 2000, 'SIGKILL').unref()
     })
   }
-  const guard = (child) => {
-    tap = child
-  }
-  return { guard, signalled: () => received }
+  return () => received
 }
 
 async function main() {
-  const { coverage, options, files } = parseArguments(process.argv.slice(2))
+  const { coverage, jobs, files } = parseArguments(process.argv.slice(2))
   const started = performance.now()
-  const { guard, signalled } = onSignals()
+  const running = new Set()
+  const signalled = onSignals(running)
   const services = await provideServices(say)
   const coverageFolder = coverage ? mkdtempSync(join(tmpdir(), 'inventory-coverage-')) : undefined
   try {
     for (const note of services.notes) say(note)
     const reader = createTapReader(say)
     const env = testEnvironment(services.env, coverageFolder)
-    const end = { status: 1, noise: '' }
-    if (files.length > 0 && !signalled()) {
-      Object.assign(end, await runTap({ options, files, env, reader, onStart: guard }))
-    }
-    const { passed, failed } = reader.finish({ status: end.status, signal: signalled(), noise: end.noise })
+    await runFiles({ files, jobs, env, reader, running, stopped: signalled })
+    const { passed, failed } = reader.finish(signalled())
     const uncovered = coverageFolder ? await reportCoverage({ root, rawFolder: coverageFolder, say }) : 0
     const seconds = ((performance.now() - started) / 1000).toFixed(1)
     say(`${files.length} files, ${seconds} s`)
     await services.stop()
     say(`${passed} passed, ${failed} failed`)
     if (signalled()) return 128 + constants.signals[signalled()]
-    const clean = end.status === 0 && failed === 0 && passed > 0 && uncovered === 0
-    return clean ? 0 : end.status || 1
+    return failed === 0 && passed > 0 && uncovered === 0 ? 0 : 1
   } finally {
     await services.stop()
     if (coverageFolder) rmSync(coverageFolder, { recursive: true, force: true })

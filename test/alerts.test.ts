@@ -232,8 +232,7 @@ t.test('the compose file mounts what is there, and names variables that the prog
   t.ok(mounted.length >= 5)
   for (const volume of mounted) {
     const path = volume.split(':')[0] ?? ''
-    // The dashboards come from their own sources beside them.
-    t.ok(existsSync(join(ROOT, 'deploy', path)) || path === '../dashboards', path)
+    t.ok(existsSync(join(ROOT, 'deploy', path)), path)
   }
   for (const name of Object.keys(compose.services.worker?.environment ?? {})) {
     t.ok(name.replace(/_FILE$/, '') in Environment.properties, `${name} is a variable of the program`)

@@ -169,14 +169,3 @@ t.test('the service and the worker end when they are told to', async (t) => {
   worker.child.kill('SIGTERM')
   t.match(await worker.ended, { code: 0 })
 })
-
-t.test('the demo tells what a manager wants to know', async (t) => {
-  const { code, stdout, stderr } = await inventory({ DATA_DIR: temporaryFolder(t) }, ['demo', '--no-serve'])
-  t.equal(code, 0)
-  t.equal(stderr, '')
-  t.match(stdout, /Stock: 300 items worth [\d,]+;/)
-  t.match(stdout, /every balance agrees with them/)
-  t.match(stdout, /Runs out first:\n( {2}\S+ .* left, .* days, until \d{4}-\d\d-\d\d \(\S+\)\n){8}/)
-  t.match(stdout, /Moved unusually in the last 60 days: \d+ findings/)
-  t.match(stdout, /Forecasts, 300 series a day: WAPE \d+\.\d %/)
-})

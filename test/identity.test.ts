@@ -628,7 +628,7 @@ t.test('a bad option stops the boot', async (t) => {
 
 t.test('throttle: limits, recovery, spraying, strangers', async (t) => {
   let now = 1_000_000
-  const throttle = createLoginThrottle(null, () => now)
+  const throttle = createLoginThrottle(null, { now: () => now })
   const attempt = { tenant: 'main', username: 'alice', address: '192.0.2.1' }
   const tries = async (count: number, over: (i: number) => Partial<typeof attempt> = () => ({})) =>
     (await Promise.all(Array.from({ length: count }, (_, i) => throttle.take({ ...attempt, ...over(i) })))).filter(

@@ -5,6 +5,7 @@ import { Registry } from 'prom-client'
 import { coreMigrations } from '../migrations/core.js'
 import type { Tenant } from '../plugins/contracts.js'
 import { openDatabaseServer } from '../plugins/database.js'
+import { UNWATCHED } from '../plugins/dialects/dialect.js'
 import { TenantNotFound } from '../plugins/errors.js'
 import { createJobs, type JobsOptions } from '../plugins/jobs.js'
 import { migrate } from '../plugins/migrate.js'
@@ -37,10 +38,7 @@ export interface TestTenants {
 }
 
 export function openTenants(databaseUrl: string): TestTenants {
-  const server = openDatabaseServer(
-    { databaseUrl, tenancy: 'multi', poolSize: 4 },
-    { query: () => {}, transaction: () => {} }
-  )
+  const server = openDatabaseServer({ databaseUrl, tenancy: 'multi', poolSize: 4 }, UNWATCHED)
   const opened = new Map<string, Promise<Tenant>>()
   const open = async (id: string): Promise<Tenant> => {
     if (!(await server.tenants()).includes(id)) throw new TenantNotFound({ tenant: id })

@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import Fastify from 'fastify'
+import { Registry } from 'prom-client'
 import t, { type Test } from 'tap'
 import { createCompute } from '../plugins/compute.js'
 import type { EnterModule, Tenant } from '../plugins/contracts.js'
@@ -481,7 +482,7 @@ t.test('compute: threads that end, die, are killed, and the pool that goes on', 
   )
   const spins = file('spins.mjs', 'export default () => { for (;;); }')
 
-  const compute = createCompute({ threads: 1, memoryMegabytes: 64 })
+  const compute = createCompute({ threads: 1, memoryMegabytes: 64, registry: new Registry() })
   t.same(await compute.run(double, { n: 21 }), { doubled: 42 })
   await t.rejects(compute.run(throws, {}), { name: 'RangeError', message: 'too far' })
   // What waits behind a thread that dies must still run.
@@ -514,5 +515,5 @@ t.test('compute: threads that end, die, are killed, and the pool that goes on', 
   await sleep(100)
   await Promise.all([t.rejects(last, { code: 'COMPUTE_THREAD_LOST' }), compute.close()])
   await t.rejects(compute.run(double, { n: 1 }), { code: 'COMPUTE_THREAD_LOST' })
-  await createCompute({ threads: 1 }).close()
+  await createCompute({ threads: 1, registry: new Registry() }).close()
 })

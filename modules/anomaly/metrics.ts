@@ -27,6 +27,16 @@ export function createAnomalyMetrics(registry: Registry) {
     buckets: [0.01, 0.05, 0.1, 0.5, 1, 5, 15, 30, 60, 300],
     registers
   })
+  const scanned = new Counter({
+    name: 'anomaly_series_scanned_total',
+    help: 'Series of use looked through.',
+    registers
+  })
+  const scannedAt = new Gauge({
+    name: 'anomaly_last_scan_timestamp_seconds',
+    help: 'Unix time of the last look through series by this process; 0 before the first.',
+    registers
+  })
   for (const detector of DETECTORS) for (const severity of SEVERITIES) detections.inc({ detector, severity }, 0)
   for (const verdict of ['confirmed', 'dismissed']) feedback.inc({ verdict }, 0)
   new Gauge({
@@ -46,7 +56,11 @@ export function createAnomalyMetrics(registry: Registry) {
   return {
     detected: (detector: Detector, severity: Severity) => detections.inc({ detector, severity }),
     judged: (verdict: 'confirmed' | 'dismissed') => feedback.inc({ verdict }),
-    scanned: (seconds: number) => scan.observe(seconds),
+    scanned: (series: number, seconds: number) => {
+      scan.observe(seconds)
+      scanned.inc(series)
+      scannedAt.setToCurrentTime()
+    },
     observe: (tenant: string, counts: OpenCounts) => void open.set(tenant, counts)
   }
 }

@@ -95,7 +95,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (
       const tenant = tenantOf(request)
       const startedAt = performance.now()
       const { findings, items } = await scan(tenant, series, request.body, unusualDays)
-      metrics.scanned((performance.now() - startedAt) / 1000)
+      metrics.scanned(items, (performance.now() - startedAt) / 1000)
       const limit = request.body.limit ?? ANSWERED_DEFAULT
       const answered = findings
         .sort(

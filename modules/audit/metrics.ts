@@ -7,6 +7,11 @@ export function createAuditMetrics(registry: Registry) {
     help: 'Audit entries chained into a batch by this process.',
     registers
   })
+  const sealedAt = new Gauge({
+    name: 'audit_last_sealed_timestamp_seconds',
+    help: 'Unix time when this process last looked for entries to chain, and chained them; 0 before the first.',
+    registers
+  })
   const coalesced = new Counter({
     name: 'audit_notes_coalesced_total',
     help: 'Refusals and failures put together with alike ones, because there were too many.',
@@ -34,7 +39,10 @@ export function createAuditMetrics(registry: Registry) {
   })
   const found = new Map<string, number>()
   return {
-    sealed: (count: number) => sealed.inc(count),
+    sealed: (count: number) => {
+      sealed.inc(count)
+      sealedAt.setToCurrentTime()
+    },
     coalesced: (count: number) => coalesced.inc(count),
     lost: (count: number) => lost.inc(count),
     unattributed: (count: number) => unattributed.inc(count),

@@ -14,6 +14,7 @@ import type {
   SharedStore
 } from '../../plugins/contracts.js'
 import { apiTokens, forgetApiTokens, noteUses } from './api-tokens.js'
+import { takeCensus } from './census.js'
 import { identityMetrics } from './metrics.js'
 import type { OidcOptions } from './oidc.js'
 import { oidcRoutes } from './oidc-routes.js'
@@ -53,6 +54,7 @@ const DEFAULTS = { accessTokenTtlSeconds: 900, sessionIdleSeconds: 3_600, sessio
 /** As a service on this machine is found; a passkey for it works in a browser here and nowhere else. */
 const DEFAULT_PUBLIC_URL = 'http://localhost:8083'
 const SESSION_SECONDS_MAX = 31 * 86_400
+const CENSUS_SECONDS = 30
 
 /** Users, sign-in and sign-out; says to the core which tokens no longer count. */
 async function identity(app: FastifyInstance, options: IdentityOptions): Promise<void> {
@@ -64,7 +66,9 @@ async function identity(app: FastifyInstance, options: IdentityOptions): Promise
   const { secondFactor: policy = 'required', publicUrl = DEFAULT_PUBLIC_URL, now = Date.now } = options
   const seal = app.getDecorator<Seal>('seal')
   const secondFactor = createSecondFactors({ seal, policy, publicUrl, now })
-  auth.refuseWhen(noteUses((claims, tenant) => lacksFactor(secondFactor, claims) || isRevoked(claims, tenant)))
+  auth.refuseWhen(
+    noteUses((claims, tenant) => lacksFactor(secondFactor, claims) || metrics.checks(isRevoked(claims, tenant)))
+  )
   auth.accept(apiTokens(secondFactor))
   const context = {
     answers: app.getDecorator<Answers>('answers'),
@@ -72,7 +76,9 @@ async function identity(app: FastifyInstance, options: IdentityOptions): Promise
     audit: app.getDecorator<Audit>('audit'),
     metrics,
     hasher: createPasswordHasher((seconds) => metrics.hashing.observe(seconds)),
-    throttle: createLoginThrottle(app.getDecorator<SharedStore | null>('sharedStore')),
+    throttle: createLoginThrottle(app.getDecorator<SharedStore | null>('sharedStore'), {
+      exhausted: metrics.lockedOut
+    }),
     secondFactor,
     publicUrl,
     accessSeconds: accessTokenTtlSeconds,
@@ -88,7 +94,11 @@ async function identity(app: FastifyInstance, options: IdentityOptions): Promise
   await app.register(passkeyRoutes, context)
   await app.register(linkRoutes, context)
   if (options.oidc !== undefined) await app.register(oidcRoutes, { ...context, oidc: options.oidc, seal })
-  app.getDecorator<Periodic>('periodic').every(3_600, 'sessions', (tenant) =>
+  const periodic = app.getDecorator<Periodic>('periodic')
+  periodic.every(CENSUS_SECONDS, 'identity census', async (tenant) =>
+    metrics.counted(tenant.id, await takeCensus(tenant, context.life))
+  )
+  periodic.every(3_600, 'sessions', (tenant) =>
     tenant.transact(async (tx) => {
       await forgetSessions(tx)
       await forgetApiTokens(tx)

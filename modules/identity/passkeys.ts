@@ -1,13 +1,8 @@
 import { createHash } from 'node:crypto'
-import {
-  generateAuthenticationOptions,
-  generateRegistrationOptions,
-  type PublicKeyCredentialCreationOptionsJSON,
-  type PublicKeyCredentialRequestOptionsJSON,
-  verifyAuthenticationResponse,
-  verifyRegistrationResponse
+import type {
+  PublicKeyCredentialCreationOptionsJSON,
+  PublicKeyCredentialRequestOptionsJSON
 } from '@simplewebauthn/server'
-import { decodeAttestationObject, decodeClientDataJSON } from '@simplewebauthn/server/helpers'
 import type { Seal, Tenant } from '../../plugins/contracts.js'
 import type { User } from '../../schemas/identity.js'
 import type { PasskeyAssertion, PasskeyRegistration } from '../../schemas/identity-accounts.js'
@@ -15,6 +10,10 @@ import { createPasskeyStore, type NewPasskey, type StoredPasskey } from './passk
 
 const PRODUCT = 'Inventory Enterprise'
 const CHALLENGE_SECONDS = 300
+
+/** Loaded at the first passkey, since every start would pay a sixth of a second for it. */
+const webauthn = () => import('@simplewebauthn/server')
+const webauthnHelpers = () => import('@simplewebauthn/server/helpers')
 
 /** Who a challenge was made for: it proves nothing for anything or anybody else. */
 export type Ceremony =
@@ -45,7 +44,7 @@ export function createPasskeys(seal: Seal, publicUrl: string, now: () => number 
   return {
     registrationOptions: async (tenant, { id, username, displayName }) => {
       const held = await createPasskeyStore(tenant.db).ofUser(id)
-      return generateRegistrationOptions({
+      return (await webauthn()).generateRegistrationOptions({
         rpName: PRODUCT,
         rpID: rpId,
         userID: Uint8Array.from(Buffer.from(id)),
@@ -60,7 +59,8 @@ export function createPasskeys(seal: Seal, publicUrl: string, now: () => number 
     },
 
     verifyRegistration: async (tenant, userId, response) => {
-      if (carriesCertificates(response)) return undefined
+      if (await carriesCertificates(response)) return undefined
+      const { verifyRegistrationResponse } = await webauthn()
       const ceremony = { purpose: 'register', userId } as const
       const { clientDataJSON, attestationObject, transports = [] } = response.response
       const attestation = { clientDataJSON, attestationObject }
@@ -76,15 +76,14 @@ export function createPasskeys(seal: Seal, publicUrl: string, now: () => number 
       if (verified?.registrationInfo === undefined) return undefined
       const { credential, credentialBackedUp: isBackedUp } = verified.registrationInfo
       const { id: credentialId, publicKey, counter } = credential
-      const isNew = await tenant.transact((tx) =>
-        createPasskeyStore(tx.db).useChallenge(...challengeOf(clientDataJSON))
-      )
+      const challenge = await challengeOf(clientDataJSON)
+      const isNew = await tenant.transact((tx) => createPasskeyStore(tx.db).useChallenge(...challenge))
       return isNew ? { userId, credentialId, publicKey, counter, transports, isBackedUp } : undefined
     },
 
     secondFactorOptions: async (tenant, userId) => {
       const held = await createPasskeyStore(tenant.db).ofUser(userId)
-      return generateAuthenticationOptions({
+      return (await webauthn()).generateAuthenticationOptions({
         rpID: rpId,
         challenge: challenges.make(tenant.id, { purpose: 'second-factor', userId }),
         timeout: CHALLENGE_SECONDS * 1000,
@@ -93,8 +92,8 @@ export function createPasskeys(seal: Seal, publicUrl: string, now: () => number 
       })
     },
 
-    signInOptions: (tenantId) =>
-      generateAuthenticationOptions({
+    signInOptions: async (tenantId) =>
+      (await webauthn()).generateAuthenticationOptions({
         rpID: rpId,
         challenge: challenges.make(tenantId, { purpose: 'sign-in' }),
         timeout: CHALLENGE_SECONDS * 1000,
@@ -108,6 +107,7 @@ export function createPasskeys(seal: Seal, publicUrl: string, now: () => number 
       const { userHandle, ...assertion } = response.response
       if (ceremony.purpose !== 'sign-in' && ceremony.userId !== userId) return undefined
       if (userHandle != null && Buffer.from(userHandle, 'base64url').toString() !== userId) return undefined
+      const { verifyAuthenticationResponse } = await webauthn()
       const verified = await settled(
         verifyAuthenticationResponse({
           response: { ...ofBrowser(response), response: assertion },
@@ -121,9 +121,10 @@ export function createPasskeys(seal: Seal, publicUrl: string, now: () => number 
       )
       if (verified?.verified !== true) return undefined
       const { newCounter, credentialBackedUp } = verified.authenticationInfo
+      const challenge = await challengeOf(assertion.clientDataJSON)
       const isUsed = await tenant.transact(async (tx) => {
         const store = createPasskeyStore(tx.db)
-        const isNew = await store.useChallenge(...challengeOf(assertion.clientDataJSON))
+        const isNew = await store.useChallenge(...challenge)
         return isNew && (await store.use(id, newCounter, credentialBackedUp))
       })
       return isUsed ? userId : undefined
@@ -150,7 +151,8 @@ const ofBrowser = ({ id, rawId, type }: { id: string; rawId: string; type: 'publ
 /**
  * None is asked for, so a browser sends none; and the library would fetch revocation lists from wherever the certificates say.
  */
-function carriesCertificates({ response }: PasskeyRegistration): boolean {
+async function carriesCertificates({ response }: PasskeyRegistration): Promise<boolean> {
+  const { decodeAttestationObject } = await webauthnHelpers()
   try {
     const decoded = decodeAttestationObject(Uint8Array.from(Buffer.from(response.attestationObject, 'base64url')))
     return !['none', 'packed'].includes(decoded.get('fmt')) || decoded.get('attStmt').get('x5c') !== undefined
@@ -178,7 +180,8 @@ function createChallenges(seal: Seal, now: () => number) {
 }
 
 /** What is written down of a challenge that was answered: from then on it counts no more. */
-function challengeOf(clientDataJSON: string): [hash: string, forgetAt: number] {
+async function challengeOf(clientDataJSON: string): Promise<[hash: string, forgetAt: number]> {
+  const { decodeClientDataJSON } = await webauthnHelpers()
   const hash = createHash('sha256').update(decodeClientDataJSON(clientDataJSON).challenge).digest('base64url')
   return [hash, Date.now() + 2 * CHALLENGE_SECONDS * 1000]
 }

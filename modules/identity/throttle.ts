@@ -2,19 +2,21 @@ import { createHash } from 'node:crypto'
 import { isIPv6 } from 'node:net'
 import { LRUCache } from 'lru-cache'
 import type { SharedStore } from '../../plugins/contracts.js'
+import type { Exhausted } from './metrics.js'
 
 interface Limit {
+  readonly name: Exhausted
   /** Attempts at once. */
   readonly burst: number
   /** One more after each. */
   readonly seconds: number
 }
 /** One user from one address: a few slips, then one try a minute. */
-const PAIR: Limit = { burst: 5, seconds: 60 }
+const PAIR: Limit = { name: 'pair', burst: 5, seconds: 60 }
 /** One address over all users: spraying one password over many names. */
-const ADDRESS: Limit = { burst: 50, seconds: 10 }
+const ADDRESS: Limit = { name: 'address', burst: 50, seconds: 10 }
 /** One user from all addresses: NIST SP 800-63B asks for at most 100 failures in a row. */
-const USER: Limit = { burst: 50, seconds: 30 }
+const USER: Limit = { name: 'user', burst: 50, seconds: 30 }
 const KEPT_MAX = 20_000
 const FAMILIAR_MILLISECONDS = 30 * 86_400_000
 
@@ -36,6 +38,12 @@ export interface LoginAttempt {
   readonly address: string
 }
 
+export interface ThrottleOptions {
+  readonly now?: () => number
+  /** Told when the last attempt of a limit is taken, so that the next one waits. */
+  readonly exhausted?: (limit: Exhausted) => void
+}
+
 export interface LoginThrottle {
   /** Counts an attempt before it is checked, so that many at once count too. 0, or the seconds to wait; a wait counts nothing. */
   take(attempt: LoginAttempt): Promise<number>
@@ -48,8 +56,11 @@ export interface LoginThrottle {
  * this process has closed. An address from which a user signed in before is spared the limit over all addresses, so strangers
  * cannot lock that user out.
  */
-export function createLoginThrottle(shared: SharedStore | null = null, now: () => number = Date.now): LoginThrottle {
-  const own = createBuckets(now)
+export function createLoginThrottle(
+  shared: SharedStore | null = null,
+  { now = Date.now, exhausted = () => {} }: ThrottleOptions = {}
+): LoginThrottle {
+  const own = createBuckets(now, exhausted)
   return {
     take: async (attempt) => {
       const wait = own.take(attempt)
@@ -68,7 +79,7 @@ export function createLoginThrottle(shared: SharedStore | null = null, now: () =
 // A whole second more for a rounding error would be told to the user.
 const wholeSeconds = (wait: number) => (wait > 0 ? Math.max(1, Math.ceil(wait - 0.001)) : 0)
 
-function createBuckets(now: () => number) {
+function createBuckets(now: () => number, exhausted: (limit: Exhausted) => void) {
   const buckets = () => new LRUCache<string, Bucket>({ max: KEPT_MAX })
   const pairs = buckets()
   const addresses = buckets()
@@ -96,7 +107,10 @@ function createBuckets(now: () => number) {
       const claims = claimsOf(attempt).map((claim) => ({ ...claim, left: level(claim) }))
       const wait = Math.max(...claims.map(({ left, limit }) => (left >= 1 ? 0 : (1 - left) * limit.seconds)))
       if (wait > 0) return wait
-      for (const { buckets, key, left } of claims) buckets.set(key, { left: left - 1, at: now() })
+      for (const { buckets, key, left, limit } of claims) {
+        buckets.set(key, { left: left - 1, at: now() })
+        if (left < 2) exhausted(limit.name)
+      }
       return 0
     },
     giveBack: (attempt: LoginAttempt): void => {

@@ -319,12 +319,16 @@ async function postMovements(
       return saved
     })
     metrics.posted(movements, 'import')
+    metrics.imported(
+      'movements',
+      groups.reduce((sum, { rows }) => sum + rows.length, 0)
+    )
     job.progress(Math.min(last, report.rows), report.rows)
   }
 }
 
 async function postItems(
-  _context: unknown,
+  { metrics }: Pick<Context, 'metrics'>,
   job: JobContext<ImportJob>,
   posting: Posting,
   report: ImportReport
@@ -344,6 +348,7 @@ async function postItems(
       tx.invalidate(STOCK_CACHE)
       return changes
     })
+    metrics.imported('items', rows.length)
     report.created += outcome.filter(({ before }) => before === null).length
     report.updated += outcome.filter(({ before }) => before !== null).length
     job.progress(Math.min(last, report.rows), report.rows)

@@ -67,8 +67,9 @@ async function inventory(app: FastifyInstance, options: InventoryOptions): Promi
   const closing = new AbortController()
   app.addHook('preClose', async () => closing.abort())
   periodic.every(PROOF_SECONDS, 'ledger proof', async (tenant) => {
+    const startedAt = performance.now()
     const { mismatches } = await verifyLedger(tenant, closing.signal)
-    context.metrics.verified(tenant.id, mismatches.length)
+    context.metrics.verified(tenant.id, mismatches.length, (performance.now() - startedAt) / 1000)
   })
   const at = (prefix: string) => ({ prefix, ...context })
   await app.register(catalogueRoutes, at('/inventory'))

@@ -1,7 +1,9 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Counter, Gauge, type Registry } from 'prom-client'
 import type { Tenant } from '../../plugins/contracts.js'
-import { type Movement, MovementType } from '../../schemas/inventory.js'
+import { type ImportKind, type Movement, MovementType } from '../../schemas/inventory.js'
 import { createLedgerQueries } from './ledger-queries.js'
+import { upcoming } from './upcoming.js'
 
 const REJECTIONS = {
   INV_INSUFFICIENT_STOCK: 'insufficient_stock',
@@ -12,6 +14,7 @@ const REJECTIONS = {
   INV_STOCK_LIMIT: 'limit'
 } as const
 const SOURCES = ['api', 'import'] as const
+const IMPORT_KINDS: readonly ImportKind[] = ['items', 'movements']
 
 export type InventoryMetrics = ReturnType<typeof createInventoryMetrics>
 
@@ -29,6 +32,18 @@ export function createInventoryMetrics(registry: Registry) {
     labelNames: ['type'] as const,
     registers
   })
+  const lines = new Counter({
+    name: 'inventory_movement_lines_total',
+    help: 'Lines of ledger transactions posted.',
+    labelNames: ['type'] as const,
+    registers
+  })
+  const imported = new Counter({
+    name: 'inventory_import_rows_total',
+    help: 'Rows of uploaded files that were taken in.',
+    labelNames: ['kind'] as const,
+    registers
+  })
   const rejected = new Counter({
     name: 'inventory_rejected_movements_total',
     help: 'Ledger transactions refused by a rule.',
@@ -37,8 +52,10 @@ export function createInventoryMetrics(registry: Registry) {
   })
   for (const type of MovementType.enum) {
     units.inc({ type }, 0)
+    lines.inc({ type }, 0)
     for (const source of SOURCES) movements.inc({ type, source }, 0)
   }
+  for (const kind of IMPORT_KINDS) imported.inc({ kind }, 0)
   for (const reason of new Set(Object.values(REJECTIONS))) rejected.inc({ reason }, 0)
   const verified = new Gauge({
     name: 'inventory_ledger_last_verified_timestamp_seconds',
@@ -50,14 +67,20 @@ export function createInventoryMetrics(registry: Registry) {
     help: 'Balances, totals and values that the last proof found to differ from the moves; must be 0.',
     registers
   })
+  const proof = new Gauge({
+    name: 'inventory_ledger_proof_duration_seconds',
+    help: 'How long the last proof of a ledger took in this process; 0 before the first.',
+    registers
+  })
   const found = new Map<string, number>()
   return {
     posted(posted: readonly Movement[], source: (typeof SOURCES)[number]): void {
-      for (const { type, lines } of posted) {
+      for (const { type, lines: own } of posted) {
         movements.inc({ type, source })
+        lines.inc({ type }, own.length)
         units.inc(
           { type },
-          lines.reduce((sum, line) => sum + line.quantity, 0)
+          own.reduce((sum, line) => sum + line.quantity, 0)
         )
       }
     },
@@ -66,45 +89,55 @@ export function createInventoryMetrics(registry: Registry) {
       const known = Object.entries(REJECTIONS).find(([name]) => name === code)
       if (known !== undefined) rejected.inc({ reason: known[1] })
     },
-    verified(tenant: string, mismatches: number): void {
+    imported: (kind: ImportKind, rows: number) => imported.inc({ kind }, rows),
+    verified(tenant: string, mismatches: number, seconds: number): void {
       verified.set(Date.now() / 1000)
+      proof.set(seconds)
       found.set(tenant, mismatches)
       imbalance.set([...found.values()].reduce((sum, each) => sum + each, 0))
     }
   }
 }
 
-/** Stock by status, summed over the tenants, read when Prometheus asks and kept for a while. */
+const FRESH_MILLISECONDS = 15_000
+/** Longer than this nobody waits for new figures while there are old ones: a scrape must stay quick where tenants are many. */
+const WAIT_MILLISECONDS = 20
+/** Older ones are not told: a graph that stands still looks like stock that does. */
+const OLD_MILLISECONDS = 120_000
+
+/** What is in stock, summed over the tenants, read when Prometheus asks and kept for a while. The same from every node. */
 export function stockGauges(registry: Registry, tenants: () => Promise<Tenant[]>): void {
-  const registers = [registry]
-  const KEEP_MILLISECONDS = 15_000
-  let kept: { at: number; figures: Promise<Awaited<ReturnType<typeof sum>> | undefined> } | undefined
-  const figures = () => {
-    if (kept === undefined || Date.now() - kept.at > KEEP_MILLISECONDS) {
-      // Without the database the other metrics are wanted most: these two are left out then.
-      const asked = sum(tenants).catch(() => {
-        kept = undefined
-        return undefined
-      })
-      kept = { at: Date.now(), figures: asked }
-    }
-    return kept.figures
-  }
-  new Gauge({
-    name: 'inventory_items',
-    help: 'Active items by stock status.',
-    labelNames: ['status'],
-    registers,
-    async collect() {
-      const found = await figures()
-      this.reset()
-      for (const [status, count] of Object.entries(found?.items ?? {})) this.set({ status }, count)
-    }
-  })
+  const figures = kept(() => sum(tenants))
+  const gauge = (name: string, help: string, label: string, read: (found: StockFigures) => Record<string, number>) =>
+    new Gauge({
+      name,
+      help,
+      labelNames: [label],
+      registers: [registry],
+      async collect() {
+        const found = await figures()
+        this.reset()
+        for (const [value, count] of Object.entries(found === undefined ? {} : read(found)))
+          this.set({ [label]: value }, count)
+      }
+    })
+  gauge('inventory_items', 'Active items by stock status.', 'status', ({ items }) => items)
+  gauge(
+    'inventory_expiring_lots',
+    'Lots in stock that have expired, or will within the window, shorter windows included.',
+    'window',
+    ({ expiring }) => expiring
+  )
+  gauge(
+    'inventory_reservations',
+    'Reservations that are open; overdue ones are about to be voided.',
+    'state',
+    ({ reservations }) => reservations
+  )
   new Gauge({
     name: 'inventory_stock_value',
     help: 'Value of stock at moving average cost, in major currency units.',
-    registers,
+    registers: [registry],
     async collect() {
       const found = await figures()
       this.remove()
@@ -113,12 +146,49 @@ export function stockGauges(registry: Registry, tenants: () => Promise<Tenant[]>
   })
 }
 
+/** Without the database the other metrics are wanted most: then these are left out. */
+function kept<T>(read: () => Promise<T>): () => Promise<T | undefined> {
+  let last: { at: number; value: T } | undefined
+  let reading: Promise<void> | undefined
+  const refresh = async () => {
+    try {
+      last = { value: await read(), at: performance.now() }
+    } catch {
+      last = undefined
+    } finally {
+      reading = undefined
+    }
+  }
+  return async () => {
+    const age = () => (last === undefined ? Number.POSITIVE_INFINITY : performance.now() - last.at)
+    if (age() < FRESH_MILLISECONDS) return last?.value
+    reading ??= refresh()
+    await (age() < OLD_MILLISECONDS
+      ? Promise.race([reading, sleep(WAIT_MILLISECONDS, undefined, { ref: false })])
+      : reading)
+    return last?.value
+  }
+}
+
+type StockFigures = Awaited<ReturnType<typeof sum>>
+
 async function sum(tenants: () => Promise<Tenant[]>) {
-  const total = { items: { in: 0, low: 0, out: 0, over: 0 }, stockValue: 0 }
+  const total = {
+    items: { in: 0, low: 0, out: 0, over: 0 },
+    stockValue: 0,
+    expiring: { expired: 0, '7d': 0, '30d': 0, '90d': 0 },
+    reservations: { open: 0, overdue: 0 }
+  }
+  const add = <K extends string>(into: Record<K, number>, found: Readonly<Record<K, number>>, keys: readonly K[]) => {
+    for (const key of keys) into[key] += found[key]
+  }
   for (const tenant of await tenants()) {
     const { items, stockValue } = await createLedgerQueries(tenant.db).headline()
-    for (const status of ['in', 'low', 'out', 'over'] as const) total.items[status] += items[status]
     total.stockValue += stockValue
+    add(total.items, items, ['in', 'low', 'out', 'over'])
+    const { expiring, reservations } = await upcoming(tenant.db, Date.now())
+    add(total.expiring, expiring, ['expired', '7d', '30d', '90d'])
+    add(total.reservations, reservations, ['open', 'overdue'])
   }
   return total
 }

@@ -141,8 +141,9 @@ export const ledgerRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { an
     },
     async (request, reply) => {
       const tenant = tenantOf(request)
+      const startedAt = performance.now()
       const result = await createLedgerQueries(tenant.db).verify()
-      metrics.verified(tenant.id, result.mismatches.length)
+      metrics.verified(tenant.id, result.mismatches.length, (performance.now() - startedAt) / 1000)
       return reply.header('cache-control', 'no-store').send(result)
     }
   )

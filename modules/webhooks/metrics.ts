@@ -3,9 +3,17 @@ import type { AttemptOutcome, DisabledReason } from '../../schemas/webhooks.js'
 
 const OUTCOMES: AttemptOutcome[] = ['success', 'status', 'timeout', 'network', 'refused']
 
+/** Of one tenant. */
+export interface WebhookCounts {
+  readonly active: number
+  readonly disabled: number
+  readonly waiting: number
+}
+
 export function createWebhookMetrics(registry: Registry) {
   const registers = [registry]
-  const waiting = new Map<string, number>()
+  const counts = new Map<string, WebhookCounts>()
+  const sum = (of: keyof WebhookCounts) => [...counts.values()].reduce((total, each) => total + each[of], 0)
   const attempts = new Counter({
     name: 'webhook_attempts_total',
     help: 'Webhook messages sent, by outcome.',
@@ -36,7 +44,16 @@ export function createWebhookMetrics(registry: Registry) {
     help: 'Webhook messages that wait for their next attempt, as last counted.',
     registers,
     collect() {
-      this.set([...waiting.values()].reduce((sum, count) => sum + count, 0))
+      this.set(sum('waiting'))
+    }
+  })
+  new Gauge({
+    name: 'webhooks',
+    help: 'Webhooks by whether they are served, as last counted.',
+    labelNames: ['state'] as const,
+    registers,
+    collect() {
+      for (const state of ['active', 'disabled'] as const) this.set({ state }, sum(state))
     }
   })
   return {
@@ -46,7 +63,7 @@ export function createWebhookMetrics(registry: Registry) {
     },
     died: (count: number) => dead.inc(count),
     disabled: (reason: DisabledReason) => disabled.inc({ reason }),
-    observe: (tenant: string, count: number) => void waiting.set(tenant, count)
+    observe: (tenant: string, found: WebhookCounts) => void counts.set(tenant, found)
   }
 }
 export type WebhookMetrics = ReturnType<typeof createWebhookMetrics>

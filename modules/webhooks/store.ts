@@ -107,6 +107,15 @@ export function createWebhookStore(database: Kysely<unknown>) {
       return total
     },
 
+    /** Those that are served, and those that are not any more. */
+    counts: async (): Promise<{ active: number; disabled: number }> => {
+      const { total, disabled } = await db
+        .selectFrom('webhooks')
+        .select(({ fn }) => [fn.countAll<number>().as('total'), fn.count<number>('disabled_reason').as('disabled')])
+        .executeTakeFirstOrThrow()
+      return { active: total - disabled, disabled }
+    },
+
     page: (limit: number, after: string | undefined): Promise<StoredWebhook[]> => {
       const query = db.selectFrom('webhooks').selectAll().orderBy('id').limit(limit)
       return (after === undefined ? query : query.where('id', '>', after)).execute()

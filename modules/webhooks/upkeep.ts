@@ -1,7 +1,7 @@
 import type { Seal, Tenant } from '../../plugins/contracts.js'
 import type { WebhookMetrics } from './metrics.js'
 import { renewSecrets } from './secrets.js'
-import { createDeliveryStore, NAMESPACE } from './store.js'
+import { createDeliveryStore, createWebhookStore, NAMESPACE } from './store.js'
 
 const KEPT_MILLISECONDS = 30 * 86_400_000
 
@@ -20,4 +20,7 @@ export async function tidy(tenant: Tenant, seal: Seal, metrics: WebhookMetrics, 
 }
 
 export const countWaiting = async (tenant: Tenant, metrics: WebhookMetrics) =>
-  metrics.observe(tenant.id, await createDeliveryStore(tenant.db, tenant.dialect).waiting())
+  metrics.observe(tenant.id, {
+    ...(await createWebhookStore(tenant.db).counts()),
+    waiting: await createDeliveryStore(tenant.db, tenant.dialect).waiting()
+  })

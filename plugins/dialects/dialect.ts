@@ -1,4 +1,4 @@
-import { HandleEmptyInListsPlugin, type Kysely, replaceWithNoncontingentExpression } from 'kysely'
+import { type CompiledQuery, HandleEmptyInListsPlugin, type Kysely, replaceWithNoncontingentExpression } from 'kysely'
 import type { Dialect, TransactOptions } from '../contracts.js'
 
 /** What a transaction needs from the core while it runs; the tenant layer turns it into outbox rows and invalidations. */
@@ -24,6 +24,7 @@ export interface DatabaseServer {
   readonly dialect: Dialect
   /** The names of the tenants that exist. */
   tenants(): Promise<string[]>
+  exists(tenant: string): Promise<boolean>
   create(tenant: string): Promise<void>
   drop(tenant: string): Promise<void>
   open(tenant: string): Promise<TenantDatabase>
@@ -32,13 +33,44 @@ export interface DatabaseServer {
   /** Answers within a short bound or rejects. */
   ping(): Promise<void>
   pool(): { idle: number; active: number; waiting: number; max: number }
+  /** What the engine counts of itself, for Prometheus. Cheap; rejects where it does not answer. */
+  statistics(): Promise<DatabaseStatistics>
   close(): Promise<void>
 }
 
-export interface DatabaseEvents {
-  query(operation: string, seconds: number, error?: unknown): void
-  transaction(outcome: 'commit' | 'rollback' | 'retry', seconds: number): void
+/** How the engine would run a query, line by line, without running it and without its values. */
+export type Explain = (query: CompiledQuery) => Promise<readonly string[]>
+
+export interface DatabaseStatistics {
+  /** Times that what is in the write-ahead log was written back. */
+  readonly checkpoints: number
+  /** SQLite: what the files hold and do not use. */
+  readonly freeBytes?: number
+  readonly server?: PostgresStatistics
 }
+
+/** Of this database on its server, whoever uses it. */
+export interface PostgresStatistics {
+  readonly connections: { readonly active: number; readonly idle: number; readonly in_transaction: number }
+  readonly connectionsMax: number
+  readonly lockWaiters: number
+  readonly oldestTransactionSeconds: number
+  readonly deadlocks: number
+  readonly blocks: { readonly memory: number; readonly disk: number }
+  readonly temporaryBytes: number
+}
+
+export interface DatabaseEvents {
+  query(operation: string, seconds: number, error: unknown, query: CompiledQuery, explain: Explain): void
+  transaction(outcome: 'commit' | 'rollback' | 'retry', seconds: number): void
+  /** For a connection of the pool (PostgreSQL), or for the turn to write (SQLite). */
+  waited(seconds: number): void
+  /** How many transactions shared one commit (SQLite). */
+  grouped(transactions: number): void
+}
+
+/** For a database that nobody watches. */
+export const UNWATCHED: DatabaseEvents = { query() {}, transaction() {}, waited() {}, grouped() {} }
 
 /** `x in ()` is an error on PostgreSQL and nothing on SQLite; an empty list holds nothing, on both. */
 export const PLUGINS = [new HandleEmptyInListsPlugin({ strategy: replaceWithNoncontingentExpression })]

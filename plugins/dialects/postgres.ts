@@ -11,6 +11,8 @@ import {
 import pg from 'pg'
 import type { TlsIdentity } from '../secrets.js'
 import { type DatabaseEvents, type DatabaseServer, PLUGINS, type RawTransact, type TenantDatabase } from './dialect.js'
+import { explainAt } from './postgres-explain.js'
+import { createStatistics } from './postgres-statistics.js'
 import { observe } from './sqlite.js'
 
 const RETRIES_MAX = 5
@@ -35,19 +37,31 @@ interface PostgresServerOptions {
 /** PostgreSQL: a schema is a tenant, over one shared pool. */
 export function postgresServer(options: PostgresServerOptions): DatabaseServer {
   const { url, tls, poolSize, events, schemaPrefix = SCHEMA_PREFIX } = options
-  const pool = new pg.Pool({
+  const connection = {
     connectionString: tls === undefined ? url : withoutTlsParameters(url),
     ...(tls === undefined ? {} : { ssl: { ...tls, rejectUnauthorized: true } }),
-    max: poolSize,
     connectionTimeoutMillis: 5_000,
-    application_name: 'inventory-enterprise',
-    types: { getTypeParser }
-  })
+    application_name: 'inventory-enterprise'
+  }
+  const pool = new pg.Pool({ ...connection, max: poolSize, types: { getTypeParser } })
   // An idle connection that breaks (server restart) must not end the process; the next checkout makes a new one.
   pool.on('error', () => {})
   // One that breaks between two statements of a transaction says so too; the statement that follows fails and tells the caller.
   pool.on('connect', (client) => void client.on('error', () => {}))
-  const root = new Kysely<unknown>({ dialect: new PostgresDialect({ pool }), log: observe(events), plugins: PLUGINS })
+  const waits = {
+    connect: async () => {
+      const askedAt = performance.now()
+      try {
+        return await pool.connect()
+      } finally {
+        events.waited((performance.now() - askedAt) / 1000)
+      }
+    },
+    end: () => pool.end()
+  }
+  const dialect = new PostgresDialect({ pool: waits })
+  const log = observe(events, explainAt(connection))
+  const root = new Kysely<unknown>({ dialect, log, plugins: PLUGINS })
   return {
     dialect: 'postgres',
     tenants: async () => {
@@ -57,11 +71,20 @@ export function postgresServer(options: PostgresServerOptions): DatabaseServer {
       )
       return rows.map(({ name }) => name.slice(schemaPrefix.length))
     },
+    exists: async (tenant) => {
+      const { rows } = await sql`select from pg_namespace where nspname = ${schemaPrefix + tenant}`.execute(root)
+      return rows.length > 0
+    },
     create: async (tenant) => {
-      await root.schema
-        .createSchema(schemaPrefix + tenant)
-        .ifNotExists()
-        .execute()
+      const make = () =>
+        root.schema
+          .createSchema(schemaPrefix + tenant)
+          .ifNotExists()
+          .execute()
+      // Of two nodes that make it at once one is told that the other has, in spite of `if not exists`.
+      await make().catch((error) => {
+        if (!(error instanceof pg.DatabaseError) || !/^(23505|42P06)$/.test(error.code ?? '')) throw error
+      })
     },
     drop: async (tenant) => {
       await root.schema
@@ -85,6 +108,7 @@ export function postgresServer(options: PostgresServerOptions): DatabaseServer {
       waiting: pool.waitingCount,
       max: poolSize
     }),
+    statistics: createStatistics(pool),
     close: () => root.destroy()
   }
 }

@@ -1,4 +1,14 @@
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs'
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readSync,
+  rmSync,
+  statSync
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -15,7 +25,14 @@ import {
 import { LRUCache } from 'lru-cache'
 import type { TransactOptions } from '../contracts.js'
 import { DatabaseBusy } from '../errors.js'
-import { type DatabaseEvents, type DatabaseServer, PLUGINS, type RawTransact, type TenantDatabase } from './dialect.js'
+import {
+  type DatabaseEvents,
+  type DatabaseServer,
+  type Explain,
+  PLUGINS,
+  type RawTransact,
+  type TenantDatabase
+} from './dialect.js'
 
 const BUSY_TIMEOUT_MS = 5_000
 const BUSY_RETRY_MS = 10
@@ -62,7 +79,7 @@ type Synchronous = 'FULL' | 'OFF'
 function fileServer(path: string, multi: boolean, events: DatabaseEvents, synchronous: Synchronous): DatabaseServer {
   const folder = tenantsFolder(path)
   const fileOf = (tenant: string) => tenantFile(path, multi, tenant)
-  const open = new Map<string, TenantDatabase>()
+  const open = new Map<string, SqliteDatabase>()
   mkdirSync(multi ? folder : dirname(path), { recursive: true, mode: 0o700 })
   return {
     dialect: 'sqlite',
@@ -73,6 +90,7 @@ function fileServer(path: string, multi: boolean, events: DatabaseEvents, synchr
             .map((name) => name.slice(0, -'.sqlite'.length))
             .sort()
         : ['main'],
+    exists: async (tenant) => existsSync(fileOf(tenant)),
     create: async (tenant) => {
       if (!existsSync(fileOf(tenant))) new Sqlite(fileOf(tenant)).close()
     },
@@ -82,7 +100,7 @@ function fileServer(path: string, multi: boolean, events: DatabaseEvents, synchr
     },
     open: async (tenant) => {
       const file = openFile(fileOf(tenant), events, synchronous)
-      const opened: TenantDatabase = {
+      const opened: SqliteDatabase = {
         ...file,
         close: async () => {
           if (open.get(tenant) === opened) open.delete(tenant)
@@ -97,22 +115,35 @@ function fileServer(path: string, multi: boolean, events: DatabaseEvents, synchr
       await tenant?.db.executeQuery(CompiledQuery.raw('select 1'))
     },
     pool: () => ({ idle: open.size, active: 0, waiting: 0, max: open.size }),
+    statistics: async () => {
+      const files = [...open.values()].map((each) => each.fileStatistics())
+      return {
+        checkpoints: files.reduce((sum, each) => sum + each.checkpoints, 0),
+        freeBytes: files.reduce((sum, each) => sum + each.freeBytes, 0)
+      }
+    },
     close: async () => {
       for (const tenant of [...open.values()]) await tenant.close()
     }
   }
 }
 
-function openFile(path: string, events: DatabaseEvents, synchronous: Synchronous): TenantDatabase {
+interface SqliteDatabase extends TenantDatabase {
+  fileStatistics(): { checkpoints: number; freeBytes: number }
+}
+
+function openFile(path: string, events: DatabaseEvents, synchronous: Synchronous): SqliteDatabase {
   // A second connection reads the last committed state while a group of writes is open on the first.
   const writer = connect(path, synchronous)
   const reader = connect(path, synchronous)
   reader.pragma('query_only = ON')
-  const log = observe(events)
+  const log = observe(events, explainOn(reader))
   const writerDb = new Kysely<unknown>({ dialect: new Dialect(writer), log, plugins: PLUGINS })
   const readerDb = new Kysely<unknown>({ dialect: new Dialect(reader), log, plugins: PLUGINS })
   const exclusive = mutex()
   const dataVersion = writer.prepare('pragma data_version').pluck()
+  const freePages = reader.prepare('pragma freelist_count').pluck()
+  const pageSize = Number(reader.pragma('page_size', { simple: true }))
   return {
     dialect: 'sqlite',
     db: readerDb,
@@ -120,6 +151,7 @@ function openFile(path: string, events: DatabaseEvents, synchronous: Synchronous
     migrator: { db: writerDb },
     foreignVersion: () => Number(dataVersion.get()),
     sizeBytes: async () => ({ database: sizeOf(path), writeAheadLog: sizeOf(`${path}-wal`) }),
+    fileStatistics: () => ({ checkpoints: restartsOf(`${path}-wal`), freeBytes: Number(freePages.get()) * pageSize }),
     close: () =>
       exclusive(async () => {
         await writerDb.destroy()
@@ -133,10 +165,26 @@ function openFile(path: string, events: DatabaseEvents, synchronous: Synchronous
 
 const sizeOf = (path: string) => (existsSync(path) ? statSync(path).size : 0)
 
+/** https://www.sqlite.org/fileformat.html#the_wal_file_format: the log counts in its header how often it began anew, all written back. */
+const WAL_RESTARTS = { offset: 12, bytes: 4 }
+function restartsOf(path: string): number {
+  if (sizeOf(path) < WAL_RESTARTS.offset + WAL_RESTARTS.bytes) return 0
+  const file = openSync(path, 'r')
+  try {
+    const count = Buffer.alloc(WAL_RESTARTS.bytes)
+    readSync(file, count, 0, WAL_RESTARTS.bytes, WAL_RESTARTS.offset)
+    return count.readUInt32BE()
+  } finally {
+    closeSync(file)
+  }
+}
+
 function connect(path: string, synchronous: Synchronous): Sqlite.Database {
-  // Waiting inside SQLite would block the event loop, so the wait is ours (see `whenFree`); reads never wait under WAL.
-  const db = new Sqlite(path, { timeout: 0 })
+  // Another process may be making the same file.
+  const db = new Sqlite(path, { timeout: BUSY_TIMEOUT_MS })
   db.pragma('journal_mode = WAL')
+  // From here on waiting inside SQLite would block the event loop, so the wait is ours (see `whenFree`); reads never wait under WAL.
+  db.pragma('busy_timeout = 0')
   db.pragma(`synchronous = ${synchronous}`)
   db.pragma('foreign_keys = ON')
   // Pages that many transactions touch are written back once: a checkpoint costs two fsyncs and every page it moves.
@@ -195,10 +243,20 @@ class Dialect extends SqliteDialect {
   }
 }
 
-export const observe = (events: DatabaseEvents) => (event: LogEvent) => {
+export const observe = (events: DatabaseEvents, explain: Explain) => (event: LogEvent) => {
   const operation = OPERATIONS[event.query.query.kind] ?? 'other'
-  events.query(operation, event.queryDurationMillis / 1000, event.level === 'error' ? event.error : undefined)
+  const error = event.level === 'error' ? event.error : undefined
+  events.query(operation, event.queryDurationMillis / 1000, error, event.query, explain)
 }
+
+/** On the connection that reads, so never inside a transaction. Its plans name columns and no values. */
+const explainOn =
+  (reader: Sqlite.Database): Explain =>
+  async ({ sql, parameters }) =>
+    reader
+      .prepare<unknown[], { id: number; parent: number; detail: string }>(`explain query plan ${sql}`)
+      .all(parameters.map(() => null))
+      .map(({ detail }) => detail)
 
 const OPERATIONS: Record<string, string> = {
   SelectQueryNode: 'select',
@@ -219,6 +277,7 @@ function mutex() {
 
 interface Pending {
   readonly relaxed: boolean
+  readonly since: number
   run(db: Kysely<unknown>): Promise<void>
   settle(failure?: unknown): void
 }
@@ -259,6 +318,8 @@ function groupCommit(
       for (const member of group) finish('rollback', member, error)
       return
     }
+    const begunAt = performance.now()
+    for (const { since } of group) events.waited((begunAt - since) / 1000)
     const succeeded: Pending[] = []
     for (const member of group) {
       try {
@@ -279,6 +340,7 @@ function groupCommit(
       for (const member of succeeded) finish('rollback', member, error)
       return
     }
+    events.grouped(succeeded.length)
     for (const member of succeeded) finish('commit', member)
   }
 
@@ -299,6 +361,7 @@ function groupCommit(
       let result: { value: R } | undefined
       queue.push({
         relaxed: durability === 'relaxed',
+        since: performance.now(),
         run: async (connection) => {
           result = { value: await work(connection) }
         },

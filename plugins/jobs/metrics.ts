@@ -1,6 +1,7 @@
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
 
 const RUN_SECONDS = [0.1, 0.5, 1, 5, 15, 30, 60, 300, 900, 3600]
+const WAIT_SECONDS = [0.05, 0.25, 1, 5, 30, 120, 600]
 const OUTCOMES = ['success', 'failure', 'cancelled'] as const
 export type Outcome = (typeof OUTCOMES)[number]
 
@@ -24,6 +25,12 @@ export function createJobMetrics(registry: Registry) {
     name: 'job_run_duration_seconds',
     help: 'Background run time.',
     buckets: RUN_SECONDS,
+    ...common
+  })
+  const waits = new Histogram({
+    name: 'job_wait_seconds',
+    help: 'Time from the start of a job by its caller until a process took it.',
+    buckets: WAIT_SECONDS,
     ...common
   })
   const lastSuccess = new Gauge({
@@ -54,11 +61,14 @@ export function createJobMetrics(registry: Registry) {
       tasks.add(task)
       for (const outcome of OUTCOMES) runs.inc({ task, outcome }, 0)
       seconds.zero({ task })
+      waits.zero({ task })
       retries.inc({ task }, 0)
       for (const gauge of [lastSuccess, inProgress, depth, oldestAge]) gauge.set({ task }, 0)
     },
-    started(task: string): void {
+    /** `waited` only where it is taken for the first time. */
+    started(task: string, waited?: number): void {
       inProgress.inc({ task })
+      if (waited !== undefined) waits.observe({ task }, Math.max(0, waited))
     },
     left(task: string): void {
       inProgress.dec({ task })

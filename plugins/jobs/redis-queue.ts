@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { Queue, Worker } from 'bullmq'
+import type { Queue, Worker } from 'bullmq'
 import { Redis, type RedisOptions } from 'ioredis'
 import { hearAllErrors, tlsOptions } from '../redis.js'
 import type { TlsIdentity } from '../secrets.js'
@@ -48,15 +48,14 @@ export function createRedisQueue(options: RedisQueueOptions): RedisQueue {
   const connect = (behaviour: RedisOptions) =>
     hearAllErrors(new Redis(url, { ...secured, ...behaviour, retryStrategy }))
   const producer = connect({ enableOfflineQueue: false, maxRetriesPerRequest: 1 })
-  const queue = new Queue<Payload>(name, { connection: producer })
   const consumer = options.consume ? connect({ maxRetriesPerRequest: null }) : undefined
+  let queue: Queue<Payload> | undefined
   let worker: Worker<Payload> | undefined
   let pausedUntil = 0
   let up = false
   // Connection errors repeat at each attempt; that Redis went away is said once, below.
   const ignore = (err: unknown) => log.debug({ err }, 'job queue')
 
-  queue.on('error', ignore)
   producer.on('error', ignore)
   consumer?.on('error', ignore)
   producer.on('ready', () => {
@@ -73,8 +72,12 @@ export function createRedisQueue(options: RedisQueueOptions): RedisQueue {
 
   return {
     async open() {
+      // Loaded here, since whoever has no Redis would pay a quarter of a second for it at each start.
+      const bullmq = await import('bullmq')
+      queue = new bullmq.Queue<Payload>(name, { connection: producer })
+      queue.on('error', ignore)
       if (consumer !== undefined) {
-        worker = new Worker<Payload>(name, ({ data }) => options.run(data.tenant, data.jobId), {
+        worker = new bullmq.Worker<Payload>(name, ({ data }) => options.run(data.tenant, data.jobId), {
           connection: consumer,
           concurrency
         })
@@ -86,7 +89,7 @@ export function createRedisQueue(options: RedisQueueOptions): RedisQueue {
     },
 
     async add(tenant, { id, kind, queuedAt }) {
-      if (!up || performance.now() < pausedUntil) return false
+      if (queue === undefined || !up || performance.now() < pausedUntil) return false
       const added = queue.add(
         kind,
         { tenant, jobId: id },
@@ -112,7 +115,7 @@ export function createRedisQueue(options: RedisQueueOptions): RedisQueue {
 
     async close() {
       up = false
-      await Promise.race([queue.close().catch(ignore), sleep(CLOSE_MS)])
+      await Promise.race([queue?.close().catch(ignore), sleep(CLOSE_MS)])
       producer.disconnect()
     }
   }

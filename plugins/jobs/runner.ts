@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { JobContext, Tenant } from '../contracts.js'
 import { JobFailed } from '../errors.js'
 import { Problem } from '../problem.js'
+import type { Tracing } from '../tracing.js'
 import type { JobMetrics } from './metrics.js'
 import { type ClaimedJob, createJobStore, type Ending, type JobStore, type Progress, type QueuedJob } from './store.js'
 
@@ -28,6 +29,7 @@ export interface RunnerOptions {
   /** Names this process in its claims. */
   readonly owner: string
   readonly log: JobLog
+  readonly tracing: Tracing
   readonly metrics: JobMetrics
   readonly concurrency: number
   readonly heartbeatMs: number
@@ -96,7 +98,10 @@ export class JobRunner {
   /** Runs a job now unless another runner has it. Resolves when it has ended; its failure is stored, never thrown. */
   execute(tenant: string, id: string): Promise<void> {
     if (this.#closing) return Promise.resolve()
-    const execution = this.#execute(tenant, id).finally(() => this.#executions.delete(execution))
+    // It may be a request that hands it over; what it belongs to is in its row.
+    const execution = this.#options.tracing
+      .detached(() => this.#execute(tenant, id))
+      .finally(() => this.#executions.delete(execution))
     this.#executions.add(execution)
     return execution
   }
@@ -147,12 +152,12 @@ export class JobRunner {
     }
     this.#running.set(job.claim, run)
     this.#poll ??= setInterval(() => void this.#watch(), this.#options.pollMs)
-    metrics.started(job.kind)
+    metrics.started(job.kind, job.attempts === 1 ? (Date.now() - job.createdAt) / 1000 : undefined)
     log.debug({ tenant: tenantId, job: id, task: job.kind }, 'job started')
     try {
       // Stopped while it was being claimed.
       if (this.#closing) await this.#release(run)
-      else await this.#settle(run, await outcomeOf(definition, this.#contextOf(run)))
+      else await this.#settle(run, await outcomeOf(() => this.#traced(run, definition)))
     } catch (err) {
       log.error({ err, tenant: tenantId, job: id }, 'the end of a job could not be written')
     } finally {
@@ -164,6 +169,13 @@ export class JobRunner {
         this.#poll = undefined
       }
     }
+  }
+
+  #traced(run: Run, definition: Definition): Promise<unknown> {
+    const { job, tenant } = run
+    const attributes = { 'inventory.job': job.id, 'inventory.tenant': tenant.id }
+    const span = { kind: 'consumer', parent: job.trace, attributes } as const
+    return this.#options.tracing.span(`job ${job.kind}`, span, () => definition.run(this.#contextOf(run)))
   }
 
   #contextOf(run: Run): JobContext<string> {
@@ -273,9 +285,9 @@ const OUTCOME_OF = { succeeded: 'success', failed: 'failure', cancelled: 'cancel
 
 type Outcome = { json: string | undefined } | { error: unknown }
 
-async function outcomeOf(definition: Definition, context: JobContext<string>): Promise<Outcome> {
+async function outcomeOf(work: () => Promise<unknown>): Promise<Outcome> {
   try {
-    return { json: JSON.stringify(await definition.run(context)) }
+    return { json: JSON.stringify(await work()) }
   } catch (error) {
     return { error }
   }

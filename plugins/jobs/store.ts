@@ -23,6 +23,8 @@ type JobTable = {
   created_at: number
   heartbeat_at: number
   finished_at: number | null
+  /** The `traceparent` of what started it. */
+  trace: string | null
 }
 // Kysely's `withTables` takes type literals only.
 export type JobTables = { jobs: JobTable }
@@ -45,6 +47,10 @@ export interface ClaimedJob {
   readonly claim: string
   /** JSON text. */
   readonly params: string
+  readonly trace: string | null
+  readonly createdAt: number
+  /** This one included. */
+  readonly attempts: number
 }
 
 export interface Progress {
@@ -100,7 +106,12 @@ export function createJobStore({ db: reads, transact }: Tenant) {
     transact((tx) => work(tx.db.withTables<JobTables>()))
 
   return {
-    async insert(kind: string, params: unknown, node: string | null): Promise<{ job: Job; queued: QueuedJob }> {
+    async insert(
+      kind: string,
+      params: unknown,
+      node: string | null,
+      trace: string | null
+    ): Promise<{ job: Job; queued: QueuedJob }> {
       const now = Date.now()
       const row: JobTable = {
         id: uuidv7({ msecs: now }),
@@ -118,7 +129,8 @@ export function createJobStore({ db: reads, transact }: Tenant) {
         cancel_requested_at: null,
         created_at: now,
         heartbeat_at: now,
-        finished_at: null
+        finished_at: null,
+        trace
       }
       await write((tx) => tx.insertInto('jobs').values(row).execute())
       return { job: toJob(row), queued: { id: row.id, kind, node, queuedAt: now } }
@@ -158,10 +170,12 @@ export function createJobStore({ db: reads, transact }: Tenant) {
           .where('status', '=', 'queued')
           .where('kind', 'in', kinds)
           .where((eb) => eb.or([eb('node', 'is', null), eb('node', '=', node)]))
-          .returning(['kind', 'params'])
+          .returning(['kind', 'params', 'created_at', 'attempts', 'trace'])
           .executeTakeFirst()
       )
-      return row === undefined ? undefined : { id, kind: row.kind, claim, params: row.params }
+      if (row === undefined) return undefined
+      const { kind, params, created_at: createdAt, attempts, trace } = row
+      return { id, kind, claim, params, createdAt, attempts, trace }
     },
 
     /** Which of these runs still own their job, and which are asked to stop. */

@@ -4,6 +4,7 @@ import { Worker } from 'node:worker_threads'
 import type { FastifyBaseLogger } from 'fastify'
 import type { Dialect, MigrationSet, Place, Portability } from '../contracts.js'
 import { type DatabaseOptions, openDatabaseServer, placeOf } from '../database.js'
+import { UNWATCHED } from '../dialects/dialect.js'
 import { createPlace, portabilityOf } from '../portable/index.js'
 import type { Following, MirrorCommand, MirrorFiles, MirrorOutcome } from './files.js'
 import type { FollowerData, Message, Order, Pair, Verified } from './follower.js'
@@ -118,6 +119,7 @@ export class Mirror {
       at,
       pid: process.pid,
       tenants: [...this.#following],
+      ...(this.#startError === undefined ? {} : { error: this.#startError }),
       ...(this.#outcome === undefined ? {} : { outcome: this.#outcome }),
       ...(this.#verified === undefined ? {} : { verified: this.#verified })
     })
@@ -315,7 +317,7 @@ export class Mirror {
   async #tenants(dialect: Dialect): Promise<string[]> {
     const database = this.#options.databases[dialect]
     if (database.tenancy === 'single') return ['main']
-    const server = openDatabaseServer({ ...database, poolSize: 1 }, { query: () => {}, transaction: () => {} })
+    const server = openDatabaseServer({ ...database, poolSize: 1 }, UNWATCHED)
     try {
       return await server.tenants()
     } finally {

@@ -67,6 +67,8 @@ const Report = Type.Object({
   at: Type.Number(),
   pid: Type.Number(),
   outcome: Type.Optional(Outcome),
+  /** Why nothing can be followed yet, such as a copy that has not answered since the service started. */
+  error: Type.Optional(Type.String()),
   tenants: Type.Array(Following),
   verified: Type.Optional(Type.Object({ at: Type.Number(), differing: Type.Number(), rows: Type.Number() }))
 })

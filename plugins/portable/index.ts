@@ -1,5 +1,6 @@
 import type { MigrationSet, Place, Portability, PortableReader, PortableSchema, PortableWriter } from '../contracts.js'
 import { type DatabaseOptions, openDatabaseServer, placeOf } from '../database.js'
+import { UNWATCHED } from '../dialects/dialect.js'
 import { migrate } from '../migrate.js'
 import { postgresReader, postgresWriter } from './postgres.js'
 import { sqliteReader, sqliteWriter } from './sqlite.js'
@@ -24,7 +25,7 @@ export async function createPlace(
   sets: readonly MigrationSet[],
   only?: PortableSchema['migrations']
 ): Promise<Place> {
-  const server = openDatabaseServer({ ...options, poolSize: 1 }, { query: () => {}, transaction: () => {} })
+  const server = openDatabaseServer({ ...options, poolSize: 1 }, UNWATCHED)
   try {
     await server.create(tenant)
     const { migrator, close } = await server.open(tenant)

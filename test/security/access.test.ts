@@ -132,6 +132,8 @@ const RULES: Record<Role | 'public', readonly string[]> = {
     'GET /api/privacy/register'
   ],
   admin: [
+    'GET /api/log-level',
+    'PUT /api/log-level',
     'GET /api/users',
     'POST /api/users',
     'GET /api/users/:id',

@@ -5,6 +5,7 @@ import pg from 'pg'
 import t, { type Test } from 'tap'
 import { ConfigError, loadConfig } from '../../plugins/config.js'
 import { openDatabaseServer, startFailure } from '../../plugins/database.js'
+import { UNWATCHED } from '../../plugins/dialects/dialect.js'
 import { checkRedis } from '../../plugins/redis.js'
 import { buildApp, client } from '../helper.js'
 import { runToEnd, temporaryFolder } from '../service-process.js'
@@ -19,8 +20,7 @@ type Env = Record<string, string>
 async function refusal(t: Test, env: Env): Promise<string> {
   const config = loadConfig({ DATA_DIR: temporaryFolder(t), ...env })
   const { DATABASE_URL: databaseUrl, postgresTls: tls, REDIS_URL, redisTls } = config
-  const events = { query: () => {}, transaction: () => {} }
-  const server = openDatabaseServer({ databaseUrl, tenancy: 'single', poolSize: 1, tls }, events)
+  const server = openDatabaseServer({ databaseUrl, tenancy: 'single', poolSize: 1, tls }, UNWATCHED)
   try {
     if (REDIS_URL !== undefined) await checkRedis(REDIS_URL, redisTls)
     else await server.tenants()

@@ -1,0 +1,169 @@
+import { bars, type Dashboard, MUST_BE_ONE, NEUTRAL, query, rising, stat, table, timeseries } from './panel.js'
+
+const byInstance = (expr: string) => query(expr, '{{instance}}')
+
+export const nodes: Dashboard = {
+  uid: 'inventory-nodes',
+  title: ['Nodes', 'Nœuds'],
+  about:
+    'The processes beside each other: whether they are there, do alike work, and are the same program on the same schema.',
+  rows: [
+    {
+      title: ['Which there are', 'Lesquels'],
+      panels: [
+        stat(
+          ['Processes up', 'Processus présents'],
+          'Processes that Prometheus reaches.',
+          'short',
+          query('sum(up{$F})'),
+          { levels: NEUTRAL, runbooks: ['ServiceDown', 'ServiceAbsent'] }
+        ),
+        stat(
+          ['Processes down', 'Processus absents'],
+          'Processes that it does not reach.',
+          'short',
+          query('count(up{$F} == 0) or vector(0)'),
+          { levels: rising(1, 1), runbooks: ['ServiceDown'] }
+        ),
+        stat(
+          ['Versions', 'Versions'],
+          'Different versions that run: 1, and 2 while a new one is rolled out.',
+          'short',
+          query('count(count by (version) (app_build_info{$F}))'),
+          { levels: rising(2, 3), runbooks: ['VersionsDiffer'] }
+        ),
+        stat(
+          ['Restarts', 'Redémarrages'],
+          'Over the shown range.',
+          'short',
+          query('sum(changes(process_start_time_seconds{$F}[$__range]))'),
+          { levels: rising(1, 5), decimals: 0, runbooks: ['RestartLoop'] }
+        ),
+        stat(
+          ['Ready', 'Prêts'],
+          'Whether each process takes requests: 0 while it drains.',
+          'short',
+          byInstance('min by (instance) (app_ready{$F,check="lifecycle"})'),
+          { levels: MUST_BE_ONE, words: ['drains', 'ready'], width: 8, runbooks: ['DrainStuck'] }
+        ),
+        table(
+          ['Versions by process', 'Versions par processus'],
+          'What runs where.',
+          'short',
+          query('max by (instance, version) (app_build_info{$F})'),
+          { width: 8 }
+        ),
+        bars(
+          ['Running since', 'En marche depuis'],
+          'How long each process has been running.',
+          's',
+          byInstance('time() - max by (instance) (process_start_time_seconds{$F})'),
+          { levels: NEUTRAL, width: 8, runbooks: ['RestartLoop'] }
+        ),
+        bars(
+          ['Start took', 'Durée du démarrage'],
+          'From the start of the process until it was ready, migrations included.',
+          's',
+          byInstance('max by (instance) (app_start_duration_seconds{$F})'),
+          { levels: rising(20, 60), width: 8 }
+        )
+      ]
+    },
+    {
+      title: ['What they do', 'Leur travail'],
+      panels: [
+        timeseries(
+          ['Requests', 'Requêtes'],
+          'Answered a second by each: alike where a balancer shares them out.',
+          'reqps',
+          byInstance('sum by (instance) (rate(http_requests_total{$F}[$__rate_interval]))'),
+          { stacked: true }
+        ),
+        timeseries(
+          ['Latency p95', 'Latence p95'],
+          'Of each: one that stands out has a cause of its own.',
+          's',
+          byInstance(
+            'histogram_quantile(0.95, sum by (le, instance) (rate(http_request_duration_seconds_bucket{$F}[$__rate_interval])))'
+          ),
+          { levels: rising(0.087, 0.25) }
+        ),
+        timeseries(
+          ['In flight', 'En cours'],
+          'Requests being served by each.',
+          'short',
+          byInstance('sum by (instance) (http_requests_in_flight{$F})'),
+          { runbooks: ['RequestsPilingUp'] }
+        ),
+        timeseries(
+          ['Server errors', 'Erreurs du serveur'],
+          'Requests answered by a 5xx a second, by each.',
+          'reqps',
+          byInstance(
+            'sum by (instance) (rate(http_requests_total{$F,code=~"5.."}[$__rate_interval])) or 0 * sum by (instance) (rate(http_requests_total{$F}[$__rate_interval]))'
+          )
+        ),
+        timeseries(
+          ['Transactions', 'Transactions'],
+          'Committed a second by each.',
+          'ops',
+          byInstance('sum by (instance) (rate(db_transactions_total{$F,outcome="commit"}[$__rate_interval]))'),
+          { stacked: true }
+        ),
+        timeseries(
+          ['Jobs running', 'Tâches en cours'],
+          'Runs in progress in each.',
+          'short',
+          byInstance('sum by (instance) (job_runs_in_progress{$F})'),
+          { stacked: true }
+        )
+      ]
+    },
+    {
+      title: ['What they use', 'Leur consommation'],
+      panels: [
+        timeseries(
+          ['CPU', 'CPU'],
+          'Cores in use by each.',
+          'short',
+          byInstance('sum by (instance) (rate(process_cpu_seconds_total{$F}[$__rate_interval]))'),
+          { decimals: 2, runbooks: ['CpuSaturated'] }
+        ),
+        timeseries(
+          ['Memory', 'Mémoire'],
+          'Resident memory of each.',
+          'bytes',
+          byInstance('max by (instance) (process_resident_memory_bytes{$F})'),
+          { runbooks: ['HeapNearLimit'] }
+        ),
+        timeseries(
+          ['Connections to the database', 'Connexions à la base'],
+          'In use by each.',
+          'short',
+          byInstance('sum by (instance) (db_pool_connections{$F,state="active"})'),
+          { runbooks: ['ConnectionPoolSaturated'] }
+        ),
+        timeseries(
+          ['Scrape takes', 'Durée de la collecte'],
+          'How long Prometheus waits for the metrics of each.',
+          's',
+          byInstance('max by (instance) (scrape_duration_seconds{$F})'),
+          { levels: rising(0.5, 2) }
+        ),
+        timeseries(
+          ['Series', 'Séries'],
+          'That each tells; the program bounds them at 6,000.',
+          'short',
+          byInstance('max by (instance) (scrape_samples_post_metric_relabeling{$F})'),
+          { levels: rising(5_000, 6_000) }
+        ),
+        timeseries(
+          ['Changed by others', 'Changements des autres'],
+          'Cached answers dropped because another process changed what they show.',
+          'ops',
+          byInstance('sum by (instance) (rate(cache_invalidations_total{$F,reason="remote"}[$__rate_interval]))')
+        )
+      ]
+    }
+  ]
+}

@@ -1,0 +1,287 @@
+import {
+  bars,
+  type Dashboard,
+  MUST_BE_ONE,
+  NEUTRAL,
+  quantile,
+  query,
+  rateOf,
+  rising,
+  stat,
+  table,
+  timeseries
+} from './panel.js'
+
+const busy =
+  'sum by (instance) (rate(nodejs_eventloop_seconds_total{$F,state="active"}[$__rate_interval])) / sum by (instance) (rate(nodejs_eventloop_seconds_total{$F}[$__rate_interval]))'
+
+export const runtime: Dashboard = {
+  uid: 'inventory-runtime',
+  title: ['Runtime and jobs', 'Exécution et tâches'],
+  about: 'Each process: its event loop, memory and files; and what is done in the background.',
+  rows: [
+    {
+      title: ['Process', 'Processus'],
+      panels: [
+        timeseries(
+          ['Event loop busy', 'Boucle d’événements occupée'],
+          'Share of the time that the one thread of a process does something; near 1 everybody waits.',
+          'percentunit',
+          query(busy, '{{instance}}'),
+          { levels: rising(0.7, 0.9), max: 1, runbooks: ['EventLoopLagHigh', 'CpuSaturated'] }
+        ),
+        timeseries(
+          ['Event loop lag p99', 'Retard de la boucle p99'],
+          'How long a callback that is due waits.',
+          's',
+          query('max by (instance) (nodejs_eventloop_lag_p99_seconds{$F})', '{{instance}}'),
+          { levels: rising(0.1, 0.2), runbooks: ['EventLoopLagHigh'] }
+        ),
+        timeseries(
+          ['CPU', 'CPU'],
+          'Cores in use, worker threads included.',
+          'short',
+          query('sum by (instance) (rate(process_cpu_seconds_total{$F}[$__rate_interval]))', '{{instance}}'),
+          { decimals: 2, runbooks: ['CpuSaturated'] }
+        ),
+        timeseries(
+          ['Memory', 'Mémoire'],
+          'Resident memory of each process.',
+          'bytes',
+          query('max by (instance) (process_resident_memory_bytes{$F})', '{{instance}}'),
+          { runbooks: ['HeapNearLimit'] }
+        ),
+        timeseries(
+          ['Heap', 'Tas'],
+          'In use, and the limit at which the process ends.',
+          'bytes',
+          [
+            query('max(nodejs_heap_size_used_bytes{$F})', 'used'),
+            query('max(nodejs_heap_size_total_bytes{$F})', 'reserved'),
+            query('min(nodejs_heap_size_limit_bytes{$F})', 'limit')
+          ],
+          { runbooks: ['HeapNearLimit'] }
+        ),
+        timeseries(
+          ['Garbage collection', 'Ramasse-miettes'],
+          'Seconds of a second, by kind.',
+          'percentunit',
+          query('sum by (kind) (rate(nodejs_gc_duration_seconds_sum{$F}[$__rate_interval]))', '{{kind}}'),
+          { stacked: true }
+        ),
+        bars(
+          ['Memory of the limit', 'Mémoire, part de la limite'],
+          'Resident memory over what the container or the machine allows.',
+          'percentunit',
+          query(
+            'max by (instance) (process_resident_memory_bytes{$F} / process_memory_limit_bytes{$F})',
+            '{{instance}}'
+          ),
+          { levels: rising(0.7, 0.9), max: 1 }
+        ),
+        bars(
+          ['Open files of the limit', 'Fichiers ouverts'],
+          'Files and connections, of those that the process may have.',
+          'percentunit',
+          query('max by (instance) (process_open_fds{$F} / process_max_fds{$F})', '{{instance}}'),
+          { levels: rising(0.5, 0.8), max: 1, decimals: 2, runbooks: ['OpenFilesNearLimit'] }
+        ),
+        bars(
+          ['Disk in use', 'Disque utilisé'],
+          'Of the volume where data lies.',
+          'percentunit',
+          query(
+            'max by (instance, volume) (1 - app_disk_free_bytes{$F} / app_disk_size_bytes{$F})',
+            '{{instance}} {{volume}}'
+          ),
+          { levels: rising(0.8, 0.9), max: 1, runbooks: ['DiskAlmostFull', 'DiskWillFill'] }
+        )
+      ]
+    },
+    {
+      title: ['Health', 'Santé'],
+      panels: [
+        stat(
+          ['Checks', 'Contrôles'],
+          'Each part, in the process where it is worst.',
+          'short',
+          query('min by (check) (app_ready{$F})', '{{check}}'),
+          {
+            levels: MUST_BE_ONE,
+            words: ['fails', 'passes'],
+            width: 12,
+            runbooks: ['ReadinessCheckFailing', 'DrainStuck']
+          }
+        ),
+        timeseries(
+          ['Probes take', 'Durée des contrôles'],
+          'How long the last probe of each part took.',
+          's',
+          query('max by (check) (app_health_check_duration_seconds{$F})', '{{check}}'),
+          { levels: rising(0.5, 2), width: 12 }
+        )
+      ]
+    },
+    {
+      title: ['Jobs', 'Tâches'],
+      panels: [
+        timeseries(
+          ['Runs ended', 'Exécutions terminées'],
+          'Over ten minutes, by job and outcome.',
+          'short',
+          query('sum by (task, outcome) (increase(job_runs_total{$F}[10m])) > 0 or vector(0)', '{{task}} {{outcome}}'),
+          { stacked: true, runbooks: ['JobFailing'] }
+        ),
+        timeseries(
+          ['Running', 'En cours'],
+          'Runs in progress.',
+          'short',
+          query('sum by (task) (job_runs_in_progress{$F})', '{{task}}'),
+          { stacked: true, runbooks: ['JobStuck'] }
+        ),
+        timeseries(
+          ['Queue', 'File d’attente'],
+          'Jobs that wait for a process, at the last sweep.',
+          'short',
+          query('max by (task) (job_queue_depth{$F})', '{{task}}'),
+          { stacked: true, runbooks: ['QueueBacklog'] }
+        ),
+        timeseries(
+          ['Oldest in the queue', 'Plus ancienne en attente'],
+          'Age of the job that waits longest.',
+          's',
+          query('max by (task) (job_queue_oldest_age_seconds{$F})', '{{task}}'),
+          { levels: rising(300, 900), runbooks: ['QueueBacklog'] }
+        ),
+        bars(
+          ['Run time p95', 'Durée p95'],
+          'By job, over the shown range.',
+          's',
+          query(
+            'histogram_quantile(0.95, sum by (le, task) (increase(job_run_duration_seconds_bucket{$F}[$__range]))) >= 0',
+            '{{task}}'
+          ),
+          { levels: NEUTRAL }
+        ),
+        bars(
+          ['Wait p95', 'Attente p95'],
+          'From the start of a job by its caller until a process took it, over the shown range.',
+          's',
+          query(
+            'histogram_quantile(0.95, sum by (le, task) (increase(job_wait_seconds_bucket{$F}[$__range]))) >= 0',
+            '{{task}}'
+          ),
+          { levels: rising(30, 300) }
+        ),
+        table(
+          ['Last success', 'Dernier succès'],
+          'How long ago each job last succeeded; jobs that never have are left out.',
+          's',
+          query('time() - max by (task) (job_last_success_timestamp_seconds{$F} > 0)'),
+          { levels: rising(100_000, 200_000), width: 12 }
+        ),
+        stat(
+          ['Taken back', 'Reprises'],
+          'Runs taken back from a process that died, over the shown range.',
+          'short',
+          query('sum(increase(job_retries_total{$F}[$__range]))'),
+          { levels: rising(1, 10), decimals: 0, width: 12, runbooks: ['JobRetriesHigh'] }
+        )
+      ]
+    },
+    {
+      title: ['Worker threads', 'Fils de calcul'],
+      panels: [
+        timeseries(
+          ['Computations', 'Calculs'],
+          'Ended a second, by outcome.',
+          'ops',
+          query(rateOf('compute_tasks_total', 'outcome'), '{{outcome}}'),
+          { stacked: true }
+        ),
+        timeseries(
+          ['Threads', 'Fils'],
+          'Running and waiting computations, and the threads that there may be.',
+          'short',
+          [
+            query('sum(compute_tasks_running{$F})', 'running'),
+            query('sum(compute_tasks_waiting{$F})', 'waiting'),
+            query('sum(compute_threads{$F})', 'threads')
+          ]
+        ),
+        timeseries(['Time of one', 'Durée d’un calcul'], 'In its thread, and waiting for one.', 's', [
+          query(quantile(0.95, 'compute_task_duration_seconds'), 'computing p95'),
+          query(quantile(0.95, 'compute_task_wait_seconds'), 'waiting p95')
+        ])
+      ]
+    },
+    {
+      title: ['Upkeep, events and webhooks', 'Entretien, événements et webhooks'],
+      panels: [
+        timeseries(
+          ['Upkeep that failed', 'Entretien en échec'],
+          'Rounds in which that of any tenant failed, over an hour.',
+          'short',
+          query('sum by (task) (increase(upkeep_rounds_total{$F,outcome="failure"}[1h]))', '{{task}}'),
+          { stacked: true }
+        ),
+        bars(
+          ['Upkeep takes', 'Durée de l’entretien'],
+          'The last round of each, all tenants.',
+          's',
+          query('topk(10, max by (task) (upkeep_last_duration_seconds{$F}))', '{{task}}'),
+          { levels: rising(10, 60), decimals: 3 }
+        ),
+        timeseries(
+          ['Outbox', 'Boîte d’envoi'],
+          'Events that wait, and those given up, which a person has to look at.',
+          'short',
+          query('max by (state) (event_outbox_events{$F})', '{{state}}'),
+          { runbooks: ['EventDeliveriesFailing'] }
+        ),
+        timeseries(
+          ['Events delivered', 'Événements livrés'],
+          'To subscribers in the program, a second.',
+          'ops',
+          query(rateOf('event_deliveries_total', 'outcome'), '{{outcome}}'),
+          { stacked: true, runbooks: ['EventDeliveriesFailing'] }
+        ),
+        timeseries(
+          ['Webhook messages', 'Messages webhook'],
+          'Attempts a second, by outcome.',
+          'ops',
+          query(rateOf('webhook_attempts_total', 'outcome'), '{{outcome}}'),
+          { stacked: true, runbooks: ['WebhookDeliveriesFailing'] }
+        ),
+        timeseries(
+          ['Webhook time p95', 'Durée webhook p95'],
+          'Of one attempt.',
+          's',
+          query(quantile(0.95, 'webhook_attempt_duration_seconds'), 'p95'),
+          { levels: rising(2, 8) }
+        ),
+        stat(
+          ['Webhooks', 'Webhooks'],
+          'Served, and taken out of service.',
+          'short',
+          query('max by (state) (webhooks{$F})', '{{state}}'),
+          { levels: NEUTRAL, width: 8, runbooks: ['WebhookDisabled'] }
+        ),
+        stat(
+          ['Messages waiting', 'Messages en attente'],
+          'For their next attempt.',
+          'short',
+          query('max(webhook_deliveries_waiting{$F})'),
+          { levels: rising(10, 100), width: 8, runbooks: ['WebhookDeliveriesFailing'] }
+        ),
+        stat(
+          ['Messages given up', 'Messages abandonnés'],
+          'After the last attempt, over the shown range.',
+          'short',
+          query('sum(increase(webhook_deliveries_dead_total{$F}[$__range]))'),
+          { levels: rising(1, 10), decimals: 0, width: 8, runbooks: ['WebhookDeliveriesFailing'] }
+        )
+      ]
+    }
+  ]
+}

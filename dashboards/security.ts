@@ -1,0 +1,207 @@
+import {
+  bars,
+  type Dashboard,
+  MUST_BE_ZERO,
+  NEUTRAL,
+  quantile,
+  query,
+  rateOf,
+  rising,
+  share,
+  stat,
+  timeseries,
+  totalRateOf
+} from './panel.js'
+
+const increase = (metric: string, more = '') => `sum(increase(${metric}{$F${more}}[$__range]))`
+
+export const security: Dashboard = {
+  uid: 'inventory-security',
+  title: ['Security and audit', 'Sécurité et audit'],
+  about: 'Who signs in and who is refused, what is revoked, and whether the audit trail holds.',
+  rows: [
+    {
+      title: ['State', 'État'],
+      panels: [
+        stat(
+          ['Privileged, one factor', 'Privilégiés, un facteur'],
+          'Managers and administrators who have enrolled no second factor: they cannot work until they have.',
+          'short',
+          query('max(auth_privileged_users_without_second_factor{$F})'),
+          { levels: rising(1, 5) }
+        ),
+        stat(['Open sessions', 'Sessions ouvertes'], 'All tenants.', 'short', query('max(auth_sessions{$F})'), {
+          levels: NEUTRAL
+        }),
+        stat(
+          ['API tokens', 'Jetons d’API'],
+          'Tokens of programs that count.',
+          'short',
+          query('max(auth_api_tokens{$F})'),
+          { levels: NEUTRAL }
+        ),
+        stat(
+          ['Refresh tokens reused', 'Jetons réutilisés'],
+          'Somebody had a copy of a session’s token, and the session was ended; over the shown range.',
+          'short',
+          query(increase('auth_refresh_rejections_total', ',reason="reused"')),
+          { levels: MUST_BE_ZERO, decimals: 0, runbooks: ['RefreshTokenReuse'] }
+        ),
+        stat(
+          ['Audit mismatches', 'Écarts de l’audit'],
+          'What the last proof of the audit trail found to have been changed. It must be 0.',
+          'short',
+          query('max(audit_chain_mismatches{$F})'),
+          { levels: MUST_BE_ZERO, runbooks: ['AuditChainBroken'] }
+        ),
+        stat(
+          ['Audit proved', 'Audit vérifié'],
+          'How long ago the trail was last proved by a process.',
+          's',
+          query('time() - max(audit_chain_last_verified_timestamp_seconds{$F} > 0) or vector(0)'),
+          { levels: rising(90_000, 180_000), runbooks: ['AuditProofStale'] }
+        )
+      ]
+    },
+    {
+      title: ['Signing in', 'Connexion'],
+      panels: [
+        timeseries(
+          ['By password', 'Par mot de passe'],
+          'Sign-ins a second, by outcome.',
+          'ops',
+          query(rateOf('auth_login_attempts_total', 'outcome'), '{{outcome}}'),
+          { stacked: true, runbooks: ['LoginBruteForce'] }
+        ),
+        timeseries(
+          ['Second factor', 'Second facteur'],
+          'Codes, recovery codes and passkeys, by outcome.',
+          'ops',
+          query(rateOf('auth_mfa_challenges_total', 'outcome'), '{{outcome}}'),
+          { stacked: true, runbooks: ['SecondFactorBruteForce'] }
+        ),
+        timeseries(
+          ['Identity provider', 'Fournisseur d’identité'],
+          'Sign-ins by it, by outcome.',
+          'ops',
+          query(rateOf('auth_oidc_sign_ins_total', 'outcome'), '{{outcome}}'),
+          { stacked: true }
+        ),
+        stat(
+          ['Failed, of all', 'Échecs, de tous'],
+          'Sign-ins by password that failed or had to wait, over the shown range.',
+          'percentunit',
+          query(
+            share(increase('auth_login_attempts_total', ',outcome!="success"'), increase('auth_login_attempts_total'))
+          ),
+          { levels: rising(0.2, 0.5), decimals: 0, runbooks: ['LoginBruteForce'] }
+        ),
+        stat(
+          ['Locked out', 'Bloqués'],
+          'Times that the attempts of a user or an address were used up, over the shown range.',
+          'short',
+          query(increase('auth_lockouts_total')),
+          { levels: rising(5, 50), decimals: 0, runbooks: ['LoginBruteForce'] }
+        ),
+        timeseries(
+          ['Password hashing', 'Hachage'],
+          'Waiting included; slow hashing holds up all who sign in.',
+          's',
+          [
+            query(quantile(0.5, 'auth_password_hash_duration_seconds'), 'p50'),
+            query(quantile(0.95, 'auth_password_hash_duration_seconds'), 'p95')
+          ],
+          { runbooks: ['PasswordHashingSlow'] }
+        ),
+        bars(
+          ['Users', 'Utilisateurs'],
+          'Users who may sign in, by role.',
+          'short',
+          query('max by (role) (auth_users{$F})', '{{role}}'),
+          { levels: NEUTRAL }
+        )
+      ]
+    },
+    {
+      title: ['Tokens and rights', 'Jetons et droits'],
+      panels: [
+        timeseries(
+          ['Tokens refused', 'Jetons refusés'],
+          'signature, algorithm, audience and issuer are forgeries; expired and revoked are every day.',
+          'ops',
+          query(rateOf('auth_token_rejections_total', 'reason'), '{{reason}}'),
+          { stacked: true, runbooks: ['TokenForgeryAttempts'] }
+        ),
+        timeseries(
+          ['Refused by role', 'Refus par rôle'],
+          'Requests refused though the token counts, by what was missing.',
+          'ops',
+          query(rateOf('authz_denials_total', 'kind'), '{{kind}}'),
+          { stacked: true, runbooks: ['AuthorizationDenialsHigh'] }
+        ),
+        timeseries(
+          ['Revocation checks', 'Contrôles de révocation'],
+          'By what answered. unavailable: the database did not, and nobody was let in.',
+          'ops',
+          query(rateOf('auth_revocation_checks_total', 'source'), '{{source}}'),
+          { stacked: true }
+        ),
+        timeseries(
+          ['Tokens issued', 'Jetons émis'],
+          'Access tokens signed for users, and refresh tokens refused.',
+          'ops',
+          [
+            query(totalRateOf('auth_tokens_issued_total'), 'issued'),
+            query(totalRateOf('auth_refresh_rejections_total'), 'refused')
+          ]
+        ),
+        timeseries(
+          ['Limited to protect', 'Limites de protection'],
+          'Requests refused because their caller made too many.',
+          'reqps',
+          query(rateOf('http_rate_limited_requests_total', 'limiter'), '{{limiter}}'),
+          { stacked: true, runbooks: ['RateLimitingHigh'] }
+        ),
+        timeseries(
+          ['Rights of persons', 'Droits des personnes'],
+          'Access, rectification and erasure, over a day.',
+          'short',
+          query('sum by (right) (increase(privacy_rights_total{$F}[1d]))', '{{right}}'),
+          { stacked: true }
+        )
+      ]
+    },
+    {
+      title: ['Audit trail', 'Journal d’audit'],
+      panels: [
+        timeseries(
+          ['Entries chained', 'Entrées scellées'],
+          'A second, by whichever process was first.',
+          'ops',
+          query(totalRateOf('audit_entries_sealed_total'), 'entries')
+        ),
+        timeseries(
+          ['Since the last seal', 'Depuis le dernier scellement'],
+          'How long ago each process last chained what was new.',
+          's',
+          query(
+            'time() - max by (instance) (audit_last_sealed_timestamp_seconds{$F} > 0) or vector(0)',
+            '{{instance}}'
+          ),
+          { levels: rising(120, 600) }
+        ),
+        timeseries(
+          ['Refusals not kept one by one', 'Refus regroupés'],
+          'coalesced: put together, because there were too many; unattributed: of no tenant, in the log alone; lost: must be 0.',
+          'ops',
+          [
+            query(totalRateOf('audit_notes_coalesced_total'), 'coalesced'),
+            query(totalRateOf('audit_notes_unattributed_total'), 'unattributed'),
+            query(totalRateOf('audit_notes_lost_total'), 'lost')
+          ],
+          { runbooks: ['AuditNotesLost'] }
+        )
+      ]
+    }
+  ]
+}

@@ -1,0 +1,458 @@
+import { createServer, get } from 'node:http'
+import { createRequire } from 'node:module'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import Fastify from 'fastify'
+import { Registry } from 'prom-client'
+import t, { type Test } from 'tap'
+import { app as register } from '../app.js'
+import { loadConfig } from '../plugins/config.js'
+import type { Auth } from '../plugins/contracts.js'
+import type { Tenants } from '../plugins/core.js'
+import { openDatabaseServer } from '../plugins/database.js'
+import { UNWATCHED } from '../plugins/dialects/dialect.js'
+import { createLogLevels } from '../plugins/log-level.js'
+import { databaseMetrics } from '../plugins/metrics.js'
+import { serverOptions } from '../plugins/server-options.js'
+import { logSlowQueries } from '../plugins/slow-queries.js'
+import { NO_TRACING, openTelemetry } from '../plugins/telemetry.js'
+import { type Collector, type ReceivedSpan, startCollector } from './collector.js'
+import { buildApp, client, DIALECTS, type Dialect } from './helper.js'
+import { spawnNode, temporaryFolder } from './service-process.js'
+import { freePort, freshDatabase, redisUrl } from './services.js'
+
+/** Traces from the request to the worker thread and to a worker process, and what becomes of them where none takes them. */
+
+const TRACE = '4bf92f3577b34da6a3ce929d0e0e4736'
+const CALLER = '00f067aa0ba902b7'
+const traceparent = `00-${TRACE}-${CALLER}-01`
+const SERVER = 2
+const CLIENT = 3
+const CONSUMER = 5
+
+const opening = (itemCode: string, day = 1) => ({
+  type: 'opening',
+  occurredAt: new Date(Date.UTC(2026, 0, day)).toISOString(),
+  lines: [{ itemCode, quantity: 1000 }]
+})
+const issue = (itemCode: string, day: number) => ({
+  ...opening(itemCode, day),
+  type: 'issue',
+  lines: [{ itemCode, quantity: 3 + (day % 5) }]
+})
+
+const traced = (
+  t: Test,
+  dialect: Dialect,
+  { endpoint }: Collector,
+  config: Record<string, string> = {},
+  redis?: string
+) =>
+  buildApp(t, {
+    dialect,
+    config: { OTEL_EXPORTER_OTLP_ENDPOINT: endpoint, ...config },
+    ...(redis === undefined ? {} : { redisUrl: redis })
+  })
+
+/** The names from a span up to the one that has no parent here. */
+function path(spans: readonly ReceivedSpan[], span: ReceivedSpan | undefined): string[] {
+  if (span === undefined) return []
+  const above = spans.find(({ spanId }) => spanId === span.parentSpanId)
+  return [span.name, ...path(spans, above)]
+}
+const named = (spans: readonly ReceivedSpan[], name: string) => spans.find((span) => span.name === name)
+
+t.test('without a collector no package of OpenTelemetry is loaded', async (t) => {
+  const app = await buildApp(t, { dialect: 'sqlite' })
+  t.equal((await client(app, 'viewer').get('/api/inventory', { traceparent })).status, 200)
+  const loaded = Object.keys(createRequire(import.meta.url).cache)
+  t.ok(loaded.some((file) => file.includes('fastify')))
+  // prom-client names the API.
+  t.same(
+    loaded.filter((file) => /@opentelemetry\/(?!api\/)/.test(file)),
+    []
+  )
+})
+
+for (const dialect of DIALECTS) {
+  t.test(`${dialect}: one trace from the request to the thread`, async (t) => {
+    const collector = await startCollector(t)
+    const app = await traced(t, dialect, collector)
+    const manager = client(app, 'manager')
+    await manager.post('/api/inventory', { itemCode: 'A', name: 'Apple', unit: 'each' })
+    await manager.post('/api/movements', opening('A'))
+    for (let day = 2; day < 20; day++) await manager.post('/api/movements', issue('A', day))
+    const posted = await manager.post('/api/movements', issue('A', 21), { traceparent })
+    t.equal(posted.status, 201)
+    const training = { itemCodes: ['A'], models: ['naive'] }
+    const trained = await manager.post('/api/ai/forecast/train', training, { prefer: 'wait=60', traceparent })
+    t.match(trained.body, { status: 'succeeded' })
+    await collector.until((spans) => named(spans, 'POST /api/ai/forecast/train') !== undefined)
+    await app.close()
+
+    const spans = collector.spans.filter(({ traceId }) => traceId === TRACE)
+    const request = named(spans, 'POST /api/movements')
+    t.match(request, {
+      kind: SERVER,
+      parentSpanId: CALLER,
+      attributes: {
+        'http.route': '/api/movements',
+        'http.request.method': 'POST',
+        'http.response.status_code': 201,
+        'inventory.tenant': 'main',
+        'enduser.id': 'test-manager'
+      },
+      resource: { 'service.name': 'inventory-enterprise', 'service.version': String }
+    })
+    t.equal(request?.attributes['inventory.request_id'], posted.headers['x-request-id'])
+    const insert = spans.find(({ name }) => name === 'insert stock_moves')
+    t.match(insert, {
+      kind: CLIENT,
+      attributes: { 'db.system.name': dialect === 'postgres' ? 'postgresql' : 'sqlite' }
+    })
+    t.same(path(spans, insert), ['insert stock_moves', 'transaction', 'POST /api/movements'])
+    const event = spans.find(({ name }) => name.startsWith('event inventory.'))
+    t.match(event, { kind: CONSUMER, attributes: { 'inventory.tenant': 'main' } })
+    t.same(path(spans, event).slice(1), ['transaction', 'POST /api/movements'], 'what it causes is part of it')
+
+    const thread = named(spans, 'thread worker')
+    t.match(thread, { attributes: { 'thread.id': Number } })
+    t.same(path(spans, thread), [
+      'thread worker',
+      'compute worker',
+      'job forecasting.train',
+      'POST /api/ai/forecast/train'
+    ])
+    const job = named(spans, 'job forecasting.train')
+    t.match(job, { kind: CONSUMER, attributes: { 'inventory.job': trained.body.id } })
+    t.ok((job?.endedAt ?? 0n) >= (thread?.endedAt ?? 1n))
+    for (const span of collector.spans) t.ok(span.endedAt >= span.startedAt, span.name)
+    t.notMatch(
+      JSON.stringify(collector.spans, (_, value) => (typeof value === 'bigint' ? 0 : value)),
+      /Apple|Bearer/
+    )
+    const others = collector.spans.filter(({ traceId }) => traceId !== TRACE)
+    const roots = others.filter(({ parentSpanId }) => parentSpanId === '').map(({ name }) => name.split(' ')[0])
+    t.same(new Set(roots), new Set(['POST']), 'upkeep and polling leave no spans')
+  })
+}
+
+t.test('who calls decides what is kept, and the rest by ratio', async (t) => {
+  const collector = await startCollector(t)
+  const sampler = { OTEL_TRACES_SAMPLER: 'parentbased_traceidratio', OTEL_TRACES_SAMPLER_ARG: '0' }
+  const app = await traced(t, 'sqlite', collector, sampler)
+  const admin = client(app, 'admin')
+  await admin.get('/api/inventory')
+  await admin.get('/api/locations', { traceparent: `00-${TRACE}-${CALLER}-00` })
+  await admin.get('/api/inventory/units', { traceparent })
+  const item = { itemCode: 'A', name: 'Apple', unit: 'each' }
+  await admin.post('/api/inventory', item, { traceparent: `00-${TRACE}-${CALLER}-00` })
+  const kept = await admin.get('/api/audit?action=item.create')
+  t.equal(kept.body.data[0].traceId, TRACE, 'the trail names the trace all the same')
+  await app.close()
+  const requests = collector.spans.filter(({ kind }) => kind === SERVER).map(({ name }) => name)
+  t.same(requests, ['GET /api/inventory/units'])
+})
+
+t.test('a histogram says which trace was slow, in OpenMetrics alone', async (t) => {
+  const collector = await startCollector(t)
+  const app = await traced(t, 'sqlite', collector)
+  const admin = client(app, 'admin')
+  await admin.get('/api/inventory', { traceparent })
+  const scrape = async (accept?: string) =>
+    (await app.inject({ url: '/metrics', headers: accept === undefined ? {} : { accept } })).body
+  const open = await scrape('application/openmetrics-text')
+  const bucket =
+    /^http_request_duration_seconds_bucket\{[^}]*route="\/api\/inventory"[^}]*\} \d+ # \{trace_id="(\w+)"\} [\d.e-]+ [\d.]+$/m
+  t.equal(bucket.exec(open)?.[1], TRACE)
+  t.match(open, /# EOF\n$/)
+  const text = await scrape()
+  t.notMatch(text, /trace_id| # \{/)
+  t.match(text, /^http_requests_total\{[^}]*route="\/api\/inventory"[^}]*\} 1$/m, 'a counter keeps its name')
+  t.match(await scrape('application/openmetrics-text'), /^http_requests_total\{/m, 'and its place')
+})
+
+t.test('a collector that is away disturbs nobody', async (t) => {
+  const collector = await startCollector(t)
+  collector.answer(0)
+  const app = await traced(t, 'sqlite', collector)
+  const viewer = client(app, 'viewer')
+  for (let n = 0; n < 20; n++) t.equal((await viewer.get('/api/inventory')).status, 200)
+  const startedAt = performance.now()
+  await app.close()
+  t.ok(performance.now() - startedAt < 4_000, 'the end waits two seconds for it')
+  t.same(collector.spans, [])
+
+  const refusing = await startCollector(t)
+  refusing.answer(400)
+  const second = await traced(t, 'sqlite', refusing)
+  t.equal((await client(second, 'viewer').get('/api/inventory')).status, 200)
+  const failures = async () =>
+    Number(/^telemetry_spans_total\{outcome="failure"\} (\d+)$/m.exec((await second.inject('/metrics')).body)?.[1])
+  for (const deadline = Date.now() + 10_000; (await failures()) === 0 && Date.now() < deadline; ) await sleep(100)
+  t.ok((await failures()) > 0, 'and it is counted')
+})
+
+t.test('one trace across Redis and a worker process', async (t) => {
+  const collector = await startCollector(t)
+  const { url, drop } = await freshDatabase()
+  t.teardown(() => drop())
+  const env = {
+    DATABASE_URL: url,
+    REDIS_URL: redisUrl(),
+    DATA_DIR: temporaryFolder(t),
+    OTEL_EXPORTER_OTLP_ENDPOINT: collector.endpoint,
+    LOG_LEVEL: 'silent'
+  }
+  const cli = fileURLToPath(new URL('../cli.js', import.meta.url))
+  const worker = spawnNode([cli, 'worker'], { env })
+  t.teardown(() => void worker.kill('SIGKILL'))
+  const app = await buildApp(t, { dialect: 'postgres', redisUrl: redisUrl(), config: env })
+  const manager = client(app, 'manager')
+  const instance = ({ resource }: ReceivedSpan) => resource['service.instance.id']
+  const abroad = (spans: readonly ReceivedSpan[]) => {
+    const request = named(spans, 'POST /api/ai/consumption/derive')
+    return spans.find(
+      (span) => span.name.startsWith('job ') && request !== undefined && instance(span) !== instance(request)
+    )
+  }
+  // Both processes take jobs from the queue; some time it is the other's turn.
+  for (const deadline = Date.now() + 30_000; abroad(collector.spans) === undefined && Date.now() < deadline; ) {
+    await manager.post('/api/ai/consumption/derive', {}, { prefer: 'wait=5', traceparent })
+    await sleep(100)
+  }
+  const job = abroad(collector.spans)
+  t.equal(job?.traceId, TRACE)
+  await collector.until((spans) => spans.some(({ spanId }) => spanId === job?.parentSpanId))
+  t.same(path(collector.spans, job), ['job forecasting.derive', 'POST /api/ai/consumption/derive'])
+  const inside = collector.spans.filter((span) => path(collector.spans, span).includes('job forecasting.derive'))
+  t.ok(inside.some((span) => span.name.startsWith('select ') && instance(span) === instance(job ?? span)))
+  worker.kill('SIGTERM')
+})
+
+t.test('what is asked of Redis and of others is part of it, and the trace goes on there', async (t) => {
+  const collector = await startCollector(t)
+  const app = await traced(t, 'sqlite', collector, { RATE_LIMIT_PER_MINUTE: '1000' }, redisUrl())
+  const viewer = client(app, 'viewer')
+  for (let n = 0; n < 5; n++) await viewer.get('/api/dashboard/stats', { traceparent })
+  await app.close()
+  const command = collector.spans.find(({ name }) => name.startsWith('redis '))
+  t.match(command, { kind: CLIENT, traceId: TRACE, attributes: { 'db.system.name': 'redis' } })
+  t.equal(path(collector.spans, command).at(-1), 'GET /api/dashboard/stats')
+
+  const asked: (string | undefined)[] = []
+  const other = createServer((request, response) => {
+    asked.push(request.headers.traceparent?.toString())
+    response.writeHead(request.url === '/fails' ? 503 : 200).end()
+  })
+  await new Promise<void>((resolve) => other.listen(0, '127.0.0.1', resolve))
+  t.teardown(() => other.close())
+  const address = other.address()
+  const url = `http://127.0.0.1:${typeof address === 'object' ? address?.port : ''}`
+  const telemetry = await openTelemetry({
+    endpoint: collector.endpoint,
+    serviceName: 'alone',
+    version: '0',
+    sampler: 'always_on',
+    ratio: 1
+  })
+  telemetry.watch(Fastify())
+  const work = { parent: traceparent } as const
+  const closed = await freePort()
+  await telemetry.span('work', work, async () => (await fetch(`${url}/secret-path`)).text())
+  await telemetry.span(
+    'work',
+    work,
+    () => new Promise((resolve) => get(`${url}/fails`, (answer) => resolve(answer.resume())))
+  )
+  await t.rejects(telemetry.span('work', work, () => fetch(`http://127.0.0.1:${closed}/`)))
+  await fetch(url)
+  await telemetry.close()
+  const spans = collector.spans.filter(({ resource }) => resource['service.name'] === 'alone')
+  t.same(spans.map(({ name }) => name).sort(), [
+    'GET 127.0.0.1',
+    'GET 127.0.0.1',
+    'GET 127.0.0.1',
+    'work',
+    'work',
+    'work'
+  ])
+  const [fetched, got, refused] = spans.filter(({ name }) => name.startsWith('GET'))
+  t.match(fetched, { kind: CLIENT, attributes: { 'server.address': '127.0.0.1', 'http.response.status_code': 200 } })
+  t.equal(asked[0], `00-${TRACE}-${fetched?.spanId}-01`)
+  t.match(got, { attributes: { 'http.response.status_code': 503 } })
+  t.match(refused, { status: 2, attributes: { 'error.type': 'ECONNREFUSED' } })
+  t.same(asked.slice(1), [undefined, undefined], 'outside of a trace nobody is told of one')
+  t.notMatch(JSON.stringify(spans.map(({ attributes }) => attributes)), /secret-path/)
+})
+
+/** The whole service with its log in an array. */
+async function logged(t: Test, env: Record<string, string>) {
+  const lines: Line[] = []
+  const config = loadConfig({ NODE_ENV: 'test', DATA_DIR: temporaryFolder(t), ...env })
+  const options = serverOptions({ logLevel: config.LOG_LEVEL })
+  const stream = { write: (line: string) => void lines.push(JSON.parse(line)) }
+  const app = Fastify({ ...options, logger: { ...options.logger, stream } })
+  app.addHook('onRoute', (route) => {
+    if (route.url !== '/api/inventory/:itemCode' || route.method !== 'GET') return
+    route.handler = async () => {
+      throw Object.assign(
+        new Error('cannot read postgres://me:canary@db/stock', { cause: new Error('Bearer canary') }),
+        {
+          code: '42601',
+          detail: 'Key (name)=(canary) exists.',
+          config: { headers: { authorization: 'canary' } },
+          parameters: ['canary']
+        }
+      )
+    }
+  })
+  await register(app, config)
+  await app.ready()
+  t.teardown(() => app.close())
+  return { app, lines }
+}
+type Line = Record<string, unknown>
+
+t.test('every line of a request says whose it is, and no line tells a secret', async (t) => {
+  const { app, lines } = await logged(t, { LOG_LEVEL: 'debug' })
+  const headers = { traceparent, 'x-request-id': 'request-1', cookie: 'session=canary' }
+  const answer = await app.inject({
+    url: '/api/inventory/canary',
+    headers: {
+      ...headers,
+      authorization: `Bearer ${app.getDecorator<Auth>('auth').sign({ subject: 'u-7', role: 'staff', tenant: 'main' }, 60)}`
+    }
+  })
+  t.equal(answer.statusCode, 500)
+  const own = lines.filter(({ reqId }) => reqId === 'request-1')
+  t.same(own.map(({ msg }) => msg).sort(), ['answered', 'request failed'])
+  for (const line of own) {
+    t.match(line, { tenant: 'main', actor: 'u-7', role: 'staff', traceId: TRACE, route: '/api/inventory/:itemCode' })
+  }
+  t.match(
+    own.find(({ msg }) => msg === 'request failed'),
+    {
+      code: 'INTERNAL_ERROR',
+      err: {
+        type: 'Error',
+        code: '42601',
+        message: 'cannot read postgres://***@db/stock',
+        stack: /telemetry\.test/,
+        cause: { message: 'Bearer ***' }
+      }
+    }
+  )
+  t.match(
+    own.find(({ msg }) => msg === 'answered'),
+    { method: 'GET', code: 500, milliseconds: Number }
+  )
+  app.log.warn(
+    { password: 'canary', user: { token: 'canary', secret: 'canary' }, headers: { cookie: 'canary' } },
+    'a line'
+  )
+  app.log.warn({ err: 'il_main_canarycanarycanary of eyJhbGciOi.canary.canary' }, 'no error at all')
+  t.match(lines.at(-2), { password: '[Redacted]', user: { token: '[Redacted]', secret: '[Redacted]' } })
+  t.notMatch(JSON.stringify(lines), /canary/)
+})
+
+t.test('the level of the log is changed for a while, on every node', async (t) => {
+  const { url, drop } = await freshDatabase()
+  t.teardown(() => drop())
+  const env = {
+    DATABASE_URL: url,
+    REDIS_URL: redisUrl(),
+    LOG_LEVEL: 'info',
+    JWT_SECRET: 'Wq7-mX2zKp9vLt4yHc8sRd1nJf6bGu3e'
+  }
+  const [first, second] = [await logged(t, env), await logged(t, env)]
+  const admin = client(first.app, 'admin')
+  t.match((await admin.get('/api/log-level')).body, { level: 'info', configured: 'info', until: null })
+  t.equal((await client(first.app, 'manager').get('/api/log-level')).status, 403)
+  t.equal((await admin.put('/api/log-level', { level: 'silent' })).status, 400)
+  t.equal((await admin.put('/api/log-level', { level: 'debug', minutes: 100_000 })).status, 400)
+  const { body } = await admin.put('/api/log-level', { level: 'debug', minutes: 5 }, { 'idempotency-key': 'level-1' })
+  t.match(body, { level: 'debug', configured: 'info' })
+  t.ok(Math.abs(Date.parse(body.until) - Date.now() - 300_000) < 10_000)
+  t.equal(first.app.log.level, 'debug')
+  const eventually = async (check: () => boolean) => {
+    for (const deadline = Date.now() + 5_000; !check() && Date.now() < deadline; ) await sleep(20)
+    return check()
+  }
+  t.ok(await eventually(() => second.app.log.level === 'debug'), 'the other node hears of it')
+  const third = await logged(t, env)
+  t.ok(await eventually(() => third.app.log.level === 'debug'), 'and so does one that starts later')
+  await client(second.app, 'viewer').get('/api/inventory')
+  t.match(second.lines.at(-1), { msg: 'answered', route: '/api/inventory', tenant: 'main', actor: 'test-viewer' })
+  const entry = (await admin.get('/api/audit?action=log.level')).body.data[0]
+  t.match(entry, { actor: 'test-admin', object: { type: 'log' } })
+  t.match(JSON.stringify(entry), /"debug"/)
+  await admin.put('/api/log-level', { level: 'info' })
+  t.ok(await eventually(() => second.app.log.level === 'info'), 'what is configured ends it')
+})
+
+t.test('a level ends by itself', async (t) => {
+  const said: string[] = []
+  const app = Fastify({
+    logger: { level: 'warn', stream: { write: (line: string) => void said.push(JSON.parse(line).msg) } }
+  })
+  const levels = createLogLevels(app.log, null)
+  levels.set('trace', 0.002)
+  t.match(levels.current(), { level: 'trace', configured: 'warn', until: /Z$/ })
+  await sleep(250)
+  t.match(levels.current(), { level: 'warn', until: null })
+  t.same(said, ['the log is at another level for a while', 'the log is at its configured level again'])
+  levels.close()
+})
+
+t.test('with several tenants the level is the operator’s', async (t) => {
+  const app = await buildApp(t, { dialect: 'sqlite', tenancy: 'multi' })
+  await app.getDecorator<Tenants>('tenants').create('acme')
+  const order = { level: 'debug' }
+  const refused = await client(app, 'admin', { tenant: 'acme' }).put('/api/log-level', order)
+  t.match(refused, { status: 403, body: { code: 'AUTH_OPERATOR_REQUIRED' } })
+  t.equal((await client(app, 'admin', { tenant: 'acme', subject: 'cli' }).put('/api/log-level', order)).status, 200)
+})
+
+for (const dialect of DIALECTS) {
+  t.test(`${dialect}: a slow query is logged with its plan and without its values`, async (t) => {
+    const database = await freshDatabase()
+    t.teardown(() => database.drop())
+    const databaseUrl = dialect === 'postgres' ? database.url : `sqlite:${temporaryFolder(t)}/a.sqlite`
+    const lines: Line[] = []
+    const { log } = Fastify({ logger: { stream: { write: (line: string) => void lines.push(JSON.parse(line)) } } })
+    const registry = new Registry()
+    const metrics = databaseMetrics(registry, 'any', 0)
+    const options = { databaseUrl, tenancy: 'single', poolSize: 1 } as const
+    const first = openDatabaseServer(options, UNWATCHED)
+    await first.create('main')
+    const { db: empty } = (await first.open('main')).migrator
+    await empty.schema.createTable('things').addColumn('id', 'integer').addColumn('name', 'text').execute()
+    await empty.schema.createIndex('things_id').on('things').column('id').execute()
+    await first.close()
+
+    const events = logSlowQueries(metrics, { seconds: 0, log, tracing: NO_TRACING, dialect: 'any' })
+    const server = openDatabaseServer(options, events)
+    t.teardown(() => server.close())
+    const { db } = await server.open('main')
+    const find = (id: number) =>
+      db
+        .withTables<{ things: { id: number; name: string } }>()
+        .selectFrom('things')
+        .select('name')
+        .where('id', '=', id)
+        .where('name', '=', 'canary')
+        .execute()
+    await find(1)
+    await find(2)
+    for (const deadline = Date.now() + 5_000; lines.length < 2 && Date.now() < deadline; ) await sleep(20)
+    t.equal(lines.length, 2)
+    const sql = /^select "name" from .*"things" where "id" = (\?|\$1) and "name" = (\?|\$2)$/
+    for (const line of lines) t.match(line, { msg: 'slow query', level: 40, operation: 'select', sql, seconds: Number })
+    const plans = lines.flatMap(({ plan }) => (plan === undefined ? [] : [JSON.stringify(plan)]))
+    t.equal(plans.length, 1, 'one plan for many')
+    t.match(plans[0], dialect === 'postgres' ? /Scan.*\$1/ : /USING INDEX things_id \(id=\?\)/)
+    t.notMatch(JSON.stringify(lines), /canary/)
+    t.match(await registry.metrics(), /^db_slow_queries_total\{dialect="any",operation="select"\} 2$/m)
+  })
+}
