@@ -44,8 +44,11 @@ type RowsQuery = SelectQueryBuilder<
 /** One for each combination of filters. */
 const lists = new Map<string, Prepared<Partial<Values>, Page>>()
 
-/** A page in keyset order; one row more than asked says that there is another. */
-export async function listItems(root: Kysely<unknown>, query: ItemQuery) {
+/**
+ * A page in keyset order; one row more than asked says that there is another.
+ * @param planner how the items are looked for; what is found is the same
+ */
+export async function listItems(root: Kysely<unknown>, query: ItemQuery, planner = planList) {
   const { limit = 50, cursor, category, location, status } = query
   const words = query.q === undefined ? '' : fold(query.q)
   // What was searched comes in the index's own order unless another is asked for: sorting every match is the slow part.
@@ -61,7 +64,7 @@ export async function listItems(root: Kysely<unknown>, query: ItemQuery) {
   if (status !== undefined) values.status = status
   if (location !== undefined) values.location = location
   if (after !== undefined) Object.assign(values, { key: after[0], id: after.at(-1) })
-  const plan = await planList(root, order, values)
+  const plan = await planner(root, order, values)
   const { rows } = await root.executeQuery(preparedList(plan)(root, values))
   return {
     rows: rows.flatMap(rowsOf),
