@@ -380,6 +380,13 @@ async function searchInOrder(db: Kysely<unknown>): Promise<void> {
   await sql`update ${sql.table(table)} set category_id = i.category_id, name = i.name
     from ${sql.table('items')} i where i.id = ${sql.ref(`${table}.item_id`)}`.execute(db)
   if (isPostgres(db)) {
+    // A node of the version before, which may still run, writes the text alone.
+    const fill = sql.table('item_search_fill')
+    await sql`create function ${fill}() returns trigger language plpgsql as $$ begin
+      select i.name, i.category_id into new.name, new.category_id from ${sql.table('items')} i where i.id = new.item_id;
+      return new; end $$`.execute(db)
+    await sql`create trigger item_search_fill before insert or update on ${sql.table(table)}
+      for each row execute function ${fill}()`.execute(db)
     // An entry of an index may have 2,700 bytes, so a text that is too long for it is left out and looked up.
     await sql`alter table ${sql.table(table)}
       add column head text generated always as (case when octet_length(text) <= 1500 then text end) stored`.execute(db)

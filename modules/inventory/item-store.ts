@@ -300,13 +300,22 @@ export function createItemStore(root: Kysely<unknown>) {
 export type ItemStore = ReturnType<typeof createItemStore>
 
 async function saveSearch(root: Kysely<unknown>, items: readonly (ItemRecord & { id: number })[]): Promise<void> {
+  if (isPostgres(root)) {
+    // A trigger adds the name and the category.
+    await insertRows(root, {
+      table: 'item_search',
+      columns: { item_id: 'integer', text: 'text' },
+      rows: items.map((item) => [item.id, searchText(item)]),
+      upsertOn: 'item_id'
+    })
+    return
+  }
   await insertRows(root, {
-    table: isPostgres(root) ? 'item_search' : 'item_texts',
+    table: 'item_texts',
     columns: { item_id: 'integer', category_id: 'integer', name: 'text', text: 'text' },
     rows: items.map((item) => [item.id, item.categoryId, item.name, searchText(item)]),
     upsertOn: 'item_id'
   })
-  if (isPostgres(root)) return
   await sql`insert or replace into item_search (rowid, text) select item_id, ${sql.raw(INDEXED_TEXT)} from item_texts
     where item_id in (select value from json_each(${JSON.stringify(items.map(({ id }) => id))}))`.execute(root)
 }
