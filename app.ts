@@ -1,6 +1,7 @@
 import type { FastifyInstance } from 'fastify'
 import anomaly, { anomalyHeadline, personalData as anomalyPersonal } from './modules/anomaly/index.js'
-import audit, { personalData as auditPersonal } from './modules/audit/index.js'
+import audit, { personalData as auditPersonal, trailProof } from './modules/audit/index.js'
+import backups from './modules/backups/index.js'
 import cacheStats from './modules/cache-stats/index.js'
 import dashboard from './modules/dashboard/index.js'
 import forecasting, {
@@ -19,22 +20,29 @@ import inventory, {
   inventoryHeadline,
   personalData as inventoryPersonal,
   items,
+  ledgerProof,
   stockGauges
 } from './modules/inventory/index.js'
 import privacy from './modules/privacy/index.js'
 import slo from './modules/slo/index.js'
 import webhooks from './modules/webhooks/index.js'
 import type { Config } from './plugins/config.js'
-import type { Auth, Mirror, Telemetry, Tenants } from './plugins/core.js'
+import type { Auth, Member, Mirror, Telemetry, Tenants } from './plugins/core.js'
 import core, { personalData as corePersonal } from './plugins/core.js'
+
+/** What the process that runs the service has beside it. */
+export interface Surroundings {
+  mirror?: Mirror | undefined
+  member?: Member | undefined
+  telemetry?: Telemetry | undefined
+}
 
 /** The map: the core, then each module in dependency order, and the ports between them. */
 export async function app(
   service: FastifyInstance,
   config: Config,
   mode: 'service' | 'worker' = 'service',
-  mirror?: Mirror,
-  telemetry?: Telemetry
+  { mirror, member, telemetry }: Surroundings = {}
 ): Promise<void> {
   await service.register(core, {
     databaseUrl: config.DATABASE_URL,
@@ -51,6 +59,10 @@ export async function app(
     workerThreads: config.WORKER_THREADS,
     dataDir: config.DATA_DIR,
     ...(mirror === undefined ? {} : { mirror }),
+    ...(config.backups === undefined
+      ? {}
+      : { archives: { settings: config.backups.settings, increments: config.backups.incrementSeconds > 0 } }),
+    ...(member === undefined ? {} : { member }),
     ...(telemetry === undefined ? {} : { telemetry }),
     slowQueryMilliseconds: config.SLOW_QUERY_MS,
     mode,
@@ -103,6 +115,11 @@ export async function app(
     ...options,
     allowedHosts: config.WEBHOOK_ALLOWED_HOSTS?.split(',').map((each) => each.trim()) ?? [],
     tenants: all
+  })
+  await service.register(backups, {
+    ...options,
+    proofs: [ledgerProof, trailProof],
+    ...(config.backups === undefined ? {} : { schedule: config.backups, retention: config.backups.retention })
   })
   await service.register(privacy, {
     ...options,

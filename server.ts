@@ -1,7 +1,8 @@
 import { setFlagsFromString } from 'node:v8'
 import Fastify, { type FastifyBaseLogger, type FastifyInstance } from 'fastify'
-import { app } from './app.js'
-import { setupLinkFor } from './modules/identity/index.js'
+import { pino } from 'pino'
+import type { Surroundings } from './app.js'
+import { joinCluster, type Member, supervise } from './plugins/cluster.js'
 import { type Config, ConfigError, loadConfig } from './plugins/config.js'
 import type { Health, Tenants } from './plugins/core.js'
 import { Front, type Mirror, openMirror, primaryOf } from './plugins/mirror.js'
@@ -18,10 +19,12 @@ const CLOSE_MILLISECONDS = 10_000
 export async function build(
   given: Config,
   mode: 'service' | 'worker' = 'service',
-  mirror?: Mirror
+  surroundings: Surroundings = {}
 ): Promise<FastifyInstance> {
   const config = primaryOf(given)
   const telemetry = await openTelemetry(config.telemetry)
+  // Not at the top: who only watches over processes that serve needs none of it.
+  const { app } = await import('./app.js')
   const service = Fastify(
     serverOptions({
       logLevel: config.LOG_LEVEL,
@@ -31,7 +34,7 @@ export async function build(
   )
   // Hooks that close run in the opposite order: it sends what the others still did.
   service.addHook('onClose', () => telemetry.close())
-  await app(service, config, mode, mirror, telemetry)
+  await app(service, config, mode, { ...surroundings, telemetry })
   return service
 }
 
@@ -39,8 +42,9 @@ export async function build(
  * Listens, and closes gracefully on SIGTERM or SIGINT: it says that it is not ready, goes on for `DRAIN_SECONDS`, then answers
  * what is under way.
  */
-export async function listen(service: Listening, config: Config): Promise<void> {
-  await open(service, config)
+export async function listen(service: Listening, config: Config, member?: Member): Promise<void> {
+  for (const order of ['drain', 'close'] as const) member?.onOrder(order, () => process.exit(0))
+  await open(service, config, member)
   let state: 'open' | 'draining' | 'closing' = 'open'
   let waiting: NodeJS.Timeout | undefined
   const failed = (error: unknown) => {
@@ -57,25 +61,54 @@ export async function listen(service: Listening, config: Config): Promise<void> 
     service.close().then(() => process.exit(0), failed)
   }
   const drain = (signal: string) => {
-    // Who sends a second signal does not want to wait.
-    if (state !== 'open') return close()
+    if (state !== 'open') return
     state = 'draining'
     service.log.info({ signal, seconds: config.DRAIN_SECONDS }, 'draining: not ready any more, and still answering')
     service.drain()
     waiting = setTimeout(close, config.DRAIN_SECONDS * 1000)
   }
-  process.on('SIGTERM', drain)
-  process.on('SIGINT', drain)
+  if (member === undefined) {
+    // Who sends a second signal does not want to wait.
+    const heard = (signal: string) => (state === 'open' ? drain(signal) : close())
+    process.on('SIGTERM', heard).on('SIGINT', heard)
+    return
+  }
+  // A terminal sends its signal to every process, and the one that watches over us tells us as well.
+  process.on('SIGTERM', drain).on('SIGINT', () => {})
+  member.onOrder('drain', () => drain('SIGTERM'))
+  member.onOrder('close', close)
 }
 
 export async function serve(config: Config): Promise<void> {
   setFlagsFromString(`--heap-growing-percent=${HEAP_GROWTH_PERCENT}`)
+  const member = joinCluster()
+  if (config.CLUSTER_WORKERS > 1 && member === undefined) process.exit(await watchOver(config))
   const mirror = openMirror(config)
-  const service = mirror === undefined ? await build(config) : await serveMirrored(config, mirror)
-  if (mirror === undefined) await listen(listening(service), config)
-  if (config.TENANCY !== 'single') return
+  const service =
+    mirror === undefined ? await build(config, 'service', { member }) : await serveMirrored(config, mirror)
+  if (mirror === undefined) await listen(listening(service), config, member)
+  if (config.TENANCY !== 'single' || member?.isFirst === false) return
   // The service is up all the same, and the console can print another: `inventory users link`.
   await greet(service, config).catch((error) => service.log.warn({ err: error }, 'no link to make the first user'))
+}
+
+/** Runs `CLUSTER_WORKERS` processes like this one and serves nothing itself. */
+function watchOver(config: Config): Promise<number> {
+  const { PORT: port, HOST: host } = config
+  const log = pino({ level: config.LOG_LEVEL })
+  if (config.REDIS_URL === undefined)
+    log.warn('CLUSTER_WORKERS without REDIS_URL: each process has caches and rate limits of its own')
+  return supervise({
+    workers: config.CLUSTER_WORKERS,
+    drainSeconds: config.DRAIN_SECONDS,
+    log,
+    starting: async () => {
+      if (port === 0) return undefined
+      return answerWhileStarting(port, host).catch((error) => {
+        throw listenFailure(error, config)
+      })
+    }
+  })
 }
 
 /** What answers on the port. */
@@ -98,7 +131,7 @@ export const listening = (service: FastifyInstance): Listening => ({
 /** With a mirror the service may be exchanged for one on the other database while the port stays open. */
 async function serveMirrored(config: Config, mirror: Mirror): Promise<FastifyInstance> {
   await mirror.settle()
-  let service = await build(config, 'service', mirror)
+  let service = await build(config, 'service', { mirror })
   const front = new Front(serverOptions({ logLevel: config.LOG_LEVEL }).clientErrorHandler)
   const door = {
     hold: async () => {
@@ -106,7 +139,7 @@ async function serveMirrored(config: Config, mirror: Mirror): Promise<FastifyIns
       await service.close()
     },
     release: async () => {
-      service = await build(config, 'service', mirror)
+      service = await build(config, 'service', { mirror })
       await service.ready()
       front.release(service)
     }
@@ -134,6 +167,7 @@ async function serveMirrored(config: Config, mirror: Mirror): Promise<FastifyIns
 
 /** There is no default account: whoever reads what the service prints at its start makes the first one. */
 async function greet(service: FastifyInstance, { publicUrl }: Config): Promise<void> {
+  const { setupLinkFor } = await import('./modules/identity/index.js')
   const link = await setupLinkFor(await service.getDecorator<Tenants>('tenants').get('main'), publicUrl)
   if (link === undefined) return
   // Not to the log, which is kept and shipped: it is a secret for a day.
@@ -143,24 +177,32 @@ or: POST /api/auth/setup { "token": "<what follows token= in the link>", "userna
 `)
 }
 
-async function open(service: Listening, { PORT: port, HOST: host }: Config): Promise<void> {
+async function open(service: Listening, config: Config, member?: Member): Promise<void> {
+  const { PORT: port, HOST: host } = config
   try {
-    const done = port === 0 ? undefined : await answerWhileStarting(port, host)
+    // In a cluster somebody else answers until the first is ready, and then those that are.
+    const done = port === 0 || member !== undefined ? undefined : await answerWhileStarting(port, host)
     try {
       await service.ready()
+      await member?.admitted()
     } finally {
       await done?.()
     }
     await service.listen({ port, host })
   } catch (error) {
     await service.close()
-    const code = error instanceof Error && 'code' in error ? error.code : undefined
-    if (code === 'EADDRINUSE' || code === 'EACCES')
-      throw new ConfigError(`PORT is ${port}, which cannot be opened (${code}); it may be another port`)
-    if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND' || code === 'EAI_AGAIN')
-      throw new ConfigError(`HOST is "${host}", which is not an address of this machine (${code}); it may be 127.0.0.1`)
-    throw error
+    throw listenFailure(error, config)
   }
+}
+
+/** What the operator is told when the port or the address cannot be had. */
+function listenFailure(error: unknown, { PORT: port, HOST: host }: Config): unknown {
+  const code = error instanceof Error && 'code' in error ? error.code : undefined
+  if (code === 'EADDRINUSE' || code === 'EACCES')
+    return new ConfigError(`PORT is ${port}, which cannot be opened (${code}); it may be another port`)
+  if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND' || code === 'EAI_AGAIN')
+    return new ConfigError(`HOST is "${host}", which is not an address of this machine (${code}); it may be 127.0.0.1`)
+  return error
 }
 
 /** Runs a command; a bad configuration ends it with one line and 2, anything else that fails with 1. */

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { FastifyInstance } from 'fastify'
 import type { Registry } from 'prom-client'
+import { createClusterMetrics } from '../plugins/cluster-metrics.js'
 import { loadConfig } from '../plugins/config.js'
 import { mirrorMetrics } from '../plugins/mirror.js'
 import { build } from '../server.js'
@@ -56,6 +57,12 @@ export interface Running {
   readonly postgres: FastifyInstance
 }
 
+/** Backups are there by choice too. The key is anybody's. */
+const backups = (folder: string) => ({
+  BACKUP_URL: join(folder, 'backups'),
+  BACKUP_IDENTITY: 'AGE-SECRET-KEY-16SF8ZWNK2EKS4VC66T7FRLP2CE36D40LKFVVRWVTA6FH23N94NWS72QDVG'
+})
+
 /** The service on SQLite, and on PostgreSQL with Redis and a mirror, as they are before the first request. */
 export async function withServices<R>(
   work: (running: Running) => Promise<R>,
@@ -65,7 +72,14 @@ export async function withServices<R>(
   const database = await freshDatabase()
   const start = async (name: string, own: Record<string, string>) => {
     const app = await build(
-      loadConfig({ NODE_ENV: 'test', LOG_LEVEL: 'silent', DATA_DIR: join(folder, name), ...config, ...own })
+      loadConfig({
+        NODE_ENV: 'test',
+        LOG_LEVEL: 'silent',
+        DATA_DIR: join(folder, name),
+        ...backups(folder),
+        ...config,
+        ...own
+      })
     )
     await app.ready()
     return app
@@ -76,6 +90,8 @@ export async function withServices<R>(
   mirrorMetrics(registryOf(postgres), {
     status: () => ({ on: false, tenants: [], errors: 0, error: undefined, verified: undefined })
   })
+  // These are kept by the process that watches over the others.
+  createClusterMetrics(2, registryOf(postgres))
   try {
     return await work({ sqlite, postgres })
   } finally {

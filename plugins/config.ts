@@ -4,6 +4,7 @@ import { isIP } from 'node:net'
 import { join, resolve } from 'node:path'
 import { type Static, Type } from 'typebox'
 import { Value } from 'typebox/value'
+import { BACKUP_SECRETS, BACKUP_VARIABLES, type BackupConfig, backupsOf } from './config-backups.js'
 import { ConfigError } from './config-error.js'
 import { LIMIT_CLASSES, type RateLimits } from './rate-limits.js'
 import { isGuessable, refuseDefaultSecrets, type TlsIdentity, tlsIdentity, withSecretFiles } from './secrets.js'
@@ -115,6 +116,12 @@ export const Environment = Type.Object({
   METRICS_TOKEN: Type.Optional(Type.String({ minLength: 16, description: 'a bearer token of at least 16 characters' })),
   DOCS: Type.String({ pattern: '^(on|off)$', default: 'on', description: 'on or off' }),
   TENANCY: Type.String({ pattern: '^(single|multi)$', default: 'single', description: 'single or multi' }),
+  CLUSTER_WORKERS: Type.Integer({
+    minimum: 1,
+    maximum: 256,
+    default: 1,
+    description: '1–256 processes on one port; more than 1 with PostgreSQL alone'
+  }),
   POSTGRES_POOL_SIZE: Type.Integer({ minimum: 1, maximum: 1000, default: 10, description: '1–1000 connections' }),
   RATE_LIMIT_PER_MINUTE: Type.Integer({
     minimum: 0,
@@ -148,6 +155,7 @@ export const Environment = Type.Object({
     default: 365,
     description: '1–3650 days that audit entries are kept'
   }),
+  ...BACKUP_VARIABLES,
   DRAIN_SECONDS: Type.Integer({
     minimum: 0,
     maximum: 300,
@@ -220,6 +228,8 @@ export interface Config extends Environment {
   readonly rateLimits: RateLimits
   /** URLs by name. */
   readonly databaseServers: ReadonlyMap<string, string>
+  /** Where and how backups are made, when they are. */
+  readonly backups: BackupConfig | undefined
   readonly postgresTls?: TlsIdentity
   readonly redisTls?: TlsIdentity
   readonly telemetry?: TelemetrySettings
@@ -238,7 +248,8 @@ const SECRETS = new Set([
   'DATABASE_URL',
   'MIRROR_URL',
   'DATABASE_SERVERS',
-  'REDIS_URL'
+  'REDIS_URL',
+  ...BACKUP_SECRETS
 ])
 
 /**
@@ -259,6 +270,11 @@ export function loadConfig(variables: Record<string, string | undefined>): Confi
   const postgresTls = tlsIdentity(names(environment), 'POSTGRES')
   const redisTls = tlsIdentity(names(environment), 'REDIS')
   const databaseUrl = environment.DATABASE_URL ?? `sqlite:${join(dataDir, 'inventory.sqlite')}`
+  if (environment.CLUSTER_WORKERS > 1 && databaseUrl.startsWith('sqlite:')) {
+    throw new ConfigError(
+      `CLUSTER_WORKERS is ${environment.CLUSTER_WORKERS}; with a SQLite database it may be 1, since one process serves a file`
+    )
+  }
   try {
     mkdirSync(dataDir, { recursive: true, mode: 0o700 })
   } catch {
@@ -277,6 +293,7 @@ export function loadConfig(variables: Record<string, string | undefined>): Confi
     secretsKeys: secretKeys(environment, 'SECRETS_KEY', 'SECRETS_KEYS', join(dataDir, 'secrets-key')),
     databaseServers: databaseServers(environment.DATABASE_SERVERS, databaseUrl, environment.TENANCY),
     rateLimits: rateLimitsOf(environment.RATE_LIMITS),
+    backups: backupsOf(environment),
     ...(postgresTls === undefined ? {} : { postgresTls }),
     ...(redisTls === undefined ? {} : { redisTls }),
     ...telemetry(environment)

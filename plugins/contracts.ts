@@ -7,7 +7,7 @@ import type { Migrations as MigrationsByName } from './migrate.js'
 import type { Portability } from './portable/types.js'
 
 export type { TokenClaims, TokenUse } from '../schemas/common.js'
-
+export type * from './archive/types.js'
 export { agentOf } from './audit.js'
 export { csvCell } from './csv.js'
 export { decodeCursor, encodeCursor, pageOf } from './cursor.js'

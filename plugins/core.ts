@@ -6,12 +6,14 @@ import type { FastifyInstance, FastifyRequest, onRequestHookHandler } from 'fast
 import fp from 'fastify-plugin'
 import { coreMigrations } from '../migrations/core.js'
 import { createAnswers, forgetOldKeys } from './answers.js'
+import { ArchiveService, type ArchiveSettings, releaseCaptures } from './archive.js'
 import { type AuditService, createAudit } from './audit.js'
 import { createAuth } from './auth.js'
 import { createCaches } from './cache.js'
+import type { Member } from './cluster.js'
 import { createCompute } from './compute.js'
 import type { SecretKey } from './config.js'
-import type { Audit, EnterModule, ModuleOptions, Tenant } from './contracts.js'
+import type { Archives, Audit, EnterModule, ModuleOptions, Tenant } from './contracts.js'
 import { openDatabaseServer, startFailure } from './database.js'
 import { databaseStatistics } from './database-statistics.js'
 import type { DatabaseEvents } from './dialects/dialect.js'
@@ -22,7 +24,8 @@ import { registerHttp } from './http.js'
 import { httpMetrics } from './http-metrics.js'
 import { jobRoutes } from './job-routes.js'
 import { createJobs } from './jobs.js'
-import { createRegistry, databaseGauges, databaseMetrics, metricsRoute } from './metrics.js'
+import { createLogLevels, logLevelRoutes } from './log-level.js'
+import { createRegistry, databaseGauges, databaseMetrics, exposed, metricsRoute } from './metrics.js'
 import { forgetMirrored, MIRROR_TABLES, type Mirror, mirrorCheck, mirrorMetrics } from './mirror.js'
 import { registerOpenApi } from './openapi.js'
 import { createPeriodic } from './periodic.js'
@@ -64,8 +67,12 @@ export interface CoreOptions {
   workerThreads?: number
   /** Where files of running work are kept; the system's temporary folder otherwise. */
   dataDir?: string
+  /** Where archives of tenants' data go, and whether changes are noted for increments. */
+  archives?: { readonly settings: ArchiveSettings; readonly increments: boolean }
   /** The copy on the other database engine, where one may be kept. */
   mirror?: Mirror
+  /** The other processes of `CLUSTER_WORKERS`, for one that is among them. */
+  member?: Pick<Member, 'gather' | 'provide'>
   /** Traces; whoever opened it closes it, after the app. */
   telemetry?: Telemetry
   /** A query that takes longer counts as slow (250). */
@@ -97,6 +104,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     logRequests(app)
     httpMetrics(app, registry, telemetry.on)
   }
+  options.member?.provide((openMetrics) => exposed(registry, openMetrics).metrics())
 
   const dialect = options.databaseUrl.startsWith('sqlite:') ? 'sqlite' : 'postgresql'
   const slow = { seconds: slowQueryMilliseconds / 1000, log: app.log, tracing: telemetry, dialect }
@@ -115,6 +123,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   const redis =
     redisUrl === undefined ? null : openRedis({ url: redisUrl, tls: redisTls, log: app.log, prefix: `${deployment}:` })
   if (redis !== null) redisMetrics(registry, redis)
+  const levels = createLogLevels(app.log, redis)
   const caches = createCaches({
     redis,
     enabled: options.cache ?? true,
@@ -132,6 +141,16 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   })
   options.mirror?.attach(tenants.migrations(), app.log)
   databaseGauges(registry, server, tenants)
+  const whereabouts = {
+    databaseUrl: options.databaseUrl,
+    tenancy,
+    tls: options.postgresTls,
+    urlOf: (tenant: string) => options.databaseServers?.get(server.homeOf?.(tenant) ?? '') ?? options.databaseUrl
+  }
+  const archives =
+    options.archives === undefined
+      ? null
+      : new ArchiveService({ ...options.archives, database: whereabouts, migrations: () => tenants.migrations() })
   databaseStatistics(registry, server, tenants)
   const periodic = createPeriodic(() => tenants.all(), app.log, registry)
   // What a crash left in the outbox is delivered too.
@@ -182,6 +201,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   app.decorate('periodic', periodic)
   app.decorate('compute', compute)
   app.decorate('jobs', jobs)
+  app.decorate<Archives | null>('archives', archives)
   app.decorate('answers', answers)
   app.decorate<Audit>('audit', audit)
   app.decorate('migrations', { add: tenants.addMigrations.bind(tenants) })
@@ -205,10 +225,15 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     metricsRoute(
       app,
       registry,
+      options.member?.gather,
       scrapeAllowed(service.metricsToken),
       () => new Unauthenticated({ reason: 'METRICS_TOKEN' })
     )
-    if (auth !== undefined) await app.register(jobRoutes, { prefix: '/api/jobs', authorize: auth.authorize })
+    if (auth !== undefined) {
+      const { authorize } = auth
+      await app.register(jobRoutes, { prefix: '/api/jobs', authorize })
+      await app.register(logLevelRoutes, { prefix: '/api/log-level', authorize, levels, tenancy })
+    }
   }
 
   app.addHook('onReady', async () => {
@@ -216,6 +241,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     await tenants.ready().catch((error) => {
       throw startFailure(error)
     })
+    if (archives?.increments !== true) await releaseCaptures(tenants, whereabouts)
     await jobs.ready()
     periodic.start()
     started()
@@ -225,9 +251,11 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   app.addHook('onClose', async () => {
     await underWay.ended()
     await periodic.close()
+    await archives?.close()
     await events.close()
     await compute.close()
     await caches.close()
+    levels.close()
     await redis?.close()
     await server.close()
   })
@@ -297,6 +325,6 @@ function scrapeAllowed(token: string | undefined): (request: FastifyRequest) => 
 export type * from './contracts.js'
 export { access, Problem, problem } from './contracts.js'
 export { personalData } from './kept-answers.js'
-export type { Mirror, Telemetry, Tenants }
+export type { Member, Mirror, Telemetry, Tenants }
 
 export default fp(core, { name: 'inventory-enterprise/core', fastify: '5.x' })

@@ -48,6 +48,10 @@ export const RouteClosed = problem('AUTH_ROUTE_CLOSED', 403, {
   en: 'This route declares no role, so it is closed.',
   fr: 'Cette route ne déclare aucun rôle : elle est fermée.'
 })
+export const OperatorRequired = problem('AUTH_OPERATOR_REQUIRED', 403, {
+  en: 'With several tenants this is for whoever runs the service: a token printed at the console.',
+  fr: 'Avec plusieurs locataires, ceci revient à l’exploitant du service : un jeton imprimé à la console.'
+})
 export const RouteNotFound = problem<{ method: string; path: string }>('ROUTE_NOT_FOUND', 404, {
   en: 'There is no route {method} {path}.',
   fr: 'La route {method} {path} n’existe pas.'

@@ -157,10 +157,14 @@ export function databaseGauges(registry: Registry, server: DatabaseServer, tenan
   size('db_wal_size_bytes', 'Write-ahead log size.', 'writeAheadLog')
 }
 
-/** `/metrics` in Prometheus text, or OpenMetrics when asked. Behind `METRICS_TOKEN` when one is set. */
+/**
+ * `/metrics` in Prometheus text, or OpenMetrics when asked. Behind `METRICS_TOKEN` when one is set.
+ * @param gather tells the metrics of this process and its neighbours, where it is one of a cluster
+ */
 export function metricsRoute(
   app: FastifyInstance,
   registry: Registry,
+  gather: ((openMetrics: boolean) => Promise<string>) | undefined,
   allowed: (request: FastifyRequest) => boolean,
   refuse: () => Error
 ): void {
@@ -175,11 +179,14 @@ export function metricsRoute(
   }
   app.get('/metrics', { schema, config: access('public'), logLevel: 'warn' }, async (request, reply: FastifyReply) => {
     if (!allowed(request)) throw refuse()
-    const format =
-      request.headers.accept?.includes('application/openmetrics-text') === true ? openMetrics(registry) : registry
-    return reply.type(format.contentType).send(await format.metrics())
+    const openMetrics = request.headers.accept?.includes('application/openmetrics-text') === true
+    const own = exposed(registry, openMetrics)
+    return reply.type(own.contentType).send(await (gather?.(openMetrics) ?? own.metrics()))
   })
 }
+
+/** The registry in the format that is asked for. */
+export const exposed = (registry: Registry, openMetrics: boolean) => (openMetrics ? openMetricsOf(registry) : registry)
 
 /** What takes exemplars has to be registered with one of these. */
 export function openRegistry(): Registry<OpenMetricsContentType> {
@@ -189,7 +196,7 @@ export function openRegistry(): Registry<OpenMetricsContentType> {
 }
 
 /** The same metrics under the other format: in prom-client the format belongs to the registry, not to the call. */
-function openMetrics(registry: Registry): Registry<OpenMetricsContentType> {
+function openMetricsOf(registry: Registry): Registry<OpenMetricsContentType> {
   const open = openRegistry()
   for (const { name } of registry.getMetricsAsArray()) {
     const metric = registry.getSingleMetric(name)

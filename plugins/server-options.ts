@@ -3,6 +3,7 @@ import type { IncomingMessage } from 'node:http'
 import type { Socket } from 'node:net'
 import { type FastifyReply, type FastifyRequest, type FastifyServerOptions, LogController } from 'fastify'
 import { answerProblem } from './errors.js'
+import { loggedError, REDACTED } from './log-redaction.js'
 import { lineFields } from './request-log.js'
 import { NO_TRACING, type Tracing } from './tracing.js'
 
@@ -43,15 +44,8 @@ export function serverOptions({ logLevel, trustProxy, tracing = NO_TRACING }: Se
     logger: {
       level: logLevel,
       mixin: lineFields(tracing),
-      // PostgreSQL tells in the detail of an error which row it refused.
-      redact: [
-        'req.headers.authorization',
-        'req.headers.cookie',
-        'headers.authorization',
-        'headers.cookie',
-        'err.detail',
-        'err.where'
-      ]
+      serializers: { err: loggedError },
+      redact: REDACTED
     },
     frameworkErrors: (error: Error, request: FastifyRequest, reply: FastifyReply) => {
       void reply.headers(BARE_HEADERS).header('x-request-id', request.id)

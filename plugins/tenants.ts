@@ -26,6 +26,11 @@ export const SINGLE_TENANT = 'main'
 
 /** How long a tenant that another process has dropped may still be served here. */
 const COMPARE_MILLISECONDS = 500
+/**
+ * Tenants that are opened at once, and so migrated at once: each takes a connection meanwhile, and the database is busy with few of
+ * them (`npm run bench -- tenants`).
+ */
+const OPENING_MAX = 4
 /** A move between servers waits longer than this before it lets writers in at the new place. */
 const KNOWN_MILLISECONDS = 1_500
 
@@ -40,6 +45,7 @@ export class Tenants {
   readonly #open = new Map<string, Promise<Open>>()
   readonly #ready = new Map<string, Tenant>()
   readonly #sets: MigrationSet[] = []
+  readonly #turn = atMost(OPENING_MAX)
   #comparedAt = 0
   #lookedAt = Number.NEGATIVE_INFINITY
 
@@ -63,7 +69,8 @@ export class Tenants {
 
   /** Every tenant, opened. */
   async all(): Promise<Tenant[]> {
-    return Promise.all((await this.list()).map((id) => this.get(id)))
+    if (this.#outdated()) await this.#forgetDropped()
+    return Promise.all((await this.list()).map(async (id) => (await this.#get(id)).tenant))
   }
 
   /** How many this process has open. */
@@ -85,9 +92,15 @@ export class Tenants {
   }
 
   async drop(id: string): Promise<void> {
-    if (!(await this.list()).includes(id)) throw new TenantNotFound({ tenant: id })
+    if (!(await this.#exists(id))) throw new TenantNotFound({ tenant: id })
     this.#forget(id)
     await this.#options.server.drop(id)
+  }
+
+  async #exists(id: string): Promise<boolean> {
+    if (this.#options.tenancy === 'single') return id === SINGLE_TENANT
+    // The name becomes a file's: one that is none must not be looked for.
+    return Value.Check(TenantId, id) && this.#options.server.exists(id)
   }
 
   #forget(id: string): void {
@@ -127,7 +140,7 @@ export class Tenants {
       const { database } = await open.catch(() => ({ database: undefined }))
       if (database === undefined) continue
       // One that is being created may be younger than the list.
-      if (!moved(database) && (existing.has(id) || (await this.list()).includes(id))) continue
+      if (!moved(database) && (existing.has(id) || (await this.#exists(id)))) continue
       this.#forget(id)
       await database.close()
     }
@@ -148,7 +161,7 @@ export class Tenants {
   #get(id: string): Promise<Open> {
     const known = this.#open.get(id)
     if (known !== undefined) return known
-    const opening = this.#openTenant(id)
+    const opening = this.#turn(() => this.#openTenant(id))
     this.#open.set(id, opening)
     // A failure is not remembered: the next request tries again.
     opening.catch(() => this.#open.delete(id))
@@ -157,7 +170,7 @@ export class Tenants {
 
   async #openTenant(id: string): Promise<Open> {
     const { server, caches, events, audit, notice, tracing = NO_TRACING } = this.#options
-    if (!(await this.list()).includes(id)) throw new TenantNotFound({ tenant: id })
+    if (!(await this.#exists(id))) throw new TenantNotFound({ tenant: id })
     const database = await server.open(id)
     const { db, schema } = database.migrator
     await migrate(db, this.#sets, {
@@ -226,3 +239,21 @@ interface Effects {
   published: boolean
 }
 const noEffects = (): Effects => ({ namespaces: new Set(), callbacks: [], entries: [], published: false })
+
+/** Runs what it is given, at most so many at once and in the order given. */
+function atMost(limit: number): <R>(work: () => Promise<R>) => Promise<R> {
+  const waiting: (() => void)[] = []
+  let running = 0
+  return async (work) => {
+    if (running >= limit) await new Promise<void>((resolve) => void waiting.push(resolve))
+    else running++
+    try {
+      return await work()
+    } finally {
+      // A place that becomes free is handed on, so nobody passes those who wait.
+      const next = waiting.shift()
+      if (next === undefined) running--
+      else next()
+    }
+  }
+}

@@ -8,17 +8,14 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { provideMonitoringTools } from './monitoring-tools.mjs'
 import { provideServices, ServicesError } from './services.mjs'
+import { provideTools } from './tools.mjs'
 
 const say = (line) => process.stdout.write(`${line}\n`)
 
 async function main() {
   const started = performance.now()
-  const tools = provideMonitoringTools(
-    ['prometheus', 'promtool', 'alertmanager', 'amtool', 'curl', 'psql', 'redis'],
-    say
-  )
+  const tools = provideTools(['prometheus', 'promtool', 'alertmanager', 'amtool', 'curl', 'psql', 'redis'], say)
   const services = await provideServices(say)
   const folder = mkdtempSync(join(tmpdir(), 'inventory-alerts-'))
   try {

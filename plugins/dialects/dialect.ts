@@ -24,6 +24,7 @@ export interface DatabaseServer {
   readonly dialect: Dialect
   /** The names of the tenants that exist. */
   tenants(): Promise<string[]>
+  exists(tenant: string): Promise<boolean>
   create(tenant: string): Promise<void>
   drop(tenant: string): Promise<void>
   open(tenant: string): Promise<TenantDatabase>

@@ -7,6 +7,7 @@ import { withoutTlsParameters } from './postgres.js'
 export interface Placements {
   /** Names of servers by tenant. */
   all(): Promise<ReadonlyMap<string, string>>
+  of(tenant: string): Promise<string | undefined>
   set(tenant: string, server: string): Promise<void>
   forget(tenant: string): Promise<void>
   close(): Promise<void>
@@ -41,6 +42,11 @@ export function postgresPlacements(url: string, tls?: TlsIdentity): Placements {
       const { rows } = await pool.query<{ tenant: string; server: string }>(`select tenant, server from ${TABLE}`)
       return new Map(rows.map(({ tenant, server }) => [tenant, server]))
     },
+    of: async (tenant) => {
+      await ready()
+      const { rows } = await pool.query<{ server: string }>(`select server from ${TABLE} where tenant = $1`, [tenant])
+      return rows[0]?.server
+    },
     set: async (tenant, server) => {
       await ready()
       await pool.query(
@@ -67,7 +73,7 @@ interface PlacedOptions {
 
 /** Several PostgreSQL servers as one: each tenant is on the one that its placement names, or at home. */
 export function placedServer({ servers, placements }: PlacedOptions): DatabaseServer {
-  let known: ReadonlyMap<string, string> = new Map()
+  let known = new Map<string, string>()
   const server = (name: string): DatabaseServer => {
     const found = servers.get(name)
     if (found === undefined) throw new Error(`no server is called ${name}: DATABASE_SERVERS does not name it`)
@@ -76,25 +82,31 @@ export function placedServer({ servers, placements }: PlacedOptions): DatabaseSe
   const homeOf = (tenant: string) => known.get(tenant) ?? HOME
   const list = async () => {
     const [placed, atHome] = await Promise.all([placements.all(), server(HOME).tenants()])
-    known = placed
+    known = new Map(placed)
     return [...new Set([...atHome, ...placed.keys()])].sort()
+  }
+  /** Asks where it is. */
+  const find = async (tenant: string) => {
+    const name = await placements.of(tenant)
+    if (name === undefined) known.delete(tenant)
+    else known.set(tenant, name)
+    return homeOf(tenant)
   }
   const each = [...servers.values()]
   return {
     dialect: 'postgres',
     homeOf,
     tenants: list,
+    exists: async (tenant) => (await find(tenant)) !== HOME || server(HOME).exists(tenant),
     create: (tenant) => server(HOME).create(tenant),
     drop: async (tenant) => {
-      await list()
-      await server(homeOf(tenant)).drop(tenant)
+      await server(await find(tenant)).drop(tenant)
       // What stayed behind when it was moved.
       await server(HOME).drop(tenant)
       await placements.forget(tenant)
     },
     open: async (tenant): Promise<TenantDatabase> => {
-      await list()
-      const home = homeOf(tenant)
+      const home = await find(tenant)
       return { ...(await server(home).open(tenant)), home }
     },
     // Where one of the others is away, its tenants are; the service is not.

@@ -71,6 +71,10 @@ export function postgresServer(options: PostgresServerOptions): DatabaseServer {
       )
       return rows.map(({ name }) => name.slice(schemaPrefix.length))
     },
+    exists: async (tenant) => {
+      const { rows } = await sql`select from pg_namespace where nspname = ${schemaPrefix + tenant}`.execute(root)
+      return rows.length > 0
+    },
     create: async (tenant) => {
       const make = () =>
         root.schema

@@ -90,6 +90,7 @@ function fileServer(path: string, multi: boolean, events: DatabaseEvents, synchr
             .map((name) => name.slice(0, -'.sqlite'.length))
             .sort()
         : ['main'],
+    exists: async (tenant) => existsSync(fileOf(tenant)),
     create: async (tenant) => {
       if (!existsSync(fileOf(tenant))) new Sqlite(fileOf(tenant)).close()
     },
@@ -179,9 +180,11 @@ function restartsOf(path: string): number {
 }
 
 function connect(path: string, synchronous: Synchronous): Sqlite.Database {
-  // Waiting inside SQLite would block the event loop, so the wait is ours (see `whenFree`); reads never wait under WAL.
-  const db = new Sqlite(path, { timeout: 0 })
+  // Another process may be making the same file.
+  const db = new Sqlite(path, { timeout: BUSY_TIMEOUT_MS })
   db.pragma('journal_mode = WAL')
+  // From here on waiting inside SQLite would block the event loop, so the wait is ours (see `whenFree`); reads never wait under WAL.
+  db.pragma('busy_timeout = 0')
   db.pragma(`synchronous = ${synchronous}`)
   db.pragma('foreign_keys = ON')
   // Pages that many transactions touch are written back once: a checkpoint costs two fsyncs and every page it moves.

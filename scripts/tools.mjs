@@ -1,4 +1,4 @@
-/** Finds Prometheus, Alertmanager and their tools: on PATH, else by the package manager (as root, on Debian and its like). */
+/** Finds the programs that the verifications run beside the service: on PATH, else by the package manager (as root, on Debian and its like). */
 import { existsSync } from 'node:fs'
 import { delimiter, join } from 'node:path'
 import { install, ServicesError } from './services.mjs'
@@ -8,12 +8,15 @@ const TOOLS = {
   promtool: { names: ['promtool'], debian: 'prometheus' },
   alertmanager: { names: ['alertmanager', 'prometheus-alertmanager'], debian: 'prometheus-alertmanager' },
   amtool: { names: ['amtool'], debian: 'prometheus-alertmanager' },
+  haproxy: { names: ['haproxy'], debian: 'haproxy' },
+  pgbouncer: { names: ['pgbouncer'], debian: 'pgbouncer' },
   curl: { names: ['curl'], debian: 'curl' },
   psql: { names: ['psql'], debian: 'postgresql-client' },
   redis: { names: ['redis-cli', 'valkey-cli'], debian: 'redis-tools' }
 }
 
-const folders = () => [...(process.env.PATH ?? '').split(delimiter), '/usr/bin', '/usr/local/bin'].filter(Boolean)
+const folders = () =>
+  [...(process.env.PATH ?? '').split(delimiter), '/usr/bin', '/usr/sbin', '/usr/local/bin'].filter(Boolean)
 const find = ({ names }) =>
   folders()
     .flatMap((folder) => names.map((name) => join(folder, name)))
@@ -24,7 +27,7 @@ const find = ({ names }) =>
  * @returns the path of each
  * @throws {ServicesError} with what to install
  */
-export function provideMonitoringTools(wanted, say) {
+export function provideTools(wanted, say) {
   const missing = () => wanted.filter((name) => find(TOOLS[name]) === undefined)
   const packages = () => [...new Set(missing().map((name) => TOOLS[name].debian))]
   if (missing().length > 0 && process.getuid?.() === 0 && existsSync('/usr/bin/apt-get')) install(packages(), say)

@@ -1,0 +1,254 @@
+import cluster, { type Worker } from 'node:cluster'
+import { once } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { FastifyBaseLogger } from 'fastify'
+import { type ClusterMetrics, createClusterMetrics, type Exposition } from './cluster-metrics.js'
+
+/**
+ * `CLUSTER_WORKERS`: several processes that share one port. The first starts alone, since what stops it would stop each; one
+ * that ends is replaced. A process of a cluster is a node like any other, and knows nothing of its neighbours.
+ */
+
+/** A start that fails again and again is tried less and less often. */
+const RESTART_MILLISECONDS_MIN = 100
+const RESTART_MILLISECONDS_MAX = 10_000
+/** What ran for so long did not fail at its start. */
+const SETTLED_MILLISECONDS = 30_000
+/** A worker that does not answer in this time is left out of a scrape. */
+const SCRAPE_MILLISECONDS = 1_500
+/** Longer than a worker gives itself to close. */
+const CLOSE_MILLISECONDS = 15_000
+/** Set by `supervise` alone: a host's own cluster speaks another language. */
+const MARK = 'INVENTORY_CLUSTER_MEMBER'
+
+type Order =
+  | { order: 'listen' | 'drain' | 'close' }
+  | { order: 'collect'; id: number; openMetrics: boolean }
+  | { order: 'collected'; id: number; text: string }
+type Word =
+  | { word: 'ready' }
+  | { word: 'gather'; id: number; openMetrics: boolean }
+  | { word: 'metrics'; id: number; text: string }
+
+/** What a process of a cluster has of the others. */
+export interface Member {
+  /** Only the first that was ever started. */
+  readonly isFirst: boolean
+  /** The metrics of all, each with the label `worker`. */
+  readonly gather: Exposition
+  /** How this one tells its own. */
+  provide(own: Exposition): void
+  /** Says that it could serve; resolves when it may. */
+  admitted(): Promise<void>
+  onOrder(order: 'drain' | 'close', run: () => void): void
+}
+
+/** Undefined in a process that `supervise` has not started. */
+export function joinCluster(): Member | undefined {
+  if (!cluster.isWorker || process.env[MARK] === undefined) return undefined
+  let own: Exposition = async () => ''
+  let asked = 0
+  const waiting = new Map<number, (text: string) => void>()
+  const handlers = new Map<string, () => void>()
+  const say = (word: Word) => {
+    // Without a channel there is no cluster any more, and Node ends this process.
+    if (process.connected) process.send?.(word)
+  }
+  process.on('message', (message: Order) => {
+    if (message.order === 'collect') {
+      const { id, openMetrics } = message
+      const told = (text: string) => say({ word: 'metrics', id, text })
+      own(openMetrics).then(told, () => told(''))
+    } else if (message.order === 'collected') {
+      waiting.get(message.id)?.(message.text)
+      waiting.delete(message.id)
+    } else handlers.get(message.order)?.()
+  })
+  return {
+    isFirst: process.env[MARK] === 'first',
+    gather: (openMetrics) =>
+      new Promise((resolve) => {
+        const id = asked++
+        waiting.set(id, resolve)
+        say({ word: 'gather', id, openMetrics })
+      }),
+    provide: (exposition) => {
+      own = exposition
+    },
+    admitted: () =>
+      new Promise((resolve) => {
+        handlers.set('listen', resolve)
+        say({ word: 'ready' })
+      }),
+    onOrder: (order, run) => void handlers.set(order, run)
+  }
+}
+
+export interface ClusterOptions {
+  readonly workers: number
+  readonly drainSeconds: number
+  readonly log: Pick<FastifyBaseLogger, 'info' | 'warn'>
+  /** Answers on the port until the first worker does; resolves to what ends that. */
+  starting(): Promise<(() => Promise<void>) | undefined>
+}
+
+/** Runs the workers until a signal ends them, or the first does not start. @returns the exit code */
+export async function supervise(options: ClusterOptions): Promise<number> {
+  const supervisor = new Supervisor(options)
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => supervisor.end(signal))
+  return supervisor.run()
+}
+
+class Supervisor {
+  readonly #options: ClusterOptions
+  readonly #scrapes: Scrapes
+  /** By the number that a worker has in metrics and logs; who replaces it has the same. */
+  readonly #running = new Map<number, Worker>()
+  readonly #failures = new Map<number, number>()
+  readonly #ended: Promise<void>
+  #allLeft = () => {}
+  #ending: 'drain' | 'close' | undefined
+
+  constructor(options: ClusterOptions) {
+    this.#options = options
+    this.#ended = new Promise((resolve) => {
+      this.#allLeft = resolve
+    })
+    this.#scrapes = new Scrapes(createClusterMetrics(options.workers), this.#running)
+  }
+
+  async run(): Promise<number> {
+    const { workers, starting } = this.#options
+    const done = await starting()
+    const first = this.#fork(1, 'first')
+    const failed = exitOf(first)
+    const early = await Promise.race([said(first, 'ready'), failed])
+    await done?.()
+    if (early !== undefined) return early
+    tell(first, this.#ending ?? 'listen')
+    const refused = await Promise.race([once(first, 'listening').then(() => undefined), failed])
+    if (refused !== undefined) return refused
+    this.#serves(1, first)
+    this.#watch(1, first)
+    for (let n = 2; n <= workers; n++) this.#admit(n)
+    await this.#ended
+    return 0
+  }
+
+  /** By message and not by signal: a terminal, or systemd, tells every process, and told twice is at once. */
+  end(signal: NodeJS.Signals): void {
+    const { log, drainSeconds } = this.#options
+    const order = this.#ending === undefined ? 'drain' : 'close'
+    this.#ending = order
+    log.info({ signal, workers: this.#running.size }, `every worker is told to ${order}`)
+    for (const worker of this.#running.values()) tell(worker, order)
+    this.#left()
+    const kill = () => {
+      for (const worker of this.#running.values()) worker.process.kill('SIGKILL')
+    }
+    setTimeout(kill, (order === 'drain' ? drainSeconds * 1000 : 0) + CLOSE_MILLISECONDS).unref()
+  }
+
+  #fork(n: number, mark: 'first' | 'later'): Worker {
+    const worker = cluster.fork({ [MARK]: mark })
+    this.#running.set(n, worker)
+    this.#scrapes.hear(worker)
+    // One that ends while it is spoken to says so by its exit.
+    worker.on('error', () => {})
+    worker.once('exit', () => {
+      if (this.#running.get(n) === worker) this.#running.delete(n)
+      this.#left()
+    })
+    return worker
+  }
+
+  #admit(n: number): void {
+    const worker = this.#fork(n, 'later')
+    this.#watch(n, worker)
+    void said(worker, 'ready').then(() => {
+      tell(worker, this.#ending ?? 'listen')
+      this.#serves(n, worker)
+    })
+  }
+
+  #serves(n: number, worker: Worker): void {
+    this.#options.log.info({ worker: n, pid: worker.process.pid }, 'a worker serves')
+  }
+
+  #watch(n: number, worker: Worker): void {
+    const startedAt = performance.now()
+    worker.once('exit', (code, signal) => {
+      if (this.#ending !== undefined) return
+      const failures = performance.now() - startedAt > SETTLED_MILLISECONDS ? 0 : (this.#failures.get(n) ?? 0) + 1
+      this.#failures.set(n, failures)
+      this.#scrapes.exited()
+      this.#options.log.warn({ worker: n, pid: worker.process.pid, code, signal }, 'a worker ended and is replaced')
+      const milliseconds = Math.min(RESTART_MILLISECONDS_MIN * 2 ** failures, RESTART_MILLISECONDS_MAX)
+      void sleep(milliseconds).then(() => {
+        if (this.#ending === undefined) this.#admit(n)
+      })
+    })
+  }
+
+  #left(): void {
+    if (this.#ending !== undefined && this.#running.size === 0) this.#allLeft()
+  }
+}
+
+/** Collects the metrics of all workers for the one that was asked. */
+class Scrapes {
+  readonly #metrics: ClusterMetrics
+  readonly #running: ReadonlyMap<number, Worker>
+  readonly #waiting = new Map<number, (worker: Worker, text: string) => void>()
+  #asked = 0
+
+  constructor(metrics: ClusterMetrics, running: ReadonlyMap<number, Worker>) {
+    this.#metrics = metrics
+    this.#running = running
+  }
+
+  exited(): void {
+    this.#metrics.exited()
+  }
+
+  hear(worker: Worker): void {
+    worker.on('message', (message: Word) => {
+      if (message.word === 'metrics') this.#waiting.get(message.id)?.(worker, message.text)
+      if (message.word === 'gather') void this.#gather(worker, message.id, message.openMetrics)
+    })
+  }
+
+  async #gather(asker: Worker, askedAs: number, openMetrics: boolean): Promise<void> {
+    const id = this.#asked++
+    const asked = [...this.#running].filter(([, worker]) => worker.isConnected())
+    const parts = new Map<number, string>()
+    const all = new Promise<void>((resolve) => {
+      this.#waiting.set(id, (worker, text) => {
+        const [n] = asked.find(([, each]) => each === worker) ?? []
+        if (n !== undefined && text !== '') parts.set(n, text)
+        if (parts.size === asked.length) resolve()
+      })
+    })
+    for (const [, worker] of asked) give(worker, { order: 'collect', id, openMetrics })
+    await Promise.race([all, sleep(SCRAPE_MILLISECONDS)])
+    this.#waiting.delete(id)
+    const sorted = new Map([...parts].sort(([a], [b]) => a - b))
+    const text = await this.#metrics.text(sorted, this.#running.size, openMetrics)
+    give(asker, { order: 'collected', id: askedAs, text })
+  }
+}
+
+function give(worker: Worker, order: Order): void {
+  // What cannot be told to one that just ended is told by its exit.
+  if (worker.isConnected()) worker.send(order, () => {})
+}
+const tell = (worker: Worker, order: 'listen' | 'drain' | 'close') => give(worker, { order })
+
+const said = (worker: Worker, word: Word['word']) =>
+  new Promise<undefined>((resolve) => {
+    worker.on('message', (message: Word) => {
+      if (message.word === word) resolve(undefined)
+    })
+  })
+const exitOf = (worker: Worker) =>
+  new Promise<number>((resolve) => void worker.once('exit', (code) => resolve(code ?? 1)))

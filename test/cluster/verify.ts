@@ -1,0 +1,226 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import Fastify from 'fastify'
+import pg from 'pg'
+import { type Cleanup, random, withCleanup } from '../../bench/support.js'
+import { createTokens } from '../../plugins/auth.js'
+import { freePort, type Server, startPostgres, startRedis } from '../services.js'
+import { checkCoherence, type Latencies } from './coherence.js'
+import { checkScheduled, checkTrained, startTraining, type Training } from './jobs.js'
+import { agent, type Client, Load, receipt, type Seen, send } from './load.js'
+import { Node, type Process, startBalancer, WorkerProcess } from './processes.js'
+
+/** Proves that many nodes are one service: see `npm run verify:cluster`. Each step says what it saw and throws when it is not so. */
+
+export interface Verification {
+  readonly haproxy: string
+  readonly pgbouncer: string
+  /** An empty folder. */
+  readonly folder: string
+  /** How long nodes are killed. */
+  readonly seconds: number
+  readonly seed: number
+  say(line: string): void
+}
+
+const SECRET = 'Jc5-vQx8mZt2wLp6yHk3sRd9nTf1bGu7'
+const CLIENTS = 6
+const NODES = 3
+const WORKERS = 2
+const ROUNDS = 150
+/** The balancer has seen by then that a node is ready. */
+const BALANCED_MILLISECONDS = 1_000
+/** What another node may need to hear of a write. */
+const COHERENT_MILLISECONDS = 100
+const REPLAYED = 400
+
+/** The service as it is deployed: three nodes and two workers on one PostgreSQL and one Redis, behind the balancer. */
+export interface Cluster {
+  readonly url: string
+  readonly nodes: readonly Node[]
+  readonly workers: readonly WorkerProcess[]
+  readonly database: pg.Client
+  readonly admin: string
+  readonly clients: readonly Client[]
+}
+
+export function verify(options: Verification): Promise<void> {
+  return withCleanup(async (cleanup) => {
+    cleanup.add(() => agent.destroy())
+    const owned = async (starting: Promise<Server>) => {
+      const server = await starting
+      cleanup.add(() => server.stop())
+      return server
+    }
+    const [postgres, redis] = await Promise.all([owned(startPostgres()), owned(startRedis())])
+    await proveCluster(options, environment(postgres.url, redis.url), cleanup)
+  })
+}
+
+const environment = (databaseUrl: string, redisUrl: string) => ({
+  DATABASE_URL: databaseUrl,
+  REDIS_URL: redisUrl,
+  JWT_SECRET: SECRET,
+  SECRETS_KEY: `seal-${SECRET}`,
+  NODE_ENV: 'test',
+  LOG_LEVEL: 'info',
+  DRAIN_SECONDS: '2',
+  TRUST_PROXY: '127.0.0.1'
+})
+
+async function proveCluster(
+  { haproxy, folder, seconds, seed, say }: Verification,
+  env: Readonly<Record<string, string>>,
+  cleanup: Cleanup
+): Promise<void> {
+  const cluster = await startCluster(haproxy, folder, env, cleanup)
+  say(`started: ${NODES} nodes at once on an empty database, each migration applied once, and ${WORKERS} workers`)
+  const [first] = cluster.clients
+  if (first === undefined) return
+
+  const load = new Load(cluster.url)
+  load.start(cluster.clients, 50)
+  const urls = cluster.nodes.map(({ url }) => url)
+  const latencies = await checkCoherence(urls, cluster.admin, first.itemCode, ROUNDS)
+  sayCoherence(latencies, say)
+  sayLoad('while nothing is killed', load.take(), say)
+
+  const training = await startTraining(cluster)
+  const kills = await killAtRandom(cluster, random(seed), seconds, training)
+  const { requests, failures, stale } = load.take()
+  say(
+    `killed: ${kills.join(', ')}; ${requests} requests, ${failures.length} were asked again, ${stale} reads were behind`
+  )
+  await training.ended()
+  const again = await checkTrained(cluster.database)
+  const spread = [...training.ranOn].map(([name, jobs]) => `${name} ${jobs.size}`).sort()
+  if (!cluster.workers.every(({ name }) => training.ranOn.has(name))) throw new Error(`a worker had nothing: ${spread}`)
+  say(`training: each series once, ${again} began again after a kill; ${spread.join(', ')}`)
+
+  load.take()
+  await rollingRestart(cluster)
+  sayLoad('rolling restart', load.take(), say)
+  await checkScheduled(cluster)
+  say('scheduled: every node looked, one started it')
+  await load.stop()
+  await checkStored(cluster, load, say)
+}
+
+function sayCoherence({ p50, p99, max, staleAtWriter }: Latencies, say: (line: string) => void): void {
+  const ms = (value: number) => value.toFixed(1)
+  say(
+    `coherence: others show a write after ${ms(p50)} ms (p50), ${ms(p99)} ms (p99), ${ms(max)} ms (max); ${ROUNDS} writes`
+  )
+  if (staleAtWriter > 0) throw new Error(`${staleAtWriter} times the node that wrote showed what was before`)
+  if (!(p99 <= COHERENT_MILLISECONDS)) throw new Error(`p99 is more than ${COHERENT_MILLISECONDS} ms`)
+}
+
+function sayLoad(when: string, { requests, failures, stale }: Seen, say: (line: string) => void): void {
+  say(`${when}: ${requests} requests, ${failures.length} failed, ${stale} reads behind the reader's own writes`)
+  if (failures.length > 0) throw new Error(failures.slice(0, 5).join('\n'))
+  if (stale > 0) throw new Error('a reader did not see what it had written')
+  if (requests < CLIENTS * 10) throw new Error('that is no load')
+}
+
+async function startCluster(
+  haproxy: string,
+  folder: string,
+  env: Readonly<Record<string, string>>,
+  cleanup: Cleanup
+): Promise<Cluster> {
+  const nodes: Node[] = []
+  for (let n = 1; n <= NODES; n++) nodes.push(new Node(folder, `node${n}`, await freePort(), env))
+  const workers = Array.from({ length: WORKERS }, (_, n) => new WorkerProcess(folder, `worker${n + 1}`, env))
+  for (const process of [...nodes, ...workers]) cleanup.add(() => process.end('SIGKILL'))
+  // All at once: one migrates, the others wait for it.
+  for (const node of nodes) node.start()
+  await Promise.all(nodes.map((node) => node.ready()))
+  const database = new pg.Client({ connectionString: env.DATABASE_URL })
+  await database.connect()
+  cleanup.add(() => database.end())
+  for (const worker of workers) worker.start()
+  await Promise.all(workers.map((worker) => worker.waits()))
+  const { url, balancer } = await startBalancer(haproxy, folder, nodes)
+  cleanup.add(() => balancer.end('SIGKILL'))
+
+  const sign = await signer()
+  const admin = sign('admin')
+  const clients = Array.from({ length: CLIENTS }, (_, n) => ({ token: sign(`client-${n}`), itemCode: `ITEM-${n}` }))
+  for (const { itemCode } of clients) {
+    const made = await send(url, admin, 'POST', '/api/inventory', { body: { itemCode, name: itemCode, unit: 'each' } })
+    if (made.status !== 201) throw new Error(`no item: ${made.status} ${made.text}`)
+  }
+  return { url, nodes, workers, database, admin, clients }
+}
+
+async function signer(): Promise<(subject: string) => string> {
+  const app = Fastify()
+  const tokens = createTokens(app, { keys: [{ id: 'default', secret: SECRET }] })
+  await app.ready()
+  return (subject) => tokens.sign({ subject, role: 'admin', tenant: 'main' }, 7_200)
+}
+
+/** SIGKILL to one node after the other, and to a worker while it trains; each is started again. */
+async function killAtRandom(
+  cluster: Cluster,
+  next: () => number,
+  seconds: number,
+  training: Training
+): Promise<string[]> {
+  const { nodes, workers } = cluster
+  const kills: string[] = []
+  const until = performance.now() + seconds * 1000
+  let workerKilled = false
+  while (performance.now() < until || !workerKilled) {
+    const node = nodes[Math.floor(next() * nodes.length)]
+    if (node === undefined) break
+    await sleep(next() * 1_000)
+    const worker: Process | undefined = workerKilled ? undefined : await training.atWork()
+    for (const process of worker === undefined ? [node] : [node, worker]) {
+      await process.end('SIGKILL')
+      kills.push(process.name)
+    }
+    await sleep(next() * 1_000)
+    node.start()
+    worker?.start()
+    workerKilled ||= worker !== undefined
+    await node.ready()
+    if (!workerKilled && performance.now() > until + seconds * 3_000) throw new Error('no worker was ever at work')
+  }
+  await Promise.all(workers.map((worker) => worker.waits()))
+  return kills
+}
+
+/** As an upgrade does it: one node after the other, and none before the balancer has the last one back. */
+async function rollingRestart({ nodes }: Cluster): Promise<void> {
+  for (const node of nodes) {
+    const code = await node.end('SIGTERM')
+    if (code !== 0) throw new Error(`${node.name} ended with ${code}\n${node.log().slice(-2000)}`)
+    node.start()
+    await node.ready()
+    await sleep(BALANCED_MILLISECONDS)
+  }
+}
+
+/** What was acknowledged is there, once and with the same bytes, and the books are right. */
+async function checkStored({ url, admin, nodes }: Cluster, load: Load, say: (line: string) => void): Promise<void> {
+  for (const [itemCode, count] of load.counts) {
+    const { text } = await send(url, admin, 'GET', `/api/inventory/${itemCode}`)
+    if (!text.includes(`"onHand":${count},`)) throw new Error(`${count} of ${itemCode} were acknowledged: ${text}`)
+  }
+  const step = Math.max(1, Math.floor(load.acknowledged.length / REPLAYED))
+  const again = load.acknowledged.filter((_, n) => n % step === 0)
+  for (const [n, { client, key, text }] of again.entries()) {
+    const answer = await send(nodes[n % nodes.length]?.url ?? '', client.token, 'POST', '/api/movements', {
+      key,
+      body: receipt(client)
+    })
+    if (answer.status !== 201 || answer.text !== text) throw new Error(`${key} answers ${answer.status} ${answer.text}`)
+  }
+  const ledger = await send(url, admin, 'GET', '/api/ledger/verify')
+  if (!ledger.text.includes('"ok":true')) throw new Error(`the ledger: ${ledger.text}`)
+  const trail = await send(url, admin, 'GET', '/api/audit/verify')
+  if (!trail.text.includes('"ok":true')) throw new Error(`the audit trail: ${trail.text}`)
+  say(
+    `stored: ${load.acknowledged.length} acknowledged, each there once; ${again.length} keys answer the same bytes on any node; ledger and audit trail hold`
+  )
+}

@@ -1,0 +1,176 @@
+import { randomUUID } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Kysely } from 'kysely'
+import { sql } from 'kysely'
+import t, { type Test } from 'tap'
+import { coreMigrations } from '../migrations/core.js'
+import { inventoryMigrations } from '../migrations/inventory.js'
+import { merged } from '../plugins/cluster-metrics.js'
+import { loadConfig } from '../plugins/config.js'
+import { openDatabaseServer } from '../plugins/database.js'
+import { migrate } from '../plugins/migrate.js'
+import { type Dialect, eachDialect } from './helper.js'
+import { runToEnd, type Service, serviceEnvironment, startService, temporaryFolder } from './service-process.js'
+import { freshDatabase, redisUrl } from './services.js'
+
+/** Several processes on one database, as `npm run verify:cluster` runs them under load; here is what can be shown in seconds. */
+
+const SETS = [
+  { module: 'core', migrations: coreMigrations },
+  { module: 'inventory', migrations: inventoryMigrations }
+]
+const firstOf = (migrations: object) => Object.keys(migrations).sort().slice(0, 1)
+const OLD = { core: firstOf(coreMigrations), inventory: firstOf(inventoryMigrations) }
+
+async function databaseFor(t: Test, dialect: Dialect): Promise<string> {
+  if (dialect === 'sqlite') return `sqlite:${temporaryFolder(t)}/inventory.sqlite`
+  const database = await freshDatabase()
+  t.teardown(() => database.drop())
+  return database.url
+}
+
+async function connect(t: Test, databaseUrl: string) {
+  const server = openDatabaseServer(
+    { databaseUrl, tenancy: 'multi', poolSize: 3 },
+    { query: () => {}, transaction: () => {}, waited: () => {}, grouped: () => {} }
+  )
+  t.teardown(() => server.close())
+  return server
+}
+
+t.test('nodes that start at once migrate once, an empty database and an old one', (t) =>
+  eachDialect(t, async (t, dialect) => {
+    const databaseUrl = await databaseFor(t, dialect)
+    const nodes = await Promise.all([1, 2, 3].map(() => connect(t, databaseUrl)))
+    const start = async (tenant: string) => {
+      const applied = await Promise.all(
+        nodes.map(async (node) => {
+          await node.create(tenant)
+          const { migrator } = await node.open(tenant)
+          return migrate(migrator.db, SETS, migrator)
+        })
+      )
+      return applied.flat()
+    }
+    const all = SETS.flatMap(({ module, migrations }) => Object.keys(migrations).map((name) => `${module}/${name}`))
+    t.same((await start('empty')).sort(), all.sort(), 'each was applied by one of them')
+
+    const [first] = nodes
+    await first?.create('old')
+    const old = await first?.open('old')
+    if (old === undefined) return
+    await migrate(old.migrator.db, SETS, { ...old.migrator, only: OLD })
+    await old.transact(async (db) => {
+      await sql`insert into ${sql.table('categories')} (name) values ('kept')`.execute(db)
+    })
+    const missing = all.filter((name) => !Object.entries(OLD).some(([of, names]) => name === `${of}/${names[0]}`))
+    t.ok(missing.length > 0 || all.length === 2, `${missing.length} are missing`)
+    t.same((await start('old')).sort(), missing.sort())
+    t.same(await namesOf(old.db), ['kept'])
+    t.same(await start('old'), [], 'what lacks nothing is left alone')
+  })
+)
+
+const namesOf = async (db: Kysely<unknown>) =>
+  (await sql<{ name: string }>`select name from ${sql.table('categories')}`.execute(db)).rows.map(({ name }) => name)
+
+const item = (itemCode: string) => ({ itemCode, name: 'Flour', unit: 'kg' })
+async function send(service: Service, method: string, path: string, body?: object): Promise<Response> {
+  return fetch(service.url + path, {
+    method,
+    headers: {
+      authorization: `Bearer ${service.token}`,
+      ...(body === undefined ? {} : { 'content-type': 'application/json', 'idempotency-key': randomUUID() })
+    },
+    ...(body === undefined ? {} : { body: JSON.stringify(body) })
+  })
+}
+const nameAt = async (service: Service, code: string): Promise<string> => {
+  const answer = await send(service, 'GET', `/api/inventory/${code}`)
+  const { name }: Record<string, string> = JSON.parse(await answer.text())
+  return name ?? ''
+}
+const until = async (what: string, holds: () => Promise<boolean>) => {
+  for (const deadline = Date.now() + 20_000; !(await holds()); await sleep(20))
+    if (Date.now() > deadline) throw new Error(`not in time: ${what}`)
+}
+
+t.test('a node of two processes and one of one, on an empty database', async (t) => {
+  const shared = { DATABASE_URL: await databaseFor(t, 'postgres'), REDIS_URL: redisUrl() }
+  const env = await serviceEnvironment(t, { ...shared, CLUSTER_WORKERS: '2', LOG_LEVEL: 'info' })
+  const [pair, other] = await Promise.all([
+    startService(t, env),
+    serviceEnvironment(t, { ...shared, LOG_LEVEL: 'warn' }).then((own) => startService(t, own))
+  ])
+  const workers = () => [...pair.output().matchAll(/"worker":(\d),"pid":(\d+),"msg":"a worker serves"/g)]
+  await until('both processes serve', async () => workers().length === 2)
+  t.equal(
+    (pair.output().match(/This link makes the first administrator/g) ?? []).length,
+    1,
+    'one of them prints the link'
+  )
+
+  await t.test('what one writes, the other shows within 100 ms, and the writer at once', async (t) => {
+    t.equal((await send(pair, 'POST', '/api/inventory', item('FLOUR'))).status, 201)
+    const delays: number[] = []
+    for (let n = 0; n < 9; n++) {
+      await nameAt(pair, 'FLOUR')
+      const name = `Flour ${n}`
+      t.equal((await send(other, 'PATCH', '/api/inventory/FLOUR', { name })).status, 200)
+      const writtenAt = performance.now()
+      t.equal(await nameAt(other, 'FLOUR'), name)
+      await until(name, async () => (await nameAt(pair, 'FLOUR')) === name)
+      delays.push(performance.now() - writtenAt)
+    }
+    // Not each: a busy machine may hold up a process. Without the message it would take a second.
+    t.ok((delays.sort((a, b) => a - b)[2] ?? Number.NaN) < 100, `${delays.map(Math.round)} ms`)
+  })
+
+  await t.test('a scrape holds every process, and adds nothing up', async (t) => {
+    const scrape = async () => (await fetch(`${pair.url}/metrics`)).text()
+    const text = await scrape()
+    t.match(text, /^app_build_info\{worker="1",version="[^"]+"\} 1$/m)
+    t.match(text, /^process_resident_memory_bytes\{worker="2"\} \d+$/m)
+    t.equal((text.match(/^# TYPE app_build_info gauge$/gm) ?? []).length, 1)
+    t.match(text, /^cluster_workers\{state="scraped"\} 2$/m)
+
+    const [, , pid] = workers()[0] ?? []
+    process.kill(Number(pid), 'SIGKILL')
+    await until('another takes its place', async () => workers().length === 3)
+    await until('it is scraped', async () =>
+      /^cluster_workers\{state="scraped"\} 2$/m.test(await scrape().catch(() => ''))
+    )
+    t.match(await scrape(), /^cluster_worker_exits_total 1$/m)
+    t.equal(workers()[2]?.[1], workers()[0]?.[1], 'under the same number')
+  })
+
+  t.equal(await pair.end('SIGTERM'), 0, 'every process ends when the first is told to')
+  t.equal(await other.end('SIGTERM'), 0)
+
+  const { code, output } = await runToEnd({
+    ...env,
+    LOG_LEVEL: 'silent',
+    DATABASE_URL: 'postgres://nobody@127.0.0.1:1/none'
+  })
+  t.equal(code, 2, 'what stops the first is not tried again')
+  t.match(output, /^DATABASE_URL is a value \(not shown\).*\(ECONNREFUSED\).*\n$/)
+})
+
+t.test('a cluster is refused where one process serves, and its metrics are one text', async (t) => {
+  t.throws(() => loadConfig({ DATA_DIR: temporaryFolder(t), CLUSTER_WORKERS: '2' }), {
+    name: 'Error',
+    message: 'CLUSTER_WORKERS is 2; with a SQLite database it may be 1, since one process serves a file'
+  })
+  const one =
+    '# HELP a About a.\n# TYPE a gauge\na 1\n\n# HELP b_total B.\n# TYPE b_total counter\nb_total{code="200"} 3\n'
+  const two = '# HELP b_total B.\n# TYPE b_total counter\nb_total{code="200"} 4 # {trace_id="x"} 1\n# EOF\n'
+  const common = '# HELP c About c.\n# TYPE c gauge\nc{} 7\n'
+  const parts = new Map([
+    [1, one],
+    [2, two]
+  ])
+  t.equal(
+    merged(parts, common, true),
+    `${common}# HELP a About a.\n# TYPE a gauge\na{worker="1"} 1\n# HELP b_total B.\n# TYPE b_total counter\nb_total{worker="1",code="200"} 3\nb_total{worker="2",code="200"} 4 # {trace_id="x"} 1\n# EOF\n`
+  )
+})
