@@ -175,7 +175,7 @@ export const inventoryOverview: Dashboard = {
           ['Open anomalies', 'Anomalies ouvertes'],
           'Unusual use that nobody has resolved yet.',
           'short',
-          query('max(sum by (instance) (anomaly_open{$F}))'),
+          query('sum(max by (severity) (anomaly_open{$F}))'),
           { levels: rising(20, 100), width: 6, runbooks: ['AnomalyBacklog'] }
         ),
         timeseries(

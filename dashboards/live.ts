@@ -40,9 +40,15 @@ export async function startLive(prometheusBinary: string, folder: string): Promi
     child.stderr.pipe(log, { end: false })
     children.push({ name, child })
   }
+  // Whatever ends this process ends them too.
+  const abandon = () => {
+    for (const { child } of children) child.kill('SIGKILL')
+  }
+  process.once('exit', abandon)
   const [database, mirrored] = await Promise.all([freshDatabase(), freshDatabase()])
   const receiver = await acceptAll()
   const close = async () => {
+    process.off('exit', abandon)
     await Promise.all(children.map(({ child }) => ended(child)))
     await receiver.close()
     await Promise.all([database.drop(), mirrored.drop()])

@@ -34,7 +34,7 @@ const caller =
   ({ url }: Node, token: string): Call =>
   async (method, path, body, headers = {}) => {
     const type = headers['content-type'] ?? 'application/json'
-    const answer = await fetch(url + path, {
+    const answer = await patiently(url + path, {
       method,
       headers: {
         authorization: `Bearer ${token}`,
@@ -48,6 +48,16 @@ const caller =
     const json = /json/.test(answer.headers.get('content-type') ?? '')
     return { status: answer.status, body: json && text !== '' ? JSON.parse(text) : undefined }
   }
+
+/** A connection that was idle may be closed by the server just when it is used again. */
+async function patiently(url: string, request: RequestInit, attempts = 3): Promise<Response> {
+  try {
+    return await fetch(url, request)
+  } catch (error) {
+    if (attempts === 1) throw error
+    return patiently(url, request, attempts - 1)
+  }
+}
 
 /** @throws when it is not answered by 2xx */
 const must = async (answer: Promise<Answer>, what: string): Promise<Answer> => {
@@ -70,9 +80,11 @@ export async function startTraffic(live: Live, say: (line: string) => void): Pro
   const loops = [live.sqlite, live.postgres, live.second].map((node, n) => loop(node, tokens, n, () => over))
   const running = Promise.all(loops)
   const nights = [live.sqlite, live.postgres]
-  const failed = running.then(() => undefined)
-  await Promise.race([failed, Promise.all(nights.map((node) => think(node, tokens)))])
+  await Promise.race([running, Promise.all(nights.map((node) => think(node, tokens)))])
   const again = Promise.all(nights.map((node) => thinkAgain(node, tokens, () => over)))
+  // Whoever stops it is told of a failure; nobody else is there to hear of it before.
+  running.catch(() => {})
+  again.catch(() => {})
   say('traffic: forecasts are trained and anomalies found, on both databases')
   return {
     stop: async () => {

@@ -11,8 +11,8 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { provideMonitoringTools } from './monitoring-tools.mjs'
 import { provideServices, ServicesError } from './services.mjs'
+import { provideTools } from './tools.mjs'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const say = (line) => process.stdout.write(`${line}\n`)
@@ -22,7 +22,7 @@ async function main() {
   const { values } = parseArgs({
     options: { seconds: { type: 'string', default: '60' }, pictures: { type: 'boolean', default: false } }
   })
-  const tools = provideMonitoringTools(['prometheus', 'promtool'], say)
+  const tools = provideTools(['prometheus', 'promtool'], say)
   const services = await provideServices(say)
   const folder = mkdtempSync(join(tmpdir(), 'inventory-dashboards-'))
   try {
