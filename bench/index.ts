@@ -34,6 +34,11 @@ const BENCHES: Record<string, Bench> = {
     about: 'search and keyset pages on 1,000,000 items, on both databases',
     options: '--items 1000000 --repeats 15'
   },
+  telemetry: {
+    file: 'telemetry.js',
+    about: 'what logs and traces cost a request: without their hooks, off, on, in turns in one run',
+    options: '--pairs 400 --seconds 2 --rounds 12 --connections 32 --items 200'
+  },
   reads: {
     file: 'reads.js',
     about: 'GET of a forecast past every cache, idle and while training runs, on both databases',
