@@ -51,7 +51,7 @@ export function chart({ box, data, shown, unit, stacked, levels, max }: Chart): 
       type: 'time',
       min: shown.from * 1000,
       max: shown.to * 1000,
-      splitNumber: 4,
+      splitNumber: Math.max(1, Math.floor(box.width / 130)),
       axisLine: { lineStyle: { color: INK.line } },
       axisTick: { show: false },
       axisLabel: { color: INK.faint, fontSize: 10, hideOverlap: true, formatter: clock(shown) },

@@ -96,7 +96,12 @@ async function ask(panel: Panel, prometheus: Prometheus, { from, to }: Shown, ra
       return found.map((series) => ({ name: legendOf(legend, series.labels), series }))
     })
   )
-  return answers.flat()
+  const all = answers.flat()
+  // What stands in for nothing has no labels; beside something else it says nothing.
+  const named = all.filter(({ name }) => name !== '')
+  return named.length > 0
+    ? named
+    : all.map((each) => ({ ...each, name: panel.kind === 'timeseries' ? panel.title[0] : each.name }))
 }
 
 function frame(panel: Panel, box: Box, data: readonly Data[], shown: Shown): string {
@@ -175,7 +180,7 @@ function gauge(panel: Panel, { x, y, width, height }: Box, data: readonly Data[]
     return `${(centre.x + r * Math.cos(angle)).toFixed(1)} ${(centre.y - r * Math.sin(angle)).toFixed(1)}`
   }
   const arc = (to: number, colour: string) =>
-    `<path d="M ${point(0, radius)} A ${radius} ${radius} 0 0 1 ${point(to, radius)}" fill="none" stroke="${colour}" stroke-width="12"/>`
+    `<path d="M ${point(0, radius)} A ${radius} ${radius} 0 0 1 ${point(to, radius)}" fill="none" stroke="${colour}" stroke-width="${Math.max(12, radius * 0.14).toFixed(1)}"/>`
   const size = 20
   return [
     arc(1, INK.line),
