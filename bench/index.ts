@@ -24,6 +24,11 @@ const BENCHES: Record<string, Bench> = {
     about: 'what a mirror costs a write: phases with it and without it take turns in one run',
     options: '--seconds 1 --pairs 20 --items 200 --clients 16 --rate 400'
   },
+  soak: {
+    file: 'soak.js',
+    about: 'minutes of mixed load: memory, handles and errors stay flat, and SIGTERM drains, on both databases',
+    options: '--minutes 5 --warmup 2 --rate 60 --items 300 --history 60000'
+  },
   scrape: {
     file: 'scrape.js',
     about: 'GET /metrics with many tenants, idle and at full load, and how many series there are, on both databases',
