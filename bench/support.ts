@@ -80,6 +80,8 @@ export interface Target {
   readonly url: string
   /** CPU time used so far, in ms; NaN where the system does not tell. */
   cpuMilliseconds(): number
+  /** Ends it before the bench does. */
+  end(): Promise<void>
 }
 
 const dist = (path: string) => fileURLToPath(new URL(`../${path}`, import.meta.url))
@@ -106,7 +108,7 @@ export async function startTarget(
     if (child.exitCode !== null || Date.now() > deadline) throw new BenchError(`${file} did not start`)
     await sleep(50)
   }
-  return { url, cpuMilliseconds: () => cpuMilliseconds(child.pid) }
+  return { url, cpuMilliseconds: () => cpuMilliseconds(child.pid), end: () => end(child) }
 }
 
 async function end(child: ChildProcess): Promise<void> {
