@@ -113,6 +113,7 @@ export async function app(
   await service.register(cacheStats, { ...options })
   await service.register(webhooks, {
     ...options,
+    ...(telemetry === undefined ? {} : { tracing: telemetry }),
     allowedHosts: config.WEBHOOK_ALLOWED_HOSTS?.split(',').map((each) => each.trim()) ?? [],
     tenants: all
   })

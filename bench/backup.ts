@@ -147,7 +147,7 @@ async function seed(
     await post(service, '/api/movements', { type: next() < 0.5 ? 'issue' : 'receipt', reference: `bench ${n}`, lines })
     advance(n - from + lines.length)
   }
-  await service.end()
+  await service.end('SIGTERM')
 }
 
 async function codesOf(service: Service): Promise<string[]> {
