@@ -29,6 +29,8 @@ interface ServerSettings {
 export function serverOptions({ logLevel, trustProxy, tracing = NO_TRACING }: ServerSettings) {
   return {
     bodyLimit: BODY_LIMIT_BYTES,
+    // A start waits for another node that migrates, or migrates a thousand tenants itself: ten seconds would end it half-way.
+    pluginTimeout: 0,
     trustProxy: trustProxy ?? false,
     routerOptions: { maxParamLength: 200, ignoreTrailingSlash: true },
     // A taken id goes into logs and headers, so only harmless characters are taken.
