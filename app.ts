@@ -1,6 +1,7 @@
 import type { FastifyInstance } from 'fastify'
 import anomaly, { anomalyHeadline, personalData as anomalyPersonal } from './modules/anomaly/index.js'
-import audit, { personalData as auditPersonal } from './modules/audit/index.js'
+import audit, { personalData as auditPersonal, trailProof } from './modules/audit/index.js'
+import backups from './modules/backups/index.js'
 import cacheStats from './modules/cache-stats/index.js'
 import dashboard from './modules/dashboard/index.js'
 import forecasting, {
@@ -19,6 +20,7 @@ import inventory, {
   inventoryHeadline,
   personalData as inventoryPersonal,
   items,
+  ledgerProof,
   stockGauges
 } from './modules/inventory/index.js'
 import privacy from './modules/privacy/index.js'
@@ -57,6 +59,9 @@ export async function app(
     workerThreads: config.WORKER_THREADS,
     dataDir: config.DATA_DIR,
     ...(mirror === undefined ? {} : { mirror }),
+    ...(config.backups === undefined
+      ? {}
+      : { archives: { settings: config.backups.settings, increments: config.backups.incrementSeconds > 0 } }),
     ...(member === undefined ? {} : { member }),
     ...(telemetry === undefined ? {} : { telemetry }),
     slowQueryMilliseconds: config.SLOW_QUERY_MS,
@@ -108,8 +113,14 @@ export async function app(
   await service.register(cacheStats, { ...options })
   await service.register(webhooks, {
     ...options,
+    ...(telemetry === undefined ? {} : { tracing: telemetry }),
     allowedHosts: config.WEBHOOK_ALLOWED_HOSTS?.split(',').map((each) => each.trim()) ?? [],
     tenants: all
+  })
+  await service.register(backups, {
+    ...options,
+    proofs: [ledgerProof, trailProof],
+    ...(config.backups === undefined ? {} : { schedule: config.backups, retention: config.backups.retention })
   })
   await service.register(privacy, {
     ...options,

@@ -4,6 +4,7 @@ import { createReadStream, existsSync } from 'node:fs'
 import { createInterface } from 'node:readline/promises'
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
 import Fastify, { type FastifyInstance } from 'fastify'
+import type { ArchiveService } from './plugins/archive.js'
 import { createTokens } from './plugins/auth.js'
 import { type Config, ConfigError, loadConfig } from './plugins/config.js'
 import { Problem, type Tenant } from './plugins/contracts.js'
@@ -97,11 +98,7 @@ interface JobView {
 /** Follows a job with a bar on standard error until it ends. */
 async function follow(service: FastifyInstance, authorization: string, job: JobView): Promise<JobView> {
   for (let view = job; ; ) {
-    const { done, total } = view.progress
-    if (process.stderr.isTTY && total > 0) {
-      const filled = Math.round((Math.min(done, total) / total) * 30)
-      process.stderr.write(`\r[${'#'.repeat(filled).padEnd(30, '.')}] ${done}/${total} `)
-    }
+    bar(view.progress.done, view.progress.total)
     if (view.status !== 'queued' && view.status !== 'running') {
       if (process.stderr.isTTY) note('')
       return view
@@ -218,6 +215,7 @@ function program(): Command {
   addUsers(cli, tenantOption, jsonOption)
   addTenants(cli, jsonOption)
   addMirror(cli, jsonOption)
+  addBackups(cli, { tenantOption, jsonOption })
   cli
     .command('verify')
     .description('recompute every balance from the ledger, and the chain of the audit trail, and compare')
@@ -263,6 +261,176 @@ function program(): Command {
     .addOption(tenantOption())
     .action(exportFile)
   return cli
+}
+
+/** A bar on standard error, for people. */
+function bar(done: number, total: number): void {
+  if (!process.stderr.isTTY || total === 0) return
+  const filled = Math.round((Math.min(done, total) / total) * 30)
+  process.stderr.write(`\r[${'#'.repeat(filled).padEnd(30, '.')}] ${done}/${total} `)
+}
+
+interface BackupOptions {
+  tenant?: string
+  json?: boolean
+}
+
+/** Has the service do it here, as a job, and follows it. */
+const backupJob = (path: string, { tenant, json }: BackupOptions, told: (result: Record<string, unknown>) => string) =>
+  withService(async (service, config) => {
+    if (config.backups === undefined)
+      throw new ConfigError('BACKUP_URL is not set; it may be a folder, or s3://bucket/prefix')
+    const authorization = `Bearer ${await tokenFor(config, 'admin', tenantName(config, tenant), 86_400)}`
+    const answer = await service.inject({ method: 'POST', url: path, headers: { authorization } })
+    if (answer.statusCode >= 400) fail(answer.json())
+    const job = await follow(service, authorization, answer.json<JobView>())
+    if (job.status !== 'succeeded') fail({ detail: job.error?.message ?? `the job is ${job.status}` })
+    print(json ? JSON.stringify(job.result) : told(Object(job.result)))
+  })
+
+/** Without the service: it works when there is no database any more. */
+async function withArchives(work: (archives: ArchiveService, config: Config) => Promise<void>): Promise<void> {
+  const config = loadConfig(process.env)
+  const archives = (await import('./plugins/archive.js')).archivesOf(config)
+  try {
+    await work(archives, config)
+  } finally {
+    await archives.close()
+  }
+}
+
+function parseMoment(text: string): number {
+  const at = /^\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)$/.test(text) ? Date.parse(text) : Number.NaN
+  if (Number.isNaN(at)) throw new InvalidArgumentError('a moment with its offset, such as 2026-11-26T13:45:00Z')
+  return at
+}
+
+function parseBackupId(text: string): string {
+  if (!/^[0-9a-f]{12}$/.test(text))
+    throw new InvalidArgumentError('an id of 12 digits as `inventory backup list` prints it')
+  return text
+}
+
+async function restore({
+  tenant: named,
+  at,
+  backup,
+  json
+}: BackupOptions & { at?: number; backup?: string }): Promise<void> {
+  const { restoreTenant } = await import('./plugins/archive.js')
+  const { primaryOf } = await import('./plugins/mirror.js')
+  const config = primaryOf(quiet(loadConfig(process.env)))
+  const tenant = tenantName(config, named)
+  const { ledgerProof } = await import('./modules/inventory/index.js')
+  const { trailProof } = await import('./modules/audit/index.js')
+  // What the program's tables are is known to a service, and one on a database in memory touches nothing.
+  const { build } = await theService()
+  const { REDIS_URL: _none, ...alone } = config
+  const service = await build({
+    ...alone,
+    DATABASE_URL: 'sqlite::memory:',
+    TENANCY: 'single',
+    databaseServers: new Map(),
+    backups: undefined
+  })
+  await service.ready()
+  const sets = tenantsOf(service).migrations()
+  const restored = await restoreTenant(
+    config,
+    {
+      ...{ tenant, sets },
+      wanted: backup === undefined ? { at: at ?? Date.now() } : { id: backup },
+      prove: async (copy) => [await ledgerProof(copy), await trailProof(copy)]
+    },
+    { progress: bar }
+  ).finally(() => service.close())
+  if (process.stderr.isTTY) note('')
+  const { id, stateAt, archives, bytes, rows, seconds, kept, proofs } = restored
+  // The first start on it, and the entry in its own trail.
+  await withTenant(named, (entered) =>
+    entered.transact(async (tx) => {
+      tx.audit({ action: 'backup.restore', object: { type: 'backup', id }, details: { rows, archives, seconds } })
+    })
+  )
+  const state = new Date(stateAt).toISOString()
+  if (json)
+    return print(JSON.stringify({ tenant, backupId: id, stateAt: state, archives, bytes, rows, seconds, kept, proofs }))
+  print(`${tenant} is as it was at ${state}: ${rows} rows from ${archives} backups in ${seconds.toFixed(1)} s`)
+  for (const { name, checked } of proofs) print(`${name}: ${checked} checked, all agree`)
+  if (kept !== null) print(`what was there is kept as ${kept}`)
+}
+
+function addBackups(
+  cli: Command,
+  { tenantOption, jsonOption }: { tenantOption: () => Option; jsonOption: () => Option }
+): void {
+  const group = cli
+    .command('backup')
+    .description('make a full backup of a tenant (BACKUP_URL)')
+    .addOption(tenantOption())
+    .addOption(jsonOption())
+    .action((options: BackupOptions) =>
+      backupJob('/api/backups', options, ({ backupId, rows, bytes }) => `${backupId}: ${rows} rows, ${bytes} bytes`)
+    )
+  group
+    .command('list')
+    .description('the backups there are; it needs no database')
+    .addOption(tenantOption())
+    .addOption(jsonOption())
+    .action((_options: object, command: Command) =>
+      withArchives(async (archives, config) => {
+        const { tenant, json }: BackupOptions = command.optsWithGlobals()
+        const entries = (await archives.list(tenantName(config, tenant))).map(({ stateAt, ...entry }) => ({
+          ...entry,
+          stateAt: new Date(stateAt).toISOString()
+        }))
+        const lines = entries.map(({ stateAt, id, kind, bytes }) => `${stateAt}\t${id}\t${kind}\t${bytes}`)
+        print(json ? JSON.stringify(entries) : lines.join('\n') || 'no backups')
+      })
+    )
+  group
+    .command('verify')
+    .description('read every part of a backup, and of those that it goes on from; it needs no database')
+    .argument('[id]', 'the last one when left out', parseBackupId)
+    .addOption(tenantOption())
+    .addOption(jsonOption())
+    .action((id: string | undefined, _options: object, command: Command) =>
+      withArchives(async (archives, config) => {
+        const { tenant: named, json }: BackupOptions = command.optsWithGlobals()
+        const tenant = tenantName(config, named)
+        const wanted = id ?? (await archives.list(tenant)).at(-1)?.id
+        if (wanted === undefined) fail({ detail: 'there are no backups' })
+        const found = await archives.check(tenant, wanted, { progress: bar })
+        if (process.stderr.isTTY) note('')
+        print(
+          json
+            ? JSON.stringify({ backupId: wanted, ...found })
+            : `${wanted}: ${found.rows} rows in ${found.parts} parts of ${found.archives} backups, all as they were written`
+        )
+      })
+    )
+  group
+    .command('drill')
+    .description('restore the last backup for a trial, beside the database, and say how long it took')
+    .action((_options: object, command: Command) =>
+      backupJob(
+        '/api/backups/drill',
+        command.optsWithGlobals(),
+        ({ backupId, rows, seconds }) =>
+          `${backupId}: ${rows} rows restored and proved in ${Number(seconds).toFixed(1)} s`
+      )
+    )
+  cli
+    .command('restore')
+    .description(
+      'put a backup in the place of a tenant’s database, SQLite or PostgreSQL, once it is proved; no service may run'
+    )
+    .option('--at <moment>', 'the last state that was backed up by then', parseMoment)
+    .addOption(new Option('--backup <id>', 'the state of this backup').argParser(parseBackupId).conflicts('at'))
+    .requiredOption('--yes', 'say that you mean it')
+    .addOption(tenantOption())
+    .addOption(jsonOption())
+    .action(restore)
 }
 
 function addUsers(cli: Command, tenantOption: () => Option, jsonOption: () => Option): void {

@@ -24,6 +24,11 @@ const BENCHES: Record<string, Bench> = {
     about: 'what a mirror costs a write: phases with it and without it take turns in one run',
     options: '--seconds 1 --pairs 20 --items 200 --clients 16 --rate 400'
   },
+  soak: {
+    file: 'soak.js',
+    about: 'minutes of mixed load: memory, handles and errors stay flat, and SIGTERM drains, on both databases',
+    options: '--minutes 5 --warmup 2 --rate 60 --items 300 --history 60000'
+  },
   scrape: {
     file: 'scrape.js',
     about: 'GET /metrics with many tenants, idle and at full load, and how many series there are, on both databases',
@@ -38,6 +43,11 @@ const BENCHES: Record<string, Bench> = {
     file: 'search.js',
     about: 'search and keyset pages on 1,000,000 items, on both databases',
     options: '--items 1000000 --repeats 15'
+  },
+  telemetry: {
+    file: 'telemetry.js',
+    about: 'what logs and traces cost a request: without their hooks, off, on, in turns in one run',
+    options: '--pairs 400 --seconds 2 --rounds 12 --connections 32 --items 200'
   },
   reads: {
     file: 'reads.js',

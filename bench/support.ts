@@ -78,6 +78,9 @@ export async function withCleanup(work: (cleanup: Cleanup) => Promise<void>): Pr
 /** One server in a process of its own. */
 export interface Target {
   readonly url: string
+  readonly pid: number
+  /** Sends the signal; resolves when the process has ended, to its exit code and how long that took. */
+  end(signal: NodeJS.Signals): Promise<{ code: number | null; milliseconds: number }>
   /** CPU time used so far, in ms; NaN where the system does not tell. */
   cpuMilliseconds(): number
 }
@@ -86,16 +89,26 @@ const dist = (path: string) => fileURLToPath(new URL(`../${path}`, import.meta.u
 const START_TIMEOUT_MS = 30_000
 const CLOCK_TICK_MS = 10
 
+interface TargetOptions {
+  file: string
+  args?: string[]
+  env?: Record<string, string>
+  path: string
+  /** Is told what the process says, which goes to stderr otherwise. */
+  heard?: ((text: string) => void) | undefined
+}
+
 /** Starts `dist/<file>` with PORT set and waits until `path` answers 200. */
 export async function startTarget(
   cleanup: Cleanup,
-  { file, args = [], env = {}, path }: { file: string; args?: string[]; env?: Record<string, string>; path: string }
+  { file, args = [], env = {}, path, heard }: TargetOptions
 ): Promise<Target> {
   const port = await freePort()
   const child = spawn(process.execPath, [dist(file), ...args], {
     env: { PATH: process.env.PATH ?? '', NODE_ENV: 'production', ...env, PORT: String(port), HOST: '127.0.0.1' },
-    stdio: ['ignore', 2, 'inherit']
+    stdio: heard === undefined ? ['ignore', 2, 'inherit'] : ['ignore', 'pipe', 'pipe']
   })
+  for (const stream of [child.stdout, child.stderr]) stream?.setEncoding('utf8').on('data', heard ?? (() => {}))
   cleanup.add(() => end(child))
   const url = `http://127.0.0.1:${port}`
   const deadline = Date.now() + START_TIMEOUT_MS
@@ -106,7 +119,18 @@ export async function startTarget(
     if (child.exitCode !== null || Date.now() > deadline) throw new BenchError(`${file} did not start`)
     await sleep(50)
   }
-  return { url, cpuMilliseconds: () => cpuMilliseconds(child.pid) }
+  return {
+    url,
+    pid: child.pid ?? 0,
+    cpuMilliseconds: () => cpuMilliseconds(child.pid),
+    end: async (signal) => {
+      const startedAt = performance.now()
+      const ended = once(child, 'exit')
+      child.kill(signal)
+      const [code] = await ended
+      return { code, milliseconds: performance.now() - startedAt }
+    }
+  }
 }
 
 async function end(child: ChildProcess): Promise<void> {
@@ -147,10 +171,16 @@ export async function signToken(secret: string, role: 'admin' | 'viewer' = 'admi
 /** The whole service as `npm start` runs it. */
 export async function startService(
   cleanup: Cleanup,
-  { databaseUrl, secret, env = {} }: { databaseUrl: string; secret: string; env?: Record<string, string> }
+  {
+    databaseUrl,
+    secret,
+    env = {},
+    heard
+  }: { databaseUrl: string; secret: string; env?: Record<string, string>; heard?: (text: string) => void }
 ): Promise<Service> {
   const target = await startTarget(cleanup, {
     file: 'server.js',
+    heard,
     env: {
       DATA_DIR: cleanup.folder(),
       DATABASE_URL: databaseUrl,

@@ -57,6 +57,12 @@ export interface Running {
   readonly postgres: FastifyInstance
 }
 
+/** Backups are there by choice too. The key is anybody's. */
+const backups = (folder: string) => ({
+  BACKUP_URL: join(folder, 'backups'),
+  BACKUP_IDENTITY: 'AGE-SECRET-KEY-16SF8ZWNK2EKS4VC66T7FRLP2CE36D40LKFVVRWVTA6FH23N94NWS72QDVG'
+})
+
 /** The service on SQLite, and on PostgreSQL with Redis and a mirror, as they are before the first request. */
 export async function withServices<R>(
   work: (running: Running) => Promise<R>,
@@ -66,7 +72,14 @@ export async function withServices<R>(
   const database = await freshDatabase()
   const start = async (name: string, own: Record<string, string>) => {
     const app = await build(
-      loadConfig({ NODE_ENV: 'test', LOG_LEVEL: 'silent', DATA_DIR: join(folder, name), ...config, ...own })
+      loadConfig({
+        NODE_ENV: 'test',
+        LOG_LEVEL: 'silent',
+        DATA_DIR: join(folder, name),
+        ...backups(folder),
+        ...config,
+        ...own
+      })
     )
     await app.ready()
     return app

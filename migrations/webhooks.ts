@@ -70,5 +70,11 @@ export const webhooksMigrations: Record<string, Migration> = {
         .columns(['delivery_id', 'id'])
         .execute()
     }
+  },
+  '0002-trace': {
+    async up(db: Kysely<unknown>) {
+      // The traceparent of what it tells of.
+      await db.schema.alterTable('webhook_deliveries').addColumn('trace', 'text').execute()
+    }
   }
 }

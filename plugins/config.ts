@@ -4,6 +4,7 @@ import { isIP } from 'node:net'
 import { join, resolve } from 'node:path'
 import { type Static, Type } from 'typebox'
 import { Value } from 'typebox/value'
+import { BACKUP_SECRETS, BACKUP_VARIABLES, type BackupConfig, backupsOf } from './config-backups.js'
 import { ConfigError } from './config-error.js'
 import { LIMIT_CLASSES, type RateLimits } from './rate-limits.js'
 import { isGuessable, refuseDefaultSecrets, type TlsIdentity, tlsIdentity, withSecretFiles } from './secrets.js'
@@ -154,6 +155,7 @@ export const Environment = Type.Object({
     default: 365,
     description: '1–3650 days that audit entries are kept'
   }),
+  ...BACKUP_VARIABLES,
   DRAIN_SECONDS: Type.Integer({
     minimum: 0,
     maximum: 300,
@@ -226,6 +228,8 @@ export interface Config extends Environment {
   readonly rateLimits: RateLimits
   /** URLs by name. */
   readonly databaseServers: ReadonlyMap<string, string>
+  /** Where and how backups are made, when they are. */
+  readonly backups: BackupConfig | undefined
   readonly postgresTls?: TlsIdentity
   readonly redisTls?: TlsIdentity
   readonly telemetry?: TelemetrySettings
@@ -244,7 +248,8 @@ const SECRETS = new Set([
   'DATABASE_URL',
   'MIRROR_URL',
   'DATABASE_SERVERS',
-  'REDIS_URL'
+  'REDIS_URL',
+  ...BACKUP_SECRETS
 ])
 
 /**
@@ -288,6 +293,7 @@ export function loadConfig(variables: Record<string, string | undefined>): Confi
     secretsKeys: secretKeys(environment, 'SECRETS_KEY', 'SECRETS_KEYS', join(dataDir, 'secrets-key')),
     databaseServers: databaseServers(environment.DATABASE_SERVERS, databaseUrl, environment.TENANCY),
     rateLimits: rateLimitsOf(environment.RATE_LIMITS),
+    backups: backupsOf(environment),
     ...(postgresTls === undefined ? {} : { postgresTls }),
     ...(redisTls === undefined ? {} : { redisTls }),
     ...telemetry(environment)

@@ -7,7 +7,7 @@ import type { Migrations as MigrationsByName } from './migrate.js'
 import type { Portability } from './portable/types.js'
 
 export type { TokenClaims, TokenUse } from '../schemas/common.js'
-
+export type * from './archive/types.js'
 export { agentOf } from './audit.js'
 export { csvCell } from './csv.js'
 export { decodeCursor, encodeCursor, pageOf } from './cursor.js'
@@ -15,6 +15,7 @@ export { PayloadTooLarge } from './limits.js'
 export type * from './portable/types.js'
 export { type Prepared, prepared, slots } from './prepared.js'
 export { type Localised, Problem, type ProblemParams, problem } from './problem.js'
+export { NO_TRACING, type Tracing } from './tracing.js'
 
 /** What a domain may rely on. A host that embeds one domain supplies these decorators itself, or registers the core. */
 

@@ -6,13 +6,14 @@ import type { FastifyInstance, FastifyRequest, onRequestHookHandler } from 'fast
 import fp from 'fastify-plugin'
 import { coreMigrations } from '../migrations/core.js'
 import { createAnswers, forgetOldKeys } from './answers.js'
+import { ArchiveService, type ArchiveSettings, releaseCaptures } from './archive.js'
 import { type AuditService, createAudit } from './audit.js'
 import { createAuth } from './auth.js'
 import { createCaches } from './cache.js'
 import type { Member } from './cluster.js'
 import { createCompute } from './compute.js'
 import type { SecretKey } from './config.js'
-import type { Audit, EnterModule, ModuleOptions, Tenant } from './contracts.js'
+import type { Archives, Audit, EnterModule, ModuleOptions, Tenant } from './contracts.js'
 import { openDatabaseServer, startFailure } from './database.js'
 import { databaseStatistics } from './database-statistics.js'
 import type { DatabaseEvents } from './dialects/dialect.js'
@@ -66,6 +67,8 @@ export interface CoreOptions {
   workerThreads?: number
   /** Where files of running work are kept; the system's temporary folder otherwise. */
   dataDir?: string
+  /** Where archives of tenants' data go, and whether changes are noted for increments. */
+  archives?: { readonly settings: ArchiveSettings; readonly increments: boolean }
   /** The copy on the other database engine, where one may be kept. */
   mirror?: Mirror
   /** The other processes of `CLUSTER_WORKERS`, for one that is among them. */
@@ -138,6 +141,16 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   })
   options.mirror?.attach(tenants.migrations(), app.log)
   databaseGauges(registry, server, tenants)
+  const whereabouts = {
+    databaseUrl: options.databaseUrl,
+    tenancy,
+    tls: options.postgresTls,
+    urlOf: (tenant: string) => options.databaseServers?.get(server.homeOf?.(tenant) ?? '') ?? options.databaseUrl
+  }
+  const archives =
+    options.archives === undefined
+      ? null
+      : new ArchiveService({ ...options.archives, database: whereabouts, migrations: () => tenants.migrations() })
   databaseStatistics(registry, server, tenants)
   const periodic = createPeriodic(() => tenants.all(), app.log, registry)
   // What a crash left in the outbox is delivered too.
@@ -188,6 +201,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   app.decorate('periodic', periodic)
   app.decorate('compute', compute)
   app.decorate('jobs', jobs)
+  app.decorate<Archives | null>('archives', archives)
   app.decorate('answers', answers)
   app.decorate<Audit>('audit', audit)
   app.decorate('migrations', { add: tenants.addMigrations.bind(tenants) })
@@ -227,6 +241,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     await tenants.ready().catch((error) => {
       throw startFailure(error)
     })
+    if (archives?.increments !== true) await releaseCaptures(tenants, whereabouts)
     await jobs.ready()
     periodic.start()
     started()
@@ -236,6 +251,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   app.addHook('onClose', async () => {
     await underWay.ended()
     await periodic.close()
+    await archives?.close()
     await events.close()
     await compute.close()
     await caches.close()
@@ -309,6 +325,7 @@ function scrapeAllowed(token: string | undefined): (request: FastifyRequest) => 
 export type * from './contracts.js'
 export { access, Problem, problem } from './contracts.js'
 export { personalData } from './kept-answers.js'
+export { openTelemetry } from './telemetry.js'
 export type { Member, Mirror, Telemetry, Tenants }
 
 export default fp(core, { name: 'inventory-enterprise/core', fastify: '5.x' })

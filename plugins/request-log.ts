@@ -17,12 +17,12 @@ export function whoAsked(request: FastifyRequest) {
 
 /** Tells each request's log whose it is. What is not written costs nothing: the ids are asked for when a line is. */
 export function logRequests(app: FastifyInstance): void {
-  app.addHook('onRequest', (request, _reply, done) => {
+  app.addHook('onRequest', function nameLog(request, _reply, done) {
     const log: FastifyBaseLogger & Told = request.log
     log[REQUEST] = request
     done()
   })
-  app.addHook('onResponse', (request, reply, done) => {
+  app.addHook('onResponse', function logAnswer(request, reply, done) {
     const { method, log } = request
     // No URL: what is asked for may be somebody's.
     log.debug({ method, code: reply.statusCode, milliseconds: reply.elapsedTime }, 'answered')

@@ -1,5 +1,6 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { generateX25519Identity } from 'age-encryption'
 import type { FastifyInstance } from 'fastify'
 import type { Registry } from 'prom-client'
 import t from 'tap'
@@ -13,6 +14,7 @@ import { BURNS, type Counts, LONG, NOT_COUNTED, OBJECTIVES, WINDOWS } from '../m
 import { Environment } from '../plugins/config.js'
 import { mirrorMetrics } from '../plugins/mirror.js'
 import { buildApp, client } from './helper.js'
+import { temporaryFolder } from './service-process.js'
 import { redisUrl } from './services.js'
 
 /** What can be said of the alerts without running Prometheus; `npm run verify:alerts` does the rest. */
@@ -98,8 +100,10 @@ async function scraped(app: FastifyInstance): Promise<Map<string, Map<string, Se
 }
 
 t.test('rules, their tests and runbooks name metrics, labels and values that the program has', async (t) => {
+  // So are backups.
+  const backups = { BACKUP_URL: temporaryFolder(t), BACKUP_IDENTITY: await generateX25519Identity() }
   const apps = [
-    await scraped(await buildApp(t, { dialect: 'sqlite' })),
+    await scraped(await buildApp(t, { dialect: 'sqlite', config: backups })),
     await scraped(await buildApp(t, { dialect: 'postgres', redisUrl: redisUrl() }))
   ]
   const commands = alerts.flatMap(({ alert }) => blocksOf(alert).map(({ command }) => command))

@@ -43,8 +43,8 @@ interface Run {
   output(): string
 }
 
-function run(env: Record<string, string>): Run {
-  const child = spawnNode([SERVER], { env })
+function run(env: Record<string, string>, program = SERVER): Run {
+  const child = spawnNode([program], { env })
   let text = ''
   const keep = (chunk: Buffer) => {
     text += chunk.toString()
@@ -72,10 +72,13 @@ export interface Service {
   end(signal: NodeJS.Signals): Promise<number | null>
 }
 
-/** Starts the server and resolves when it is ready. The same `env` starts it again on the same port and data. */
-export async function startService(t: Test, env: Record<string, string>): Promise<Service> {
+/**
+ * Starts the server and resolves when it is ready. The same `env` starts it again on the same port and data.
+ * @param program another one than the server, which serves as it does
+ */
+export async function startService(t: Test, env: Record<string, string>, program?: string): Promise<Service> {
   const secret = env.JWT_SECRET ?? SECRET
-  const { child, output } = run({ ...env, JWT_SECRET: secret })
+  const { child, output } = run({ ...env, JWT_SECRET: secret }, program)
   const ended = once(child, 'close')
   t.teardown(() => void child.kill('SIGKILL'))
   const url = `http://127.0.0.1:${env.PORT}`
@@ -106,9 +109,9 @@ export const serviceEnvironment = async (t: Test, env: Record<string, string> = 
   ...env
 })
 
-async function signToken(role: Role, secret: string): Promise<string> {
+export async function signToken(role: Role, secret = SECRET, ttlSeconds = 86_400): Promise<string> {
   const app = Fastify()
   const tokens = createTokens(app, { keys: [{ id: 'default', secret }] })
   await app.ready()
-  return tokens.sign({ subject: 'test', role, tenant: 'main' }, 3_600)
+  return tokens.sign({ subject: 'test', role, tenant: 'main' }, ttlSeconds)
 }

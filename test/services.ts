@@ -107,6 +107,8 @@ interface Recipe {
   ping: (url: string, port: number) => Promise<void>
   /** Written into the folder before the first start, readable for the server alone. */
   files?: Readonly<Record<string, string>>
+  /** Where its folder is made, such as a disk of its own. */
+  parent?: string | undefined
   stopSignal: NodeJS.Signals
   /** How the janitor ends it, without the SIG. */
   abandonSignal: string
@@ -114,8 +116,8 @@ interface Recipe {
 }
 
 /** As root the folder goes under /tmp: root's own TMPDIR may be closed to the user that the server runs as. */
-function makeFolder(owner: Owner | undefined): string {
-  const folder = mkdtempSync(join(owner ? '/tmp' : tmpdir(), 'inventory-test-'))
+function makeFolder(owner: Owner | undefined, parent = owner ? '/tmp' : tmpdir()): string {
+  const folder = mkdtempSync(join(parent, 'inventory-test-'))
   if (owner) chownSync(folder, owner.uid, owner.gid)
   return folder
 }
@@ -132,7 +134,7 @@ class PrivateServer implements Server {
     this.#recipe = recipe
     this.#port = port
     this.url = recipe.url(port)
-    this.#folder = makeFolder(recipe.owner)
+    this.#folder = makeFolder(recipe.owner, recipe.parent)
     this.#janitor = spawn('/bin/sh', ['-c', JANITOR, 'janitor', this.#folder, recipe.abandonSignal], {
       detached: true,
       stdio: ['pipe', 'ignore', 'ignore'],
@@ -361,7 +363,8 @@ function initdb(folder: string): [string, string[]][] {
  */
 export function startPostgres(
   settings: Readonly<Record<string, string>> = {},
-  files: Readonly<Record<string, string>> = {}
+  files: Readonly<Record<string, string>> = {},
+  parent?: string
 ): Promise<Server> {
   const owner = postgresOwner()
   const all = { listen_addresses: '127.0.0.1', unix_socket_directories: '', max_connections: '200', ...settings }
@@ -375,6 +378,7 @@ export function startPostgres(
     prepare: initdb,
     ping: pingPostgres,
     files,
+    parent,
     stopSignal: 'SIGINT',
     abandonSignal: 'QUIT',
     ...(owner && { owner })

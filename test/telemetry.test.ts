@@ -1,4 +1,4 @@
-import { createServer, get } from 'node:http'
+import { createServer, get, type RequestListener } from 'node:http'
 import { createRequire } from 'node:module'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
@@ -16,6 +16,7 @@ import { databaseMetrics } from '../plugins/metrics.js'
 import { serverOptions } from '../plugins/server-options.js'
 import { logSlowQueries } from '../plugins/slow-queries.js'
 import { NO_TRACING, openTelemetry } from '../plugins/telemetry.js'
+import { StockMoved } from '../schemas/inventory.js'
 import { type Collector, type ReceivedSpan, startCollector } from './collector.js'
 import { buildApp, client, DIALECTS, type Dialect } from './helper.js'
 import { spawnNode, temporaryFolder } from './service-process.js'
@@ -60,6 +61,19 @@ function path(spans: readonly ReceivedSpan[], span: ReceivedSpan | undefined): s
   const above = spans.find(({ spanId }) => spanId === span.parentSpanId)
   return [span.name, ...path(spans, above)]
 }
+/** Somebody else's server, and which `traceparent` it was sent each time. */
+async function listen(t: Test, answer: RequestListener) {
+  const asked: (string | undefined)[] = []
+  const server = createServer((request, response) => {
+    asked.push(request.headers.traceparent?.toString())
+    request.resume()
+    answer(request, response)
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  t.teardown(() => server.close())
+  const address = server.address()
+  return { url: `http://127.0.0.1:${typeof address === 'object' ? address?.port : ''}`, asked }
+}
 const named = (spans: readonly ReceivedSpan[], name: string) => spans.find((span) => span.name === name)
 
 t.test('without a collector no package of OpenTelemetry is loaded', async (t) => {
@@ -77,7 +91,10 @@ t.test('without a collector no package of OpenTelemetry is loaded', async (t) =>
 for (const dialect of DIALECTS) {
   t.test(`${dialect}: one trace from the request to the thread`, async (t) => {
     const collector = await startCollector(t)
-    const app = await traced(t, dialect, collector)
+    const receiver = await listen(t, (_request, response) => response.writeHead(204).end())
+    const app = await traced(t, dialect, collector, { WEBHOOK_ALLOWED_HOSTS: '127.0.0.1' })
+    const webhook = { url: `${receiver.url}/hook`, topics: [StockMoved.topic] }
+    t.equal((await client(app, 'admin').post('/api/webhooks', webhook)).status, 201)
     const manager = client(app, 'manager')
     await manager.post('/api/inventory', { itemCode: 'A', name: 'Apple', unit: 'each' })
     await manager.post('/api/movements', opening('A'))
@@ -87,7 +104,8 @@ for (const dialect of DIALECTS) {
     const training = { itemCodes: ['A'], models: ['naive'] }
     const trained = await manager.post('/api/ai/forecast/train', training, { prefer: 'wait=60', traceparent })
     t.match(trained.body, { status: 'succeeded' })
-    await collector.until((spans) => named(spans, 'POST /api/ai/forecast/train') !== undefined)
+    const isSent = ({ name, traceId }: ReceivedSpan) => name.startsWith('webhook ') && traceId === TRACE
+    await collector.until((spans) => named(spans, 'POST /api/ai/forecast/train') !== undefined && spans.some(isSent))
     await app.close()
 
     const spans = collector.spans.filter(({ traceId }) => traceId === TRACE)
@@ -111,10 +129,18 @@ for (const dialect of DIALECTS) {
       attributes: { 'db.system.name': dialect === 'postgres' ? 'postgresql' : 'sqlite' }
     })
     t.same(path(spans, insert), ['insert stock_moves', 'transaction', 'POST /api/movements'])
-    const event = spans.find(({ name }) => name.startsWith('event inventory.'))
+    const event = named(spans, `event ${StockMoved.topic}`)
     t.match(event, { kind: CONSUMER, attributes: { 'inventory.tenant': 'main' } })
     t.same(path(spans, event).slice(1), ['transaction', 'POST /api/movements'], 'what it causes is part of it')
 
+    const sent = spans.find(({ name }) => name === 'POST 127.0.0.1')
+    t.match(sent, { kind: CLIENT, attributes: { 'http.response.status_code': 204 } })
+    t.same(path(spans, sent).slice(1, 3), [`webhook ${StockMoved.topic}`, `event ${StockMoved.topic}`])
+    t.equal(path(spans, sent).at(-1), 'POST /api/movements', 'the message is part of what it tells of')
+    t.match(
+      receiver.asked.filter((trace) => trace?.includes(TRACE)),
+      [`00-${TRACE}-${sent?.parentSpanId}-01`]
+    )
     const thread = named(spans, 'thread worker')
     t.match(thread, { attributes: { 'thread.id': Number } })
     t.same(path(spans, thread), [
@@ -240,15 +266,9 @@ t.test('what is asked of Redis and of others is part of it, and the trace goes o
   t.match(command, { kind: CLIENT, traceId: TRACE, attributes: { 'db.system.name': 'redis' } })
   t.equal(path(collector.spans, command).at(-1), 'GET /api/dashboard/stats')
 
-  const asked: (string | undefined)[] = []
-  const other = createServer((request, response) => {
-    asked.push(request.headers.traceparent?.toString())
+  const { url, asked } = await listen(t, (request, response) =>
     response.writeHead(request.url === '/fails' ? 503 : 200).end()
-  })
-  await new Promise<void>((resolve) => other.listen(0, '127.0.0.1', resolve))
-  t.teardown(() => other.close())
-  const address = other.address()
-  const url = `http://127.0.0.1:${typeof address === 'object' ? address?.port : ''}`
+  )
   const telemetry = await openTelemetry({
     endpoint: collector.endpoint,
     serviceName: 'alone',

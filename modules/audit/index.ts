@@ -63,7 +63,7 @@ async function audit(app: FastifyInstance, options: AuditOptions): Promise<void>
 export { auditMigrations as migrations } from '../../migrations/audit.js'
 export { personalData } from './personal.js'
 export { pruneTrail, sealTrail } from './seal.js'
-export { verifyTrail } from './verify.js'
+export { trailProof, verifyTrail } from './verify.js'
 
 export default fp(audit, {
   name: 'inventory-enterprise/audit',

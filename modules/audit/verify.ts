@@ -1,4 +1,4 @@
-import type { Tenant } from '../../plugins/contracts.js'
+import type { ArchiveProof, Tenant, TenantCopy } from '../../plugins/contracts.js'
 import type { AuditVerification } from '../../schemas/audit.js'
 import {
   addressDigest,
@@ -22,7 +22,7 @@ const MISMATCHES_MAX = 100
 type Mismatch = AuditVerification['mismatches'][number]
 
 /** Recomputes every batch from its entries and every link of the chain; reads only, while entries are added. */
-export async function verifyTrail(tenant: Tenant, now: number = Date.now()): Promise<AuditVerification> {
+export async function verifyTrail(tenant: Pick<Tenant, 'db'>, now: number = Date.now()): Promise<AuditVerification> {
   const store = createAuditStore(tenant.db)
   const mismatches: Mismatch[] = []
   const report = (what: Mismatch['what'], detail: string, batch: number | null = null, entry: number | null = null) => {
@@ -71,6 +71,13 @@ export async function verifyTrail(tenant: Tenant, now: number = Date.now()): Pro
     head: previous === undefined ? null : { batch: previous.seq, hash: previous.hash },
     mismatches
   }
+}
+
+/** The same of a copy, such as a restored one. */
+export async function trailProof(copy: TenantCopy): Promise<ArchiveProof> {
+  const { entries, mismatches } = await verifyTrail(copy)
+  const problems = mismatches.map(({ what, detail }) => `${what}, ${detail}`)
+  return { name: 'audit trail', checked: entries, problems }
 }
 
 type Report = (what: Mismatch['what'], detail: string, batch?: number | null, entry?: number | null) => void

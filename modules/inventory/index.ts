@@ -83,7 +83,15 @@ export type { ItemFigures } from './context.js'
 export { stockGauges } from './metrics.js'
 export { postMovement } from './movements.js'
 export { personalData } from './personal.js'
-export { availableStock, dailyFlow, dailyUseByLocation, inventoryHeadline, items, verifyLedger } from './ports.js'
+export {
+  availableStock,
+  dailyFlow,
+  dailyUseByLocation,
+  inventoryHeadline,
+  items,
+  ledgerProof,
+  verifyLedger
+} from './ports.js'
 
 export default fp(inventory, {
   name: 'inventory-enterprise/inventory',

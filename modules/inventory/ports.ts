@@ -1,4 +1,4 @@
-import type { Tenant } from '../../plugins/contracts.js'
+import type { ArchiveProof, Tenant, TenantCopy } from '../../plugins/contracts.js'
 import { fromMicros } from '../../schemas/decimal.js'
 import { createLedgerQueries } from './ledger-queries.js'
 import type { InventoryTables } from './tables.js'
@@ -69,5 +69,14 @@ export async function inventoryHeadline(tenant: Tenant): Promise<InventoryHeadli
 }
 
 /** Recomputes every balance from the moves. */
-export const verifyLedger = (tenant: Tenant, signal?: AbortSignal) =>
-  createLedgerQueries(tenant.db).verify(undefined, signal)
+export const verifyLedger = ({ db }: Pick<Tenant, 'db'>, signal?: AbortSignal) =>
+  createLedgerQueries(db).verify(undefined, signal)
+
+/** The same of a copy, such as a restored one. */
+export async function ledgerProof(copy: TenantCopy): Promise<ArchiveProof> {
+  const { moves, mismatches } = await verifyLedger(copy)
+  const problems = mismatches.map(
+    ({ itemCode, what, stored, recomputed }) => `${itemCode}: ${what} is ${stored}, the moves say ${recomputed}`
+  )
+  return { name: 'ledger', checked: moves, problems }
+}

@@ -1,5 +1,5 @@
 import type { FastifyBaseLogger } from 'fastify'
-import type { Seal, Tenant, Transaction } from '../../plugins/contracts.js'
+import type { Seal, Tenant, Tracing, Transaction } from '../../plugins/contracts.js'
 import { type DisabledReason, WebhookDisabled } from '../../schemas/webhooks.js'
 import type { WebhookMetrics } from './metrics.js'
 import { FAILURES_BEFORE_PROBING, isBroken, isSpent, retryAfter, retryDelay } from './retry.js'
@@ -22,6 +22,7 @@ interface Dependencies {
   metrics: WebhookMetrics
   log: FastifyBaseLogger
   now: () => number
+  tracing: Tracing
   drainMilliseconds?: number
 }
 
@@ -43,7 +44,7 @@ interface Lane {
  * the message is sent again under the same id.
  */
 export function createDispatcher(dependencies: Dependencies): Dispatcher {
-  const { sender, seal, metrics, log, now, drainMilliseconds = DRAIN_MILLISECONDS } = dependencies
+  const { sender, seal, metrics, log, now, tracing, drainMilliseconds = DRAIN_MILLISECONDS } = dependencies
   const queue = new Map<string, Lane>()
   const running = new Map<string, Promise<void>>()
   const looking = new Set<Promise<void>>()
@@ -98,7 +99,13 @@ export function createDispatcher(dependencies: Dependencies): Dispatcher {
     }
     let attempt: Attempt
     try {
-      attempt = await sender.send(webhook.url, headers, body, stop.signal)
+      const attributes = { 'inventory.webhook': webhook.id, 'inventory.tenant': tenant.id }
+      const span = { kind: 'producer', parent: delivery.trace, attributes } as const
+      attempt = await tracing.span(`webhook ${delivery.topic}`, span, () => {
+        const trace = tracing.carrier()
+        const all = trace === null ? headers : { ...headers, traceparent: trace }
+        return sender.send(webhook.url, all, body, stop.signal)
+      })
     } catch {
       // Given up at the end of this process; whether it arrived is not known, so another will send it again.
       const released = { status: 'pending', dueAt: now(), finishedAt: null, attempts: delivery.attempts - 1 } as const
@@ -165,7 +172,9 @@ export function createDispatcher(dependencies: Dependencies): Dispatcher {
   return {
     wake: async (tenant) => {
       if (closed) return
-      const search = look(tenant)
+      // Not part of what wakes it: it sends what others queued, too.
+      const search = tracing
+        .detached(() => look(tenant))
         .catch((error) => log.error({ err: error, tenant: tenant.id }, 'webhook deliveries could not be read'))
         .finally(() => looking.delete(search))
       looking.add(search)

@@ -3,16 +3,18 @@ import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import type { Registry } from 'prom-client'
 import { webhooksMigrations } from '../../migrations/webhooks.js'
-import type {
-  Answers,
-  EnterModule,
-  Events,
-  Migrations,
-  ModuleOptions,
-  OutboxEvent,
-  Periodic,
-  Seal,
-  Tenant
+import {
+  type Answers,
+  type EnterModule,
+  type Events,
+  type Migrations,
+  type ModuleOptions,
+  NO_TRACING,
+  type OutboxEvent,
+  type Periodic,
+  type Seal,
+  type Tenant,
+  type Tracing
 } from '../../plugins/contracts.js'
 import { PUBLIC_TOPICS } from '../../schemas/webhooks.js'
 import { createDispatcher, type Dispatcher } from './dispatcher.js'
@@ -38,6 +40,8 @@ export interface WebhooksOptions extends ModuleOptions {
   drainMilliseconds?: number
   /** Whose messages are sent and counted from the start; without it, each tenant's once its turn of upkeep comes. */
   tenants?: () => Promise<readonly Tenant[]>
+  /** So that a message is part of the trace of what it tells of. */
+  tracing?: Tracing
 }
 
 const POLL_SECONDS = 5
@@ -47,7 +51,7 @@ const UPKEEP_SECONDS = 60
 async function webhooks(app: FastifyInstance, options: WebhooksOptions): Promise<void> {
   app.getDecorator<EnterModule>('enterModule')(app, options)
   app.getDecorator<Migrations>('migrations').add({ module: 'webhooks', migrations: webhooksMigrations })
-  const { allowedHosts = [], now = Date.now, pollSeconds = POLL_SECONDS, tenants } = options
+  const { allowedHosts = [], now = Date.now, pollSeconds = POLL_SECONDS, tenants, tracing = NO_TRACING } = options
   const policy = createTargetPolicy(allowedHosts)
   const seal = app.getDecorator<Seal>('seal')
   const metrics = createWebhookMetrics(app.getDecorator<Registry>('registry'))
@@ -58,12 +62,13 @@ async function webhooks(app: FastifyInstance, options: WebhooksOptions): Promise
     ...(timeoutMilliseconds === undefined ? {} : { timeoutMilliseconds })
   })
   const dispatcher = createDispatcher({
-    ...{ sender, seal, metrics, log: app.log, now },
+    ...{ sender, seal, metrics, log: app.log, now, tracing },
     ...(drainMilliseconds === undefined ? {} : { drainMilliseconds })
   })
   const events = app.getDecorator<Events>('events')
   for (const topic of PUBLIC_TOPICS) {
-    events.subscribe({ topic, name: 'webhooks', handle: (event, tenant) => fanOut(event, tenant, dispatcher, now()) })
+    const handle = (event: OutboxEvent, tenant: Tenant) => fanOut(event, tenant, { dispatcher, tracing, now })
+    events.subscribe({ topic, name: 'webhooks', handle })
   }
   const periodic = app.getDecorator<Periodic>('periodic')
   periodic.every(pollSeconds, 'webhooks', (tenant) => dispatcher.wake(tenant))
@@ -83,26 +88,32 @@ async function webhooks(app: FastifyInstance, options: WebhooksOptions): Promise
   await app.register(deliveryRoutes, context)
 }
 
+interface FanOut {
+  dispatcher: Dispatcher
+  tracing: Tracing
+  now: () => number
+}
+
 /** One delivery for each webhook that wants the event. Safe to repeat: the id says which event it is. */
-async function fanOut(event: OutboxEvent, tenant: Tenant, dispatcher: Dispatcher, now: number): Promise<void> {
+async function fanOut(event: OutboxEvent, tenant: Tenant, { dispatcher, tracing, now }: FanOut): Promise<void> {
   const { topic } = event
   if ((await createWebhookStore(tenant.db).subscribers(topic)).length === 0) return
-  const message = messageOf(event)
+  const message = messageOf(event, tracing.carrier())
   await tenant.transact(async (tx) => {
     // Asked again: one that is gone by now must not fail the others.
     const ids = await createWebhookStore(tx.db).subscribers(topic)
     if (ids.length === 0) return
-    await createDeliveryStore(tx.db, tenant.dialect).enqueue(ids, message, now)
+    await createDeliveryStore(tx.db, tenant.dialect).enqueue(ids, message, now())
     tx.invalidate(NAMESPACE)
     tx.afterCommit(() => void dispatcher.wake(tenant))
   })
 }
 
-function messageOf({ id, topic, payload, createdAt }: OutboxEvent): Message {
+function messageOf({ id, topic, payload, createdAt }: OutboxEvent, trace: string | null): Message {
   const body = JSON.stringify({ type: topic, timestamp: new Date(createdAt).toISOString(), data: payload })
   // The row's id alone may come again: see `OutboxEvent`.
   const digest = createHash('sha256').update(`${id} ${body}`).digest('base64url')
-  return { id: `msg_${digest.slice(0, 32)}`, topic, body }
+  return { id: `msg_${digest.slice(0, 32)}`, topic, body, trace }
 }
 
 export { webhooksMigrations as migrations } from '../../migrations/webhooks.js'

@@ -39,6 +39,7 @@ type DeliveryRow = {
   expires_at: number
   created_at: number
   finished_at: number | null
+  trace: string | null
 }
 type AttemptRow = {
   id: string
@@ -64,6 +65,8 @@ export interface Message {
   readonly id: string
   readonly topic: string
   readonly body: string
+  /** The `traceparent` of what it tells of. */
+  readonly trace?: string | null
 }
 
 const instantOf = (at: number) => new Date(at).toISOString()
@@ -202,7 +205,8 @@ export function createDeliveryStore(database: Kysely<unknown>, dialect: Dialect)
             claim: null,
             expires_at: now + LIFE,
             created_at: now,
-            finished_at: null
+            finished_at: null,
+            trace: message.trace ?? null
           }))
         )
         .onConflict((conflict) => conflict.columns(['webhook_id', 'message_id']).doNothing())

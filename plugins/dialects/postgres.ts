@@ -14,6 +14,7 @@ import { type DatabaseEvents, type DatabaseServer, PLUGINS, type RawTransact, ty
 import { explainAt } from './postgres-explain.js'
 import { createStatistics } from './postgres-statistics.js'
 import { observe } from './sqlite.js'
+import { endSilent, WatchedClient } from './watched-client.js'
 
 const RETRIES_MAX = 5
 const PING_TIMEOUT_MS = 2_000
@@ -43,7 +44,8 @@ export function postgresServer(options: PostgresServerOptions): DatabaseServer {
     connectionTimeoutMillis: 5_000,
     application_name: 'inventory-enterprise'
   }
-  const pool = new pg.Pool({ ...connection, max: poolSize, types: { getTypeParser } })
+  const pool = new pg.Pool({ ...connection, max: poolSize, types: { getTypeParser }, Client: WatchedClient })
+  const unwatch = endSilent(pool, connection)
   // An idle connection that breaks (server restart) must not end the process; the next checkout makes a new one.
   pool.on('error', () => {})
   // One that breaks between two statements of a transaction says so too; the statement that follows fails and tells the caller.
@@ -57,7 +59,10 @@ export function postgresServer(options: PostgresServerOptions): DatabaseServer {
         events.waited((performance.now() - askedAt) / 1000)
       }
     },
-    end: () => pool.end()
+    end: () => {
+      unwatch()
+      return pool.end()
+    }
   }
   const dialect = new PostgresDialect({ pool: waits })
   const log = observe(events, explainAt(connection))

@@ -321,15 +321,20 @@ function groupCommit(
     const begunAt = performance.now()
     for (const { since } of group) events.waited((begunAt - since) / 1000)
     const succeeded: Pending[] = []
-    for (const member of group) {
+    for (const [n, member] of group.entries()) {
       try {
         writer.exec('savepoint member')
         await member.run(db)
         writer.exec('release member')
         succeeded.push(member)
       } catch (error) {
-        // SQLite itself may have rolled everything back (disk full, I/O error): then no neighbour may be acknowledged.
-        if (writer.inTransaction) writer.exec('rollback to member; release member')
+        if (!writer.inTransaction) {
+          // SQLite itself has rolled everything back (disk full, I/O error). No neighbour may be acknowledged, and those that follow
+          // would each be a transaction of their own.
+          for (const each of [...succeeded, ...group.slice(n)]) finish('rollback', each, error)
+          return
+        }
+        writer.exec('rollback to member; release member')
         finish('rollback', member, error)
       }
     }

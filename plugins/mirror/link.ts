@@ -4,7 +4,7 @@ import { linesOf } from '../portable/index.js'
 import { keyOf } from '../portable/values.js'
 import type { Comparison, Difference } from './files.js'
 import { postgresSide } from './postgres-side.js'
-import type { Mark, Side, State } from './side.js'
+import type { Mark, Purpose, Side, State } from './side.js'
 import { sqliteSide } from './sqlite-side.js'
 
 const COPY_ROWS = 2_000
@@ -15,8 +15,12 @@ const UNIQUE_VIOLATION = '23505'
 
 export type Progress = (step: string, done: number, total: number) => void
 
-export const openSide = async (place: Place, traits: readonly Portability[]): Promise<Side> =>
-  place.dialect === 'sqlite' ? sqliteSide(place.path, traits) : postgresSide(place, traits)
+export const openSide = async (
+  place: Place,
+  traits: readonly Portability[],
+  purpose: Purpose = 'mirror'
+): Promise<Side> =>
+  place.dialect === 'sqlite' ? sqliteSide(place.path, traits, purpose) : postgresSide(place, traits, purpose)
 
 /**
  * A tenant's database and the copy that follows it. After each step the copy is some committed state of the original, and

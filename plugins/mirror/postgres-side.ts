@@ -11,7 +11,17 @@ import {
   postgresWriter,
   type Types
 } from '../portable/postgres.js'
-import { type Change, changesOf, type Mark, type Side, type State, Superseded, sameMark, shapeOf } from './side.js'
+import {
+  type Change,
+  changesOf,
+  type Mark,
+  type Purpose,
+  type Side,
+  type State,
+  Superseded,
+  sameMark,
+  shapeOf
+} from './side.js'
 
 type PostgresPlace = Extract<Place, { dialect: 'postgres' }>
 
@@ -41,7 +51,11 @@ async function asReplica(client: pg.Client): Promise<void> {
   })
 }
 
-export async function postgresSide(place: PostgresPlace, traits: readonly Portability[]): Promise<Side> {
+export async function postgresSide(
+  place: PostgresPlace,
+  traits: readonly Portability[],
+  purpose: Purpose = 'mirror'
+): Promise<Side> {
   const client = await connect(place)
   const reader = await connect(place).catch(async (error) => {
     await client.end()
@@ -51,7 +65,7 @@ export async function postgresSide(place: PostgresPlace, traits: readonly Portab
   try {
     const writer = { ...(await postgresWriter(place, traits, client)), close: async () => {} }
     const { schema, types } = await postgresSchema(reader, place.schema, traits)
-    return { ...sideOf({ place, client, reader, schema, types, writer }), writer, close }
+    return { ...sideOf({ place, client, reader, schema, types, writer, purpose }), writer, close }
   } catch (error) {
     await close()
     throw error
@@ -66,9 +80,11 @@ interface Context {
   schema: PortableSchema
   types: Types
   writer: PortableWriter
+  purpose: Purpose
 }
 
-function sideOf({ place, client, reader, schema, types, writer }: Context): Omit<Side, 'writer' | 'close'> {
+function sideOf({ place, client, reader, schema, types, writer, purpose }: Context): Omit<Side, 'writer' | 'close'> {
+  const [CAPTURE, CHANGES, NOTE] = [`${purpose}_capture`, `${purpose}_changes`, `${purpose}_note`]
   let replica: Promise<void> | undefined
   const own = (name: string) => `${id(place.schema)}.${id(name)}`
   const inTransaction = async <R>(work: () => Promise<R>): Promise<R> => {
@@ -119,9 +135,9 @@ function sideOf({ place, client, reader, schema, types, writer }: Context): Omit
   }
   const forgetCapture = async () => {
     // Without its id a capture counts as none, however much of it is left.
-    await define(`drop table if exists ${own('mirror_capture')}`)
-    await dropTriggers('mirror_note')
-    await define(`drop table if exists ${own('mirror_changes')}`)
+    await define(`drop table if exists ${own(CAPTURE)}`)
+    await dropTriggers(NOTE)
+    await define(`drop table if exists ${own(CHANGES)}`)
   }
   const mark = async (): Promise<Mark | undefined> => {
     if (!(await exists('mirror_position'))) return undefined
@@ -134,16 +150,16 @@ function sideOf({ place, client, reader, schema, types, writer }: Context): Omit
     schema,
     capture: async () => {
       const shape = shapeOf(schema)
-      if (await exists('mirror_capture')) {
-        const [known] = await ask(client, `select id, shape from ${own('mirror_capture')}`)
+      if (await exists(CAPTURE)) {
+        const [known] = await ask(client, `select id, shape from ${own(CAPTURE)}`)
         if (known?.[0] !== undefined && known[1] === shape) return known[0]
       }
       await forgetCapture()
-      for (const statement of captureStatements(place.schema, schema)) await define(statement)
+      for (const statement of captureStatements(purpose, place.schema, schema)) await define(statement)
       const capture = randomUUID()
       await inTransaction(async () => {
-        await client.query(`create table ${own('mirror_capture')} (id text not null, shape text not null)`)
-        await client.query(`insert into ${own('mirror_capture')} values ($1, $2)`, [capture, shape])
+        await client.query(`create table ${own(CAPTURE)} (id text not null, shape text not null)`)
+        await client.query(`insert into ${own(CAPTURE)} values ($1, $2)`, [capture, shape])
       })
       return capture
     },
@@ -161,17 +177,15 @@ function sideOf({ place, client, reader, schema, types, writer }: Context): Omit
     state: async () => {
       await reader.query('begin isolation level repeatable read read only')
       const [row] = await ask(reader, 'select pg_current_snapshot()')
-      return postgresState(reader, place.schema, schema, types, row?.[0] ?? '')
+      return postgresState(reader, own(CHANGES), postgresRows(reader, place.schema, schema, types), row?.[0] ?? '')
     },
     pending: async (since) => {
-      const unseen = `select count(*) from ${own('mirror_changes')} where not pg_visible_in_snapshot(xid, $1::pg_snapshot)`
+      const unseen = `select count(*) from ${own(CHANGES)} where not pg_visible_in_snapshot(xid, $1::pg_snapshot)`
       const [row] = await ask(client, unseen, [since])
       return Number(row?.[0])
     },
     prune: async (through) => {
-      await client.query(`delete from ${own('mirror_changes')} where pg_visible_in_snapshot(xid, $1::pg_snapshot)`, [
-        through
-      ])
+      await client.query(`delete from ${own(CHANGES)} where pg_visible_in_snapshot(xid, $1::pg_snapshot)`, [through])
     },
     mark,
     apply: async (from, to, work, { durable = true } = {}) => {
@@ -198,18 +212,18 @@ function sideOf({ place, client, reader, schema, types, writer }: Context): Omit
 }
 
 /** Notes the keys of changed rows with the transaction that changed them: numbers would not tell in what order those commit. */
-function captureStatements(schemaName: string, { tables }: PortableSchema): string[] {
+function captureStatements(purpose: Purpose, schemaName: string, { tables }: PortableSchema): string[] {
   const own = (name: string) => `${id(schemaName)}.${id(name)}`
-  const note = own('mirror_note')
+  const note = own(`${purpose}_note`)
   const statements = [
-    `create table ${own('mirror_changes')} (seq bigint generated always as identity primary key,
+    `create table ${own(`${purpose}_changes`)} (seq bigint generated always as identity primary key,
       xid xid8 not null default pg_current_xact_id(), name text not null, k jsonb not null)`,
     `create function ${note}() returns trigger language plpgsql as $$ begin
       if tg_op <> 'DELETE' then
-        execute format('insert into %I.mirror_changes (name, k) select %L, jsonb_build_array(%s) from made', tg_table_schema, tg_table_name, tg_argv[0]);
+        execute format('insert into %I.${purpose}_changes (name, k) select %L, jsonb_build_array(%s) from made', tg_table_schema, tg_table_name, tg_argv[0]);
       end if;
       if tg_op <> 'INSERT' then
-        execute format('insert into %I.mirror_changes (name, k) select %L, jsonb_build_array(%s) from gone', tg_table_schema, tg_table_name, tg_argv[0]);
+        execute format('insert into %I.${purpose}_changes (name, k) select %L, jsonb_build_array(%s) from gone', tg_table_schema, tg_table_name, tg_argv[0]);
       end if;
       return null; end $$`
   ]
@@ -220,7 +234,7 @@ function captureStatements(schemaName: string, { tables }: PortableSchema): stri
       ['update', true, true],
       ['delete', false, true]
     ] as const)
-      statements.push(`create trigger mirror_note_${event} after ${event} on ${own(physical)}
+      statements.push(`create trigger ${purpose}_note_${event} after ${event} on ${own(physical)}
         referencing ${made ? 'new table as made' : ''} ${gone ? 'old table as gone' : ''}
         for each statement execute function ${note}(${columns})`)
   }
@@ -229,19 +243,17 @@ function captureStatements(schemaName: string, { tables }: PortableSchema): stri
 
 function postgresState(
   client: pg.Client,
-  schemaName: string,
-  schema: PortableSchema,
-  types: Types,
+  changesTable: string,
+  reader: ReturnType<typeof postgresRows>,
   position: string
 ): State {
-  const reader = postgresRows(client, schemaName, schema, types)
-  const byName = new Map<string, PortableTable>(schema.tables.map((table) => [table.physical, table]))
+  const byName = new Map<string, PortableTable>(reader.schema.tables.map((table) => [table.physical, table]))
   return {
     ...reader,
     position,
     changes: async function* (since): AsyncGenerator<Change> {
       const { rows } = await client.query<[string, string]>({
-        text: `select name, jsonb_agg(distinct k)::text from ${id(schemaName)}.mirror_changes
+        text: `select name, jsonb_agg(distinct k)::text from ${changesTable}
           where not pg_visible_in_snapshot(xid, $1::pg_snapshot) group by name`,
         values: [since],
         rowMode: 'array'

@@ -1,7 +1,13 @@
 import type { PortableReader, PortableRow, PortableSchema, PortableTable, PortableWriter } from '../contracts.js'
 
-/** What a mirror keeps in the databases themselves while it is on; it is neither mirrored nor backed up. */
-export const MIRROR_TABLES = ['mirror_capture', 'mirror_changes', 'mirror_position', 'mirror_fence']
+/** Who has changes noted: each has tables and triggers of its own, and neither knows of the other. */
+export type Purpose = 'mirror' | 'backup'
+
+/** What is kept in the databases themselves while changes are noted; it is neither mirrored nor backed up. */
+export const MIRROR_TABLES = [
+  ...['mirror_capture', 'mirror_changes', 'mirror_position', 'mirror_fence'],
+  ...['backup_capture', 'backup_changes']
+]
 
 /** Rows of one table as they are now, and keys of those that are gone. */
 export interface Change {

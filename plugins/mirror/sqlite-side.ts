@@ -4,7 +4,17 @@ import type { Portability, PortableRow, PortableSchema, PortableTable, PortableW
 import { FENCED_MESSAGE } from '../errors.js'
 import { sqliteRows, sqliteSchema, sqliteWriter } from '../portable/sqlite.js'
 import { keyOf } from '../portable/values.js'
-import { type Change, changesOf, type Mark, type Side, type State, Superseded, sameMark, shapeOf } from './side.js'
+import {
+  type Change,
+  changesOf,
+  type Mark,
+  type Purpose,
+  type Side,
+  type State,
+  Superseded,
+  sameMark,
+  shapeOf
+} from './side.js'
 
 const BUSY_TIMEOUT_MS = 5_000
 const CHUNK_ROWS = 500
@@ -54,15 +64,15 @@ function growthOf(db: Sqlite.Database, { physical, key }: PortableTable): Growth
 }
 
 /** `create trigger` statements that note the keys of changed rows. */
-function captureTriggers({ physical, key }: PortableTable, growth: Growth): string[] {
+function captureTriggers(purpose: Purpose, { physical, key }: PortableTable, growth: Growth): string[] {
   if (growth === 'history') return []
   const value = (row: string) => {
     const values = key.map((name) => `${row}.${id(name)}`)
     return values.length === 1 ? values[0] : `json_array(${values.join(', ')})`
   }
   const trigger = (event: string, row: string, when = '', suffix = event) =>
-    `create trigger ${id(`mirror_note_${physical}_${suffix}`)} after ${event} on ${id(physical)} ${when}
-     begin insert into mirror_changes (name, k) values (${text(physical)}, ${value(row)}); end`
+    `create trigger ${id(`${purpose}_note_${physical}_${suffix}`)} after ${event} on ${id(physical)} ${when}
+     begin insert into ${purpose}_changes (name, k) values (${text(physical)}, ${value(row)}); end`
   const first = id(key[0] ?? '')
   const inserted = growth === 'numbered' ? `when new.${first} <> (select max(${first}) from ${id(physical)})` : ''
   const moved = `when ${key.map((name) => `old.${id(name)} is not new.${id(name)}`).join(' or ')}`
@@ -81,15 +91,20 @@ const fenceTriggers = ({ physical }: PortableTable): string[] =>
   )
 
 /** What a service's own writer runs from time to time: the last row stays, so that no number comes twice. */
-export const pruneSqlite = (through: string): { statement: string; values: readonly number[] } => ({
-  statement: `delete from mirror_changes where seq in (
-    select seq from mirror_changes where seq <= ? and seq < (select max(seq) from mirror_changes) order by seq limit 2000)`,
+export const pruneSqlite = (
+  through: string,
+  purpose: Purpose = 'mirror'
+): { statement: string; values: readonly number[] } => ({
+  statement: `delete from ${purpose}_changes where seq in (
+    select seq from ${purpose}_changes where seq <= ? and seq < (select max(seq) from ${purpose}_changes) order by seq limit 2000)`,
   values: [seqOf(through)]
 })
 const parse = (position: string): Position => JSON.parse(position)
 const seqOf = (position: string): number => parse(position).seq
 
-export function sqliteSide(path: string, traits: readonly Portability[]): Side {
+export function sqliteSide(path: string, traits: readonly Portability[], purpose: Purpose = 'mirror'): Side {
+  const [CAPTURE, CHANGES] = [`${purpose}_capture`, `${purpose}_changes`]
+  const CAPTURES = `${purpose}_note_*`
   const options = { fileMustExist: true, timeout: BUSY_TIMEOUT_MS }
   const db = new Sqlite(path, options)
   db.pragma('foreign_keys = OFF')
@@ -113,7 +128,7 @@ export function sqliteSide(path: string, traits: readonly Portability[]): Side {
 
   const position = (from: Sqlite.Database): Position => ({
     // A copy is read too, and notes nothing.
-    seq: exists('mirror_changes') ? number(from, 'select coalesce(max(seq), 0) from mirror_changes') : 0,
+    seq: exists(CHANGES) ? number(from, `select coalesce(max(seq), 0) from ${CHANGES}`) : 0,
     grown: Object.fromEntries(
       grows.map(({ physical, key }) => [
         physical,
@@ -129,19 +144,20 @@ export function sqliteSide(path: string, traits: readonly Portability[]): Side {
       const shape = shapeOf(schema)
       return db
         .transaction(() => {
-          if (exists('mirror_capture')) {
-            const known = db.prepare<[], { id: string; shape: string }>('select id, shape from mirror_capture').get()
-            if (known?.shape === shape && !lacksTriggers(db, schema, growth)) return known.id
+          if (exists(CAPTURE)) {
+            const known = db.prepare<[], { id: string; shape: string }>(`select id, shape from ${CAPTURE}`).get()
+            if (known?.shape === shape && !lacksTriggers(db, purpose, schema, growth)) return known.id
           }
           dropTriggers(CAPTURES)
-          db.exec(`drop table if exists mirror_capture; drop table if exists mirror_changes;
-            create table mirror_capture (id text not null, shape text not null);
-            create table mirror_changes (seq integer primary key, name text not null, k)`)
+          db.exec(`drop table if exists ${CAPTURE}; drop table if exists ${CHANGES};
+            create table ${CAPTURE} (id text not null, shape text not null);
+            create table ${CHANGES} (seq integer primary key, name text not null, k)`)
           for (const table of schema.tables) {
-            for (const statement of captureTriggers(table, growth.get(table.physical) ?? 'none')) db.exec(statement)
+            const triggers = captureTriggers(purpose, table, growth.get(table.physical) ?? 'none')
+            for (const statement of triggers) db.exec(statement)
           }
           const capture = randomUUID()
-          db.prepare('insert into mirror_capture values (?, ?)').run(capture, shape)
+          db.prepare(`insert into ${CAPTURE} values (?, ?)`).run(capture, shape)
           return capture
         })
         .immediate()
@@ -149,7 +165,7 @@ export function sqliteSide(path: string, traits: readonly Portability[]): Side {
     release: async () => {
       db.transaction(() => {
         dropTriggers(CAPTURES)
-        db.exec('drop table if exists mirror_capture; drop table if exists mirror_changes')
+        db.exec(`drop table if exists ${CAPTURE}; drop table if exists ${CHANGES}`)
       }).immediate()
     },
     fence: async (on) => {
@@ -165,7 +181,7 @@ export function sqliteSide(path: string, traits: readonly Portability[]): Side {
       reader.exec('begin')
       try {
         const now = position(reader)
-        return sqliteState(reader, schema, growth, now)
+        return sqliteState(reader, schema, growth, now, CHANGES)
       } catch (error) {
         reader.exec('rollback')
         throw error
@@ -180,7 +196,7 @@ export function sqliteSide(path: string, traits: readonly Portability[]): Side {
       return counted.changes
     },
     prune: async (through) => {
-      const { statement, values } = pruneSqlite(through)
+      const { statement, values } = pruneSqlite(through, purpose)
       while (db.prepare(statement).run(...values).changes > 0);
     },
     mark: async () =>
@@ -209,14 +225,18 @@ export function sqliteSide(path: string, traits: readonly Portability[]): Side {
   }
 }
 
-const CAPTURES = 'mirror_note_*'
 const FENCES = 'mirror_fence_*'
 
 /** A migration that makes a table anew takes its triggers away. */
-function lacksTriggers(db: Sqlite.Database, { tables }: PortableSchema, growth: ReadonlyMap<string, Growth>): boolean {
+function lacksTriggers(
+  db: Sqlite.Database,
+  purpose: Purpose,
+  { tables }: PortableSchema,
+  growth: ReadonlyMap<string, Growth>
+): boolean {
   const known = new Set(db.prepare<[], string>("select name from sqlite_schema where type = 'trigger'").pluck().all())
   return tables.some(
-    ({ physical }) => growth.get(physical) !== 'history' && !known.has(`mirror_note_${physical}_update`)
+    ({ physical }) => growth.get(physical) !== 'history' && !known.has(`${purpose}_note_${physical}_update`)
   )
 }
 
@@ -248,7 +268,8 @@ function sqliteState(
   db: Sqlite.Database,
   schema: PortableSchema,
   growth: ReadonlyMap<string, Growth>,
-  now: Position
+  now: Position,
+  changesTable: string
 ): State {
   const reader = sqliteRows(db, schema)
   async function* grownRows(table: PortableTable, after: number): AsyncGenerator<Change> {
@@ -269,7 +290,7 @@ function sqliteState(
       const before = parse(since)
       const noted = new Map<string, Set<string | number>>()
       const changes = db.prepare<[number], { name: string; k: string | number }>(
-        'select name, k from mirror_changes where seq > ?'
+        `select name, k from ${changesTable} where seq > ?`
       )
       for (const { name, k } of changes.iterate(before.seq)) {
         const keys = noted.get(name) ?? new Set()

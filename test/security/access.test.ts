@@ -155,6 +155,12 @@ const RULES: Record<Role | 'public', readonly string[]> = {
     'GET /api/webhooks/:id/deliveries/:deliveryId',
     'POST /api/webhooks/:id/deliveries/:deliveryId/replay',
     'POST /api/webhooks/:id/replay',
+    'GET /api/backups',
+    'POST /api/backups',
+    'GET /api/backups/checks',
+    'POST /api/backups/drill',
+    'GET /api/backups/:id',
+    'POST /api/backups/:id/verify',
     'GET /api/privacy/subjects/:id/export',
     'POST /api/privacy/subjects/:id/erase'
   ]

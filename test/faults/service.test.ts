@@ -1,61 +1,58 @@
 import { once } from 'node:events'
-import { Agent, type IncomingMessage, request } from 'node:http'
+import { request } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
 import Fastify from 'fastify'
 import { sql } from 'kysely'
+import pg from 'pg'
 import t, { type Test } from 'tap'
-import type { EnterModule, Tenant } from '../plugins/contracts.js'
-import core from '../plugins/core.js'
-import { eachDialect } from './helper.js'
-import { type Service, serviceEnvironment, startService } from './service-process.js'
-import { freshDatabase, startPostgres, startRedis } from './services.js'
+import type { EnterModule, Tenant } from '../../plugins/contracts.js'
+import core from '../../plugins/core.js'
+import { eachDialect } from '../helper.js'
+import { type Service, serviceEnvironment, spawnNode, startService } from '../service-process.js'
+import { freshDatabase, startPostgres, startRedis } from '../services.js'
+import {
+  becomes,
+  CYCLES,
+  checkAnswers,
+  checkLedger,
+  createItem,
+  hangUp,
+  LONG,
+  Load,
+  type Outcome,
+  post,
+  send
+} from './harness.js'
 
 /** The program under load while what it stands on breaks, or it is killed itself. */
 
-const CYCLES = Number(process.env.FAULT_CYCLES ?? 3)
-const CLIENTS = 12
-/** How many of the acknowledged writes are sent again each time; that all are there the ledger says. */
-const REPLAYED = 200
+t.teardown(hangUp)
 
-interface Outcome {
-  status: number
-  text: string
-  milliseconds: number
-  /** The server had closed the kept connection before it saw the request, which any client then sends again. */
-  unsent: boolean
+const CLI = fileURLToPath(new URL('../../cli.js', import.meta.url))
+const ITEMS = 400
+const DAYS = 60
+interface JobRow {
+  status: string
+  attempts: number
+  done: number
 }
 
-const agent = new Agent({ keepAlive: true, maxSockets: 64 })
-t.teardown(() => agent.destroy())
+function history(items: readonly string[]): string[] {
+  const day = (n: number) => new Date(Date.now() - (DAYS + 1 - n) * 86_400_000).toISOString()
+  return items.flatMap((code, at) => [
+    `${code},receipt,100000,${day(0)}`,
+    ...Array.from({ length: DAYS }, (_, n) => `${code},issue,${1 + ((n + at) % 7)},${day(n + 1)}`)
+  ])
+}
 
-/** Status 0: no answer came. */
-async function send(service: Service, method: string, path: string, body?: object, headers = {}): Promise<Outcome> {
-  const startedAt = performance.now()
-  const payload = body === undefined ? undefined : JSON.stringify(body)
-  const type =
-    payload === undefined ? {} : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(payload) }
-  const call = request(`${service.url}${path}`, {
-    method,
-    agent,
-    headers: { authorization: `Bearer ${service.token}`, ...type, ...headers }
+async function imported(t: Test, service: Service, kind: string, csv: string): Promise<void> {
+  const answer = await fetch(`${service.url}/api/import/${kind}`, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${service.token}`, 'content-type': 'text/csv', prefer: 'wait=60' },
+    body: csv
   })
-  const milliseconds = () => performance.now() - startedAt
-  try {
-    call.end(payload)
-    const [response]: IncomingMessage[] = await once(call, 'response')
-    const chunks: Buffer[] = []
-    for await (const chunk of response ?? []) chunks.push(chunk)
-    return {
-      status: response?.statusCode ?? 0,
-      text: Buffer.concat(chunks).toString(),
-      milliseconds: milliseconds(),
-      unsent: false
-    }
-  } catch (error) {
-    const code = error instanceof Error && 'code' in error ? error.code : ''
-    const unsent = code === 'ECONNREFUSED' || (call.reusedSocket && (code === 'ECONNRESET' || code === 'EPIPE'))
-    return { status: 0, text: String(error), milliseconds: milliseconds(), unsent }
-  }
+  t.match(await answer.json(), { status: 'succeeded' }, kind)
 }
 
 /** `Promise.withResolvers` of later versions of Node. */
@@ -65,95 +62,6 @@ function resolvable<T>() {
     resolve = done
   })
   return { promise, resolve }
-}
-
-const movement = { type: 'receipt', lines: [{ itemCode: 'A', quantity: 1, unitCost: 1 }] }
-const post = (service: Service, key: string) =>
-  send(service, 'POST', '/api/movements', movement, { 'idempotency-key': key })
-
-async function createItem(t: Test, service: Service) {
-  const made = await send(service, 'POST', '/api/inventory', { itemCode: 'A', name: 'A', unit: 'each' })
-  t.equal(made.status, 201, made.text)
-}
-
-/** Clients that post one after the other until told to stop; what was acknowledged is in `acknowledged`, by key. */
-class Load {
-  readonly acknowledged = new Map<string, string>()
-  readonly unanswered = new Set<string>()
-  readonly outcomes: Outcome[] = []
-  #running: Promise<unknown> = Promise.resolve()
-  #stopped = true
-  #next = 0
-
-  constructor(t: Test) {
-    t.teardown(() => this.stop())
-  }
-
-  start(service: Service, { clients = CLIENTS, pause = 0, untilGone = false } = {}): void {
-    this.#stopped = false
-    const client = async () => {
-      while (!this.#stopped) {
-        const key = `key-${this.#next++}`
-        const outcome = await post(service, key)
-        this.outcomes.push(outcome)
-        if (outcome.status === 201) this.acknowledged.set(key, outcome.text)
-        else this.unanswered.add(key)
-        if (untilGone && outcome.text.includes('ECONNREFUSED')) return
-        if (outcome.status !== 201 || pause > 0) await sleep(Math.max(pause, 20))
-      }
-    }
-    this.#running = Promise.all(Array.from({ length: clients }, client))
-  }
-
-  async stop(): Promise<void> {
-    this.#stopped = true
-    await this.#running
-  }
-
-  /** Resolves when so many more were acknowledged. */
-  async more(count: number, timeout = 20_000): Promise<boolean> {
-    const goal = this.acknowledged.size + count
-    const deadline = Date.now() + timeout
-    while (this.acknowledged.size < goal && Date.now() < deadline) await sleep(10)
-    return this.acknowledged.size >= goal
-  }
-}
-
-/** What was acknowledged is there, once, with the same bytes; what was not can be sent again; the ledger is right. */
-async function checkLedger(t: Test, service: Service, load: Load): Promise<void> {
-  let differing = 0
-  const keys = [...load.acknowledged.keys()].slice(-REPLAYED)
-  const replay = async () => {
-    for (let key = keys.pop(); key !== undefined; key = keys.pop()) {
-      const again = await post(service, key)
-      if (again.status !== 201 || again.text !== load.acknowledged.get(key)) differing++
-    }
-  }
-  await Promise.all(Array.from({ length: CLIENTS }, replay))
-  t.equal(differing, 0, 'acknowledged writes answer the same bytes again')
-  for (const key of load.unanswered) {
-    const again = await post(service, key)
-    if (again.status !== 201) t.fail(`${key}, which was not answered: ${again.status} ${again.text}`)
-    load.acknowledged.set(key, again.text)
-  }
-  load.unanswered.clear()
-  const { size } = load.acknowledged
-  const verified = JSON.parse((await send(service, 'GET', '/api/ledger/verify')).text)
-  t.match(verified, { ok: true, transactions: size, moves: size, mismatches: [] }, `${size} transactions, each once`)
-  const item = JSON.parse((await send(service, 'GET', '/api/inventory/A')).text)
-  t.match(item, { onHand: size, value: size })
-}
-
-async function becomes(service: Service, status: string, timeout = 15_000): Promise<number> {
-  const startedAt = performance.now()
-  let seen = ''
-  while (performance.now() - startedAt < timeout) {
-    const { text } = await send(service, 'GET', '/health')
-    seen = text
-    if (text.includes(`{"status":"${status}"`)) return performance.now() - startedAt
-    await sleep(50)
-  }
-  throw new Error(`health never said ${status}: ${seen}`)
 }
 
 await eachDialect(t, async (t, dialect) => {
@@ -250,12 +158,7 @@ t.test('PostgreSQL itself is killed under load, and comes back', async (t) => {
   t.ok(await load.more(50), 'it goes on by itself')
   await load.stop()
   await becomes(service, 'ok')
-  const answers = new Set(load.outcomes.map(({ status }) => status))
-  t.same(
-    [...answers].filter((status) => status !== 201 && status !== 503),
-    [],
-    'nothing but 201 and 503 was answered'
-  )
+  checkAnswers(t, load, [201, 503])
   await checkLedger(t, service, load)
   await service.end('SIGTERM')
 })
@@ -324,3 +227,83 @@ t.test('Redis absent, killed and frozen under load: answers go on', async (t) =>
   t.match(JSON.parse((await send(service, 'GET', '/api/ledger/verify')).text), { ok: true, mismatches: [] })
   t.equal(await service.end('SIGTERM'), 0)
 })
+
+if (LONG) {
+  await t.test('two nodes that start at once on a new database', async (t) => {
+    const database = await freshDatabase()
+    t.teardown(() => database.drop())
+    const nodes = await Promise.all(
+      [1, 2, 3].map(async () => startService(t, await serviceEnvironment(t, { DATABASE_URL: database.url })))
+    )
+    const [first, second] = nodes
+    if (first === undefined || second === undefined) throw new Error('they were started')
+    await createItem(t, first)
+    const load = new Load(t)
+    load.start(second)
+    t.ok(await load.more(20))
+    await load.stop()
+    await checkLedger(t, first, load)
+    for (const node of nodes) t.equal(await node.end('SIGTERM'), 0)
+  })
+
+  await t.test('workers that are told to end, and killed, in the middle of training', async (t) => {
+    const database = await freshDatabase()
+    t.teardown(() => database.drop())
+    const redis = await startRedis()
+    t.teardown(() => redis.stop())
+    const env = await serviceEnvironment(t, { DATABASE_URL: database.url, REDIS_URL: redis.url, RATE_LIMITS: 'none' })
+    const secret = 'Wq7-mX2zKp9vLt4yHc8sRd1nJf6bGu3e'
+    let service = await startService(t, env)
+    const items = Array.from({ length: ITEMS }, (_, n) => `T${n}`)
+    await imported(
+      t,
+      service,
+      'items',
+      `itemCode,name,unit\n${items.map((code) => `${code},${code},each`).join('\n')}\n`
+    )
+    await imported(t, service, 'movements', `itemCode,type,quantity,occurredAt\n${history(items).join('\n')}\n`)
+    const client = new pg.Client({ connectionString: database.url, options: '-c search_path=tenant_main' })
+    await client.connect()
+    t.teardown(() => client.end())
+    const started = await send(service, 'POST', '/api/ai/forecast/train', { models: ['naive', 'seasonal-naive'] })
+    const { id }: { id: string } = JSON.parse(started.text)
+    const reaches = async (what: (job: JobRow) => boolean) => {
+      const deadline = Date.now() + 90_000
+      for (;;) {
+        const { rows } = await client.query<JobRow>(
+          'select status, attempts, progress_done as done from jobs where id = $1',
+          [id]
+        )
+        const [job] = rows
+        if (job !== undefined && what({ ...job, done: Number(job.done) })) return { ...job, done: Number(job.done) }
+        if (Date.now() > deadline) throw new Error(`the job stays ${JSON.stringify(job)}`)
+        await sleep(5)
+      }
+    }
+    const worker = () => {
+      const child = spawnNode([CLI, 'worker'], { env: { ...env, JWT_SECRET: secret } })
+      t.teardown(() => void child.kill('SIGKILL'))
+      return { child, ended: once(child, 'close') }
+    }
+    await reaches(({ done }) => done > 0)
+    t.equal(await service.end('SIGTERM'), 0)
+    const { done: byService, status } = await reaches(() => true)
+    t.equal(status, 'queued', 'what was not done goes back to the queue')
+    const killed = worker()
+    const taken = await reaches((job) => job.status === 'running' && job.done > byService)
+    killed.child.kill('SIGKILL')
+    await killed.ended
+    t.ok(taken.done < ITEMS, `${taken.done} of ${ITEMS} items were done`)
+    const last = worker()
+    const ended = await reaches((job) => job.status !== 'running' && job.status !== 'queued')
+    t.match(ended, { status: 'succeeded', attempts: taken.attempts + 1 })
+    last.child.kill('SIGTERM')
+    t.same(await last.ended, [0, null])
+    service = await startService(t, env)
+    for (const code of [items[0], items.at(-1)])
+      t.equal((await send(service, 'GET', `/api/ai/forecast/${code}`)).status, 200)
+    const { rows } = await client.query<{ n: string }>('select count(distinct item_code) as n from ai_forecasts')
+    t.equal(Number(rows[0]?.n), ITEMS, 'each item has its forecast')
+    t.equal(await service.end('SIGTERM'), 0)
+  })
+}

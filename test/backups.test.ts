@@ -1,0 +1,314 @@
+import { createHash } from 'node:crypto'
+import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { generateX25519Identity, identityToRecipient } from 'age-encryption'
+import type { FastifyInstance } from 'fastify'
+import { sql } from 'kysely'
+import t, { type Test } from 'tap'
+import { trailProof } from '../modules/audit/index.js'
+import { ledgerProof } from '../modules/inventory/index.js'
+import { restoreTenant } from '../plugins/archive.js'
+import { loadConfig } from '../plugins/config.js'
+import type { Archives, TenantCopy } from '../plugins/contracts.js'
+import type { Tenants } from '../plugins/core.js'
+import { openDatabaseServer, placeOf } from '../plugins/database.js'
+import { UNWATCHED } from '../plugins/dialects/dialect.js'
+import { linesOf, openReader, portabilityOf } from '../plugins/portable/index.js'
+import { buildApp, client, type Dialect, eachDialect } from './helper.js'
+import { temporaryFolder } from './service-process.js'
+import { freshDatabase } from './services.js'
+
+/** Backups of a database that is written to, and what comes back of them. */
+
+const IDENTITY = await generateX25519Identity()
+const RECIPIENT = await identityToRecipient(IDENTITY)
+const PATIENCE_MS = 60_000
+
+type Environment = Record<string, string>
+const environment = (t: Test, more: Environment = {}): Environment => ({
+  BACKUP_URL: temporaryFolder(t),
+  BACKUP_RECIPIENTS: RECIPIENT,
+  BACKUP_IDENTITY: IDENTITY,
+  BACKUP_INCREMENT_SECONDS: '1',
+  BACKUP_DRILL_DAYS: '300',
+  ...more
+})
+
+async function freshUrl(t: Test, dialect: Dialect): Promise<string> {
+  if (dialect === 'sqlite') return `sqlite:${join(temporaryFolder(t), 'inventory.sqlite')}`
+  const { url, drop } = await freshDatabase()
+  t.teardown(drop)
+  return url
+}
+
+const archivesOf = (app: FastifyInstance): Archives => {
+  const archives = app.getDecorator<Archives | null>('archives')
+  if (archives === null) throw new Error('backups are configured')
+  return archives
+}
+const mainOf = (app: FastifyInstance) => app.getDecorator<Tenants>('tenants').get('main')
+
+async function until<R>(what: string, ask: () => Promise<R | undefined | false>): Promise<R> {
+  const deadline = Date.now() + PATIENCE_MS
+  for (;;) {
+    const found = await ask()
+    if (found !== undefined && found !== false) return found
+    if (Date.now() > deadline) throw new Error(`waited in vain: ${what}`)
+    await sleep(50)
+  }
+}
+
+/** Up to when everything is in a backup. */
+async function coveredAt(app: FastifyInstance): Promise<number> {
+  const { db } = await mainOf(app)
+  const { rows } = await sql<{ at: number }>`select covered_at as at from ${sql.table('backup_chain')}`.execute(db)
+  return rows[0]?.at ?? 0
+}
+async function covered(app: FastifyInstance): Promise<number> {
+  const now = Date.now()
+  return until('an increment', async () => {
+    const at = await coveredAt(app)
+    return at > now && at
+  })
+}
+
+/** SHA-256 of each table's rows. */
+async function digests(databaseUrl: string, app: FastifyInstance): Promise<Record<string, string>> {
+  const sets = app.getDecorator<Tenants>('tenants').migrations()
+  const reader = await openReader(placeOf({ databaseUrl, tenancy: 'single' }, 'main'), portabilityOf(sets))
+  const all: Record<string, string> = {}
+  for (const table of reader.schema.tables) {
+    const hash = createHash('sha256')
+    const order = table.columns.map(({ name }, n) => [name, n] as const).sort(([a], [b]) => (a < b ? -1 : 1))
+    for await (const rows of reader.rows(table))
+      hash.update(linesOf(rows.map((row) => order.map(([, n]) => row[n] ?? null))))
+    all[table.name] = hash.digest('hex')
+  }
+  await reader.close()
+  return all
+}
+
+interface Wanted {
+  env: Environment
+  app: FastifyInstance
+  databaseUrl: string
+  wanted: { id: string } | { at: number }
+}
+const restoreTo = (t: Test, { env, app, databaseUrl, wanted }: Wanted) =>
+  restoreTenant(loadConfig({ ...env, DATA_DIR: temporaryFolder(t), DATABASE_URL: databaseUrl, LOG_LEVEL: 'silent' }), {
+    tenant: 'main',
+    wanted,
+    sets: app.getDecorator<Tenants>('tenants').migrations(),
+    prove: async (copy) => [await ledgerProof(copy), await trailProof(copy)]
+  })
+
+/** What a restored database says, without a service. */
+async function asked<R>(databaseUrl: string, ask: (copy: TenantCopy) => Promise<R>): Promise<R> {
+  const server = openDatabaseServer({ databaseUrl, tenancy: 'single', poolSize: 1 }, UNWATCHED)
+  try {
+    const { db, dialect } = await server.open('main')
+    return await ask({ id: 'main', db, dialect })
+  } finally {
+    await server.close()
+  }
+}
+const codesIn = (databaseUrl: string) =>
+  asked(databaseUrl, async ({ db }) => {
+    const { rows } = await sql<{ code: string }>`select code from ${sql.table('items')} order by code`.execute(db)
+    return rows.map(({ code }) => code)
+  })
+
+/** Writes of every kind until it is stopped; says how many were acknowledged. */
+function load(app: FastifyInstance) {
+  const admin = client(app, 'admin')
+  let [acknowledged, stopped] = [0, false]
+  const run = async () => {
+    for (let n = 0; !stopped; n++) {
+      const itemCode = `L${n}`
+      await admin.post('/api/inventory', {
+        itemCode,
+        name: `Item ${n}`,
+        unit: 'each',
+        barcodes: [String(5_000_000 + n)]
+      })
+      for (const quantity of [3, 5]) {
+        const { status } = await admin.post('/api/movements', {
+          type: 'receipt',
+          lines: [
+            { itemCode, quantity, unitCost: 2 },
+            { itemCode: 'A', quantity, unitCost: 1 }
+          ]
+        })
+        if (status === 201) acknowledged++
+      }
+      await admin.post('/api/movements', { type: 'issue', lines: [{ itemCode: 'A', quantity: 1 }] })
+      if (n % 3 === 0) await admin.patch(`/api/inventory/${itemCode}`, { name: `Renamed ${n}` })
+      if (n % 5 === 4) await admin.delete(`/api/inventory/L${n - 1}`)
+      await sleep(120)
+    }
+  }
+  const running = run()
+  return {
+    acknowledged: () => acknowledged,
+    stop: async () => {
+      stopped = true
+      await running
+    }
+  }
+}
+
+t.test('a database that is written to comes back on either engine, row for row, as of any moment', async (t) => {
+  await eachDialect(t, async (t, dialect) => {
+    const env = environment(t)
+    const databaseUrl = await freshUrl(t, dialect)
+    const app = await buildApp(t, { dialect, config: { ...env, DATABASE_URL: databaseUrl } })
+    const admin = client(app, 'admin')
+    await admin.post('/api/inventory', { itemCode: 'A', name: 'Äpfel', unit: 'kg' })
+    const writing = load(app)
+    const archives = archivesOf(app)
+    // By themselves: a full one as there was none, then increments.
+    await until('a full backup', async () => (await coveredAt(app)) > 0)
+    await until('increments', async () => (await archives.list('main')).length >= 3)
+    const full = await admin.post('/api/backups', undefined, { prefer: 'wait=30' })
+    t.match(full, { status: 200, body: { status: 'succeeded', result: { backupId: /^[0-9a-f]{12}$/ } } })
+    await until('an increment of the second', async () =>
+      (await archives.list('main')).some(({ previous }) => previous === full.body.result.backupId)
+    )
+    await writing.stop()
+    t.ok(writing.acknowledged() > 10, `${writing.acknowledged()} postings meanwhile`)
+
+    await admin.post('/api/inventory', { itemCode: 'FIRST', name: 'First', unit: 'each' })
+    const first = await covered(app)
+    await admin.post('/api/inventory', { itemCode: 'SECOND', name: 'Second', unit: 'each' })
+    await admin.delete('/api/inventory/FIRST')
+    await exchangeCodes(app)
+    // A state that is in the archives as it is: nothing was written after it was read.
+    const [live, last] = await until('silence', async () => {
+      await covered(app)
+      const before = (await archives.list('main')).at(-1)
+      const found = await digests(databaseUrl, app)
+      await covered(app)
+      const after = (await archives.list('main')).at(-1)
+      return before !== undefined && before.id === after?.id && ([found, after] as const)
+    })
+
+    const other = dialect === 'sqlite' ? 'postgres' : 'sqlite'
+    const moved = await freshUrl(t, other)
+    const { id, kept, proofs, rows } = await restoreTo(t, { env, app, databaseUrl: moved, wanted: { at: Date.now() } })
+    t.same({ id, kept }, { id: last.id, kept: null })
+    t.same(await digests(moved, app), live, `each of ${rows} rows, from ${dialect} on ${other}`)
+    t.match(proofs, [
+      { name: 'ledger', problems: [] },
+      { name: 'audit trail', problems: [] }
+    ])
+    t.ok((proofs[0]?.checked ?? 0) > writing.acknowledged())
+
+    const past = await freshUrl(t, dialect)
+    await restoreTo(t, { env, app, databaseUrl: past, wanted: { at: first } })
+    const codes = await codesIn(past)
+    t.ok(codes.includes('FIRST') && !codes.includes('SECOND'), 'as it was before the second')
+
+    const { items } = await digests(databaseUrl, app)
+    await t.rejects(restoreTo(t, { env, app, databaseUrl, wanted: { at: first } }), { code: 'BACKUP_DATABASE_IN_USE' })
+    t.equal((await digests(databaseUrl, app)).items, items, 'a database in use is not touched')
+    t.match(await restoreTo(t, { env, app, databaseUrl: past, wanted: { id: last.id } }), { kept: /replaced[-_]/ })
+    t.same(await digests(past, app), live, 'what was there is replaced, and kept')
+    await checkRoutes(t, app, full.body.result.backupId)
+    await damageAndRestore(t, { env, app, databaseUrl: past, wanted: { id: last.id } })
+  })
+})
+
+/** What the routes tell and do: the list, one of them, a proof of it, a drill. */
+async function checkRoutes(t: Test, app: FastifyInstance, id: string): Promise<void> {
+  const admin = client(app, 'admin')
+  const { body: list } = await admin.get('/api/backups?kind=full&limit=1')
+  t.match(list, { data: [{ id, kind: 'full', previous: null, rows: Number }], page: { nextCursor: String } })
+  const { body: second } = await admin.get(`/api/backups?kind=full&limit=1&cursor=${list.page.nextCursor}`)
+  t.equal(second.data.length, 1)
+  t.not(second.data[0].id, id)
+  const { body: one } = await admin.get(`/api/backups/${id}`)
+  t.match(one, { id, sha256: /^[0-9a-f]{64}$/, tables: { items: Number, stock_moves: Number } })
+  t.match(await admin.get('/api/backups/000000000000'), { status: 404, body: { code: 'BACKUP_UNKNOWN' } })
+  const wait = { prefer: 'wait=60' }
+  const verified = await admin.post(`/api/backups/${id}/verify`, undefined, wait)
+  t.match(verified.body, { status: 'succeeded', result: { archives: 1, rows: one.rows, parts: one.parts } })
+  const drilled = await admin.post('/api/backups/drill', undefined, wait)
+  t.match(drilled.body, { status: 'succeeded', result: { seconds: Number } }, drilled.text)
+  const { body: checks } = await admin.get('/api/backups/checks')
+  // One is made by itself, as there was none.
+  const { seconds, rows } = drilled.body.result
+  const found = (wanted: object) =>
+    checks.data.some((each: object) => Object.entries(wanted).every(([key, value]) => Reflect.get(each, key) === value))
+  t.ok(found({ kind: 'drill', outcome: 'success', seconds, rows }))
+  t.ok(found({ kind: 'verify', outcome: 'success', backupId: id, rows: one.rows }))
+  const metrics = (await app.inject('/metrics')).body
+  t.match(metrics, /^backup_restore_checks_total\{outcome="success"\} [12]$/m)
+  await until('the drill in the metrics', async () =>
+    /^backup_restore_check_last_duration_seconds [0-9.]*[1-9]/m.test((await app.inject('/metrics')).body)
+  )
+  t.match(metrics, /^backup_last_success_timestamp_seconds\{type="incremental"\} 1\d{9}/m)
+  t.match(metrics, /^backup_last_size_bytes\{type="full"\} [1-9]/m)
+  t.match(metrics, /^backup_duration_seconds_count\{type="full"\} 2$/m)
+  const { body: trail } = await admin.get('/api/audit?limit=500')
+  const done = trail.data.map(({ action }: { action: string }) => action)
+  for (const action of ['backup.create', 'backup.verify', 'backup.drill', 'backups.full.start', 'backups.drill.start'])
+    t.ok(done.includes(action), `${action} is in the audit trail`)
+  t.equal((await admin.delete(`/api/jobs/${drilled.body.id}`)).body.code, 'JOB_ENDED')
+}
+
+/** Whatever is wrong with a backup, what was there stays, and nothing is left beside it. */
+async function damageAndRestore(t: Test, order: Wanted): Promise<void> {
+  const folder = join(order.env.BACKUP_URL ?? '', 'tenants', 'main')
+  const before = await digests(order.databaseUrl, order.app)
+  const names = readdirSync(folder).sort()
+  const path = join(folder, names.find((name) => name.includes('.increment.')) ?? '')
+  const whole = readFileSync(path)
+  const broken = Buffer.from(whole)
+  broken[whole.length - 20] = (broken[whole.length - 20] ?? 0) ^ 1
+  const refused = async (code: string, wanted = order.wanted, env = order.env) =>
+    t.rejects(restoreTo(t, { ...order, env, wanted }), { code })
+  const [id = ''] = /[0-9a-f]{12}/.exec(path.split('.increment.')[1] ?? '') ?? []
+  writeFileSync(path, broken)
+  await refused('BACKUP_DAMAGED', { id })
+  t.match(await client(order.app, 'admin').post(`/api/backups/${id}/verify`, undefined, { prefer: 'wait=30' }), {
+    body: { status: 'failed', error: { code: 'BACKUP_DAMAGED', message: /archive\.json/ } }
+  })
+  rmSync(path)
+  const last = /\.increment\.([0-9a-f]{12})\.([0-9a-f]{12})\.age/.exec(
+    names.find((name) => name.includes(`.${id}.age`)) ?? ''
+  )
+  if (last !== null) await refused('BACKUP_NOT_FOUND', { id: last[1] ?? '' })
+  writeFileSync(path, whole)
+  await refused('BACKUP_NOT_FOUND', { at: 0 })
+  const another = { ...order.env, BACKUP_IDENTITY: await generateX25519Identity() }
+  await refused('BACKUP_KEY_REFUSED', order.wanted, another)
+  t.same(await digests(order.databaseUrl, order.app), before, 'nothing was touched')
+  const place = placeOf({ databaseUrl: order.databaseUrl, tenancy: 'single' }, 'main')
+  const left =
+    place.dialect === 'sqlite'
+      ? readdirSync(dirname(place.path)).filter((name) => /restoring|drill/.test(name))
+      : await asked(
+          order.databaseUrl,
+          async ({ db }) =>
+            (await sql`select nspname from pg_namespace where nspname ~ '^(restoring|drill)_'`.execute(db)).rows
+        )
+  t.same(left, [], 'and nothing is left')
+}
+
+/** Two rows change places in a unique column: no order of single rows is right. */
+async function exchangeCodes(app: FastifyInstance): Promise<void> {
+  const { transact } = await mainOf(app)
+  const items = sql.table('items')
+  await transact(async ({ db }) => {
+    const { rows } = await sql<{ id: number; code: string }>`select id, code from ${items} order by id limit 2`.execute(
+      db
+    )
+    const [a, b] = rows
+    if (a === undefined || b === undefined) throw new Error('there are two')
+    const set = (id: number, code: string) => sql`update ${items} set code = ${code} where id = ${id}`.execute(db)
+    await set(a.id, '~')
+    await set(b.id, a.code)
+    await set(a.id, b.code)
+  })
+}
