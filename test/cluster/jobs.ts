@@ -5,7 +5,7 @@ import { send } from './load.js'
 import { ownersOf, type Process } from './processes.js'
 import type { Cluster } from './verify.js'
 
-const SERIES = 24
+const SERIES = 16
 const DAYS = 90
 const TRAINED_SECONDS = 120
 /** Light ones: a series may take 20 s, and here everything shares two cores. */
@@ -90,21 +90,29 @@ export async function startTraining(cluster: Cluster): Promise<Training> {
   }
 }
 
-/** Each series was stored once, however often its training had to begin. @returns how many began again */
-export async function checkTrained(database: pg.Client): Promise<number> {
+/**
+ * Each series was stored once, however often its training had to begin; on a starved machine one may take longer than it
+ * may, and then its job says so and stores nothing.
+ */
+export async function checkTrained(database: pg.Client): Promise<{ again: number; late: number }> {
   const { rows: jobs } = await database.query<{ status: string; attempts: number; result: string }>(
     `select status, attempts, result from tenant_main.jobs where kind = 'forecasting.train'`
   )
   const { rows: models } = await database.query<{ item: string; versions: number }>(
     `select item_code as item, count(*)::int as versions from tenant_main.ai_models group by item_code`
   )
+  const late = jobs.flatMap(({ result }): string[] => {
+    const { failed }: { failed: { itemCode: string; reason: string }[] } = JSON.parse(result)
+    return failed.map(({ itemCode, reason }) => `${itemCode} ${reason}`)
+  })
   const wrong = [
     ...jobs.filter(({ status }) => status !== 'succeeded'),
-    ...models.filter(({ versions }) => versions !== 1)
+    ...models.filter(({ versions }) => versions !== 1),
+    ...late.filter((reason) => !reason.endsWith('took longer than 20 s'))
   ]
-  if (wrong.length > 0 || jobs.length !== SERIES || models.length !== SERIES)
-    throw new Error(`${jobs.length} trainings, ${models.length} models: ${JSON.stringify(wrong)} ${jobs[0]?.result}`)
-  return jobs.filter(({ attempts }) => attempts > 1).length
+  if (wrong.length > 0 || jobs.length !== SERIES || models.length + late.length !== SERIES || models.length === 0)
+    throw new Error(`${jobs.length} trainings, ${models.length} models: ${JSON.stringify({ wrong, late })}`)
+  return { again: jobs.filter(({ attempts }) => attempts > 1).length, late: late.length }
 }
 
 /** What every node looks for, one of them does: an event asks for a training of all that it touches. */
