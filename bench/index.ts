@@ -39,6 +39,11 @@ const BENCHES: Record<string, Bench> = {
     about: 'what a tenant costs on PostgreSQL: to make, to start with, to hold open, to do nothing with',
     options: '--tenants 1000'
   },
+  backup: {
+    file: 'backup.js',
+    about: 'backups and restores of a ledger at two sizes: time, throughput, peak memory',
+    options: '--moves 1000000 --items 500'
+  },
   search: {
     file: 'search.js',
     about: 'search and keyset pages on 1,000,000 items, on both databases',

@@ -29,7 +29,7 @@ interface ServerSettings {
 export function serverOptions({ logLevel, trustProxy, tracing = NO_TRACING }: ServerSettings) {
   return {
     bodyLimit: BODY_LIMIT_BYTES,
-    // A start waits for another node that migrates, or migrates a thousand tenants itself: ten seconds would end it half-way.
+    // The migrations of a large database run while the service starts, and half of one is no use.
     pluginTimeout: 0,
     trustProxy: trustProxy ?? false,
     routerOptions: { maxParamLength: 200, ignoreTrailingSlash: true },
