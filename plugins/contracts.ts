@@ -14,7 +14,7 @@ export { decodeCursor, encodeCursor, pageOf } from './cursor.js'
 export { PayloadTooLarge } from './limits.js'
 export type * from './portable/types.js'
 export { type Prepared, prepared, slots } from './prepared.js'
-export { type Localised, Problem, type ProblemParams, problem } from './problem.js'
+export { type Locale, type Localised, localeOf, Problem, type ProblemParams, problem } from './problem.js'
 export { NO_TRACING, type Tracing } from './tracing.js'
 
 /** What a domain may rely on. A host that embeds one domain supplies these decorators itself, or registers the core. */
@@ -134,7 +134,7 @@ export interface CachedText {
 
 export interface Cache {
   /** Read-through, two levels. Never answers what was loaded before the last `invalidate` of its namespace. */
-  read(namespace: string, key: string, load: () => Promise<string>): Promise<CachedText>
+  read(namespace: string, key: string, load: () => Promise<string | Buffer>): Promise<CachedText>
 }
 
 /** What all processes share while Redis is there. Nothing may depend on it: without it each process is on its own. */
@@ -232,6 +232,8 @@ export interface Auth extends Tokens {
   requireSameSite(request: FastifyRequest): void
   /** Gives a public route, such as the login, its tenant. Rejects or throws when there is no such tenant. */
   enterTenant(request: FastifyRequest, tenantId: string): Tenant | Promise<Tenant>
+  /** Whether a request that was let in still would be; for connections that outlive their request. */
+  stillAllowed(request: FastifyRequest): Promise<boolean>
   /** Whoever issues tokens also says which of them no longer count; asked at every request. */
   refuseWhen(check: RevocationCheck): void
   /** Bearer tokens of one more kind, told by how they begin. */
@@ -277,8 +279,8 @@ export interface ModuleOptions {
 /** The two ways a route answers: a read that is cached and validated by ETag, a write that is one idempotent transaction. */
 export interface Answers {
   /**
-   * Serialises `load()` by the route's 200 schema (a string is taken for the JSON itself), caches the bytes under `key`, honours
-   * If-None-Match and Accept-Encoding.
+   * Serialises `load()` by the route's 200 schema (a string or a buffer is taken for the JSON itself), caches the bytes under `key`,
+   * honours If-None-Match and Accept-Encoding.
    */
   read(
     request: FastifyRequest,
@@ -360,6 +362,14 @@ export interface EventHandler {
 export interface Events {
   /** At-least-once: a handler must be safe to repeat. */
   subscribe(handler: EventHandler): void
+}
+
+/** Tells all processes of the deployment something, without keeping it: a decorator, `broadcast`. */
+export interface Broadcast {
+  /** To all who listen, this process included, once or not at all. Without Redis this process alone hears it. */
+  send(channel: string, text: string): void
+  /** `onGap`: something may have been missed, so what was made of it should be made anew. One listener for each channel. */
+  listen(channel: string, heard: (text: string) => void, onGap?: () => void): void
 }
 
 /** Small upkeep of every tenant's data, on every node; harmless when two nodes do it at once. */
