@@ -130,6 +130,7 @@ async function importFile(kind: string, file: string, { tenant, map, type, dryRu
       query,
       headers: {
         authorization,
+        'accept-language': consoleLanguage(),
         'content-type': /\.(nd)?jsonl?(\.gz)?$/.test(file) ? 'application/x-ndjson' : 'text/csv'
       },
       payload: createReadStream(file)
@@ -141,6 +142,10 @@ async function importFile(kind: string, file: string, { tenant, map, type, dryRu
     print(JSON.stringify(job.result, null, 2))
   })
 }
+
+/** Of the terminal, as POSIX has it: `fr_FR.UTF-8` is French. */
+const consoleLanguage = () =>
+  (process.env.LC_ALL || process.env.LC_MESSAGES || process.env.LANG || 'en').split(/[_.@]/, 1)[0] ?? 'en'
 
 /** Ends the command with what the service answered. */
 function fail({ detail, errors = [] }: { detail: string; errors?: { path: string; message: string }[] }): never {

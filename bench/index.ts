@@ -34,6 +34,11 @@ const BENCHES: Record<string, Bench> = {
     about: 'GET /metrics with many tenants, idle and at full load, and how many series there are, on both databases',
     options: '--tenants 100 --items 50 --seconds 10 --connections 50'
   },
+  backup: {
+    file: 'backup.js',
+    about: 'backups and restores of a ledger at two sizes: time, throughput, peak memory',
+    options: '--moves 1000000 --items 500'
+  },
   search: {
     file: 'search.js',
     about: 'search and keyset pages on 1,000,000 items, on both databases',

@@ -142,25 +142,29 @@ async function measure(
     return 0
   })
   await during('full load', async () => {
-    let next = 0
-    const { requests, non2xx, errors } = await autocannon({
-      url: service.url,
-      connections,
-      duration: seconds,
-      requests: [
-        {
-          path: '/api/inventory?limit=50',
-          setupRequest: (request) => ({
-            ...request,
-            headers: { authorization: `Bearer ${tokens[next++ % tokens.length]}` }
-          })
-        }
-      ]
-    })
+    const { requests, non2xx, errors } = await load(service.url, tokens, seconds, connections)
     if (non2xx + errors > 0) throw new BenchError(`${non2xx + errors} requests of the load failed`)
     return requests.average
   })
   return rows
+}
+
+/** Lists of items, of one tenant after the other, as many as are answered. */
+function load(url: string, tokens: readonly string[], duration: number, connections: number) {
+  let next = 0
+  const request = {
+    method: 'GET' as const,
+    path: '/api/inventory?limit=50',
+    setupRequest: (one: autocannon.Request) => ({
+      ...one,
+      headers: { authorization: `Bearer ${tokens[next++ % tokens.length]}` }
+    })
+  }
+  return new Promise<autocannon.Result>((resolve, reject) => {
+    autocannon({ url, connections, duration, requests: [request] }, (error, result) =>
+      error ? reject(error) : resolve(result)
+    )
+  })
 }
 
 async function timed(url: string) {

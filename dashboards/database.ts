@@ -65,7 +65,7 @@ export const database: Dashboard = {
           ['Redis', 'Redis'],
           'Whether every process reaches its shared cache; without one they answer by themselves.',
           'short',
-          query('min(cache_backend_up{$F,backend="redis"}) or vector(1)'),
+          query('min(cache_backend_up{$F,backend="redis"}) or on() vector(1)'),
           { levels: MUST_BE_ONE, words: ['down', 'up'], runbooks: ['CacheBackendDown'] }
         )
       ]
@@ -127,7 +127,7 @@ export const database: Dashboard = {
           ['Write-ahead log', 'Journal d’écriture'],
           'It is written back at 32 MB; one that grows on has a reader that never ends.',
           'bytes',
-          query('max by (instance) (db_wal_size_bytes{$F,dialect="sqlite"}) or vector(0)', '{{instance}}'),
+          query('max by (instance) (db_wal_size_bytes{$F,dialect="sqlite"}) or on() vector(0)', '{{instance}}'),
           { levels: rising(128e6, 256e6), runbooks: ['WalTooLarge'] }
         ),
         timeseries(
@@ -144,7 +144,7 @@ export const database: Dashboard = {
           ['Unused space', 'Espace inutilisé'],
           'What a VACUUM would give back.',
           'bytes',
-          query('max by (instance) (db_free_bytes{$F}) or vector(0)', '{{instance}}')
+          query('max by (instance) (db_free_bytes{$F}) or on() vector(0)', '{{instance}}')
         )
       ]
     },
@@ -162,14 +162,14 @@ export const database: Dashboard = {
           { runbooks: ['ConnectionPoolSaturated'] }
         ),
         timeseries(['Connections of the server', 'Connexions du serveur'], 'To this database, by whomever.', 'short', [
-          query('max by (state) (db_server_connections{$F}) or vector(0)', '{{state}}'),
-          query('max(db_server_max_connections{$F}) or vector(0)', 'max')
+          query('max by (state) (db_server_connections{$F}) or on() vector(0)', '{{state}}'),
+          query('max(db_server_max_connections{$F}) or on() vector(0)', 'max')
         ]),
         timeseries(
           ['Oldest transaction', 'Transaction la plus ancienne'],
           'Until it ends, nothing that died since can be removed.',
           's',
-          query('max(db_server_oldest_transaction_age_seconds{$F}) or vector(0)', 'age'),
+          query('max(db_server_oldest_transaction_age_seconds{$F}) or on() vector(0)', 'age'),
           { levels: rising(60, 600) }
         ),
         gauge(
@@ -177,7 +177,7 @@ export const database: Dashboard = {
           'Blocks that the server had in its memory, of those read over the shown range.',
           'percentunit',
           query(
-            'sum(increase(db_blocks_read_total{$F,source="memory"}[$__range])) / (sum(increase(db_blocks_read_total{$F}[$__range])) > 0) or vector(1)'
+            'sum(increase(db_blocks_read_total{$F,source="memory"}[$__range])) / (sum(increase(db_blocks_read_total{$F}[$__range])) > 0) or on() vector(1)'
           ),
           { levels: falling(0.9, 0.97), max: 1, width: 6 }
         ),
@@ -185,21 +185,21 @@ export const database: Dashboard = {
           ['Waiting for locks', 'En attente de verrous'],
           'Sessions that wait for a lock of another.',
           'short',
-          query('max(db_server_lock_waiters{$F}) or vector(0)'),
+          query('max(db_server_lock_waiters{$F}) or on() vector(0)'),
           { levels: rising(1, 5), width: 6, runbooks: ['DatabaseLockContention'] }
         ),
         stat(
           ['Deadlocks', 'Interblocages'],
           'Deadlocks that the server broke, over the shown range.',
           'short',
-          query('max(increase(db_server_deadlocks_total{$F}[$__range])) or vector(0)'),
+          query('max(increase(db_server_deadlocks_total{$F}[$__range])) or on() vector(0)'),
           { levels: rising(1, 10), decimals: 0, width: 6, runbooks: ['DatabaseLockContention'] }
         ),
         stat(
           ['Temporary files', 'Fichiers temporaires'],
           'Written by queries that wanted more memory than work_mem allows, over the shown range.',
           'bytes',
-          query('max(increase(db_temporary_bytes_total{$F}[$__range])) or vector(0)'),
+          query('max(increase(db_temporary_bytes_total{$F}[$__range])) or on() vector(0)'),
           { levels: rising(100e6, 1e9), width: 6 }
         ),
         timeseries(
@@ -276,14 +276,14 @@ export const database: Dashboard = {
           ['Mirror', 'Miroir'],
           'Whether a copy on the other engine is kept.',
           'short',
-          query('max(mirror_on{$F}) or vector(0)'),
+          query('max(mirror_on{$F}) or on() vector(0)'),
           { levels: NEUTRAL, words: ['off', 'on'], width: 6 }
         ),
         stat(
           ['Rows that differ', 'Lignes différentes'],
           'When every row was last compared.',
           'short',
-          query('max(mirror_parity_mismatched_rows{$F}) or vector(0)'),
+          query('max(mirror_parity_mismatched_rows{$F}) or on() vector(0)'),
           {
             levels: [
               [0, 'green'],
@@ -297,7 +297,7 @@ export const database: Dashboard = {
           ['Behind', 'Retard'],
           'How long ago the copy was the same as its original.',
           's',
-          query('max(mirror_lag_seconds{$F}) or vector(0)', 'lag'),
+          query('max(mirror_lag_seconds{$F}) or on() vector(0)', 'lag'),
           { levels: rising(30, 300), width: 6, runbooks: ['MirrorLagging'] }
         ),
         timeseries(
@@ -305,8 +305,8 @@ export const database: Dashboard = {
           'Rows written to the copy a second, and times that copying began again.',
           'ops',
           [
-            query(`${totalRateOf('mirror_applied_changes_total')} or vector(0)`, 'rows'),
-            query(`${totalRateOf('mirror_errors_total')} or vector(0)`, 'failures')
+            query(`${totalRateOf('mirror_applied_changes_total')} or on() vector(0)`, 'rows'),
+            query(`${totalRateOf('mirror_errors_total')} or on() vector(0)`, 'failures')
           ],
           { width: 6, runbooks: ['MirrorFailing'] }
         )

@@ -16,6 +16,7 @@ import { DataqueryBuilder, PromQueryFormat } from '@grafana/grafana-foundation-s
 import { PanelBuilder as Stat } from '@grafana/grafana-foundation-sdk/stat'
 import { PanelBuilder as Table } from '@grafana/grafana-foundation-sdk/table'
 import { PanelBuilder as TimeSeries } from '@grafana/grafana-foundation-sdk/timeseries'
+import { layoutOf } from './layout.js'
 import type { Dashboard, Kind, Panel } from './panel.js'
 
 /** Grafana's JSON of a dashboard, by Grafana's own types of it. */
@@ -29,15 +30,6 @@ const LABELS = {
   runbook: { en: 'Runbook', fr: 'Procédure' },
   others: { en: 'Dashboards', fr: 'Tableaux de bord' }
 } as const
-/** In 24ths of the screen, and in Grafana's units of height. */
-const SIZE: Readonly<Record<Kind, { width: number; height: number }>> = {
-  timeseries: { width: 8, height: 8 },
-  bars: { width: 8, height: 8 },
-  table: { width: 12, height: 8 },
-  stat: { width: 4, height: 4 },
-  gauge: { width: 4, height: 4 }
-}
-
 export const uidOf = ({ uid }: Dashboard, locale: Locale): string => (locale === 'en' ? uid : `${uid}-${locale}`)
 
 export function grafanaDashboard(dashboard: Dashboard, locale: Locale): sdk.Dashboard {
@@ -60,37 +52,14 @@ export function grafanaDashboard(dashboard: Dashboard, locale: Locale): sdk.Dash
         .includeVars(true)
     )
   for (const variable of variables(locale)) builder.withVariable(variable)
-  let y = 0
   let id = 0
-  for (const { title, panels } of dashboard.rows) {
-    builder.withRow(new sdk.RowBuilder(text(title)).id(++id).gridPos({ x: 0, y, w: 24, h: 1 }))
-    y++
-    for (const { panel, place } of placed(panels)) {
-      builder.withPanel(
-        build(panel, text(panel.title), locale)
-          .id(++id)
-          .gridPos({ ...place, y: y + place.y })
-      )
-    }
-    y += heightOf(panels)
+  for (const { title, place, panels } of layoutOf(dashboard)) {
+    builder.withRow(new sdk.RowBuilder(text(title)).id(++id).gridPos(place))
+    for (const { panel, place } of panels)
+      builder.withPanel(build(panel, text(panel.title), locale).id(++id).gridPos(place))
   }
   return builder.build()
 }
-
-/** From left to right, and on below: each row of panels as high as its highest. */
-function placed(panels: readonly Panel[]) {
-  let at = { x: 0, y: 0, high: 0 }
-  return panels.map((panel) => {
-    const { width: usual, height: h } = SIZE[panel.kind]
-    const w = panel.width ?? usual
-    if (at.x + w > 24) at = { x: 0, y: at.y + at.high, high: 0 }
-    const place = { x: at.x, y: at.y, w, h }
-    at = { x: at.x + w, y: at.y, high: Math.max(at.high, h) }
-    return { panel, place }
-  })
-}
-
-const heightOf = (panels: readonly Panel[]) => Math.max(...placed(panels).map(({ place }) => place.y + place.h))
 
 function variables(locale: Locale) {
   const query = (name: string, label: string, text: string) =>

@@ -96,7 +96,7 @@ export const http: Dashboard = {
           'Requests answered by a 5xx, and requests whose client left before the answer.',
           'reqps',
           [
-            query(`${totalRateOf('http_requests_total', ',code=~"5.."')} or vector(0)`, '5xx'),
+            query(`${totalRateOf('http_requests_total', ',code=~"5.."')} or on() vector(0)`, '5xx'),
             query(totalRateOf('http_requests_aborted_total'), 'left')
           ],
           { runbooks: ['ClientsGivingUp', 'HttpErrorBudgetBurnPageFast'] }
@@ -123,7 +123,7 @@ export const http: Dashboard = {
           'Requests answered by a 4xx a second, the ten with the most.',
           'reqps',
           query(
-            'topk(10, sum by (code, route) (rate(http_requests_total{$F,code=~"4.."}[$__rate_interval]))) or vector(0)',
+            'topk(10, sum by (code, route) (rate(http_requests_total{$F,code=~"4.."}[$__rate_interval]))) or on() vector(0)',
             '{{code}} {{route}}'
           ),
           { levels: rising(1, 10), decimals: 2 }

@@ -127,21 +127,21 @@ export const inventoryOverview: Dashboard = {
               `${totalRateOf('inventory_rejected_movements_total')} + ${totalRateOf('inventory_stock_movements_total')}`
             )
           ),
-          { levels: rising(0.05, 0.2), decimals: 1, width: 6, runbooks: ['RejectedMovementsHigh'] }
+          { levels: rising(0.05, 0.2), decimals: 1, width: 4, runbooks: ['RejectedMovementsHigh'] }
         ),
         stat(
           ['Lines per transaction', 'Lignes par transaction'],
           'How many lines a posted transaction has on average.',
           'short',
           query(share(totalRateOf('inventory_movement_lines_total'), totalRateOf('inventory_stock_movements_total'))),
-          { levels: NEUTRAL, decimals: 1, width: 6 }
+          { levels: NEUTRAL, decimals: 1, width: 4 }
         ),
         timeseries(
           ['Rows imported', 'Lignes importées'],
           'Rows of uploaded files taken in a second.',
           'short',
           query(rateOf('inventory_import_rows_total', 'kind'), '{{kind}}'),
-          { stacked: true, width: 12 }
+          { stacked: true, width: 8 }
         )
       ]
     },
@@ -152,7 +152,7 @@ export const inventoryOverview: Dashboard = {
           ['Ledger proved', 'Registre vérifié'],
           'How long ago a process last recomputed every balance from the moves; it is proved every six hours.',
           's',
-          query('time() - max(inventory_ledger_last_verified_timestamp_seconds{$F} > 0) or vector(0)'),
+          query('time() - max(inventory_ledger_last_verified_timestamp_seconds{$F} > 0) or on() vector(0)'),
           { levels: rising(43_200, 50_400), width: 6, runbooks: ['LedgerProofStale'] }
         ),
         stat(
@@ -167,7 +167,7 @@ export const inventoryOverview: Dashboard = {
           'Requests that were not answered by a 5xx, over the shown range. The objective is 99.95 %.',
           'percentunit',
           query(
-            '1 - (sum(increase(http_requests_total{$F,code=~"5.."}[$__range])) or vector(0)) / (sum(increase(http_requests_total{$F}[$__range])) > 0)'
+            '1 - (sum(increase(http_requests_total{$F,code=~"5.."}[$__range])) or on() vector(0)) / (sum(increase(http_requests_total{$F}[$__range])) > 0)'
           ),
           { levels: falling(0.9995, 0.9999), decimals: 3, width: 6, runbooks: ['HttpErrorBudgetBurnPageFast'] }
         ),
@@ -175,7 +175,7 @@ export const inventoryOverview: Dashboard = {
           ['Open anomalies', 'Anomalies ouvertes'],
           'Unusual use that nobody has resolved yet.',
           'short',
-          query('max(sum by (instance) (anomaly_open{$F}))'),
+          query('sum(max by (severity) (anomaly_open{$F}))'),
           { levels: rising(20, 100), width: 6, runbooks: ['AnomalyBacklog'] }
         ),
         timeseries(

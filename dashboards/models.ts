@@ -29,7 +29,7 @@ export const models: Dashboard = {
           ['Trained', 'Entraîné'],
           'How long ago the last training run ended.',
           's',
-          query('time() - max(forecast_last_success_timestamp_seconds{$F} > 0) or vector(0)'),
+          query('time() - max(forecast_last_success_timestamp_seconds{$F} > 0) or on() vector(0)'),
           { levels: rising(90_000, 129_600), runbooks: ['ForecastStale'] }
         ),
         stat(
@@ -111,7 +111,7 @@ export const models: Dashboard = {
           ['What was served, 28 days', 'Prévisions servies, 28 jours'],
           'Errors of the forecasts that were served, over the last 28 days of data, beside those of the baseline.',
           'none',
-          query(`max by (measure) (forecast_realised_ratio{$F,${REALISED}}) or vector(0)`, '{{measure}}'),
+          query(`max by (measure) (forecast_realised_ratio{$F,${REALISED}}) or on() vector(0)`, '{{measure}}'),
           { decimals: 2, runbooks: ['ForecastAccuracyDegraded'] }
         )
       ]
@@ -174,7 +174,7 @@ export const models: Dashboard = {
               'sum(increase(anomaly_feedback_total{$F}[$__range]))'
             )
           ),
-          { levels: falling(0.3, 0.6), max: 1 }
+          { levels: falling(0.3, 0.6), max: 1, width: 8 }
         ),
         timeseries(
           ['Series looked through', 'Séries examinées'],
@@ -187,16 +187,16 @@ export const models: Dashboard = {
           'How long a look through the series asked for takes.',
           's',
           query(
-            'histogram_quantile(0.95, sum by (le) (increase(anomaly_scan_duration_seconds_bucket{$F}[$__range]))) >= 0 or vector(0)'
+            'histogram_quantile(0.95, sum by (le) (increase(anomaly_scan_duration_seconds_bucket{$F}[$__range]))) >= 0 or on() vector(0)'
           ),
-          { levels: rising(15, 60) }
+          { width: 8, levels: rising(15, 60) }
         ),
         stat(
           ['Last scan', 'Dernier examen'],
           'How long ago.',
           's',
-          query('time() - max(anomaly_last_scan_timestamp_seconds{$F} > 0) or vector(0)'),
-          { levels: NEUTRAL }
+          query('time() - max(anomaly_last_scan_timestamp_seconds{$F} > 0) or on() vector(0)'),
+          { width: 8, levels: NEUTRAL }
         )
       ]
     }

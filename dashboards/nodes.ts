@@ -22,7 +22,7 @@ export const nodes: Dashboard = {
           ['Processes down', 'Processus absents'],
           'Processes that it does not reach.',
           'short',
-          query('count(up{$F} == 0) or vector(0)'),
+          query('count(up{$F} == 0) or on() vector(0)'),
           { levels: rising(1, 1), runbooks: ['ServiceDown'] }
         ),
         stat(

@@ -97,7 +97,7 @@ export const rateOf = (metric: string, by: string, more = ''): string =>
 export const totalRateOf = (metric: string, more = ''): string => `sum(rate(${metric}{$F${more}}[$__rate_interval]))`
 
 /** 0 where there is nothing to be a share of. */
-export const share = (part: string, whole: string): string => `${part} / (${whole} > 0) or vector(0)`
+export const share = (part: string, whole: string): string => `${part} / (${whole} > 0) or on() vector(0)`
 
 export const quantiles = (metric: string, more = ''): Query[] =>
   [0.5, 0.95, 0.99].map((each) => query(quantile(each, metric, '', more), `p${each * 100}`))

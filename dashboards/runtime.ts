@@ -129,7 +129,10 @@ export const runtime: Dashboard = {
           ['Runs ended', 'Exécutions terminées'],
           'Over ten minutes, by job and outcome.',
           'short',
-          query('sum by (task, outcome) (increase(job_runs_total{$F}[10m])) > 0 or vector(0)', '{{task}} {{outcome}}'),
+          query(
+            'sum by (task, outcome) (increase(job_runs_total{$F}[10m])) > 0 or on() vector(0)',
+            '{{task}} {{outcome}}'
+          ),
           { stacked: true, runbooks: ['JobFailing'] }
         ),
         timeseries(

@@ -58,7 +58,7 @@ export const security: Dashboard = {
           ['Audit proved', 'Audit vérifié'],
           'How long ago the trail was last proved by a process.',
           's',
-          query('time() - max(audit_chain_last_verified_timestamp_seconds{$F} > 0) or vector(0)'),
+          query('time() - max(audit_chain_last_verified_timestamp_seconds{$F} > 0) or on() vector(0)'),
           { levels: rising(90_000, 180_000), runbooks: ['AuditProofStale'] }
         )
       ]
@@ -185,7 +185,7 @@ export const security: Dashboard = {
           'How long ago each process last chained what was new.',
           's',
           query(
-            'time() - max by (instance) (audit_last_sealed_timestamp_seconds{$F} > 0) or vector(0)',
+            'time() - max by (instance) (audit_last_sealed_timestamp_seconds{$F} > 0) or on() vector(0)',
             '{{instance}}'
           ),
           { levels: rising(120, 600) }

@@ -92,7 +92,7 @@ export function createAnswers({ registry, waitForJob }: AnswersOptions): Answers
     async read(request, reply, namespace, key, load) {
       const text = await tenantOf(request).cache.read(namespace, key, async () => {
         const answer = await load()
-        if (typeof answer === 'string') return answer
+        if (typeof answer === 'string' || Buffer.isBuffer(answer)) return answer
         const serialized = reply.code(200).serialize(answer)
         return typeof serialized === 'string' ? serialized : serialized.toString()
       })

@@ -238,13 +238,13 @@ class LocalCache implements TenantCache {
     this.#ttl = options.localTtlMilliseconds ?? (this.#seen === undefined ? LOCAL_TTL_BLIND_MS : LOCAL_TTL_MS)
   }
 
-  async read(name: string, key: string, load: () => Promise<string>): Promise<CachedText> {
+  async read(name: string, key: string, load: () => Promise<string | Buffer>): Promise<CachedText> {
     const namespace = this.#namespaces.get(name) ?? this.#open(name)
     const { tally } = namespace
     if (!this.#options.enabled) {
       namespace.misses++
       tally.misses++
-      return new Text(Buffer.from(await load()))
+      return new Text(bytesOf(await load()))
     }
     this.#heedOthers()
     const known = namespace.entries.get(key)
@@ -320,7 +320,7 @@ class LocalCache implements TenantCache {
     namespace.entries.clear()
   }
 
-  async #fill(entry: Entry, load: () => Promise<string>): Promise<CachedText> {
+  async #fill(entry: Entry, load: () => Promise<string | Buffer>): Promise<CachedText> {
     const { namespace, key } = entry
     try {
       const shared = await namespace.space?.read(key)
@@ -329,7 +329,7 @@ class LocalCache implements TenantCache {
         return this.#keep(entry, shared.body)
       }
       namespace.misses++
-      const body = Buffer.from(await load())
+      const body = bytesOf(await load())
       if (shared !== undefined && entry.current) namespace.space?.write(key, shared.generation, body)
       return this.#keep(entry, body)
     } catch (error) {
@@ -347,6 +347,8 @@ class LocalCache implements TenantCache {
     return text
   }
 }
+
+const bytesOf = (loaded: string | Buffer) => (typeof loaded === 'string' ? Buffer.from(loaded) : loaded)
 
 class Text implements CachedText {
   readonly body: Buffer

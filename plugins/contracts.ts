@@ -14,7 +14,7 @@ export { decodeCursor, encodeCursor, pageOf } from './cursor.js'
 export { PayloadTooLarge } from './limits.js'
 export type * from './portable/types.js'
 export { type Prepared, prepared, slots } from './prepared.js'
-export { type Localised, Problem, type ProblemParams, problem } from './problem.js'
+export { type Locale, type Localised, localeOf, Problem, type ProblemParams, problem } from './problem.js'
 export { NO_TRACING, type Tracing } from './tracing.js'
 
 /** What a domain may rely on. A host that embeds one domain supplies these decorators itself, or registers the core. */
@@ -134,7 +134,7 @@ export interface CachedText {
 
 export interface Cache {
   /** Read-through, two levels. Never answers what was loaded before the last `invalidate` of its namespace. */
-  read(namespace: string, key: string, load: () => Promise<string>): Promise<CachedText>
+  read(namespace: string, key: string, load: () => Promise<string | Buffer>): Promise<CachedText>
 }
 
 /** What all processes share while Redis is there. Nothing may depend on it: without it each process is on its own. */
@@ -277,8 +277,8 @@ export interface ModuleOptions {
 /** The two ways a route answers: a read that is cached and validated by ETag, a write that is one idempotent transaction. */
 export interface Answers {
   /**
-   * Serialises `load()` by the route's 200 schema (a string is taken for the JSON itself), caches the bytes under `key`, honours
-   * If-None-Match and Accept-Encoding.
+   * Serialises `load()` by the route's 200 schema (a string or a buffer is taken for the JSON itself), caches the bytes under `key`,
+   * honours If-None-Match and Accept-Encoding.
    */
   read(
     request: FastifyRequest,

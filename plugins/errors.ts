@@ -1,7 +1,7 @@
 import { createRequire } from 'node:module'
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { PayloadTooLarge } from './limits.js'
-import { type Locale, Problem, problem } from './problem.js'
+import { type Locale, localeOf, Problem, problem } from './problem.js'
 import { whoAsked } from './request-log.js'
 
 export { CursorInvalid } from './cursor.js'
@@ -162,25 +162,6 @@ const TITLES: Record<number, Record<Locale, string>> = {
   429: { en: 'Too many requests', fr: 'Trop de requêtes' },
   500: { en: 'Internal error', fr: 'Erreur interne' },
   503: { en: 'Unavailable', fr: 'Indisponible' }
-}
-
-/** French when the client prefers it to English; English otherwise. */
-export function localeOf(request: FastifyRequest): Locale {
-  const header = request.headers['accept-language']
-  if (header === undefined) return 'en'
-  let best: Locale = 'en'
-  let bestWeight = 0
-  for (const part of header.split(',').slice(0, 20)) {
-    const [tag = '', ...params] = part.trim().split(';')
-    const language = tag.split('-', 1)[0]?.toLowerCase()
-    const quality = params.map((param) => /^\s*q=([\d.]+)$/.exec(param)?.[1]).find((q) => q !== undefined)
-    const weight = quality === undefined ? 1 : Number(quality)
-    if ((language === 'fr' || language === 'en') && weight > bestWeight) {
-      best = language
-      bestWeight = weight
-    }
-  }
-  return best
 }
 
 /** Turns whatever was thrown into one coded problem; what is not known is a 500 that says nothing of its cause. */

@@ -1,3 +1,5 @@
+import type { FastifyRequest } from 'fastify'
+
 export type Locale = 'en' | 'fr'
 /** A part of a text that itself differs by language. */
 export type Localised = Readonly<Record<Locale, string>>
@@ -49,3 +51,22 @@ export const problem = <P extends ProblemParams>(code: string, status: number, t
     },
     { code, status, texts }
   )
+
+/** French when the client prefers it to English; English otherwise. */
+export function localeOf(request: FastifyRequest): Locale {
+  const header = request.headers['accept-language']
+  if (header === undefined) return 'en'
+  let best: Locale = 'en'
+  let bestWeight = 0
+  for (const part of header.split(',').slice(0, 20)) {
+    const [tag = '', ...params] = part.trim().split(';')
+    const language = tag.split('-', 1)[0]?.toLowerCase()
+    const quality = params.map((param) => /^\s*q=([\d.]+)$/.exec(param)?.[1]).find((q) => q !== undefined)
+    const weight = quality === undefined ? 1 : Number(quality)
+    if ((language === 'fr' || language === 'en') && weight > bestWeight) {
+      best = language
+      bestWeight = weight
+    }
+  }
+  return best
+}

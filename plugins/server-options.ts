@@ -29,6 +29,8 @@ interface ServerSettings {
 export function serverOptions({ logLevel, trustProxy, tracing = NO_TRACING }: ServerSettings) {
   return {
     bodyLimit: BODY_LIMIT_BYTES,
+    // The migrations of a large database run while the service starts, and half of one is no use.
+    pluginTimeout: 0,
     trustProxy: trustProxy ?? false,
     routerOptions: { maxParamLength: 200, ignoreTrailingSlash: true },
     // A taken id goes into logs and headers, so only harmless characters are taken.

@@ -9,13 +9,22 @@ export const multiplyMicros = (a: number, b: number): number => proportionMicros
 
 /** `a · b / c` of three micro values without an intermediate rounding, half away from zero. */
 export function proportionMicros(a: number, b: number, c: number): number {
-  const product = a * b
-  // Most products are exact as they are; only those that leave 2⁵³ need bigint, which is slower.
-  if (!Number.isSafeInteger(product) || c <= 0) return divideRounded(BigInt(a) * BigInt(b), BigInt(c))
-  const size = Math.abs(product)
-  const rest = size % c
-  const quotient = (size - rest) / c + (rest >= c - rest ? 1 : 0)
-  return product < 0 ? -quotient : quotient
+  if (c > 0) {
+    // Most products are exact as they are, or for what is left of `a` beside whole multiples of `c`; bigint is several times slower.
+    const product = a * b
+    if (Number.isSafeInteger(product)) return quotientRounded(product, c)
+    const rest = a % c
+    const [whole, part] = [((a - rest) / c) * b, rest * b]
+    if (Number.isSafeInteger(whole) && Number.isSafeInteger(part)) return whole + quotientRounded(part, c)
+  }
+  return divideRounded(BigInt(a) * BigInt(b), BigInt(c))
+}
+
+function quotientRounded(dividend: number, divisor: number): number {
+  const size = Math.abs(dividend)
+  const rest = size % divisor
+  const quotient = (size - rest) / divisor + (rest >= divisor - rest ? 1 : 0)
+  return dividend < 0 ? -quotient : quotient
 }
 
 function divideRounded(dividend: bigint, divisor: bigint): number {

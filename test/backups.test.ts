@@ -1,10 +1,13 @@
 import { createHash } from 'node:crypto'
+import { once } from 'node:events'
 import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
 import { generateX25519Identity, identityToRecipient } from 'age-encryption'
 import type { FastifyInstance } from 'fastify'
 import { sql } from 'kysely'
+import S3rver from 's3rver'
 import t, { type Test } from 'tap'
 import { trailProof } from '../modules/audit/index.js'
 import { ledgerProof } from '../modules/inventory/index.js'
@@ -16,8 +19,8 @@ import { openDatabaseServer, placeOf } from '../plugins/database.js'
 import { UNWATCHED } from '../plugins/dialects/dialect.js'
 import { linesOf, openReader, portabilityOf } from '../plugins/portable/index.js'
 import { buildApp, client, type Dialect, eachDialect } from './helper.js'
-import { temporaryFolder } from './service-process.js'
-import { freshDatabase } from './services.js'
+import { spawnNode, temporaryFolder } from './service-process.js'
+import { freePort, freshDatabase } from './services.js'
 
 /** Backups of a database that is written to, and what comes back of them. */
 
@@ -160,7 +163,7 @@ function load(app: FastifyInstance) {
 
 t.test('a database that is written to comes back on either engine, row for row, as of any moment', async (t) => {
   await eachDialect(t, async (t, dialect) => {
-    const env = environment(t)
+    const env = environment(t, dialect === 'postgres' ? await bucket(t) : {})
     const databaseUrl = await freshUrl(t, dialect)
     const app = await buildApp(t, { dialect, config: { ...env, DATABASE_URL: databaseUrl } })
     const admin = client(app, 'admin')
@@ -214,10 +217,24 @@ t.test('a database that is written to comes back on either engine, row for row, 
     t.equal((await digests(databaseUrl, app)).items, items, 'a database in use is not touched')
     t.match(await restoreTo(t, { env, app, databaseUrl: past, wanted: { id: last.id } }), { kept: /replaced[-_]/ })
     t.same(await digests(past, app), live, 'what was there is replaced, and kept')
-    await checkRoutes(t, app, full.body.result.backupId)
-    await damageAndRestore(t, { env, app, databaseUrl: past, wanted: { id: last.id } })
+    if (dialect === 'sqlite') await checkRoutes(t, app, full.body.result.backupId)
+    await refuseAndRestore(t, { env, app, databaseUrl: past, wanted: { id: last.id } })
   })
 })
+
+/** Where the backups of PostgreSQL go: a store that speaks S3. */
+async function bucket(t: Test): Promise<Environment> {
+  const configureBuckets = [{ name: 'copies', configs: [] }]
+  const server = new S3rver({ port: await freePort(), silent: true, directory: temporaryFolder(t), configureBuckets })
+  const { port } = await server.run()
+  t.teardown(() => server.close())
+  return {
+    BACKUP_URL: 's3://copies/site',
+    BACKUP_S3_ENDPOINT: `http://127.0.0.1:${port}`,
+    BACKUP_S3_ACCESS_KEY_ID: 'S3RVER',
+    BACKUP_S3_SECRET_ACCESS_KEY: 'S3RVER'
+  }
+}
 
 /** What the routes tell and do: the list, one of them, a proof of it, a drill. */
 async function checkRoutes(t: Test, app: FastifyInstance, id: string): Promise<void> {
@@ -258,31 +275,15 @@ async function checkRoutes(t: Test, app: FastifyInstance, id: string): Promise<v
 }
 
 /** Whatever is wrong with a backup, what was there stays, and nothing is left beside it. */
-async function damageAndRestore(t: Test, order: Wanted): Promise<void> {
-  const folder = join(order.env.BACKUP_URL ?? '', 'tenants', 'main')
+async function refuseAndRestore(t: Test, order: Wanted): Promise<void> {
   const before = await digests(order.databaseUrl, order.app)
-  const names = readdirSync(folder).sort()
-  const path = join(folder, names.find((name) => name.includes('.increment.')) ?? '')
-  const whole = readFileSync(path)
-  const broken = Buffer.from(whole)
-  broken[whole.length - 20] = (broken[whole.length - 20] ?? 0) ^ 1
   const refused = async (code: string, wanted = order.wanted, env = order.env) =>
     t.rejects(restoreTo(t, { ...order, env, wanted }), { code })
-  const [id = ''] = /[0-9a-f]{12}/.exec(path.split('.increment.')[1] ?? '') ?? []
-  writeFileSync(path, broken)
-  await refused('BACKUP_DAMAGED', { id })
-  t.match(await client(order.app, 'admin').post(`/api/backups/${id}/verify`, undefined, { prefer: 'wait=30' }), {
-    body: { status: 'failed', error: { code: 'BACKUP_DAMAGED', message: /archive\.json/ } }
-  })
-  rmSync(path)
-  const last = /\.increment\.([0-9a-f]{12})\.([0-9a-f]{12})\.age/.exec(
-    names.find((name) => name.includes(`.${id}.age`)) ?? ''
-  )
-  if (last !== null) await refused('BACKUP_NOT_FOUND', { id: last[1] ?? '' })
-  writeFileSync(path, whole)
   await refused('BACKUP_NOT_FOUND', { at: 0 })
   const another = { ...order.env, BACKUP_IDENTITY: await generateX25519Identity() }
   await refused('BACKUP_KEY_REFUSED', order.wanted, another)
+  const folder = join(order.env.BACKUP_URL ?? '', 'tenants', 'main')
+  if (!folder.startsWith('s3:')) await damage(t, order, folder, refused)
   t.same(await digests(order.databaseUrl, order.app), before, 'nothing was touched')
   const place = placeOf({ databaseUrl: order.databaseUrl, tenancy: 'single' }, 'main')
   const left =
@@ -295,6 +296,62 @@ async function damageAndRestore(t: Test, order: Wanted): Promise<void> {
         )
   t.same(left, [], 'and nothing is left')
 }
+
+async function damage(
+  t: Test,
+  { app }: Wanted,
+  folder: string,
+  refused: (code: string, wanted: { id: string }) => Promise<unknown>
+): Promise<void> {
+  // The first increment: what comes after needs it.
+  const names = readdirSync(folder).sort()
+  const name = names.find((each) => each.includes('.increment.')) ?? ''
+  const [, id = ''] = /\.increment\.([0-9a-f]{12})/.exec(name) ?? []
+  const [, next = ''] = new RegExp(`\\.([0-9a-f]{12})\\.${id}\\.age`).exec(names.join(' ')) ?? []
+  const whole = readFileSync(join(folder, name))
+  const broken = Buffer.from(whole)
+  broken[whole.length - 20] = (broken[whole.length - 20] ?? 0) ^ 1
+  writeFileSync(join(folder, name), broken)
+  await refused('BACKUP_DAMAGED', { id: next })
+  const verified = await client(app, 'admin').post(`/api/backups/${id}/verify`, undefined, { prefer: 'wait=30' })
+  t.match(verified.body, { status: 'failed', error: { code: 'BACKUP_DAMAGED', message: /archive\.json/ } })
+  rmSync(join(folder, name))
+  await refused('BACKUP_NOT_FOUND', { id: next })
+  writeFileSync(join(folder, name), whole)
+}
+
+t.test('where increments are not made any more, nothing is noted', async (t) => {
+  await eachDialect(t, async (t, dialect) => {
+    const databaseUrl = await freshUrl(t, dialect)
+    const notes = (url: string) =>
+      asked(url, async ({ db }) => {
+        const query =
+          dialect === 'sqlite'
+            ? sql`select 1 from sqlite_schema where name like 'backup_note%' or name = 'backup_changes'`
+            : sql`select 1 from pg_trigger where tgname like 'backup_note%'`
+        return (await query.execute(db)).rows.length
+      })
+    const app = await buildApp(t, { dialect, config: { ...environment(t), DATABASE_URL: databaseUrl } })
+    await until('a full backup', async () => (await coveredAt(app)) > 0)
+    t.ok((await notes(databaseUrl)) > 50)
+    const archives = archivesOf(app)
+    const main = await mainOf(app)
+    const { rows } = await sql<{
+      last: string
+      capture: string
+      position: string
+    }>`select last, capture, position from ${sql.table('backup_chain')}`.execute(main.db)
+    const [chain] = rows
+    if (chain === undefined) throw new Error('there is a chain')
+    const lost = await archives.increment('main', chain.last, { ...chain, capture: 'another' })
+    t.match(lost, { nothing: 'broken' }, 'changes that were noted elsewhere are not known')
+    await app.close()
+    const without = await buildApp(t, { dialect, config: { DATABASE_URL: databaseUrl } })
+    t.equal(await notes(databaseUrl), 0)
+    t.equal((await client(without, 'admin').post('/api/backups')).body.code, 'BACKUP_NOT_CONFIGURED')
+    t.equal((await client(without, 'admin').get('/api/backups')).status, 409)
+  })
+})
 
 /** Two rows change places in a unique column: no order of single rows is right. */
 async function exchangeCodes(app: FastifyInstance): Promise<void> {
@@ -312,3 +369,81 @@ async function exchangeCodes(app: FastifyInstance): Promise<void> {
     await set(a.id, b.code)
   })
 }
+
+const CLI = fileURLToPath(new URL('../cli.js', import.meta.url))
+const KILLS = Number(process.env.BACKUP_KILLS ?? 1)
+
+/** Runs `inventory …`; killed after so many milliseconds, where they are given. */
+async function inventory(env: Environment, args: readonly string[], killAfter?: number) {
+  const child = spawnNode([CLI, ...args], { env })
+  let [out, err] = ['', '']
+  child.stdout.on('data', (chunk: Buffer) => {
+    out += chunk.toString()
+  })
+  child.stderr.on('data', (chunk: Buffer) => {
+    err += chunk.toString()
+  })
+  const timer = killAfter === undefined ? undefined : setTimeout(() => child.kill('SIGKILL'), killAfter)
+  const [code, signal] = await once(child, 'close')
+  clearTimeout(timer)
+  return { code, signal, out, err }
+}
+
+t.test(
+  'the console backs up and restores; killed at any moment, it leaves what was there, and does it again',
+  async (t) => {
+    const dialects: readonly Dialect[] = KILLS > 1 ? ['sqlite', 'postgres'] : ['sqlite']
+    for (const dialect of dialects) {
+      await t.test(dialect, async (t) => {
+        const databaseUrl = await freshUrl(t, dialect)
+        const env = environment(t, {
+          DATA_DIR: temporaryFolder(t),
+          BACKUP_INCREMENT_SECONDS: '0',
+          DATABASE_URL: databaseUrl
+        })
+        const app = await buildApp(t, { dialect, config: { DATABASE_URL: databaseUrl } })
+        await client(app, 'admin').post('/api/inventory', { itemCode: 'BEFORE', name: 'Before', unit: 'each' })
+        const backup = await inventory(env, ['backup', '--json'])
+        t.match(backup, { code: 0 }, backup.err)
+        const { backupId } = JSON.parse(backup.out)
+        await client(app, 'admin').post('/api/inventory', { itemCode: 'AFTER', name: 'After', unit: 'each' })
+        await app.close()
+        t.match(await inventory(env, ['restore']), { code: 2, err: /--yes/ })
+        t.match(await inventory(env, ['restore', '--yes', '--backup', '000000000000']), {
+          code: 1,
+          err: /there is no archive/
+        })
+        t.match(await inventory({ ...env, BACKUP_URL: '' }, ['backup', 'list']), {
+          code: 2,
+          err: /BACKUP_URL is not set/
+        })
+        const before = await digests(databaseUrl, app)
+        let killed = 0
+        for (let n = 0; n < KILLS; n++) {
+          const { signal } = await inventory(env, ['restore', '--yes'], 500 + ((n + 1) * 2_500) / (KILLS + 1))
+          if (signal === null) break
+          killed++
+          const codes = await codesIn(databaseUrl)
+          if (codes.includes('AFTER')) t.same((await digests(databaseUrl, app)).items, before.items, 'what was there')
+          else t.same(codes, ['BEFORE'], 'or what was restored')
+        }
+        t.ok(killed > 0 || KILLS === 0, `${killed} killed`)
+        const { code, out, err } = await inventory(env, ['restore', '--yes', '--json'])
+        t.equal(code, 0, err)
+        t.match(JSON.parse(out), {
+          tenant: 'main',
+          backupId,
+          archives: 1,
+          proofs: [{ problems: [] }, { problems: [] }]
+        })
+        t.same(await codesIn(databaseUrl), ['BEFORE'])
+        const { rows } = await asked(databaseUrl, ({ db }) =>
+          sql<{
+            actor: string
+          }>`select actor from ${sql.table('audit_entries')} where action = 'backup.restore'`.execute(db)
+        )
+        t.ok(rows.length > 0, 'the restored trail says so')
+      })
+    }
+  }
+)

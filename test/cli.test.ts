@@ -148,7 +148,13 @@ t.test('files in and out', async (t) => {
   t.match(JSON.parse((await inventory(env, mapped)).stdout), { accepted: 2 })
   const bad = await inventory(env, ['import', 'items', file('bad.csv', 'itemCode,name\nC,\n')])
   t.equal(bad.code, 1)
-  t.match(bad.stderr, /row 2, column name/)
+  t.match(bad.stderr, /row 2, column name: name is missing/)
+  const mauvais = await inventory({ ...env, LANG: 'fr_FR.UTF-8' }, [
+    'import',
+    'items',
+    file('bad.csv', 'itemCode,name\nC,\n')
+  ])
+  t.match(mauvais.stderr, /row 2, column name: name manque, et l’article est nouveau/)
   t.match(await inventory(env, ['export', 'stock']), { code: 0, stdout: /A,Apple,kg,3\r\nB,Banana,kg,4.5\r\n$/ })
   t.equal((await inventory(env, ['export', 'everything'])).code, 1)
   t.match(JSON.parse((await inventory(env, ['verify', '--json'])).stdout), { ok: true, moves: 2, mismatches: [] })

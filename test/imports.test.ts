@@ -416,6 +416,26 @@ async function rehearsal(t: Test, { manager }: Context) {
       { row: 5, message: /1 are available/ }
     ]
   })
+  const french = { ...CSV, 'accept-language': 'de, fr-CA;q=0.9, en;q=0.8' }
+  const said = await manager.post(
+    '/api/import/movements?dryRun=true',
+    `${file}\nRH-9,receipt,1,e\n,receipt,x,e`,
+    french
+  )
+  t.equal(said.headers['content-language'], 'fr')
+  const messages = new Map(
+    said.body.errors.map((error: { row: number; message: string }) => [error.row, error.message])
+  )
+  t.same([...messages.keys()].sort(), [4, 5, 7, 8])
+  t.match(messages.get(4), /^1 de RH-2 demandés à main ; 0 disponibles/)
+  t.match(messages.get(7), /RH-9 n’existe pas/)
+  t.equal(messages.get(8), 'quantity vaut "x", qui n’est pas un nombre décimal')
+  const refused = await manager.post('/api/import/movements', file, french)
+  t.match(refused, { status: 422, body: { errors: [{ path: 'row 4', message: /demandés/ }, { path: 'row 5' }] } })
+  t.match((await manager.post('/api/import/items', 'itemCode,colour\nA,red\n', french)).body, {
+    code: 'INV_IMPORT_UNREADABLE',
+    detail: /^Le fichier est illisible : la colonne "colour" est inconnue/
+  })
 }
 
 async function sameUploadTwice(t: Test, { manager, db }: Context) {

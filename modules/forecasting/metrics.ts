@@ -57,6 +57,7 @@ export function createForecastMetrics(registry: Registry) {
     help: 'Unix time of the end of the last training run.',
     registers
   })
+  for (const model of FORECAST_MODELS) duration.zero({ model })
   for (const model of [...FORECAST_MODELS, 'none']) {
     for (const outcome of ['success', 'failure', 'timeout']) runs.inc({ model, outcome }, 0)
   }

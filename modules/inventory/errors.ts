@@ -107,7 +107,7 @@ export const ReservationClosed = problem<{ id: string; status: string }>('INV_RE
   en: 'The reservation {id} is {status}.',
   fr: 'La réservation {id} est {status}.'
 })
-export const ImportUnreadable = problem<{ reason: string }>('INV_IMPORT_UNREADABLE', 400, {
+export const ImportUnreadable = problem<{ reason: Localised }>('INV_IMPORT_UNREADABLE', 400, {
   en: 'The file cannot be read: {reason}.',
   fr: 'Le fichier est illisible : {reason}.'
 })

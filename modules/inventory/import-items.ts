@@ -41,30 +41,39 @@ export async function rehearseItemRows(
     const isNew = stored === undefined && !seen.has(row.itemCode)
     const taken = row.barcodes?.find((barcode) => (owners.get(barcode) ?? row.itemCode) !== row.itemCode)
     if (isNew && row.name === undefined)
-      refuse(new RowError(row.row, 'name', 'REQUIRED', 'name is missing, and the item is new'))
+      refuse(
+        new RowError(row.row, 'name', 'REQUIRED', {
+          en: 'name is missing, and the item is new',
+          fr: 'name manque, et l’article est nouveau'
+        })
+      )
     else if (isNew && RESERVED_ITEM_CODES.has(row.itemCode))
       refuse(
-        new RowError(
-          row.row,
-          'itemCode',
-          'INV_ITEM_CODE_RESERVED',
-          `${JSON.stringify(row.itemCode)} is a part of this API’s own addresses`
-        )
+        new RowError(row.row, 'itemCode', 'INV_ITEM_CODE_RESERVED', {
+          en: `${JSON.stringify(row.itemCode)} is a part of this API’s own addresses`,
+          fr: `${JSON.stringify(row.itemCode)} fait partie des adresses de cette API`
+        })
       )
     else if (!units.has(row.unit ?? DEFAULT_UNIT))
-      refuse(new RowError(row.row, 'unit', 'INV_UNIT_NOT_FOUND', `the unit ${row.unit} does not exist`))
+      refuse(
+        new RowError(row.row, 'unit', 'INV_UNIT_NOT_FOUND', {
+          en: `the unit ${row.unit} does not exist`,
+          fr: `l’unité ${row.unit} n’existe pas`
+        })
+      )
     else if (stored !== undefined && row.unit !== undefined && row.unit !== stored.unit) {
       refuse(
-        new RowError(
-          row.row,
-          'unit',
-          'UNIT_FIXED',
-          `${row.itemCode} is counted in ${stored.unit}; the base unit of an item never changes`
-        )
+        new RowError(row.row, 'unit', 'UNIT_FIXED', {
+          en: `${row.itemCode} is counted in ${stored.unit}; the base unit of an item never changes`,
+          fr: `${row.itemCode} se compte en ${stored.unit} ; l’unité de base d’un article ne change jamais`
+        })
       )
     } else if (taken !== undefined)
       refuse(
-        new RowError(row.row, 'barcode', 'INV_BARCODE_TAKEN', `the barcode ${taken} belongs to ${owners.get(taken)}`)
+        new RowError(row.row, 'barcode', 'INV_BARCODE_TAKEN', {
+          en: `the barcode ${taken} belongs to ${owners.get(taken)}`,
+          fr: `le code-barres ${taken} appartient à ${owners.get(taken)}`
+        })
       )
     else {
       for (const barcode of row.barcodes ?? []) owners.set(barcode, row.itemCode)

@@ -1,5 +1,6 @@
 import { createReadStream } from 'node:fs'
 import { CsvError, parse } from 'csv-parse'
+import type { Localised } from '../../plugins/contracts.js'
 import { DECIMAL_LIMIT } from '../../schemas/common.js'
 import {
   type ImportKind,
@@ -64,7 +65,7 @@ export class RowError {
     readonly row: number,
     readonly column: string | null,
     readonly code: string,
-    readonly message: string
+    readonly message: Localised
   ) {}
 }
 
@@ -83,7 +84,10 @@ export function parseMap(kind: ImportKind, map: string | undefined): Record<stri
       const field = pair.slice(0, pair.indexOf(':'))
       if (!fields.includes(field))
         throw new ImportUnreadable({
-          reason: `map names the field ${field}; the fields of ${kind} are ${fields.join(', ')}`
+          reason: {
+            en: `map names the field ${field}; the fields of ${kind} are ${fields.join(', ')}`,
+            fr: `map nomme le champ ${field} ; les champs de ${kind} sont ${fields.join(', ')}`
+          }
         })
       return [field, pair.slice(pair.indexOf(':') + 1)]
     })
@@ -95,7 +99,7 @@ export async function* readRows(path: string, options: ReadOptions): AsyncGenera
   try {
     yield* options.format === 'csv' ? readCsv(path, options) : readNdjson(path, options)
   } catch (error) {
-    if (error instanceof CsvError) throw new ImportUnreadable({ reason: error.message })
+    if (error instanceof CsvError) throw new ImportUnreadable({ reason: { en: error.message, fr: error.message } })
     throw error
   }
 }
@@ -124,7 +128,13 @@ async function* readCsv(path: string, options: ReadOptions): AsyncGenerator<RawR
     }
     yield { row, fields }
   }
-  if (columns === undefined) throw new ImportUnreadable({ reason: 'it is empty; the first row names the columns' })
+  if (columns === undefined)
+    throw new ImportUnreadable({
+      reason: {
+        en: 'it is empty; the first row names the columns',
+        fr: 'il est vide ; la première ligne nomme les colonnes'
+      }
+    })
 }
 
 /** Which field each column holds; undefined for one that is not taken. */
@@ -134,11 +144,19 @@ function columnsOf(header: readonly string[], { kind, map }: ReadOptions): (stri
   const mapped = new Map(Object.entries(map).map(([field, name]) => [name, field]))
   const repeated = names.find((name, index) => name !== '' && names.indexOf(name) !== index)
   if (repeated !== undefined)
-    throw new ImportUnreadable({ reason: `the header names the column ${JSON.stringify(repeated)} twice` })
+    throw new ImportUnreadable({
+      reason: {
+        en: `the header names the column ${JSON.stringify(repeated)} twice`,
+        fr: `l’en-tête nomme deux fois la colonne ${JSON.stringify(repeated)}`
+      }
+    })
   for (const [field, name] of Object.entries(map)) {
     if (!names.includes(name))
       throw new ImportUnreadable({
-        reason: `map takes ${field} from the column ${JSON.stringify(name)}, which the header does not have`
+        reason: {
+          en: `map takes ${field} from the column ${JSON.stringify(name)}, which the header does not have`,
+          fr: `map prend ${field} dans la colonne ${JSON.stringify(name)}, absente de l’en-tête`
+        }
       })
   }
   const columns = names.map(
@@ -148,11 +166,15 @@ function columnsOf(header: readonly string[], { kind, map }: ReadOptions): (stri
   const unknown = names.find((_, index) => columns[index] === undefined)
   if (mapped.size === 0 && unknown !== undefined) {
     throw new ImportUnreadable({
-      reason: `the column ${JSON.stringify(unknown.slice(0, 100))} is not known; the columns of ${kind} are ${fields.join(', ')}`
+      reason: {
+        en: `the column ${JSON.stringify(unknown.slice(0, 100))} is not known; the columns of ${kind} are ${fields.join(', ')}`,
+        fr: `la colonne ${JSON.stringify(unknown.slice(0, 100))} est inconnue ; les colonnes de ${kind} sont ${fields.join(', ')}`
+      }
     })
   }
   for (const field of REQUIRED[kind]) {
-    if (!columns.includes(field)) throw new ImportUnreadable({ reason: `the column ${field} is missing` })
+    if (!columns.includes(field))
+      throw new ImportUnreadable({ reason: { en: `the column ${field} is missing`, fr: `la colonne ${field} manque` } })
   }
   return columns
 }
@@ -169,28 +191,43 @@ async function* readNdjson(path: string, { kind, map }: ReadOptions): AsyncGener
     try {
       value = JSON.parse(line)
     } catch {
-      throw new ImportUnreadable({ reason: `line ${row} is not JSON` })
+      throw new ImportUnreadable({ reason: { en: `line ${row} is not JSON`, fr: `la ligne ${row} n’est pas du JSON` } })
     }
     if (typeof value !== 'object' || value === null || Array.isArray(value))
-      throw new ImportUnreadable({ reason: `line ${row} is not an object` })
+      throw new ImportUnreadable({
+        reason: { en: `line ${row} is not an object`, fr: `la ligne ${row} n’est pas un objet` }
+      })
     const found = new Map<string, string>()
     for (const [name, cell] of Object.entries(value)) {
       const field = mapped.get(name) ?? (fields.includes(name) ? name : undefined)
       if (field === undefined && mapped.size === 0)
         throw new ImportUnreadable({
-          reason: `line ${row} has the unknown field ${JSON.stringify(name.slice(0, 100))}`
+          reason: {
+            en: `line ${row} has the unknown field ${JSON.stringify(name.slice(0, 100))}`,
+            fr: `la ligne ${row} a le champ inconnu ${JSON.stringify(name.slice(0, 100))}`
+          }
         })
       if (field === undefined || cell === null || cell === '') continue
       if (typeof cell !== 'string' && typeof cell !== 'number')
-        throw new ImportUnreadable({ reason: `line ${row}: ${field} is neither text nor a number` })
+        throw new ImportUnreadable({
+          reason: {
+            en: `line ${row}: ${field} is neither text nor a number`,
+            fr: `ligne ${row} : ${field} n’est ni un texte ni un nombre`
+          }
+        })
       if (/\p{Surrogate}/u.test(String(cell)))
-        throw new ImportUnreadable({ reason: `line ${row}: ${field} has half of a character` })
+        throw new ImportUnreadable({
+          reason: {
+            en: `line ${row}: ${field} has half of a character`,
+            fr: `ligne ${row} : ${field} a la moitié d’un caractère`
+          }
+        })
       found.set(field, String(cell).trim())
     }
     empty = false
     yield { row, fields: found }
   }
-  if (empty) throw new ImportUnreadable({ reason: 'it is empty' })
+  if (empty) throw new ImportUnreadable({ reason: { en: 'it is empty', fr: 'il est vide' } })
 }
 
 async function* linesOf(path: string): AsyncGenerator<string> {
@@ -199,7 +236,12 @@ async function* linesOf(path: string): AsyncGenerator<string> {
     const lines = (rest + chunk).split('\n')
     rest = lines.pop() ?? ''
     if (rest.length > RECORD_MAX_BYTES)
-      throw new ImportUnreadable({ reason: `a line is longer than ${RECORD_MAX_BYTES} bytes` })
+      throw new ImportUnreadable({
+        reason: {
+          en: `a line is longer than ${RECORD_MAX_BYTES} bytes`,
+          fr: `une ligne dépasse ${RECORD_MAX_BYTES} octets`
+        }
+      })
     yield* lines
   }
   if (rest !== '') yield rest
@@ -219,19 +261,24 @@ export function movementRow({ row, fields }: RawRow, defaultType: MovementType |
   const cell = cellsOf(row, fields)
   const named = cell.oneOf('type', MovementType.enum) ?? defaultType
   if (named === undefined)
-    throw new RowError(
-      row,
-      'type',
-      'REQUIRED',
-      `type is missing; it is one of ${MovementType.enum.join(', ')} (or give all rows one with ?type=)`
-    )
+    throw new RowError(row, 'type', 'REQUIRED', {
+      en: `type is missing; it is one of ${MovementType.enum.join(', ')} (or give all rows one with ?type=)`,
+      fr: `type manque ; c’est l’un de ${MovementType.enum.join(', ')} (ou donnez-en un à toutes les lignes par ?type=)`
+    })
   const signed = cell.decimal('quantity', -DECIMAL_LIMIT)
-  if (signed === undefined || signed === 0) throw new RowError(row, 'quantity', 'REQUIRED', 'quantity is missing or 0')
+  if (signed === undefined || signed === 0)
+    throw new RowError(row, 'quantity', 'REQUIRED', {
+      en: 'quantity is missing or 0',
+      fr: 'quantity manque ou vaut 0'
+    })
   // A sales file marks what came back by a negative quantity: a negative issue is a return, and the other way round.
   const opposite = named === 'issue' ? 'return' : named === 'return' ? 'issue' : undefined
   const turned = signed < 0 && opposite !== undefined
   if (signed < 0 && !turned && named !== 'adjustment')
-    throw new RowError(row, 'quantity', 'RANGE', `the quantity of a ${named} is above zero (it is ${signed})`)
+    throw new RowError(row, 'quantity', 'RANGE', {
+      en: `the quantity of a ${named} is above zero (it is ${signed})`,
+      fr: `la quantité d’un mouvement ${named} est positive (elle vaut ${signed})`
+    })
   const optional = {
     unit: cell.text('unit', 20),
     location: cell.text('location', 64),
@@ -274,6 +321,8 @@ export type ItemImportRow = ReturnType<typeof itemRow>
 const FUTURE_TOLERANCE_MILLISECONDS = 5 * 60_000
 const DECIMAL = /^[+-]?(\d+(\.\d*)?|\.\d+)$/
 const INSTANT = /^(\d{4})-(\d\d)-(\d\d)(?:[ T](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?)?\s*(Z|[+-]\d\d:?\d\d)?$/
+/** As many and as long as an item may have, so that what is exported comes back. */
+const BARCODES_MAX_LENGTH = 20 * (64 + 1)
 const BARCODE = /^[A-Za-z0-9._-]{4,64}$/
 // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is refused
 const CONTROL = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f\ufffd]/
@@ -283,14 +332,15 @@ function cellsOf(row: number, fields: ReadonlyMap<string, string>) {
     const value = fields.get(column)
     if (value === undefined) return undefined
     if (value.length > maxLength)
-      throw new RowError(
-        row,
-        column,
-        'LENGTH',
-        `${column} has ${value.length} characters; at most ${maxLength} are taken`
-      )
+      throw new RowError(row, column, 'LENGTH', {
+        en: `${column} has ${value.length} characters; at most ${maxLength} are taken`,
+        fr: `${column} compte ${value.length} caractères ; ${maxLength} au plus sont admis`
+      })
     if (CONTROL.test(value))
-      throw new RowError(row, column, 'TEXT', `${column} holds control characters or bytes that are not UTF-8`)
+      throw new RowError(row, column, 'TEXT', {
+        en: `${column} holds control characters or bytes that are not UTF-8`,
+        fr: `${column} contient des caractères de commande ou des octets qui ne sont pas de l’UTF-8`
+      })
     return value
   }
   const decimal = (column: string, minimum: number): number | undefined => {
@@ -298,11 +348,20 @@ function cellsOf(row: number, fields: ReadonlyMap<string, string>) {
     if (value === undefined) return undefined
     const number = Number(value)
     if (!DECIMAL.test(value) || !Number.isFinite(number))
-      throw new RowError(row, column, 'NUMBER', `${column} is ${JSON.stringify(value)}, not a decimal number`)
+      throw new RowError(row, column, 'NUMBER', {
+        en: `${column} is ${JSON.stringify(value)}, not a decimal number`,
+        fr: `${column} vaut ${JSON.stringify(value)}, qui n’est pas un nombre décimal`
+      })
     if (number < minimum || number > DECIMAL_LIMIT)
-      throw new RowError(row, column, 'RANGE', `${column} is ${value}; it may be ${minimum} to ${DECIMAL_LIMIT}`)
+      throw new RowError(row, column, 'RANGE', {
+        en: `${column} is ${value}; it may be ${minimum} to ${DECIMAL_LIMIT}`,
+        fr: `${column} vaut ${value} ; il va de ${minimum} à ${DECIMAL_LIMIT}`
+      })
     if ((value.split('.')[1]?.replace(/0+$/, '').length ?? 0) > 6)
-      throw new RowError(row, column, 'PRECISION', `${column} is ${value}; it may have six decimals`)
+      throw new RowError(row, column, 'PRECISION', {
+        en: `${column} is ${value}; it may have six decimals`,
+        fr: `${column} vaut ${value} ; six décimales au plus sont admises`
+      })
     return number
   }
   return {
@@ -310,30 +369,27 @@ function cellsOf(row: number, fields: ReadonlyMap<string, string>) {
     decimal,
     required(column: string, maxLength: number): string {
       const value = text(column, maxLength)
-      if (value === undefined) throw new RowError(row, column, 'REQUIRED', `${column} is missing`)
+      if (value === undefined)
+        throw new RowError(row, column, 'REQUIRED', { en: `${column} is missing`, fr: `${column} manque` })
       return value
     },
     integer(column: string, minimum: number, maximum: number): number | undefined {
       const value = decimal(column, minimum)
       if (value !== undefined && (!Number.isInteger(value) || value > maximum))
-        throw new RowError(
-          row,
-          column,
-          'RANGE',
-          `${column} is ${value}; it may be a whole number from ${minimum} to ${maximum}`
-        )
+        throw new RowError(row, column, 'RANGE', {
+          en: `${column} is ${value}; it may be a whole number from ${minimum} to ${maximum}`,
+          fr: `${column} vaut ${value} ; c’est un nombre entier de ${minimum} à ${maximum}`
+        })
       return value
     },
     oneOf<const V extends string>(column: string, values: readonly V[]): V | undefined {
       const value = text(column, 40)
       const known = values.find((each) => each === value)
       if (value !== undefined && known === undefined)
-        throw new RowError(
-          row,
-          column,
-          'VALUE',
-          `${column} is ${JSON.stringify(value)}; it is one of ${values.join(', ')}`
-        )
+        throw new RowError(row, column, 'VALUE', {
+          en: `${column} is ${JSON.stringify(value)}; it is one of ${values.join(', ')}`,
+          fr: `${column} vaut ${JSON.stringify(value)} ; c’est l’un de ${values.join(', ')}`
+        })
       return known
     },
     /** Without an offset the time is UTC. */
@@ -353,28 +409,27 @@ function cellsOf(row: number, fields: ReadonlyMap<string, string>) {
         Number.isNaN(at) ||
         new Date(Date.UTC(Number(year), Number(month) - 1, Number(day))).getUTCDate() !== Number(day)
       ) {
-        throw new RowError(
-          row,
-          column,
-          'TIME',
-          `${column} is ${JSON.stringify(value)}, not a time such as 2024-03-31T08:30:00Z or 2024-03-31 08:30`
-        )
+        throw new RowError(row, column, 'TIME', {
+          en: `${column} is ${JSON.stringify(value)}, not a time such as 2024-03-31T08:30:00Z or 2024-03-31 08:30`,
+          fr: `${column} vaut ${JSON.stringify(value)}, qui n’est pas une date comme 2024-03-31T08:30:00Z ou 2024-03-31 08:30`
+        })
       }
       if (at > Date.now() + FUTURE_TOLERANCE_MILLISECONDS)
-        throw new RowError(row, column, 'TIME', `${column} is ${value}, which is in the future`)
+        throw new RowError(row, column, 'TIME', {
+          en: `${column} is ${value}, which is in the future`,
+          fr: `${column} vaut ${value}, qui est dans l’avenir`
+        })
       return at
     },
     barcodes(column: string): string[] | undefined {
-      const value = text(column, 800)
+      const value = text(column, BARCODES_MAX_LENGTH)
       const codes = value?.split('|').map((each) => each.trim())
       const bad = codes?.find((each) => !BARCODE.test(each))
       if (bad !== undefined)
-        throw new RowError(
-          row,
-          column,
-          'VALUE',
-          `${column} is ${JSON.stringify(bad)}; a barcode is 4–64 letters, digits, dots or dashes (several are joined by |)`
-        )
+        throw new RowError(row, column, 'VALUE', {
+          en: `${column} is ${JSON.stringify(bad)}; a barcode is 4–64 letters, digits, dots or dashes (several are joined by |)`,
+          fr: `${column} vaut ${JSON.stringify(bad)} ; un code-barres compte 4 à 64 lettres, chiffres, points ou tirets (plusieurs sont joints par |)`
+        })
       return codes
     }
   }

@@ -4,6 +4,7 @@ import {
   type Agent,
   type AuditEntry,
   type JobContext,
+  type Locale,
   Problem,
   type Tenant,
   type Transaction
@@ -51,13 +52,21 @@ interface Group {
   readonly rows: readonly MovementRow[]
 }
 
-/** Reads the whole file against the ledger as it stands, stores nothing, and says of each row what is wrong with it. */
-export async function rehearse(tenant: Tenant, path: string, options: ReadOptions): Promise<ImportReport> {
+/**
+ * Reads the whole file against the ledger as it stands, stores nothing, and says of each row what is wrong with it.
+ * @param locale language of the messages
+ */
+export async function rehearse(
+  tenant: Tenant,
+  path: string,
+  options: ReadOptions,
+  locale: Locale
+): Promise<ImportReport> {
   const errors: ImportError[] = []
   let rejected = 0
   const refuse = (error: RowError) => {
     if (++rejected <= ERRORS_SHOWN)
-      errors.push({ row: error.row, column: error.column, code: error.code, message: error.message })
+      errors.push({ row: error.row, column: error.column, code: error.code, message: error.message[locale] })
   }
   const report = { kind: options.kind, dryRun: true, rows: 0, accepted: 0, created: 0, updated: 0, errors }
   const author = { actor: 'rehearsal', requestId: 'rehearsal' }
@@ -100,7 +109,11 @@ function tryPost(book: Book, draft: Draft, { row, line }: MovementRow, author: A
   } catch (error) {
     if (!(error instanceof Problem)) throw error
     const column = error instanceof ItemNotFound ? 'itemCode' : null
-    return new RowError(row, column, error.code, error.message.replace(/^Line 1: /, ''))
+    // The file counts its rows itself.
+    return new RowError(row, column, error.code, {
+      en: error.detail('en').replace(/^Line 1: /, ''),
+      fr: error.detail('fr').replace(/^Ligne 1 : /, '')
+    })
   }
 }
 

@@ -13,6 +13,7 @@ import { catalogueRoutes, locationRoutes } from './routes-catalogue.js'
 import { itemRoutes } from './routes-items.js'
 import { ledgerRoutes, movementRoutes } from './routes-movements.js'
 import { defineImportJobs, transferRoutes } from './routes-transfer.js'
+import { INDEXED_TEXT } from './search-text.js'
 
 const RESERVATION_SWEEP_SECONDS = 30
 /** LedgerProofStale fires when two in a row are missed. */
@@ -39,11 +40,13 @@ async function inventory(app: FastifyInstance, options: InventoryOptions): Promi
           table: 'item_texts',
           rebuild: [
             "insert into item_search (item_search) values ('delete-all')",
-            'insert into item_search (rowid, text) select item_id, text from item_texts'
+            `insert into item_search (rowid, text) select item_id, ${INDEXED_TEXT} from item_texts`
           ],
           follow: {
             remove: ['delete from item_search where rowid = ?'],
-            put: ['insert into item_search (rowid, text) select item_id, text from item_texts where item_id = ?']
+            put: [
+              `insert into item_search (rowid, text) select item_id, ${INDEXED_TEXT} from item_texts where item_id = ?`
+            ]
           }
         }
       }

@@ -1,18 +1,29 @@
 import { type Kysely, type RawBuilder, type SelectQueryBuilder, sql } from 'kysely'
 import { isPostgres } from '../../migrations/columns.js'
-import { decodeCursor, encodeCursor, type Prepared, prepared, slots } from '../../plugins/contracts.js'
+import { decodeCursor, encodeCursor, type Prepared, prepared } from '../../plugins/contracts.js'
 import type { ItemQuery } from '../../schemas/inventory.js'
 import { faceOf, gathered, itemsWithStock, type ListedItem, type Page, rowsOf, rowTexts } from './item-rows.js'
+import {
+  categoryId,
+  type Filter,
+  type ListPlan,
+  matched,
+  nameOf,
+  type Order,
+  planList,
+  slot,
+  type Values
+} from './list-plan.js'
 import { anchored, fold, likePattern, matchPhrase } from './search-text.js'
 import { INTERNAL_KINDS, type InventoryTables } from './tables.js'
 
-type Sort = NonNullable<ItemQuery['sort']>
 const SORTS = {
   itemCode: { column: 'i.code', id: 'i.id', type: 'string' },
   name: { column: 'i.name', id: 'i.id', type: 'string' },
   onHand: { column: 't.on_hand', id: 't.item_id', type: 'number' },
   value: { column: 't.value', id: 't.item_id', type: 'number' }
 } as const
+const WALK = { column: 'w.name', id: 'w.item_id', type: 'string' } as const
 const KEYS: Record<keyof typeof SORTS, (row: ListedItem) => string | number> = {
   itemCode: ({ code }) => code,
   name: (row) => faceOf(row).name,
@@ -30,30 +41,18 @@ type RowsQuery = SelectQueryBuilder<
   object
 >
 
-/** What differs between two lists of one shape. */
-interface Values {
-  /** For the text index. */
-  q: string
-  /** For the text itself. */
-  text: string
-  category: string
-  status: string
-  location: string
-  key: string | number
-  id: number
-  limit: number
-}
-
-const slot = slots<Values>()
 /** One for each combination of filters. */
 const lists = new Map<string, Prepared<Partial<Values>, Page>>()
 
-/** A page in keyset order; one row more than asked says that there is another. */
-export async function listItems(root: Kysely<unknown>, query: ItemQuery) {
+/**
+ * A page in keyset order; one row more than asked says that there is another.
+ * @param planner how the items are looked for; what is found is the same
+ */
+export async function listItems(root: Kysely<unknown>, query: ItemQuery, planner = planList) {
   const { limit = 50, cursor, category, location, status } = query
-  const words = fold(query.q ?? '')
+  const words = query.q === undefined ? '' : fold(query.q)
   // What was searched comes in the index's own order unless another is asked for: sorting every match is the slow part.
-  const order: Sort | 'match' = query.sort ?? (words === '' ? 'itemCode' : 'match')
+  const order: Order = query.sort ?? (words === '' ? 'itemCode' : 'match')
   const { purpose, keyOf, shape } = orderOf(order)
   const after = decodeCursor(purpose, cursor, shape)
   const values: Partial<Values> = { limit: limit + 1 }
@@ -65,56 +64,12 @@ export async function listItems(root: Kysely<unknown>, query: ItemQuery) {
   if (status !== undefined) values.status = status
   if (location !== undefined) values.location = location
   if (after !== undefined) Object.assign(values, { key: after[0], id: after.at(-1) })
-  const plan: ListPlan = {
-    order,
-    values,
-    ...(isPostgres(root) ? PLANNED_BY_THE_SERVER : await planList(root, order, values))
-  }
+  const plan = await planner(root, order, values)
   const { rows } = await root.executeQuery(preparedList(plan)(root, values))
   return {
     rows: rows.flatMap(rowsOf),
     cursorOf: (row: ListedItem) => encodeCursor(purpose, keyOf(row))
   }
-}
-
-interface ListPlan {
-  order: Sort | 'match'
-  /** Which of them are given is what counts. */
-  values: Partial<Values>
-  /** The filter that few items pass: they are found by it and sorted. Otherwise the order is walked until a page is full. */
-  narrow: Filter | undefined
-  /** Looks for the words in each text instead of in the index, which takes its time for words that many items have. */
-  byText: boolean
-}
-const PLANNED_BY_THE_SERVER = { narrow: undefined, byText: false }
-
-type Filter = 'status' | 'category' | 'q'
-const FILTERS: readonly Filter[] = ['status', 'category', 'q']
-/** Items that are sorted in a few milliseconds. */
-const NARROW_MAX = 4_000
-const probe = (source: RawBuilder<unknown>) =>
-  prepared<Partial<Values>, { items: number }>(
-    () => sql`select count(*) as items from (select 1 from ${source} limit ${sql.lit(NARROW_MAX + 1)})`
-  )
-const PROBES: Record<Filter, Prepared<Partial<Values>, { items: number }>> = {
-  status: probe(sql`item_totals where status = ${slot('status')}`),
-  category: probe(sql`items where category_id = (select id from categories where name = ${slot('category')})`),
-  q: probe(sql`item_search where item_search match ${slot('q')}`)
-}
-
-/** SQLite keeps no statistics of what is in a column, so it is counted, as far as it matters. */
-async function planList(root: Kysely<unknown>, order: Sort | 'match', values: Partial<Values>) {
-  let narrow: Filter | undefined
-  for (const filter of FILTERS) {
-    // In its own order the index is read only until the page is full.
-    if (values[filter] === undefined || (filter === 'q' && order === 'match')) continue
-    const { rows } = await root.executeQuery(PROBES[filter](root, values))
-    if ((rows[0]?.items ?? 0) > NARROW_MAX) continue
-    narrow = filter
-    break
-  }
-  const byText = values.q !== undefined && narrow !== 'q' && (order !== 'match' || narrow !== undefined)
-  return { narrow, byText }
 }
 
 function preparedList(plan: ListPlan): Prepared<Partial<Values>, Page> {
@@ -132,44 +87,69 @@ function listQuery(root: Kysely<unknown>, plan: ListPlan): RawBuilder<Page> {
   const plus = (filter: Filter) =>
     sql.raw(postgres || narrow === filter || (narrow === undefined && filter === 'category' && ordered) ? '' : '+')
   let query: RowsQuery = itemsWithStock(root)
-  if (values.q !== undefined) query = matching(query, postgres, plan.byText)
-  if (values.category !== undefined) {
-    const id = sql`(select id from ${sql.table('categories')} where name = ${slot('category')})`
-    query = query.where(sql<boolean>`${plus('category')}i.category_id = ${id}`)
-  }
+  if (values.q !== undefined) query = matching(query, postgres, plan)
+  // Where the words are looked for by an index, that is asked for the category as well.
+  if (values.category !== undefined && (values.q === undefined || (plan.byText && !isWalk(plan))))
+    query = query.where(sql<boolean>`${plus('category')}i.category_id = ${categoryId()}`)
   if (values.status !== undefined) query = query.where(sql<boolean>`${plus('status')}t.status = ${slot('status')}`)
   if (values.location !== undefined) query = query.where('i.id', 'in', stockedAt(root))
-  const page = inOrder(query, plan).limit(slot('limit')).select(rowTexts(root))
+  const page = inOrder(query, plan, postgres).limit(slot('limit')).select(rowTexts(root))
   return gathered(root, sql`${page}`)
 }
 
+/** The texts are read along an index that holds them in this order. */
+const isWalk = ({ order, byText, narrow }: ListPlan) =>
+  byText && narrow === undefined && (order === 'match' || nameOf(order) === 'name')
+
 /** Items whose search text holds the words, by the trigram index of either engine or by the text itself. */
-function matching(query: RowsQuery, postgres: boolean, byText: boolean): RowsQuery {
-  if (byText) {
+function matching(query: RowsQuery, postgres: boolean, plan: ListPlan): RowsQuery {
+  const category = plan.values.category === undefined ? sql`` : sql`and w.category_id = ${categoryId()}`
+  if (isWalk(plan)) {
+    const texts = sql.table(postgres ? 'item_search' : 'item_texts')
+    return query.innerJoin(sql<{ item_id: number; name: string }>`${texts}`.as<'w'>(sql.ref('w')), (join) =>
+      join.on(
+        sql<boolean>`w.item_id = i.id ${category} and ${postgres ? headHolds() : sql`instr(w.text, ${slot('text')}) > 0`}`
+      )
+    )
+  }
+  if (plan.byText) {
     return query.where(
       sql<boolean>`instr((select x.text from item_texts as x where x.item_id = i.id), ${slot('text')}) > 0`
     )
   }
   const ids = postgres
-    ? sql<{ item_id: number }>`(select item_id from ${sql.table('item_search')} where text like ${slot('q')})`
-    : sql<{ item_id: number }>`(select rowid as item_id from item_search where item_search match ${slot('q')})`
+    ? sql<{
+        item_id: number
+      }>`(select item_id from ${sql.table('item_search')} as w where text like ${slot('q')} ${category})`
+    : sql<{
+        item_id: number
+      }>`(select rowid as item_id from item_search where item_search match ${matched(plan.values)})`
   return query.innerJoin(ids.as<'s'>(sql.ref('s')), (join) =>
     // Without the plus, SQLite may ask the text index anew for every item.
     postgres ? join.onRef('s.item_id', '=', 'i.id') : join.on(sql<boolean>`i.id = +s.item_id`)
   )
 }
 
-function inOrder(query: RowsQuery, { order, values, narrow, byText }: ListPlan): RowsQuery {
+/** The index by name has no text that is too long for it. */
+const headHolds = () => sql`(w.head like ${slot('q')} or (w.head is null and
+  (select x.text from ${sql.table('item_search')} as x where x.item_id = w.item_id) like ${slot('q')}))`
+
+function inOrder(query: RowsQuery, plan: ListPlan, postgres: boolean): RowsQuery {
+  const { order, values, narrow, byText } = plan
   const after = values.id !== undefined
-  // The plus: what is narrow is found by that and then sorted, not looked for along the order.
-  const plus = sql.raw(narrow === undefined ? '' : '+')
+  // What is narrow is found by that and then sorted, not looked for along the order: an expression is in no index.
+  const sorted = (column: string, type: 'string' | 'number') => {
+    if (narrow === undefined) return sql`${sql.ref(column)}`
+    if (!postgres) return sql`+${sql.ref(column)}`
+    return type === 'string' ? sql`(${sql.ref(column)} || '')` : sql`(${sql.ref(column)} + 0)`
+  }
   if (order === 'match') {
-    const id = byText ? sql`${plus}i.id` : sql`s.item_id`
+    const id = isWalk(plan) ? sql`w.item_id` : byText ? sorted('i.id', 'number') : sql`s.item_id`
     const rest = after ? query.where(sql<boolean>`${id} > ${slot('id')}`) : query
     return rest.orderBy(id)
   }
-  const names = SORTS[nameOf(order)]
-  const [column, id] = [sql`${plus}${sql.ref(names.column)}`, sql`${plus}${sql.ref(names.id)}`]
+  const names = isWalk(plan) ? WALK : SORTS[nameOf(order)]
+  const [column, id] = [sorted(names.column, names.type), sorted(names.id, 'number')]
   const descending = order.startsWith('-')
   const direction = descending ? 'desc' : 'asc'
   const comparison = sql.raw(descending ? '<' : '>')
@@ -179,7 +159,7 @@ function inOrder(query: RowsQuery, { order, values, narrow, byText }: ListPlan):
   return rest.orderBy(column, direction).orderBy(id, direction)
 }
 
-function orderOf(order: Sort | 'match') {
+function orderOf(order: Order) {
   if (order === 'match') {
     return { purpose: 'items:match', keyOf: ({ id }: ListedItem) => [id], shape: ['number'] as const }
   }
@@ -190,8 +170,6 @@ function orderOf(order: Sort | 'match') {
     shape: [SORTS[name].type, 'number'] as const
   }
 }
-
-const nameOf = (sort: Sort) => (sort.startsWith('-') ? sort.slice(1) : sort) as keyof typeof SORTS
 
 const stockedAt = (root: Kysely<unknown>) =>
   root

@@ -2,6 +2,7 @@ import { type Kysely, type RawBuilder, sql } from 'kysely'
 import { isPostgres } from '../../migrations/columns.js'
 import { fromMicros, MICROS, proportionMicros } from '../../schemas/decimal.js'
 import type { ItemRow, StockStatus, Tracking } from '../../schemas/inventory.js'
+import type { JsonBytes } from './json-bytes.js'
 import type { InventoryTables } from './tables.js'
 
 export interface ItemWithStock {
@@ -50,8 +51,11 @@ type Face = Pick<ItemRow, keyof typeof FACE>
 /** What other modules know of an item. */
 type Outlook = Pick<ItemRow, 'onOrder' | 'daysOfCover'>
 
+const unitCostOf = ({ on_hand, value, unit_cost }: Amounts) =>
+  on_hand > 0 ? proportionMicros(value, MICROS, on_hand) : unit_cost
+
 function shownAmounts(row: Amounts, showCost: boolean): Omit<ItemRow, keyof Face | keyof Outlook> {
-  const unitCost = row.on_hand > 0 ? proportionMicros(row.value, MICROS, row.on_hand) : row.unit_cost
+  const unitCost = unitCostOf(row)
   return {
     onHand: fromMicros(row.on_hand),
     reserved: fromMicros(row.reserved),
@@ -84,13 +88,20 @@ export function presentRow(row: ItemWithStock, showCost: boolean): Omit<ItemRow,
 export interface ListedItem extends Amounts {
   id: number
   code: string
-  face: string
+  face: Bytes
 }
 
-/** The whole page as two texts: a call for each of its cells costs several times as much. */
+/** A part of what the database has sent. */
+interface Bytes {
+  within: Buffer
+  from: number
+  to: number
+}
+
+/** The whole page as two texts: a call for each of its cells costs several times as much. SQLite hands over their bytes. */
 export interface Page {
-  faces: string | null
-  cells: string | null
+  faces: Buffer | string | null
+  cells: Buffer | string | null
 }
 
 const CELLS = [
@@ -124,36 +135,52 @@ export function rowTexts(root: Kysely<unknown>) {
 /** Gathers the texts of `page`, which come in order, into one row. */
 export function gathered(root: Kysely<unknown>, page: RawBuilder<unknown>): RawBuilder<Page> {
   const join = sql.raw(isPostgres(root) ? 'string_agg' : 'group_concat')
-  return sql<Page>`
-    select ${join}(face, ${sql.lit(SEPARATOR)}) as faces, '[' || ${join}(cells, ',') || ']' as cells from (${page}) p`
+  const [faces, cells] = [sql`${join}(face, ${sql.lit(SEPARATOR)})`, sql`'[' || ${join}(cells, ',') || ']'`]
+  const type = sql.raw(isPostgres(root) ? 'text' : 'blob')
+  return sql<Page>`select cast(${faces} as ${type}) as faces, cast(${cells} as ${type}) as cells from (${page}) p`
 }
+
+const bytesOf = (text: Buffer | string) => (typeof text === 'string' ? Buffer.from(text) : text)
 
 export function rowsOf({ faces, cells }: Page): ListedItem[] {
   if (faces === null || cells === null) return []
-  const texts = faces.split(SEPARATOR)
-  const rows: Cells[] = JSON.parse(cells)
-  return rows.map(
-    ([id, code, on_hand, reserved, value, reorder_point = null, par_level = null, unit_cost = null], i) => ({
-      id,
-      code,
-      face: texts[i] ?? '',
-      on_hand,
-      reserved,
-      value,
-      reorder_point,
-      par_level,
-      unit_cost
-    })
-  )
+  const within = bytesOf(faces)
+  const rows: Cells[] = JSON.parse(cells.toString())
+  let from = 0
+  return rows.map(([id, code, on_hand, reserved, value, reorder_point = null, par_level = null, unit_cost = null]) => {
+    const end = within.indexOf(SEPARATOR, from)
+    const face = { within, from, to: end === -1 ? within.length : end }
+    from = face.to + 1
+    return { id, code, face, on_hand, reserved, value, reorder_point, par_level, unit_cost }
+  })
 }
 
-export const faceOf = ({ face }: ListedItem): Face => JSON.parse(face)
+export const faceOf = ({ face }: ListedItem): Face => JSON.parse(face.within.toString('utf8', face.from, face.to))
 
-/** The row as JSON; the fields and what may be seen are those of `presentRow`. */
-export function rowText(row: ListedItem, showCost: boolean, { onOrder, daysOfCover }: Outlook): string {
-  const { onHand, reserved, available, reorderPoint, parLevel, unitCost, value } = shownAmounts(row, showCost)
-  return (
-    `${row.face.slice(0, -1)},"onHand":${onHand},"reserved":${reserved},"available":${available},"onOrder":${onOrder}` +
-    `,"reorderPoint":${reorderPoint},"parLevel":${parLevel},"unitCost":${unitCost},"value":${value},"daysOfCover":${daysOfCover}}`
-  )
+const NAMES = {
+  onHand: Buffer.from(',"onHand":'),
+  reserved: Buffer.from(',"reserved":'),
+  available: Buffer.from(',"available":'),
+  onOrder: Buffer.from(',"onOrder":'),
+  reorderPoint: Buffer.from(',"reorderPoint":'),
+  parLevel: Buffer.from(',"parLevel":'),
+  unitCost: Buffer.from(',"unitCost":'),
+  value: Buffer.from(',"value":'),
+  daysOfCover: Buffer.from(',"daysOfCover":')
+}
+
+/** Writes the row as JSON; the fields and what may be seen are those of `presentRow`. */
+export function writeRow(out: JsonBytes, row: ListedItem, showCost: boolean, { onOrder, daysOfCover }: Outlook): void {
+  const { within, from, to } = row.face
+  // Without the brace that ends it.
+  out.copy(within, from, to - 1)
+  out.copy(NAMES.onHand).micros(row.on_hand)
+  out.copy(NAMES.reserved).micros(row.reserved)
+  out.copy(NAMES.available).micros(row.on_hand - row.reserved)
+  out.copy(NAMES.onOrder).number(onOrder)
+  out.copy(NAMES.reorderPoint).micros(row.reorder_point)
+  out.copy(NAMES.parLevel).micros(row.par_level)
+  out.copy(NAMES.unitCost).micros(showCost ? unitCostOf(row) : null)
+  out.copy(NAMES.value).micros(showCost ? row.value : null)
+  out.copy(NAMES.daysOfCover).number(daysOfCover).text('}')
 }

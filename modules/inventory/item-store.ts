@@ -6,7 +6,7 @@ import { among, insertRows } from './bulk.js'
 import { listItems } from './item-list.js'
 import { type ItemWithStock, itemRows } from './item-rows.js'
 import { statusOf } from './posting.js'
-import { searchText } from './search-text.js'
+import { INDEXED_TEXT, searchText } from './search-text.js'
 import { DEFAULT_LOT, type InventoryTables } from './tables.js'
 
 /** An item as it is stored, without what the database makes itself. */
@@ -300,20 +300,22 @@ export function createItemStore(root: Kysely<unknown>) {
 export type ItemStore = ReturnType<typeof createItemStore>
 
 async function saveSearch(root: Kysely<unknown>, items: readonly (ItemRecord & { id: number })[]): Promise<void> {
-  const rows = items.map((item) => [item.id, searchText(item)])
   if (isPostgres(root)) {
+    // A trigger adds the name and the category.
     await insertRows(root, {
       table: 'item_search',
       columns: { item_id: 'integer', text: 'text' },
-      rows,
+      rows: items.map((item) => [item.id, searchText(item)]),
       upsertOn: 'item_id'
     })
     return
   }
-  for (const target of [sql`item_search (rowid, text)`, sql`item_texts (item_id, text)`]) {
-    await sql`insert or replace into ${target}
-      select json_extract(value, '$[0]'), json_extract(value, '$[1]') from json_each(${JSON.stringify(rows)})`.execute(
-      root
-    )
-  }
+  await insertRows(root, {
+    table: 'item_texts',
+    columns: { item_id: 'integer', category_id: 'integer', name: 'text', text: 'text' },
+    rows: items.map((item) => [item.id, item.categoryId, item.name, searchText(item)]),
+    upsertOn: 'item_id'
+  })
+  await sql`insert or replace into item_search (rowid, text) select item_id, ${sql.raw(INDEXED_TEXT)} from item_texts
+    where item_id in (select value from json_each(${JSON.stringify(items.map(({ id }) => id))}))`.execute(root)
 }

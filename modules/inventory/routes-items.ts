@@ -5,9 +5,10 @@ import * as schemas from '../../schemas/inventory.js'
 import { createCatalogueStore } from './catalogue-store.js'
 import { type Context, cacheKey, seesCost, tenantOf } from './context.js'
 import { CostHidden, ItemNotFound, UnitNotFound } from './errors.js'
-import { rowText } from './item-rows.js'
+import { writeRow } from './item-rows.js'
 import { createItemStore } from './item-store.js'
 import { createItem, loadItem, outlookFor, patchItem, removeItem } from './items.js'
+import { writeJson } from './json-bytes.js'
 import { createLedgerQueries } from './ledger-queries.js'
 import { STOCK_CACHE } from './movements.js'
 
@@ -38,8 +39,14 @@ export const itemRoutes: FastifyPluginAsyncTypebox<Context> = async (app, contex
         const { data, page } = pageOf(rows, request.query.limit ?? 50, cursorOf, (row) => row)
         const codes = data.map(({ code }) => code)
         const outlookOf = await outlookFor(context, tenant, codes)
-        const texts = data.map((row) => rowText(row, showCost, outlookOf(row.code, row.on_hand - row.reserved)))
-        return `{"data":[${texts.join()}],"page":${JSON.stringify(page)}}`
+        return writeJson((out) => {
+          out.text('{"data":[')
+          for (const [i, row] of data.entries()) {
+            if (i > 0) out.text(',')
+            writeRow(out, row, showCost, outlookOf(row.code, row.on_hand - row.reserved))
+          }
+          out.text(`],"page":${JSON.stringify(page)}}`)
+        })
       })
     }
   )

@@ -4,7 +4,7 @@ import { Readable } from 'node:stream'
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from 'typebox'
 import { v7 as uuidv7 } from 'uuid'
-import { access, agentOf } from '../../plugins/contracts.js'
+import { access, agentOf, localeOf } from '../../plugins/contracts.js'
 import { Closed, Job, PageQuery, problems } from '../../schemas/common.js'
 import * as schemas from '../../schemas/inventory.js'
 import { authorOf, type Context, seesCost, tenantOf } from './context.js'
@@ -13,7 +13,7 @@ import { exportCsv, exportNdjson } from './exports.js'
 import { parseMap, type ReadOptions } from './import-reader.js'
 import { createImportStore, presentRun } from './import-store.js'
 import { IMPORT_CACHE, IMPORT_JOB, moveTo, rehearse, runImport, runUndo, UNDO_JOB } from './imports.js'
-import { spoolUpload } from './spool.js'
+import { EMPTY, spoolUpload } from './spool.js'
 
 const tags = ['import and export']
 const UPLOAD_TYPES = [
@@ -60,11 +60,12 @@ export const transferRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
         }
       },
       async (request, reply) => {
-        if (!(request.body instanceof Readable)) throw new ImportUnreadable({ reason: 'it is empty (0 bytes)' })
+        if (!(request.body instanceof Readable)) throw new ImportUnreadable({ reason: EMPTY })
         const { kind } = request.params
         const { dryRun = false, map, type } = request.query
         const format = request.headers['content-type']?.includes('ndjson') === true ? 'ndjson' : 'csv'
         const options: ReadOptions = { kind, format, map: parseMap(kind, map), type }
+        const locale = localeOf(request)
         const tenant = tenantOf(request)
         const importId = uuidv7()
         const path = join(spoolDir, `${importId}.${format}`)
@@ -72,7 +73,7 @@ export const transferRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
         let kept = false
         try {
           const start = async () => {
-            const report = await rehearse(tenant, path, options)
+            const report = await rehearse(tenant, path, options, locale)
             if (report.accepted < report.rows) {
               const { errors } = report
               throw new ImportRefused({
@@ -104,7 +105,10 @@ export const transferRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
             kept = true
             return jobs.start(tenant, IMPORT_JOB, { importId })
           }
-          if (dryRun) return reply.code(200).send(await rehearse(tenant, path, options))
+          if (dryRun) {
+            const report = await rehearse(tenant, path, options, locale)
+            return reply.code(200).header('content-language', locale).send(report)
+          }
           return await answers.job(request, reply, start, fingerprint)
         } finally {
           // Once the import is on record the file is the job's.

@@ -30,5 +30,12 @@ export const anchored = (folded: string): string => {
 
 /** For FTS5: one quoted phrase. */
 export const matchPhrase = (folded: string): string => `"${anchored(folded).replaceAll('"', '""')}"`
+/**
+ * SQL of one trigram that stands for a category and that nobody can type: of the text index it is a list of the items of the
+ * category, which is narrowed down together with those of the words.
+ */
+export const categoryMark = (id: string): string => `char(2, 57344 + ${id} / 6400, 57344 + ${id} % 6400)`
+/** SQL of what FTS5 indexes of a row of `item_texts`. */
+export const INDEXED_TEXT = `iif(category_id is null, '', ${categoryMark('category_id')}) || text`
 /** For LIKE, its wildcards escaped. */
 export const likePattern = (folded: string): string => `%${anchored(folded).replace(/[\\%_]/g, '\\$&')}%`

@@ -7,6 +7,7 @@ import { createGunzip } from 'node:zlib'
 import { PayloadTooLarge } from '../../plugins/contracts.js'
 import { ImportUnreadable } from './errors.js'
 
+export const EMPTY = { en: 'it is empty (0 bytes)', fr: 'il est vide (0 octet)' }
 const FILE_MAX_BYTES = 1024 ** 3
 const GZIP_MAGIC = [0x1f, 0x8b]
 /** Tables shrink to a tenth or a twentieth. What grows so much more, and beyond this size, is made to fill a disk. */
@@ -38,8 +39,11 @@ export async function spoolUpload(upload: Readable, path: string): Promise<strin
       throw new ImportUnreadable({
         reason:
           error.message === 'unexpected end of file'
-            ? 'the gzip file is cut off'
-            : `it is not a sound gzip file (${error.message})`
+            ? { en: 'the gzip file is cut off', fr: 'le fichier gzip est tronqué' }
+            : {
+                en: `it is not a sound gzip file (${error.message})`,
+                fr: `ce n’est pas un fichier gzip correct (${error.message})`
+              }
       })
     }
     throw error
@@ -50,7 +54,7 @@ export async function spoolUpload(upload: Readable, path: string): Promise<strin
 async function sniff(upload: Readable): Promise<{ stream: Readable; gzip: boolean }> {
   const chunks = upload[Symbol.asyncIterator]()
   const first = await chunks.next()
-  if (first.done === true) throw new ImportUnreadable({ reason: 'it is empty (0 bytes)' })
+  if (first.done === true) throw new ImportUnreadable({ reason: EMPTY })
   const head = Buffer.from(first.value)
   async function* all() {
     yield head
@@ -74,7 +78,12 @@ function checked(hash: ReturnType<typeof createHash>, bytesAllowed: () => number
   let bytes = 0
   let rows = 1
   const refuse = (at: number) =>
-    new ImportUnreadable({ reason: `line ${at} holds bytes that are not UTF-8 text; save the file as UTF-8` })
+    new ImportUnreadable({
+      reason: {
+        en: `line ${at} holds bytes that are not UTF-8 text; save the file as UTF-8`,
+        fr: `la ligne ${at} contient des octets qui ne sont pas de l’UTF-8 ; enregistrez le fichier en UTF-8`
+      }
+    })
   return new Transform({
     transform(chunk: Buffer, _encoding, done) {
       bytes += chunk.length
@@ -93,7 +102,7 @@ function checked(hash: ReturnType<typeof createHash>, bytesAllowed: () => number
     flush(done) {
       try {
         decoder.decode()
-        done(bytes === 0 ? new ImportUnreadable({ reason: 'it is empty (0 bytes)' }) : null)
+        done(bytes === 0 ? new ImportUnreadable({ reason: EMPTY }) : null)
       } catch {
         done(refuse(rows))
       }

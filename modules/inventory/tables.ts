@@ -38,7 +38,9 @@ export type InventoryTables = {
     superseded_at: number | null
   }
   item_barcodes: { barcode: string; item_id: number }
+  /** On PostgreSQL the texts themselves; on SQLite the index of those in `item_texts`. */
   item_search: { item_id: number; rowid: number; text: string }
+  item_texts: { item_id: number; text: string; name: string; category_id: number | null }
   locations: {
     id: Generated<number>
     code: string

@@ -15,8 +15,8 @@ export interface ArchiveKeys {
 /** Nothing we have opens it. */
 export class KeyRefused extends Error {}
 
-/** 2^18 rounds of scrypt, 256 MB: a second for us, and for each guess of somebody else. */
-const SCRYPT_WORK_FACTOR = 18
+/** 2^17 rounds of scrypt, 128 MB: half a second for us, and for each guess of somebody else. */
+const SCRYPT_WORK_FACTOR = 17
 /** A stream that fails forgets what is still queued; less than a chunk of age's at a time, so that what is whole is seen first. */
 const PIECE_BYTES = 32_768
 const KEY_FILE = /^[0-9a-f]{16}\.age$/
