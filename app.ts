@@ -24,6 +24,7 @@ import inventory, {
   stockGauges
 } from './modules/inventory/index.js'
 import privacy from './modules/privacy/index.js'
+import realtime from './modules/realtime/index.js'
 import slo from './modules/slo/index.js'
 import webhooks from './modules/webhooks/index.js'
 import type { Config } from './plugins/config.js'
@@ -74,7 +75,7 @@ export async function app(
       docs: config.DOCS === 'on'
     }
   })
-  const { authorize } = service.getDecorator<Auth>('auth')
+  const { authorize, stillAllowed } = service.getDecorator<Auth>('auth')
   const tenants = service.getDecorator<Tenants>('tenants')
   const options = { prefix: '/api', authorize }
   const all = () => tenants.all()
@@ -117,6 +118,7 @@ export async function app(
     allowedHosts: config.WEBHOOK_ALLOWED_HOSTS?.split(',').map((each) => each.trim()) ?? [],
     tenants: all
   })
+  await service.register(realtime, { ...options, stillAllowed })
   await service.register(backups, {
     ...options,
     proofs: [ledgerProof, trailProof],

@@ -166,6 +166,13 @@ export function createAuth(app: FastifyInstance, options: AuthOptions): Auth {
     enterTenant,
     requireSameSite,
     cookies,
+    stillAllowed: async (request) => {
+      try {
+        return (await decide(request)) === undefined
+      } catch {
+        return false
+      }
+    },
     areas: () => [...areas].sort(),
     claims: (request) => {
       const principal = request.getDecorator<Principal | null>('principal')

@@ -232,6 +232,8 @@ export interface Auth extends Tokens {
   requireSameSite(request: FastifyRequest): void
   /** Gives a public route, such as the login, its tenant. Rejects or throws when there is no such tenant. */
   enterTenant(request: FastifyRequest, tenantId: string): Tenant | Promise<Tenant>
+  /** Whether a request that was let in still would be; for connections that outlive their request. */
+  stillAllowed(request: FastifyRequest): Promise<boolean>
   /** Whoever issues tokens also says which of them no longer count; asked at every request. */
   refuseWhen(check: RevocationCheck): void
   /** Bearer tokens of one more kind, told by how they begin. */
@@ -360,6 +362,14 @@ export interface EventHandler {
 export interface Events {
   /** At-least-once: a handler must be safe to repeat. */
   subscribe(handler: EventHandler): void
+}
+
+/** Tells all processes of the deployment something, without keeping it: a decorator, `broadcast`. */
+export interface Broadcast {
+  /** To all who listen, this process included, once or not at all. Without Redis this process alone hears it. */
+  send(channel: string, text: string): void
+  /** `onGap`: something may have been missed, so what was made of it should be made anew. One listener for each channel. */
+  listen(channel: string, heard: (text: string) => void, onGap?: () => void): void
 }
 
 /** Small upkeep of every tenant's data, on every node; harmless when two nodes do it at once. */

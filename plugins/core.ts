@@ -9,6 +9,7 @@ import { createAnswers, forgetOldKeys } from './answers.js'
 import { ArchiveService, type ArchiveSettings, releaseCaptures } from './archive.js'
 import { type AuditService, createAudit } from './audit.js'
 import { createAuth } from './auth.js'
+import { createBroadcast } from './broadcast.js'
 import { createCaches } from './cache.js'
 import type { Member } from './cluster.js'
 import { createCompute } from './compute.js'
@@ -195,6 +196,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   app.decorate('tenants', tenants)
   app.decorate('redis', redis?.client ?? null)
   app.decorate('sharedStore', redis)
+  app.decorate('broadcast', createBroadcast(redis))
   app.decorate('registry', registry)
   app.decorate('caches', caches)
   app.decorate('events', events)

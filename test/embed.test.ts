@@ -146,6 +146,7 @@ const hosts: Record<string, string> = {
   await call('POST', '/x/webhooks', { url: 'https://169.254.169.254/', topics: ['inventory.stock.moved'] })`,
     `, secretsKeys: [{ id: 'k1', secret: 'Zr8#kq2Lw9-Tn4vXb7yHd3mPf6sJg1cQ' }]`
   ),
+  realtime: host('realtime', ', stillAllowed: async () => true', `await call('GET', '/x/realtime')`),
   privacy: host(
     'privacy',
     `, holders: [{
@@ -404,6 +405,7 @@ t.test('each module alone in a bare Fastify app, on both databases', async (t) =
       { status: 200, body: { tokenType: 'Bearer', user: { username: 'ada' } } },
       { status: 401, body: { code: String } }
     ],
+    realtime: [{ status: 406, body: { code: 'REALTIME_NOT_ACCEPTABLE' } }],
     webhooks: [
       { status: 201, body: { active: true, secret: /^whsec_/ } },
       { status: 422, body: { code: 'WEBHOOK_TARGET_REFUSED', reason: 'address' } }

@@ -163,6 +163,9 @@ async function furnish(t: Test, call: Call) {
   await must('PUT', `/api/ai/regressors/${regressor.id}/values`, { values: [{ date: day, value: 7 }] })
   const found = await must('POST', '/api/ai/consumption/detect-anomalies', { itemCodes: ['ALPHA-1'] })
   t.ok(found.data.length > 0, 'an anomaly was found')
+  const backup = await must('POST', '/api/backups', undefined, { prefer: 'wait=30' })
+  t.equal(backup.status, 'succeeded', JSON.stringify(backup))
+  const [archive] = (await must('GET', '/api/backups')).data
   const webhook = await must('POST', '/api/webhooks', WEBHOOK)
   const delivery = await must('POST', `/api/webhooks/${webhook.id}/test`)
   const sent = `/api/webhooks/${webhook.id}/deliveries/${delivery.id}`
@@ -170,6 +173,7 @@ async function furnish(t: Test, call: Call) {
   // Else it would be tried again while the owner's database is watched.
   await must('PATCH', `/api/webhooks/${webhook.id}`, { active: false })
   return {
+    backups: String(archive?.id),
     webhooks: String(webhook.id),
     deliveries: String(delivery.id),
     movements: movement.id,
@@ -244,19 +248,27 @@ const bodies: Record<string, object | string> = {
   'POST /api/anomalies/:id/acknowledge': {},
   'POST /api/anomalies/:id/resolve': { verdict: 'dismissed' },
   'POST /api/webhooks': { ...WEBHOOK, url: 'https://beta.invalid/in' },
-  'PATCH /api/webhooks/:id': { active: false }
+  'PATCH /api/webhooks/:id': { active: false },
+  'PUT /api/log-level': { level: 'info' }
 }
 /** Writes that take none. */
 const BODILESS =
-  /^POST \/api\/(auth\/(logout|2fa\/totp|2fa\/recovery-codes|2fa\/passkey\/options|passkeys\/options)|users\/:id\/link|reservations\/:id\/(post|void)|imports\/:id\/undo|ai\/forecast\/aggregate\/train|webhooks\/.+|privacy\/subjects\/:id\/erase)$|^DELETE /
+  /^POST \/api\/(auth\/(logout|2fa\/totp|2fa\/recovery-codes|2fa\/passkey\/options|passkeys\/options)|users\/:id\/link|reservations\/:id\/(post|void)|imports\/:id\/undo|ai\/forecast\/aggregate\/train|webhooks\/.+|backups(\/.+)?|privacy\/subjects\/:id\/erase)$|^DELETE /
 
 /** What a read must be asked to show the owner's own. */
 const queries: Record<string, string> = {
   'GET /api/ai/forecast/aggregate': '?level=category&key=Alpha-category'
 }
 
-/** What belongs to a user, of whom the tokens of this file are none. */
-const OF_USERS = new Set(['GET /api/privacy/me'])
+/** What shows nothing to whoever asks here, owner or not. */
+const SHOWN_TO_NOBODY: Record<string, number> = {
+  // The tokens of this file belong to no user.
+  'GET /api/privacy/me': 404,
+  // Where there are many tenants, their administrators do not run the service.
+  'GET /api/log-level': 403,
+  // A stream; test/realtime.test.ts listens to it.
+  'GET /api/realtime': 406
+}
 
 function fill({ method, url }: Route, ids: Ids): { url: string; body?: object | string } | string {
   const kind = url.split('/')[url.startsWith('/api/ai/') ? 3 : 2] ?? ''
@@ -290,6 +302,11 @@ await eachDialect(t, async (t, dialect) => {
     DATA_DIR: folder,
     TENANCY: 'multi',
     ...hosts,
+    // One that is asked for, and none by schedule while the owner's database is watched.
+    BACKUP_URL: temporaryFolder(t),
+    BACKUP_PASSPHRASE: 'correct horse battery staple',
+    BACKUP_INCREMENT_SECONDS: '0',
+    BACKUP_DRILL_DAYS: '0',
     ...(database === undefined ? {} : { DATABASE_URL: database.url })
   }
   const { app, routes, tenants, as } = await open(t, env)
@@ -321,11 +338,12 @@ await eachDialect(t, async (t, dialect) => {
       }
       if (route.method === 'GET') {
         const own = await alpha('GET', request.url)
-        t.equal(own.status, OF_USERS.has(name) ? 404 : 200, `${name}: its owner sees it`)
+        const nobodys = SHOWN_TO_NOBODY[name]
+        t.equal(own.status, nobodys ?? 200, `${name}: its owner sees it`)
         for (const headers of [{}, { 'if-none-match': String(own.headers.etag) }]) {
           const other = await beta('GET', request.url, undefined, headers)
           const same = other.status === 304
-          t.ok(same || [200, 404].includes(other.status), `${name}: the other gets ${other.status}`)
+          t.ok(same || [200, 404, nobodys].includes(other.status), `${name}: the other gets ${other.status}`)
           // The validator is made of the bytes: it holds where both have the same nothing to show.
           const shown = same ? own.text : other.text
           // A problem repeats the code or id that was asked for.

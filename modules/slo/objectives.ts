@@ -6,7 +6,7 @@
 /** Probes, scrapes, documents and paths that do not exist: nobody's work. By route template, as Prometheus matches (whole). */
 export const NOT_COUNTED = '/health.*|/metrics|/docs.*|/openapi.json|unmatched'
 /** What takes long by its nature counts for availability, not for latency. */
-export const LONG = '.*/(import|imports|export|verify|train|derive|detect-anomalies|erase|replay|test)(/.*)?'
+export const LONG = '.*/(import|imports|export|verify|train|derive|detect-anomalies|erase|replay|test|realtime)(/.*)?'
 
 export const PERIOD_DAYS = 30
 

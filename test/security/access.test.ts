@@ -25,6 +25,7 @@ const RULES: Record<Role | 'public', readonly string[]> = {
     'POST /api/auth/setup'
   ],
   viewer: [
+    'GET /api/realtime',
     'POST /api/auth/logout',
     'GET /api/auth/me',
     'POST /api/auth/password',
