@@ -7,7 +7,6 @@ import { postgresPlacements } from './dialects/placed.js'
 import { SCHEMA_PREFIX } from './dialects/postgres.js'
 import { openSide } from './mirror/link.js'
 import { portabilityOf } from './portable/index.js'
-import type { Tenants } from './tenants.js'
 
 export { ArchiveService } from './archive/archives.js'
 export type { ArchiveSettings } from './archive/operations.js'
@@ -64,14 +63,16 @@ export async function restoreTenant(
 }
 
 /** Where increments are not made any more, nobody would ever forget what is noted. */
-export async function releaseCaptures(tenants: Pick<Tenants, 'all' | 'migrations'>, database: Where): Promise<void> {
-  for (const { id, db, dialect } of await tenants.all()) {
-    const found =
-      dialect === 'sqlite'
-        ? sql`select 1 from sqlite_schema where name = 'backup_capture'`
-        : sql`select 1 from pg_catalog.pg_tables where schemaname = ${SCHEMA_PREFIX + id} and tablename = 'backup_capture'`
-    if ((await found.execute(db)).rows.length === 0) continue
-    const side = await openSide(placeOf(database, id), portabilityOf(tenants.migrations()), 'backup')
-    await side.release().finally(() => side.close())
-  }
+export async function releaseCapture(
+  { id, db, dialect }: TenantCopy,
+  database: Where,
+  sets: readonly MigrationSet[]
+): Promise<void> {
+  const found =
+    dialect === 'sqlite'
+      ? sql`select 1 from sqlite_schema where name = 'backup_capture'`
+      : sql`select 1 from pg_catalog.pg_tables where schemaname = ${SCHEMA_PREFIX + id} and tablename = 'backup_capture'`
+  if ((await found.execute(db)).rows.length === 0) return
+  const side = await openSide(placeOf(database, id), portabilityOf(sets), 'backup')
+  await side.release().finally(() => side.close())
 }

@@ -85,9 +85,11 @@ export interface BackupConfig {
 }
 
 /** @throws ConfigError when a variable that another one needs is not set */
-export function backupsOf(env: Variables): BackupConfig | undefined {
+export function backupsOf(env: Variables, databaseUrl: string): BackupConfig | undefined {
   const { BACKUP_URL: url } = env
   if (url === undefined) return undefined
+  if (databaseUrl === 'sqlite::memory:')
+    throw new ConfigError('BACKUP_URL is set beside a database in memory, which has no backups; it may be left out')
   const retention = { increments: 0, daily: 0, weekly: 0, monthly: 0 }
   for (const pair of env.BACKUP_RETENTION.split(',')) {
     const rule = RULES.find((name) => pair.startsWith(`${name}:`))

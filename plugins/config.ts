@@ -293,7 +293,7 @@ export function loadConfig(variables: Record<string, string | undefined>): Confi
     secretsKeys: secretKeys(environment, 'SECRETS_KEY', 'SECRETS_KEYS', join(dataDir, 'secrets-key')),
     databaseServers: databaseServers(environment.DATABASE_SERVERS, databaseUrl, environment.TENANCY),
     rateLimits: rateLimitsOf(environment.RATE_LIMITS),
-    backups: backupsOf(environment),
+    backups: backupsOf(environment, databaseUrl),
     ...(postgresTls === undefined ? {} : { postgresTls }),
     ...(redisTls === undefined ? {} : { redisTls }),
     ...telemetry(environment)

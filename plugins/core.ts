@@ -6,7 +6,7 @@ import type { FastifyInstance, FastifyRequest, onRequestHookHandler } from 'fast
 import fp from 'fastify-plugin'
 import { coreMigrations } from '../migrations/core.js'
 import { createAnswers, forgetOldKeys } from './answers.js'
-import { ArchiveService, type ArchiveSettings, releaseCaptures } from './archive.js'
+import { ArchiveService, type ArchiveSettings, releaseCapture } from './archive.js'
 import { type AuditService, createAudit } from './audit.js'
 import { createAuth } from './auth.js'
 import { createBroadcast } from './broadcast.js'
@@ -158,6 +158,11 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   periodic.every(10, 'outbox', async (tenant) => events.wake(tenant))
   periodic.every(30, 'outbox count', events.count)
   periodic.every(3_600, 'idempotency keys', forgetOldKeys)
+  // Not at once: a command at the console knows of no backups, and must not end those of the service.
+  if (archives?.increments !== true && options.mode !== 'worker')
+    periodic.every(3_600, 'changes noted for backups', (tenant) =>
+      releaseCapture(tenant, whereabouts, tenants.migrations())
+    )
   const { mirror } = options
   if (mirror !== undefined) {
     mirrorMetrics(registry, mirror)
@@ -243,7 +248,6 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     await tenants.ready().catch((error) => {
       throw startFailure(error)
     })
-    if (archives?.increments !== true) await releaseCaptures(tenants, whereabouts)
     await jobs.ready()
     periodic.start()
     started()

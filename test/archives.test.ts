@@ -17,6 +17,7 @@ import { type ArchiveKeys, Keyring } from '../plugins/archive/keys.js'
 import { checkArchive, openArchive } from '../plugins/archive/read.js'
 import { type ArchiveStore, openStore } from '../plugins/archive/store.js'
 import { fullArchive } from '../plugins/archive/write.js'
+import { loadConfig } from '../plugins/config.js'
 import type { ArchiveEntry, PortableRow, PortableTable } from '../plugins/contracts.js'
 import { spawnNode, temporaryFolder } from './service-process.js'
 import { freePort } from './services.js'
@@ -338,4 +339,49 @@ t.test('a process killed while it writes an archive leaves none', async (t) => {
   await once(child, 'close')
   t.equal(readdirSync(join(folder, 'tenants/main')).length, 1)
   t.same(await openStore({ folder }).list('tenants/main'), [])
+})
+
+t.test('where backups go and who opens them is checked before anything starts', async (t) => {
+  const passphrase = 'kT9-mX2zKp9vLt4yHc8sRd'
+  const base = { DATA_DIR: temporaryFolder(t), BACKUP_URL: '/backups', BACKUP_PASSPHRASE: passphrase }
+  const s3 = {
+    BACKUP_URL: 's3://copies/site/one/',
+    BACKUP_S3_ACCESS_KEY_ID: 'id',
+    BACKUP_S3_SECRET_ACCESS_KEY: 'secret'
+  }
+  const { backups } = loadConfig({ ...base, BACKUP_FULL_AT: '23:05', BACKUP_RETENTION: 'daily:3,increments:1' })
+  t.match(backups, {
+    settings: { store: { folder: '/backups' }, keys: { passphrase } },
+    fullAtMinute: 1_385,
+    retention: { daily: 3, increments: 1, weekly: 0, monthly: 0 }
+  })
+  t.match(loadConfig({ ...base, ...s3, BACKUP_S3_REGION: 'eu-central-1' }).backups?.settings.store, {
+    s3: { bucket: 'copies', prefix: 'site/one/', endpoint: 'https://s3.eu-central-1.amazonaws.com' }
+  })
+  t.equal(loadConfig({ DATA_DIR: base.DATA_DIR }).backups, undefined)
+  for (const [wrong, message] of [
+    [{ BACKUP_PASSPHRASE: '' }, /^BACKUP_PASSPHRASE is not set/],
+    [{ BACKUP_PASSPHRASE: 'short' }, /^BACKUP_PASSPHRASE is a value that is refused \(not shown\)/],
+    [{ BACKUP_PASSPHRASE: 'aaaaaaaaaaaaaaaaaaaaaaaa' }, /too easy to guess/],
+    [{ BACKUP_RECIPIENTS: 'age1xyz' }, /only one of the two/],
+    [
+      { BACKUP_PASSPHRASE: '', BACKUP_IDENTITY: passphrase },
+      /^BACKUP_IDENTITY is a value that is refused \(not shown\)/
+    ],
+    [{ BACKUP_URL: 'ftp://host/x' }, /^BACKUP_URL is "ftp/],
+    [{ ...s3, BACKUP_S3_SECRET_ACCESS_KEY: '' }, /^BACKUP_S3_SECRET_ACCESS_KEY is not set/],
+    [{ BACKUP_FULL_AT: '24:00' }, /^BACKUP_FULL_AT is "24:00"/],
+    [{ BACKUP_RETENTION: 'yearly:1' }, /^BACKUP_RETENTION is "yearly:1"/],
+    [{ DATABASE_URL: 'sqlite::memory:' }, /^BACKUP_URL is set beside a database in memory/]
+  ] as const) {
+    t.throws(() => loadConfig({ ...base, ...wrong }), { message }, String(message))
+    const said = (() => {
+      try {
+        return String(loadConfig({ ...base, ...wrong }))
+      } catch (error) {
+        return String(error)
+      }
+    })()
+    t.notOk(said.includes(passphrase), 'and no secret is shown')
+  }
 })

@@ -11,7 +11,7 @@ import S3rver from 's3rver'
 import t, { type Test } from 'tap'
 import { trailProof } from '../modules/audit/index.js'
 import { ledgerProof } from '../modules/inventory/index.js'
-import { restoreTenant } from '../plugins/archive.js'
+import { releaseCapture, restoreTenant } from '../plugins/archive.js'
 import { loadConfig } from '../plugins/config.js'
 import type { Archives, TenantCopy } from '../plugins/contracts.js'
 import type { Tenants } from '../plugins/core.js'
@@ -347,6 +347,9 @@ t.test('where increments are not made any more, nothing is noted', async (t) => 
     t.match(lost, { nothing: 'broken' }, 'changes that were noted elsewhere are not known')
     await app.close()
     const without = await buildApp(t, { dialect, config: { DATABASE_URL: databaseUrl } })
+    t.ok((await notes(databaseUrl)) > 50, 'a start alone ends nothing')
+    const sets = without.getDecorator<Tenants>('tenants').migrations()
+    await releaseCapture(await mainOf(without), { databaseUrl, tenancy: 'single' }, sets)
     t.equal(await notes(databaseUrl), 0)
     t.equal((await client(without, 'admin').post('/api/backups')).body.code, 'BACKUP_NOT_CONFIGURED')
     t.equal((await client(without, 'admin').get('/api/backups')).status, 409)
