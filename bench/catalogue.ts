@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { NewItem } from '../schemas/inventory.js'
 import { random, type Service } from './support.js'
 
@@ -50,15 +51,21 @@ export function catalogueItem(n: number): NewItem & { unitCost: number } {
   }
 }
 
-/** @throws when the service refuses it */
+const TRIES_MAX = 10
+
+/** A service that is too busy is asked again. @throws when it refuses */
 export async function post(service: Service, path: string, body: unknown): Promise<void> {
-  const answer = await fetch(service.url + path, {
-    method: 'POST',
-    headers: { authorization: `Bearer ${service.token}`, 'content-type': 'application/json' },
-    body: JSON.stringify(body)
-  })
-  const text = await answer.text()
-  if (!answer.ok) throw new Error(`POST ${path}: ${answer.status} ${text}`)
+  for (let tries = 1; ; tries++) {
+    const answer = await fetch(service.url + path, {
+      method: 'POST',
+      headers: { authorization: `Bearer ${service.token}`, 'content-type': 'application/json' },
+      body: JSON.stringify(body)
+    })
+    const text = await answer.text()
+    if (answer.ok) return
+    if (answer.status !== 503 || tries === TRIES_MAX) throw new Error(`POST ${path}: ${answer.status} ${text}`)
+    await sleep(1_000)
+  }
 }
 
 /** Creates items over HTTP and gives each stock at `main`, a few of them none. */

@@ -86,7 +86,7 @@ export interface Target {
 }
 
 const dist = (path: string) => fileURLToPath(new URL(`../${path}`, import.meta.url))
-const START_TIMEOUT_MS = 30_000
+const START_TIMEOUT_MS = 90_000
 const CLOCK_TICK_MS = 10
 
 interface TargetOptions {

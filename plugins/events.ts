@@ -56,6 +56,8 @@ export async function appendToOutbox(
 export interface EventService extends Events {
   /** Delivers what the tenant's outbox holds, soon and in the background. */
   wake(tenant: Tenant): void
+  /** The same, and waits for it: who looks after a thousand tenants must not ask for all of them at once. */
+  sweep(tenant: Tenant): Promise<void>
   /** Counts for the metrics what the tenant's outbox holds. */
   count(tenant: Tenant): Promise<void>
   /** Resolves when nothing is being delivered. */
@@ -129,9 +131,15 @@ export function createEvents({ log, registry, tracing }: EventsOptions): EventSe
     delivering.set(tenant.id, run)
   }
 
+  async function sweep(tenant: Tenant): Promise<void> {
+    wake(tenant)
+    await delivering.get(tenant.id)
+  }
+
   return {
     subscribe: (handler) => void handlers.push(handler),
     wake,
+    sweep,
     count,
     idle: async () => {
       while (delivering.size > 0) await Promise.all(delivering.values())

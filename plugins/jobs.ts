@@ -29,7 +29,8 @@ const TIMINGS = {
   workerSweep: 5_000,
   poll: 1_000,
   progress: 500,
-  close: 10_000,
+  /** With what requests take after it, less than the 10 s in which the process is to have ended. */
+  close: 4_000,
   redisAnswer: 200,
   redisLost: 1_000
 }

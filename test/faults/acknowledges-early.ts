@@ -6,7 +6,7 @@ import { pathToFileURL } from 'node:url'
 import Sqlite from 'better-sqlite3'
 import { main, serve } from '../../server.js'
 
-const LATER_MILLISECONDS = 200
+const LATER_MILLISECONDS = 5_000
 
 /** Lets `commit` do nothing, and the next group go on in the transaction that is open, until its time has come. */
 function acknowledgeEarly(): void {

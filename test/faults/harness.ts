@@ -80,6 +80,8 @@ export class Load {
   #running: Promise<unknown> = Promise.resolve()
   #stopped = true
   #next = 0
+  /** When each request that is not answered yet was sent. */
+  readonly #open = new Map<string, number>()
 
   constructor(t: Test) {
     t.teardown(() => this.stop())
@@ -90,7 +92,9 @@ export class Load {
     const client = async () => {
       while (!this.#stopped) {
         const key = `key-${this.#next++}`
+        this.#open.set(key, performance.now())
         const outcome = await post(service, key)
+        this.#open.delete(key)
         this.outcomes.push(outcome)
         if (outcome.status === 201) this.acknowledged.set(key, outcome.text)
         else this.unanswered.add(key)
@@ -106,6 +110,11 @@ export class Load {
     await this.#running
   }
 
+  /** How many requests that were sent before that moment are not answered yet. */
+  openSince(moment: number): number {
+    return [...this.#open.values()].filter((sentAt) => sentAt < moment).length
+  }
+
   /** One that was sent beside it and not acknowledged. */
   with(key: string): this {
     this.unanswered.add(key)
@@ -113,7 +122,7 @@ export class Load {
   }
 
   /** Resolves when so many more were acknowledged. */
-  async more(count: number, timeout = 20_000): Promise<boolean> {
+  async more(count: number, timeout = 40_000): Promise<boolean> {
     const goal = this.acknowledged.size + count
     const deadline = Date.now() + timeout
     while (this.acknowledged.size < goal && Date.now() < deadline) await sleep(10)
