@@ -54,6 +54,11 @@ const BENCHES: Record<string, Bench> = {
     about: 'what logs and traces cost a request: without their hooks, off, on, in turns in one run',
     options: '--pairs 400 --seconds 2 --rounds 12 --connections 32 --items 200'
   },
+  import: {
+    file: 'import.js',
+    about: '541,909 lines as one import, verified and undone, on both databases',
+    options: '(env BENCH_DATA: the folder of data sets)'
+  },
   reads: {
     file: 'reads.js',
     about: 'GET of a forecast past every cache, idle and while training runs, on both databases',
