@@ -34,6 +34,11 @@ const BENCHES: Record<string, Bench> = {
     about: 'GET /metrics with many tenants, idle and at full load, and how many series there are, on both databases',
     options: '--tenants 100 --items 50 --seconds 10 --connections 50'
   },
+  tenants: {
+    file: 'tenants.js',
+    about: 'what a tenant costs on PostgreSQL: to make, to start with, to hold open, to do nothing with',
+    options: '--tenants 1000'
+  },
   backup: {
     file: 'backup.js',
     about: 'backups and restores of a ledger at two sizes: time, throughput, peak memory',
@@ -48,6 +53,11 @@ const BENCHES: Record<string, Bench> = {
     file: 'telemetry.js',
     about: 'what logs and traces cost a request: without their hooks, off, on, in turns in one run',
     options: '--pairs 400 --seconds 2 --rounds 12 --connections 32 --items 200'
+  },
+  import: {
+    file: 'import.js',
+    about: '541,909 lines as one import, verified and undone, on both databases',
+    options: '(env BENCH_DATA: the folder of data sets)'
   },
   reads: {
     file: 'reads.js',

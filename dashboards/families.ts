@@ -58,7 +58,7 @@ export interface Running {
 }
 
 /** Backups are there by choice too. The key is anybody's. */
-const backups = (folder: string) => ({
+export const backups = (folder: string) => ({
   BACKUP_URL: join(folder, 'backups'),
   BACKUP_IDENTITY: 'AGE-SECRET-KEY-16SF8ZWNK2EKS4VC66T7FRLP2CE36D40LKFVVRWVTA6FH23N94NWS72QDVG'
 })

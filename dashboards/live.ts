@@ -6,6 +6,7 @@ import { stringify } from 'yaml'
 import { ROOT, RULES } from '../alerts/rules.js'
 import { run, until } from '../alerts/run.js'
 import { freePort, freshDatabase, redisUrl } from '../test/services.js'
+import { backups } from './families.js'
 import { createPrometheus, type Prometheus } from './prometheus.js'
 
 /** The real service, as it is deployed in three ways, and a real Prometheus that scrapes it and records what the alerts record. */
@@ -77,11 +78,12 @@ export async function startLive(prometheusBinary: string, folder: string): Promi
   try {
     const shared = { DATABASE_URL: database.url, REDIS_URL: redisUrl() }
     const [sqlite, postgres] = await Promise.all([
-      service('sqlite', { MIRROR_URL: mirrored.url }),
+      service('sqlite', { MIRROR_URL: mirrored.url, ...backups(folder), BACKUP_INCREMENT_SECONDS: '10' }),
       service('postgres-1', shared)
     ])
-    // One that sends traces: its latencies have exemplars.
-    const second = await service('postgres-2', { ...shared, OTEL_EXPORTER_OTLP_ENDPOINT: receiver.url })
+    // Two processes that send traces: their latencies have exemplars.
+    const traced = { OTEL_EXPORTER_OTLP_ENDPOINT: receiver.url, CLUSTER_WORKERS: '2' }
+    const second = await service('postgres-2', { ...shared, ...traced })
     const mirror = await run(process.execPath, [join(ROOT, 'dist', 'cli.js'), 'mirror', 'start'], { env: sqlite.env })
     if (mirror.code !== 0) throw new Error(`no mirror: ${mirror.output}`)
     const port = await freePort()

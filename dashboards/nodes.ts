@@ -164,6 +164,35 @@ export const nodes: Dashboard = {
           byInstance('sum by (instance) (rate(cache_invalidations_total{$F,reason="remote"}[$__rate_interval]))')
         )
       ]
+    },
+    {
+      title: ['Processes of one node', 'Processus d’un nœud'],
+      panels: [
+        timeseries(
+          ['Workers', 'Processus'],
+          'Of CLUSTER_WORKERS: wanted, running, and those whose metrics were in the scrape; 0 where there is one process.',
+          'short',
+          query('sum by (state) (cluster_workers{$F}) or on() vector(0)', '{{state}}'),
+          { width: 12 }
+        ),
+        timeseries(
+          ['Requests by worker', 'Requêtes par processus'],
+          'Answered a second by each process of a node.',
+          'reqps',
+          query(
+            'sum by (instance, worker) (rate(http_requests_total{$F,worker!=""}[$__rate_interval])) or on() vector(0)',
+            '{{instance}} {{worker}}'
+          ),
+          { stacked: true, width: 12 }
+        ),
+        stat(
+          ['Workers replaced', 'Processus remplacés'],
+          'That ended without being told to, over the shown range.',
+          'short',
+          query('sum(increase(cluster_worker_exits_total{$F}[$__range])) or on() vector(0)'),
+          { levels: rising(1, 5), decimals: 0, width: 24 }
+        )
+      ]
     }
   ]
 }

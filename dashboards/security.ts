@@ -15,10 +15,13 @@ import {
 
 const increase = (metric: string, more = '') => `sum(increase(${metric}{$F${more}}[$__range]))`
 
+/** How long ago; where never, how long it could have been. */
+const since = (metric: string) => `time() - (max(${metric}{$F} > 0) or min(process_start_time_seconds{$F}))`
+
 export const security: Dashboard = {
   uid: 'inventory-security',
   title: ['Security and audit', 'Sécurité et audit'],
-  about: 'Who signs in and who is refused, what is revoked, and whether the audit trail holds.',
+  about: 'Who signs in and who is refused, what is revoked, whether the audit trail holds, and how much would be lost.',
   rows: [
     {
       title: ['State', 'État'],
@@ -200,6 +203,65 @@ export const security: Dashboard = {
             query(totalRateOf('audit_notes_lost_total'), 'lost')
           ],
           { runbooks: ['AuditNotesLost'] }
+        )
+      ]
+    },
+    {
+      title: ['Recovery', 'Reprise'],
+      panels: [
+        stat(
+          ['Newest backup', 'Dernière sauvegarde'],
+          'How old it is, of the tenant that is furthest behind; since the start of the processes where there is none.',
+          's',
+          query(since('backup_last_success_timestamp_seconds')),
+          { levels: rising(86_400, 90_000), runbooks: ['BackupStale', 'BackupIncrementsStale'] }
+        ),
+        stat(
+          ['Last restore drill', 'Dernier essai de restauration'],
+          'How long ago a backup was last restored and compared; since the start of the processes where none was.',
+          's',
+          query(since('backup_restore_check_last_success_timestamp_seconds')),
+          { levels: rising(604_800, 691_200), runbooks: ['RestoreDrillStale', 'RestoreDrillFailed'] }
+        ),
+        stat(
+          ['A restore takes', 'Durée d’une restauration'],
+          'Measured by the last good drill, of the tenant that took longest.',
+          's',
+          query('max(backup_restore_check_last_duration_seconds{$F}) or on() vector(0)'),
+          { levels: rising(1_800, 3_600), runbooks: ['RestoreDrillSlow'] }
+        ),
+        stat(
+          ['Size', 'Taille'],
+          'Of the last backup.',
+          'bytes',
+          query('max by (type) (backup_last_size_bytes{$F}) or on() vector(0)', '{{type}}'),
+          { levels: NEUTRAL }
+        ),
+        stat(
+          ['Drills failed', 'Essais en échec'],
+          'Over the shown range.',
+          'short',
+          query(`${increase('backup_restore_checks_total', ',outcome="failure"')} or on() vector(0)`),
+          { levels: MUST_BE_ZERO, decimals: 0, runbooks: ['RestoreDrillFailed'] }
+        ),
+        stat(
+          ['A backup takes', 'Durée d’une sauvegarde'],
+          'The 95th percentile over the shown range; 0 where none was made.',
+          's',
+          query(
+            'histogram_quantile(0.95, sum by (le) (increase(backup_duration_seconds_bucket{$F}[$__range]))) >= 0 or on() vector(0)'
+          ),
+          { levels: rising(600, 3_600) }
+        ),
+        timeseries(
+          ['Backups', 'Sauvegardes'],
+          'Ended over an hour, by type and outcome.',
+          'short',
+          query(
+            'sum by (type, outcome) (increase(backup_runs_total{$F}[1h])) or on() vector(0)',
+            '{{type}} {{outcome}}'
+          ),
+          { stacked: true, width: 24, runbooks: ['BackupFailed'] }
         )
       ]
     }

@@ -96,13 +96,12 @@ export async function startTraffic(live: Live, say: (line: string) => void): Pro
 
 async function fill(node: Node, tokens: Tokens, receiverUrl: string): Promise<void> {
   const admin = caller(node, tokens.admin)
-  const csv = { 'content-type': 'text/csv', prefer: 'wait=60' }
   const items = Array.from(
     { length: ITEMS },
     (_, n) => `${codeOf(n)},Item ${n},each,Category ${n % 4},40,400,${2 + (n % 9)}`
   )
   const head = 'itemCode,name,unit,category,reorderPoint,parLevel,unitCost'
-  await must(admin('POST', '/api/import/items', `${head}\n${items.join('\n')}\n`, csv), 'importing items')
+  await finish(admin, '/api/import/items', `${head}\n${items.join('\n')}\n`)
   const first = Date.now() - (DAYS + 1) * DAY_MS
   const rows = Array.from(
     { length: ITEMS },
@@ -116,7 +115,7 @@ async function fill(node: Node, tokens: Tokens, receiverUrl: string): Promise<vo
     }
   }
   const movements = `itemCode,type,quantity,occurredAt\n${rows.join('\n')}\n`
-  await must(admin('POST', '/api/import/movements', movements, csv), 'importing movements')
+  await finish(admin, '/api/import/movements', movements)
   await must(admin('POST', '/api/locations', { location: 'shop', name: 'Shop' }), 'a location')
   for (const [n, days] of [-2, 3, 20, 60].entries()) await lot(admin, n, days)
   for (const role of ['manager', 'staff', 'viewer'])
@@ -153,9 +152,8 @@ async function lot(admin: Call, n: number, days: number): Promise<void> {
 async function think(node: Node, tokens: Tokens): Promise<void> {
   const manager = caller(node, tokens.manager)
   const admin = caller(node, tokens.admin)
-  const wait = { prefer: 'wait=60' }
-  await must(manager('POST', '/api/ai/consumption/derive', {}, wait), 'deriving')
-  await must(manager('POST', '/api/ai/forecast/train', { all: true, horizonDays: 14 }, wait), 'training')
+  await finish(manager, '/api/ai/consumption/derive', {})
+  await finish(manager, '/api/ai/forecast/train', { all: true, horizonDays: 14 })
   const { body } = await must(manager('POST', '/api/ai/consumption/detect-anomalies', {}), 'detecting')
   const found: { id: string }[] = body.data
   for (const [n, { id }] of found.slice(0, 3).entries()) {
@@ -170,14 +168,24 @@ async function think(node: Node, tokens: Tokens): Promise<void> {
 /** As it would be every night: what is new is derived, and trained again. */
 async function thinkAgain(node: Node, tokens: Tokens, over: () => boolean): Promise<void> {
   const manager = caller(node, tokens.manager)
-  const wait = { prefer: 'wait=60' }
   for (let n = 0; !over(); n++) {
     for (let second = 0; second < 12 && !over(); second++) await pause(1_000)
-    await must(manager('POST', '/api/ai/consumption/derive', {}, wait), 'deriving again')
+    await finish(manager, '/api/ai/consumption/derive', {})
     const itemCodes = Array.from({ length: 6 }, (_, at) => codeOf((n * 6 + at) % ITEMS))
-    await must(manager('POST', '/api/ai/forecast/train', { itemCodes, horizonDays: 14 }, wait), 'training again')
+    await finish(manager, '/api/ai/forecast/train', { itemCodes, horizonDays: 14 })
     await must(manager('POST', '/api/ai/consumption/detect-anomalies', { itemCodes }), 'detecting again')
   }
+}
+
+/** Started, and waited for. @throws when it does not succeed */
+async function finish(call: Call, path: string, body: object | string): Promise<void> {
+  const type: Record<string, string> = typeof body === 'string' ? { 'content-type': 'text/csv' } : {}
+  let { body: job } = await must(call('POST', path, body, { prefer: 'wait=30', ...type }), path)
+  while (job.finishedAt === null) {
+    await pause(1_000)
+    job = (await must(call('GET', `/api/jobs/${job.id}`), path)).body
+  }
+  if (job.status !== 'succeeded') throw new Error(`${path}: ${JSON.stringify(job)}`)
 }
 
 const pause = (milliseconds: number) => new Promise<void>((resolve) => setTimeout(resolve, milliseconds))

@@ -155,7 +155,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   databaseStatistics(registry, server, tenants)
   const periodic = createPeriodic(() => tenants.all(), app.log, registry)
   // What a crash left in the outbox is delivered too.
-  periodic.every(10, 'outbox', async (tenant) => events.wake(tenant))
+  periodic.every(10, 'outbox', events.sweep)
   periodic.every(30, 'outbox count', events.count)
   periodic.every(3_600, 'idempotency keys', forgetOldKeys)
   // Not at once: a command at the console knows of no backups, and must not end those of the service.

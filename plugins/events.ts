@@ -25,6 +25,8 @@ const CLAIM_MILLISECONDS = 60_000
 /** After this many failures an event stays in the outbox, out of the way, for a person to look at. */
 const ATTEMPTS_MAX = 10
 const NEVER = Number.MAX_SAFE_INTEGER
+/** A power cut that takes it delivers again; what the handlers have done comes before it, and so is never lost alone. */
+const RELAXED = { durability: 'relaxed' } as const
 
 const intoOutbox = prepared<{ topic: string; payload: string; now: number; trace: string | null }, unknown>(
   (db, slot) =>
@@ -54,6 +56,8 @@ export async function appendToOutbox(
 export interface EventService extends Events {
   /** Delivers what the tenant's outbox holds, soon and in the background. */
   wake(tenant: Tenant): void
+  /** The same, and waits for it: who looks after a thousand tenants must not ask for all of them at once. */
+  sweep(tenant: Tenant): Promise<void>
   /** Counts for the metrics what the tenant's outbox holds. */
   count(tenant: Tenant): Promise<void>
   /** Resolves when nothing is being delivered. */
@@ -82,7 +86,8 @@ export function createEvents({ log, registry, tracing }: EventsOptions): EventSe
   for (const outcome of ['success', 'failure'] as const) delivered.inc({ outcome }, 0)
   const count = outboxMetrics(registry)
 
-  async function deliver(tenant: Tenant, row: OutboxRow): Promise<void> {
+  /** @returns whether every handler has it */
+  async function deliver(tenant: Tenant, row: OutboxRow): Promise<boolean> {
     const { id, topic, payload, created_at, attempts, trace } = row
     const event = { id, topic, payload: JSON.parse(payload), createdAt: created_at }
     for (const handler of handlers) {
@@ -96,16 +101,18 @@ export function createEvents({ log, registry, tracing }: EventsOptions): EventSe
         delivered.inc({ outcome: 'failure' })
         log.error({ err: error, topic, handler: handler.name, event: id, tenant: tenant.id }, 'event handler failed')
         await postpone(tenant, id, attempts + 1)
-        return
+        return false
       }
     }
-    await tenant.transact(({ db }) => db.withTables<CoreTables>().deleteFrom('outbox').where('id', '=', id).execute())
+    return true
   }
 
   async function drain(tenant: Tenant): Promise<void> {
     while (!closed) {
       const rows = await claim(tenant)
-      for (const row of rows) await deliver(tenant, row)
+      const done: number[] = []
+      for (const row of rows) if (await deliver(tenant, row)) done.push(row.id)
+      await forget(tenant, done)
       if (rows.length < BATCH && !wanted.delete(tenant.id)) return
     }
   }
@@ -124,9 +131,15 @@ export function createEvents({ log, registry, tracing }: EventsOptions): EventSe
     delivering.set(tenant.id, run)
   }
 
+  async function sweep(tenant: Tenant): Promise<void> {
+    wake(tenant)
+    await delivering.get(tenant.id)
+  }
+
   return {
     subscribe: (handler) => void handlers.push(handler),
     wake,
+    sweep,
     count,
     idle: async () => {
       while (delivering.size > 0) await Promise.all(delivering.values())
@@ -204,7 +217,16 @@ const claim = (tenant: Tenant): Promise<OutboxRow[]> =>
       .returning(['id', 'topic', 'payload', 'created_at', 'attempts', 'trace'])
       .execute()
     return rows.sort((a, b) => a.id - b.id)
-  })
+  }, RELAXED)
+
+/** Together: a commit for each would cost as much as what it tells of. */
+async function forget(tenant: Tenant, ids: readonly number[]): Promise<void> {
+  if (ids.length === 0) return
+  await tenant.transact(
+    ({ db }) => db.withTables<CoreTables>().deleteFrom('outbox').where('id', 'in', ids).execute(),
+    RELAXED
+  )
+}
 
 const postpone = (tenant: Tenant, id: number, attempts: number) =>
   tenant.transact(({ db }) =>

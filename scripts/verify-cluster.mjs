@@ -5,7 +5,7 @@
  *
  * usage: node scripts/verify-cluster.mjs
  */
-import { mkdtempSync, rmSync } from 'node:fs'
+import { chmodSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { provideServices, ServicesError } from './services.mjs'
@@ -19,6 +19,8 @@ async function main() {
   // For its binaries: what is killed here is a server of its own.
   const services = await provideServices(say)
   const folder = mkdtempSync(join(process.getuid?.() === 0 ? '/tmp' : tmpdir(), 'inventory-cluster-'))
+  // PgBouncer, which does not run as root, reads its configuration there.
+  chmodSync(folder, 0o711)
   const seed = Number(process.env.CLUSTER_SEED ?? Math.floor(Math.random() * 1e9))
   say(`CLUSTER_SEED=${seed}`)
   try {

@@ -244,7 +244,7 @@ async function shown(t: Test, { sqlite, postgres }: Running): Promise<void> {
   )
   t.ok(queries.length > 300, `${queries.length} queries`)
   for (const query of queries) {
-    const labels = new Set(['job', 'instance', 'le'])
+    const labels = new Set(['job', 'instance', 'worker', 'le'])
     for (const { metric, matchers } of selectorsOf(query)) {
       if (OF_PROMETHEUS.includes(metric) || recorded.has(metric)) continue
       const found = bySeries.get(metric)

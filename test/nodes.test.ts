@@ -98,10 +98,8 @@ const until = async (what: string, holds: () => Promise<boolean>) => {
 t.test('a node of two processes and one of one, on an empty database', async (t) => {
   const shared = { DATABASE_URL: await databaseFor(t, 'postgres'), REDIS_URL: redisUrl() }
   const env = await serviceEnvironment(t, { ...shared, CLUSTER_WORKERS: '2', LOG_LEVEL: 'info' })
-  const [pair, other] = await Promise.all([
-    startService(t, env),
-    serviceEnvironment(t, { ...shared, LOG_LEVEL: 'warn' }).then((own) => startService(t, own))
-  ])
+  const pair = await startService(t, env)
+  const other = await startService(t, await serviceEnvironment(t, { ...shared, LOG_LEVEL: 'warn' }))
   const workers = () => [...pair.output().matchAll(/"worker":(\d),"pid":(\d+),"msg":"a worker serves"/g)]
   await until('both processes serve', async () => workers().length === 2)
   t.equal(

@@ -3,6 +3,7 @@ import { createRequire } from 'node:module'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import Fastify from 'fastify'
+import { CompiledQuery } from 'kysely'
 import { Registry } from 'prom-client'
 import t, { type Test } from 'tap'
 import { app as register } from '../app.js'
@@ -11,6 +12,7 @@ import type { Auth } from '../plugins/contracts.js'
 import type { Tenants } from '../plugins/core.js'
 import { openDatabaseServer } from '../plugins/database.js'
 import { UNWATCHED } from '../plugins/dialects/dialect.js'
+import { explainAt } from '../plugins/dialects/postgres-explain.js'
 import { createLogLevels } from '../plugins/log-level.js'
 import { databaseMetrics } from '../plugins/metrics.js'
 import { serverOptions } from '../plugins/server-options.js'
@@ -432,6 +434,17 @@ t.test('with several tenants the level is the operator’s', async (t) => {
   const refused = await client(app, 'admin', { tenant: 'acme' }).put('/api/log-level', order)
   t.match(refused, { status: 403, body: { code: 'AUTH_OPERATOR_REQUIRED' } })
   t.equal((await client(app, 'admin', { tenant: 'acme', subject: 'cli' }).put('/api/log-level', order)).status, 200)
+})
+
+t.test('a plan is made in one transaction, and what has none is refused', async (t) => {
+  const database = await freshDatabase()
+  t.teardown(() => database.drop())
+  const explain = explainAt({ connectionString: database.url })
+  const write = CompiledQuery.raw('insert into pg_catalog.pg_description (objsubid) values ($1)', [1])
+  t.match((await explain(write)).join('\n'), /^Insert on pg_description/)
+  await t.rejects(explain(CompiledQuery.raw('create table things (id integer)')))
+  await t.rejects(explain(CompiledQuery.raw('select * from nothing')))
+  t.match(await explain(CompiledQuery.raw('select 1 where $1 = 2', [2])), [/Result/, /\$1 = 2/])
 })
 
 for (const dialect of DIALECTS) {

@@ -1,5 +1,6 @@
 import { type Kysely, sql } from 'kysely'
-import type { Dialect } from '../../plugins/contracts.js'
+import { isPostgres } from '../../migrations/columns.js'
+import { type Dialect, prepared } from '../../plugins/contracts.js'
 import { MICROS } from '../../schemas/decimal.js'
 import { type ActiveDay, CLOSURE_ITEMS_MIN, closureCandidates, dayNumber, dayText } from './series.js'
 
@@ -31,6 +32,20 @@ const NAMES_PER_STATEMENT = 500
 export const chunks = <T>(all: readonly T[], size: number): T[][] =>
   Array.from({ length: Math.ceil(all.length / size) }, (_, i) => all.slice(i * size, (i + 1) * size))
 
+const staleMarks = prepared<{ names: string; fromDay: string }, unknown>((root, slot) => {
+  const [names, earlier] = isPostgres(root)
+    ? [sql`select jsonb_array_elements_text(${slot('names')}::jsonb), ${slot('fromDay')}::text, 1`, sql.raw('least')]
+    : [sql`select value, ${slot('fromDay')}, 1 from json_each(${slot('names')}) where true`, sql.raw('min')]
+  return sql`insert into ${sql.table('consumption_stale')} as old (item_code, from_day, mark) ${names}
+    on conflict (item_code) do update set from_day = ${earlier}(old.from_day, excluded.from_day), mark = old.mark + 1`
+})
+/** Notes that the ledger has changed what these items used since a day. Every posting ends here. */
+export async function markStale(root: Kysely<unknown>, itemCodes: readonly string[], fromDay: string): Promise<void> {
+  // In one order, so that two cannot wait for each other.
+  const names = JSON.stringify([...new Set(itemCodes)].sort())
+  await root.executeQuery(staleMarks(root, { names, fromDay }))
+}
+
 export function createConsumptionStore(db: Kysely<ConsumptionTables>, dialect: Dialect) {
   /** One parameter carries all rows: neither database bounds its length as it bounds the number of parameters. */
   const fromJson = (rows: readonly ConsumptionData[]) =>
@@ -41,26 +56,6 @@ export function createConsumptionStore(db: Kysely<ConsumptionTables>, dialect: D
           value ->> 'censored' from json_each(${JSON.stringify(rows)})`
 
   return {
-    async markStale(itemCodes: readonly string[], fromDay: string): Promise<void> {
-      for (const names of chunks([...new Set(itemCodes)].sort(), 200)) {
-        await db
-          .insertInto('consumption_stale')
-          .values(names.map((item_code) => ({ item_code, from_day: fromDay, mark: 1 })))
-          .onConflict((conflict) =>
-            conflict.column('item_code').doUpdateSet((eb) => ({
-              from_day: eb
-                .case()
-                .when('excluded.from_day', '<', eb.ref('consumption_stale.from_day'))
-                .then(eb.ref('excluded.from_day'))
-                .else(eb.ref('consumption_stale.from_day'))
-                .end(),
-              mark: eb('consumption_stale.mark', '+', 1)
-            }))
-          )
-          .execute()
-      }
-    },
-
     async stale(itemCodes?: readonly string[]): Promise<Stale[]> {
       const query = db.selectFrom('consumption_stale').selectAll().orderBy('from_day').orderBy('item_code')
       if (itemCodes === undefined) return query.execute()

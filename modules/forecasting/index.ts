@@ -18,7 +18,7 @@ import type {
 import type { DeriveRequest, TrainRequest } from '../../schemas/forecasting.js'
 import { StockMoved } from '../../schemas/inventory.js'
 import { createAggregation } from './aggregates.js'
-import { type ConsumptionTables, createConsumptionStore } from './consumption-store.js'
+import { type ConsumptionTables, createConsumptionStore, markStale } from './consumption-store.js'
 import { BARRIER_TOPIC, type ConsumptionSource, createDerivation } from './derive.js'
 import { createForecastMetrics } from './metrics.js'
 import { createNightly, NIGHTLY_HOUR, NIGHTLY_JOB, SUMS_RUN } from './nightly.js'
@@ -123,11 +123,10 @@ function subscribe(events: Events): void {
     async handle({ payload }, tenant) {
       if (!Check(StockMoved.payload, payload))
         throw new TypeError(`the payload of ${StockMoved.topic} has another shape`)
-      await tenant.transact(({ db }) =>
-        createConsumptionStore(db.withTables<ConsumptionTables>(), tenant.dialect).markStale(
-          payload.itemCodes,
-          payload.fromDay
-        )
+      await tenant.transact(
+        ({ db }) => markStale(db, payload.itemCodes, payload.fromDay),
+        // The event is forgotten by a later commit, so that where this is lost, that is too.
+        { durability: 'relaxed' }
       )
     }
   })

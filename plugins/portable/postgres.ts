@@ -28,11 +28,17 @@ export async function connect({ url, tls }: PostgresPlace): Promise<pg.Client> {
     connectionString: tls === undefined ? url : withoutTlsParameters(url),
     ...(tls === undefined ? {} : { ssl: { ...tls, rejectUnauthorized: true } }),
     application_name: 'inventory-enterprise copy',
+    // A pooler of transactions would give the session, with what is set below, to others; it refuses to set anything at the start.
+    options: '-c extra_float_digits=1',
     types: { getTypeParser: () => (text: string) => text }
   })
   // One that breaks says so to the query that waits; without a listener it would end the process.
   client.on('error', () => {})
-  await client.connect()
+  await client.connect().catch((error: unknown) => {
+    if (error instanceof Error && /unsupported startup parameter/.test(error.message))
+      throw new Error('a copy needs the PostgreSQL server itself, and the URL leads to a pooler in front of it')
+    throw error
+  })
   await client.query(
     `set search_path = ''; set extra_float_digits = 1; set bytea_output = hex; set timezone = 'UTC'; set statement_timeout = 0`
   )

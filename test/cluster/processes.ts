@@ -8,7 +8,7 @@ import { freePort } from '../services.js'
 
 /** The programs of a cluster on this machine, each with a folder and a log of its own. */
 
-const START_SECONDS = 60
+const START_SECONDS = 120
 
 /** Only what is named: the developer's own variables must not leak in. */
 export interface Program {
