@@ -24,8 +24,15 @@ const POLL_MILLISECONDS = 200
 const print = (line: string): void => void process.stdout.write(`${line}\n`)
 const note = (line: string): void => void process.stderr.write(`${line}\n`)
 
-/** Quiet unless something is wrong: a command's output is for the person or the program that asked. */
-const quiet = (config: Config): Config => ({ ...config, LOG_LEVEL: process.env.LOG_LEVEL ? config.LOG_LEVEL : 'error' })
+/**
+ * Quiet unless something is wrong: a command's output is for the person or the program that asked. And without the documents, which
+ * only who listens can show.
+ */
+const quiet = (config: Config): Config => ({
+  ...config,
+  LOG_LEVEL: process.env.LOG_LEVEL ? config.LOG_LEVEL : 'error',
+  DOCS: 'off'
+})
 
 /** Runs with the whole service ready but not listening, and closes it. */
 async function withService<R>(

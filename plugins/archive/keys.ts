@@ -1,7 +1,9 @@
 import { createHash } from 'node:crypto'
-import { Decrypter, Encrypter, generateX25519Identity, identityToRecipient } from 'age-encryption'
 import { all, bytesOf, cut, once, streamOf } from './bytes.js'
 import type { ArchiveStore } from './store.js'
+
+/** Loaded with the first archive: every start would pay for it, and most commands of the console make none. */
+const age = () => import('age-encryption')
 
 /** Whom archives are encrypted to, and who may open them: either a passphrase alone, or public keys and perhaps a private one. */
 export interface ArchiveKeys {
@@ -37,14 +39,14 @@ export class Keyring {
 
   /** What was encrypted, as it comes. */
   async *encrypt(plain: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
-    const encrypter = new Encrypter()
+    const encrypter = new (await age()).Encrypter()
     for (const recipient of await this.#recipients()) encrypter.addRecipient(recipient)
     yield* bytesOf(await encrypter.encrypt(streamOf(plain)))
   }
 
   /** Rejects when the header is damaged or nothing we have opens it; what follows is checked as it is read. @throws KeyRefused */
   async decrypt(encrypted: AsyncIterable<Uint8Array>): Promise<AsyncIterable<Uint8Array>> {
-    const decrypter = new Decrypter()
+    const decrypter = new (await age()).Decrypter()
     const { identities, refused } = await this.#identities()
     if (identities.length === 0) throw new KeyRefused(noKey(this.#keys, refused))
     for (const identity of identities) decrypter.addIdentity(identity)
@@ -68,10 +70,11 @@ export class Keyring {
     const { identities } = await this.#identities()
     const identity = identities[0] ?? (passphrase === undefined ? undefined : await this.#makePair(passphrase))
     if (identity === undefined) throw new KeyRefused(noKey(this.#keys, 0))
-    return [await identityToRecipient(identity)]
+    return [await (await age()).identityToRecipient(identity)]
   }
 
   async #makePair(passphrase: string): Promise<string> {
+    const { Encrypter, generateX25519Identity, identityToRecipient } = await age()
     const identity = await generateX25519Identity()
     const encrypter = new Encrypter()
     encrypter.setPassphrase(passphrase)
@@ -98,6 +101,7 @@ export class Keyring {
     const identities = secretKeysOf(identity ?? '')
     let refused = 0
     if (passphrase === undefined) return { identities, refused }
+    const { Decrypter } = await age()
     for (const { name } of await this.#store.list('keys')) {
       if (!KEY_FILE.test(name)) continue
       const decrypter = new Decrypter()

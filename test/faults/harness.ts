@@ -7,7 +7,7 @@ import type { Service } from '../service-process.js'
 /** Load on the running program, and what must hold of it whatever breaks. */
 
 /** Cycles of killing and the like; more on demand. */
-export const CYCLES = Number(process.env.FAULT_CYCLES ?? 3)
+export const CYCLES = Number(process.env.FAULT_CYCLES ?? 1)
 /** Set, in seconds: what takes longer runs as well, and each phase of load lasts that long. */
 export const LONG = process.env.FAULT_SECONDS !== undefined
 export const PHASE_MILLISECONDS = LONG ? Number(process.env.FAULT_SECONDS) * 1000 : 700
