@@ -28,9 +28,9 @@ export function createUnderWay(): UnderWay {
         running.delete(request)
         done()
       })
-      // Not every answer passes `onSend` (a hijacked one does not); one that was cut off has not ended by this.
+      // Not every answer passes `onSend`: one that was taken over (a stream) does not. One that was cut off has not ended by this.
       app.addHook('onResponse', (request, reply, done) => {
-        if (reply.raw.writableFinished) running.delete(request)
+        if (reply.sent) running.delete(request)
         done()
       })
     },
