@@ -223,22 +223,42 @@ async function transact<R>(
       audit: (entry) => void current.entries.push(entry)
     })
     await audit.append(db, options.agent ?? SYSTEM, current.entries)
+    current.complete = true
     return done
   })
-  const result = await database.transact(bound, options)
-  for (const namespace of effects.namespaces) cache.invalidate(namespace)
+  const invalidate = () => effects.namespaces.forEach((namespace) => void cache.invalidate(namespace))
+  const result = await database.transact(bound, options).catch((error: unknown) => {
+    // Whether it was committed is not known where only the answer to that was lost, and it may happen yet.
+    if (effects.complete && effects.namespaces.size > 0) {
+      invalidate()
+      setTimeout(invalidate, COMMIT_UNKNOWN_MILLISECONDS).unref()
+    }
+    throw error
+  })
+  invalidate()
   for (const run of effects.callbacks) run()
   if (effects.published) wake()
   return result
 }
+
+/** By then a server that was sent a commit has made it or lost it. */
+const COMMIT_UNKNOWN_MILLISECONDS = 5_000
 
 interface Effects {
   namespaces: Set<string>
   callbacks: (() => void)[]
   entries: AuditEntry[]
   published: boolean
+  /** All was done but the commit. */
+  complete: boolean
 }
-const noEffects = (): Effects => ({ namespaces: new Set(), callbacks: [], entries: [], published: false })
+const noEffects = (): Effects => ({
+  namespaces: new Set(),
+  callbacks: [],
+  entries: [],
+  published: false,
+  complete: false
+})
 
 /** Runs what it is given, at most so many at once and in the order given. */
 function atMost(limit: number): <R>(work: () => Promise<R>) => Promise<R> {

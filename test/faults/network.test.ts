@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
-import { serviceEnvironment, startService } from '../service-process.js'
+import { type Service, serviceEnvironment, startService } from '../service-process.js'
 import { freshDatabase, redisUrl } from '../services.js'
 import {
   becomes,
@@ -23,6 +23,9 @@ t.teardown(hangUp)
 /** Silence that is noticed, a new connection that is not answered, and some for a machine that others load. */
 const SILENCE_LIMIT_MS = 12_000
 
+const onHand = async (service: Service): Promise<number> =>
+  JSON.parse((await send(service, 'GET', '/api/inventory/A')).text).onHand
+
 t.test('PostgreSQL behind a bad line', async (t) => {
   const database = await freshDatabase()
   t.teardown(() => database.drop())
@@ -43,6 +46,7 @@ t.test('PostgreSQL behind a bad line', async (t) => {
 
   await t.test(`a commit whose answer is lost, ${CYCLES} times: the same key tells what it did`, async (t) => {
     for (let cycle = 0; cycle < CYCLES; cycle++) {
+      const before = await onHand(service)
       line.loseAnswerTo('commit')
       const key = `lost-${cycle}`
       const first = await post(service, key)
@@ -52,6 +56,7 @@ t.test('PostgreSQL behind a bad line', async (t) => {
       const again = await post(service, key)
       t.equal(again.status, 201, again.text)
       t.equal((await post(service, key)).text, again.text, 'the same bytes')
+      t.equal(await onHand(service), before + 1, 'what was read before is not answered again')
       load.acknowledged.set(key, again.text)
     }
     await checkLedger(t, service, load)
