@@ -1,13 +1,14 @@
 #!/usr/bin/env node
 import { randomUUID } from 'node:crypto'
-import { createReadStream, existsSync } from 'node:fs'
+import { appendFileSync, createReadStream, existsSync } from 'node:fs'
+import { join } from 'node:path'
 import { createInterface } from 'node:readline/promises'
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
 import Fastify, { type FastifyInstance } from 'fastify'
 import type { ArchiveService } from './plugins/archive.js'
 import { createTokens } from './plugins/auth.js'
 import { type Config, ConfigError, loadConfig } from './plugins/config.js'
-import { Problem, type Tenant } from './plugins/contracts.js'
+import { type AuditEntry, Problem, type Tenant } from './plugins/contracts.js'
 import type { Tenants } from './plugins/core.js'
 import type { MirrorFiles, MirrorOrder, MirrorOutcome } from './plugins/mirror.js'
 import { VERSION } from './plugins/version.js'
@@ -60,6 +61,9 @@ function tenantName({ TENANCY }: Config, named: string | undefined): string {
 
 const withTenant = (named: string | undefined, work: (tenant: Tenant, config: Config) => Promise<void>) =>
   withService(async (service, config) => work(await tenantsOf(service).get(tenantName(config, named)), config))
+
+/** In the tenant's audit trail, as done at the console. */
+const record = async (tenant: Tenant, entry: AuditEntry) => (await identity()).recordAtConsole(tenant, entry)
 
 async function tokenFor(
   config: Config,
@@ -220,7 +224,9 @@ function program(): Command {
     .addOption(tenantOption())
     .option('--ttl <time>', 'how long it counts, such as 30m, 1h, 7d', parseTtl, 3600)
     .action(async ({ role, tenant, ttl }: { role: (typeof ROLES)[number]; tenant?: string; ttl: number }) => {
-      await withTenant(tenant, async (entered) => (await identity()).recordToken(entered, role, ttl))
+      await withTenant(tenant, (entered) =>
+        record(entered, { action: 'token.print', details: { role, ttlSeconds: ttl } })
+      )
       const config = loadConfig(process.env)
       print(await tokenFor(config, role, tenantName(config, tenant), ttl))
     })
@@ -360,9 +366,7 @@ async function restore({
   const { id, stateAt, archives, bytes, rows, seconds, kept, proofs } = restored
   // The first start on it, and the entry in its own trail.
   await withTenant(named, (entered) =>
-    entered.transact(async (tx) => {
-      tx.audit({ action: 'backup.restore', object: { type: 'backup', id }, details: { rows, archives, seconds } })
-    })
+    record(entered, { action: 'backup.restore', object: { type: 'backup', id }, details: { rows, archives, seconds } })
   )
   const state = new Date(stateAt).toISOString()
   if (json)
@@ -637,17 +641,43 @@ function addMirror(cli: Command, jsonOption: () => Option): void {
     })
 }
 
+/**
+ * A tenant's trail goes with it. What stays beside the databases is that it went, when, and the hash that its trail ended with: by that
+ * a copy of the trail, exported or in a backup, is known to be whole.
+ */
+async function lastWord(tenants: Tenants, id: string, dataDir: string): Promise<void> {
+  const { sealTrail, verifyTrail } = await import('./modules/audit/index.js')
+  const tenant = await tenants.get(id)
+  await record(tenant, { action: 'tenant.drop', object: { type: 'tenant', id } })
+  await sealTrail(tenant)
+  const { ok, entries, head } = await verifyTrail(tenant)
+  const line = {
+    at: new Date().toISOString(),
+    action: 'tenant.drop',
+    tenant: id,
+    actor: 'cli',
+    trail: { ok, entries, head }
+  }
+  appendFileSync(join(dataDir, 'dropped-tenants.ndjson'), `${JSON.stringify(line)}\n`, { mode: 0o600 })
+}
+
 function addTenants(cli: Command, jsonOption: () => Option): void {
   const group = cli.command('tenants').description('tenants (TENANCY=multi)')
-  const multi = (work: (tenants: Tenants) => Promise<void>) =>
-    withService(async (service, { TENANCY }) => {
-      if (TENANCY !== 'multi') throw new InvalidArgumentError('there is one tenant; set TENANCY=multi')
-      await work(tenantsOf(service))
+  const multi = (work: (tenants: Tenants, config: Config) => Promise<void>) =>
+    withService(async (service, config) => {
+      if (config.TENANCY !== 'multi') throw new InvalidArgumentError('there is one tenant; set TENANCY=multi')
+      await work(tenantsOf(service), config)
     })
   group
     .command('create')
     .argument('<name>', 'a lower-case letter, then letters, digits and dashes; 40 at most')
-    .action((name: string) => multi(async (tenants) => print(`${(await tenants.create(name)).id} created`)))
+    .action((name: string) =>
+      multi(async (tenants) => {
+        const tenant = await tenants.create(name)
+        await record(tenant, { action: 'tenant.create', object: { type: 'tenant', id: tenant.id } })
+        print(`${tenant.id} created`)
+      })
+    )
   group
     .command('list')
     .addOption(jsonOption())
@@ -669,6 +699,8 @@ function addTenants(cli: Command, jsonOption: () => Option): void {
         if (!(await tenantsOf(service).list()).includes(tenant)) fail({ detail: `there is no tenant ${tenant}` })
         const moved = await moveTenantOf(config, tenantsOf(service).migrations(), tenant, to)
         const { rows, tables, hash } = moved.verified
+        const object = { type: 'tenant', id: tenant }
+        await record(await tenantsOf(service).get(tenant), { action: 'tenant.move', object, details: { to, rows } })
         const waited = (moved.pausedMilliseconds / 1000).toFixed(1)
         print(
           json
@@ -682,7 +714,13 @@ function addTenants(cli: Command, jsonOption: () => Option): void {
     .description('delete a tenant with all its data')
     .argument('<name>')
     .requiredOption('--yes', 'say that you mean it')
-    .action((name: string) => multi(async (tenants) => tenants.drop(name).then(() => print(`${name} dropped`))))
+    .action((name: string) =>
+      multi(async (tenants, { DATA_DIR }) => {
+        await lastWord(tenants, name, DATA_DIR)
+        await tenants.drop(name)
+        print(`${name} dropped`)
+      })
+    )
 }
 
 try {

@@ -130,7 +130,7 @@ export {
   issueToken,
   linkFor,
   listUsers,
-  recordToken,
+  recordAtConsole,
   removeSecondFactor,
   setPassword,
   setupLinkFor
