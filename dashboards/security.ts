@@ -68,7 +68,7 @@ export const security: Dashboard = {
           ['Certificates end in', 'Fin des certificats dans'],
           'When the first certificate ends that is shown to PostgreSQL or Redis, or that theirs must come from; 0 where there are none.',
           's',
-          query('min(tls_certificate_not_after_timestamp_seconds{$F}) - time() or on() vector(0)'),
+          query('min(tls_certificate_not_after_timestamp_seconds{$F} < Inf) - time() or on() vector(0)'),
           { levels: NEUTRAL, runbooks: ['TlsCertificateExpiring'] }
         )
       ]

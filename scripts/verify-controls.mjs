@@ -57,11 +57,11 @@ function follow(path, { failed, passed }) {
 const running = new Set()
 
 /** Runs one test in `folder` until it fails or ends. @returns 'failed', 'passed', or why it can be called neither */
-async function runTest(folder, { suite, path }, env) {
+async function runTest(folder, { suite, path, chosen }, env) {
   const file = join('dist', 'test', `${suite}.test.js`)
   const child = spawn(process.execPath, [file], {
     cwd: folder,
-    env: { ...env, TAP_GREP: path.map(literally).join('\n') },
+    env: { ...env, TAP_GREP: path.slice(0, chosen).map(literally).join('\n') },
     detached: true,
     stdio: ['ignore', 'pipe', 'pipe']
   })

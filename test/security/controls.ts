@@ -20,6 +20,8 @@ export interface Control {
   readonly suite: string
   /** The test by its name, and those around it by theirs, from the outside. */
   readonly path: readonly string[]
+  /** So many names of the path choose what is run: where the test needs those before it, one less. */
+  readonly chosen: number
   /** Taken out together: where one alone is not missed, because the other does its work. */
   readonly removals: readonly Removal[]
 }
@@ -28,7 +30,7 @@ const SOURCE = 'test/security/controls.txt'
 
 /** @throws Error that names the line that cannot be read */
 export function readControls(root: string): Control[] {
-  const controls: { id: string; suite: string; path: string[]; removals: Removal[] }[] = []
+  const controls: { id: string; suite: string; path: string[]; chosen: number; removals: Removal[] }[] = []
   let file = ''
   let find: string | undefined
   for (const [index, line] of readFileSync(join(root, SOURCE), 'utf8').split('\n').entries()) {
@@ -36,8 +38,9 @@ export function readControls(root: string): Control[] {
     const control = controls.at(-1)
     if (kind === '' || kind.startsWith('#')) continue
     if (/^[VP]/.test(kind)) {
-      const [suite = '', ...path] = rest.trim().split(' > ')
-      controls.push({ id: kind.trim(), suite, path, removals: [] })
+      const [alone = '', ...needing] = rest.trim().split(' >> ')
+      const [suite = '', ...outer] = alone.split(' > ')
+      controls.push({ id: kind.trim(), suite, path: [...outer, ...needing], chosen: outer.length, removals: [] })
     } else if (kind === 'in ') file = rest
     else if (kind === '- ' && find === undefined) find = rest
     else if (kind.startsWith('+') && find !== undefined && control !== undefined) {
