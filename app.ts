@@ -49,6 +49,7 @@ export async function app(
     databaseUrl: config.DATABASE_URL,
     tenancy: config.TENANCY === 'multi' ? 'multi' : 'single',
     databaseServers: config.databaseServers,
+    databaseReplicaUrl: config.DATABASE_REPLICA_URL,
     poolSize: config.POSTGRES_POOL_SIZE,
     ...(config.postgresTls === undefined ? {} : { postgresTls: config.postgresTls }),
     ...(config.REDIS_URL === undefined ? {} : { redisUrl: config.REDIS_URL }),

@@ -144,6 +144,13 @@ export const nodes: Dashboard = {
           { runbooks: ['ConnectionPoolSaturated'] }
         ),
         timeseries(
+          ['Exports by place', 'Exports par serveur'],
+          'Begun a second, by where they were read; 0 where there is no read replica.',
+          'ops',
+          query('sum by (place) (rate(db_reports_total{$F}[$__rate_interval]))', '{{place}}'),
+          { runbooks: ['ReplicaUnused'] }
+        ),
+        timeseries(
           ['Scrape takes', 'Durée de la collecte'],
           'How long Prometheus waits for the metrics of each.',
           's',

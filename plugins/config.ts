@@ -5,6 +5,7 @@ import { join, resolve } from 'node:path'
 import { type Static, Type } from 'typebox'
 import { Value } from 'typebox/value'
 import { BACKUP_SECRETS, BACKUP_VARIABLES, type BackupConfig, backupsOf } from './config-backups.js'
+import { DATABASE_SECRETS, DATABASE_VARIABLES, databaseServersOf } from './config-database.js'
 import { ConfigError } from './config-error.js'
 import { LIMIT_CLASSES, type RateLimits } from './rate-limits.js'
 import { isGuessable, refuseDefaultSecrets, type TlsIdentity, tlsIdentity, withSecretFiles } from './secrets.js'
@@ -20,9 +21,6 @@ const WEBHOOK_RULE =
   'names, addresses or ranges, joined by commas, that webhooks may reach though they are private, and over http'
 const GROUP = '[^,:]+(:[^,:]+)*:(viewer|staff|manager|admin)'
 const OIDC_ROLES_RULE = 'group:role pairs joined by commas, such as stock-keepers:staff,stock-owners:admin'
-const SERVER = '[a-z][a-z0-9-]{0,39}=postgres(ql)?://\\S+'
-const SERVERS_RULE =
-  'name=postgres://… pairs separated by spaces, other servers for tenants beside the PostgreSQL of DATABASE_URL, with TENANCY=multi'
 const RATIOS = ['traceidratio', 'parentbased_traceidratio']
 const SAMPLERS = ['always_on', 'always_off', 'parentbased_always_on', 'parentbased_always_off', ...RATIOS]
 const Url = (protocols: string, description: string) => Type.String({ pattern: `^(${protocols}):`, description })
@@ -35,11 +33,7 @@ export const Environment = Type.Object({
   PORT: Type.Integer({ minimum: 0, maximum: 65535, default: 8083, description: 'a port, 0–65535 (0: any free one)' }),
   HOST: Type.String({ minLength: 1, default: '127.0.0.1', description: 'an address to listen on' }),
   DATA_DIR: Type.String({ minLength: 1, default: './data', description: 'a folder' }),
-  DATABASE_URL: Type.Optional(Url('sqlite|postgres|postgresql', 'sqlite:<path> or postgres://user@host:port/database')),
-  DATABASE_SERVERS: Type.Optional(Type.String({ pattern: `^${SERVER}(\\s+${SERVER})*$`, description: SERVERS_RULE })),
-  MIRROR_URL: Type.Optional(
-    Url('postgres|postgresql', 'postgres://user@host:port/database, where DATABASE_URL is a sqlite:<path>')
-  ),
+  ...DATABASE_VARIABLES,
   REDIS_URL: Type.Optional(Url('redis|rediss', 'redis://host:port or rediss://host:port')),
   POSTGRES_CA_FILE: PemFile('the certificates that the server’s must come from'),
   POSTGRES_CERT_FILE: PemFile('the certificate that is shown to the server'),
@@ -122,7 +116,6 @@ export const Environment = Type.Object({
     default: 1,
     description: '1–256 processes on one port; more than 1 with PostgreSQL alone'
   }),
-  POSTGRES_POOL_SIZE: Type.Integer({ minimum: 1, maximum: 1000, default: 10, description: '1–1000 connections' }),
   RATE_LIMIT_PER_MINUTE: Type.Integer({
     minimum: 0,
     maximum: 10_000_000,
@@ -245,10 +238,8 @@ const SECRETS = new Set([
   'SECRETS_KEYS',
   'METRICS_TOKEN',
   'OIDC_CLIENT_SECRET',
-  'DATABASE_URL',
-  'MIRROR_URL',
-  'DATABASE_SERVERS',
   'REDIS_URL',
+  ...DATABASE_SECRETS,
   ...BACKUP_SECRETS
 ])
 
@@ -270,11 +261,6 @@ export function loadConfig(variables: Record<string, string | undefined>): Confi
   const postgresTls = tlsIdentity(names(environment), 'POSTGRES')
   const redisTls = tlsIdentity(names(environment), 'REDIS')
   const databaseUrl = environment.DATABASE_URL ?? `sqlite:${join(dataDir, 'inventory.sqlite')}`
-  if (environment.CLUSTER_WORKERS > 1 && databaseUrl.startsWith('sqlite:')) {
-    throw new ConfigError(
-      `CLUSTER_WORKERS is ${environment.CLUSTER_WORKERS}; with a SQLite database it may be 1, since one process serves a file`
-    )
-  }
   try {
     mkdirSync(dataDir, { recursive: true, mode: 0o700 })
   } catch {
@@ -291,7 +277,7 @@ export function loadConfig(variables: Record<string, string | undefined>): Confi
     oidc: oidc(environment),
     jwtKeys: secretKeys(environment, 'JWT_SECRET', 'JWT_KEYS', join(dataDir, 'jwt-secret')),
     secretsKeys: secretKeys(environment, 'SECRETS_KEY', 'SECRETS_KEYS', join(dataDir, 'secrets-key')),
-    databaseServers: databaseServers(environment.DATABASE_SERVERS, databaseUrl, environment.TENANCY),
+    databaseServers: databaseServersOf(environment, databaseUrl),
     rateLimits: rateLimitsOf(environment.RATE_LIMITS),
     backups: backupsOf(environment, databaseUrl),
     ...(postgresTls === undefined ? {} : { postgresTls }),
@@ -305,18 +291,6 @@ function telemetry(env: Environment): { telemetry?: TelemetrySettings } {
   if (endpoint === undefined) return {}
   const ratio = Number(env.OTEL_TRACES_SAMPLER_ARG)
   return { telemetry: { endpoint, serviceName: env.OTEL_SERVICE_NAME, version: VERSION, sampler, ratio } }
-}
-
-/** @throws ConfigError */
-function databaseServers(pairs: string | undefined, url: string, tenancy: string): ReadonlyMap<string, string> {
-  if (pairs === undefined) return new Map()
-  const servers = new Map(
-    pairs.split(/\s+/).map((pair) => [pair.slice(0, pair.indexOf('=')), pair.slice(pair.indexOf('=') + 1)] as const)
-  )
-  if (/^postgres/.test(url) && tenancy === 'multi' && !servers.has('home')) return servers
-  throw new ConfigError(
-    `DATABASE_SERVERS is a value that is refused (not shown); it may be ${SERVERS_RULE}; home is the one of DATABASE_URL`
-  )
 }
 
 const rateLimitsOf = (text: string): RateLimits =>

@@ -153,9 +153,19 @@ export interface Tenant {
   readonly db: Kysely<unknown>
   readonly transact: Transact
   readonly cache: Cache
+  /**
+   * For what leaves as a file, page by page: how to read it, on a replica that has all that was committed before this call, where there
+   * is one; else, and where it is left out, on `db`.
+   */
+  reports?(): Promise<Report>
   /** Changes when another process has committed to the database; undefined where the engine cannot tell cheaply. */
   foreignVersion?(): number | undefined
 }
+
+/** Runs a read; once more, on the primary, where the replica breaks it off. Nothing of it may be kept in a cache that is kept coherent. */
+export type Report = <R>(read: (db: Kysely<unknown>) => Promise<R>) => Promise<R>
+export const reportsOf = (tenant: Tenant): Promise<Report> =>
+  tenant.reports?.() ?? Promise.resolve((read) => read(tenant.db))
 
 /** Who makes the request; null where the host's own `authorize` sets none. */
 export interface Principal {

@@ -53,6 +53,8 @@ export interface CoreOptions {
   tenancy?: 'single' | 'multi'
   /** Other PostgreSQL servers by name, where tenants may be placed. */
   databaseServers?: ReadonlyMap<string, string>
+  /** A streaming replica of the PostgreSQL of `databaseUrl`, from which reports are read. */
+  databaseReplicaUrl?: string | undefined
   poolSize?: number
   /** With it the connections to PostgreSQL are encrypted and its certificate and name verified. */
   postgresTls?: TlsIdentity
@@ -116,6 +118,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     {
       databaseUrl: options.databaseUrl,
       servers: options.databaseServers,
+      replicaUrl: options.databaseReplicaUrl,
       tenancy,
       poolSize: options.poolSize ?? 10,
       tls: options.postgresTls

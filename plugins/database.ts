@@ -3,6 +3,7 @@ import type { Place } from './contracts.js'
 import type { DatabaseEvents, DatabaseServer } from './dialects/dialect.js'
 import { HOME, placedServer, postgresPlacements } from './dialects/placed.js'
 import { postgresServer, SCHEMA_PREFIX } from './dialects/postgres.js'
+import { replicatedServer } from './dialects/replica.js'
 import { sqliteServer, tenantFile } from './dialects/sqlite.js'
 import type { TlsIdentity } from './secrets.js'
 import { tlsFailure } from './tls-failure.js'
@@ -14,6 +15,8 @@ export interface DatabaseOptions {
   poolSize: number
   /** Other PostgreSQL servers by name, where `inventory tenants move` has put tenants. */
   servers?: ReadonlyMap<string, string> | undefined
+  /** A streaming replica of the server of `databaseUrl`, from which reports are read. */
+  replicaUrl?: string | undefined
   /** The URL of the one that holds a tenant now; `databaseUrl` where it is left out. */
   urlOf?: ((tenant: string) => string) | undefined
   /** For PostgreSQL. */
@@ -27,9 +30,11 @@ export function openDatabaseServer(options: DatabaseOptions, events: DatabaseEve
   const { databaseUrl: url, tenancy, poolSize, tls, schemaPrefix = SCHEMA_PREFIX } = options
   if (/^postgres(ql)?:\/\//.test(url)) {
     const open = (at: string) => postgresServer({ url: at, tls, poolSize, events, schemaPrefix })
-    const { servers = new Map<string, string>() } = options
-    if (servers.size === 0) return open(url)
-    const all = new Map([[HOME, open(url)], ...[...servers].map(([name, at]) => [name, open(at)] as const)])
+    const { servers = new Map<string, string>(), replicaUrl } = options
+    const home =
+      replicaUrl === undefined ? open(url) : replicatedServer({ primary: open(url), replica: open(replicaUrl), events })
+    if (servers.size === 0) return home
+    const all = new Map([[HOME, home], ...[...servers].map(([name, at]) => [name, open(at)] as const)])
     return placedServer({ servers: all, placements: postgresPlacements(url, tls) })
   }
   const path = sqlitePath(url)

@@ -67,6 +67,19 @@ export function databaseMetrics(registry: Registry, dialect: string, slowSeconds
     buckets: [1, 2, 4, 8, 16, 32, 64],
     registers: [registry]
   })
+  const reports = new Counter({
+    name: 'db_reports_total',
+    help: 'Reports begun where there is a read replica, by where they were read.',
+    labelNames: ['place'] as const,
+    registers: [registry]
+  })
+  const caughtUp = new Histogram({
+    name: 'db_replica_wait_seconds',
+    help: 'Wait of a report until the replica had all that was committed before it.',
+    buckets: DATABASE_SECONDS,
+    registers: [registry]
+  })
+  for (const place of ['replica', 'primary']) reports.inc({ place }, 0)
   waits.zero({ dialect })
   for (const kind of ERROR_KINDS) errors.inc({ dialect, kind }, 0)
   for (const outcome of ['commit', 'rollback', 'retry']) transactions.inc({ dialect, outcome }, 0)
@@ -86,7 +99,11 @@ export function databaseMetrics(registry: Registry, dialect: string, slowSeconds
       if (outcome !== 'retry') durations.observe({ dialect }, seconds)
     },
     waited: (seconds) => waits.observe({ dialect }, seconds),
-    grouped: (transactions) => groups.observe(transactions)
+    grouped: (transactions) => groups.observe(transactions),
+    reported: (place, seconds) => {
+      reports.inc({ place })
+      if (place === 'replica') caughtUp.observe(seconds)
+    }
   }
 }
 

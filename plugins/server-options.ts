@@ -4,7 +4,7 @@ import type { Socket } from 'node:net'
 import { type FastifyReply, type FastifyRequest, type FastifyServerOptions, LogController } from 'fastify'
 import { answerProblem } from './errors.js'
 import { loggedError, REDACTED } from './log-redaction.js'
-import { lineFields } from './request-log.js'
+import { lineFields, requestLog } from './request-log.js'
 import { NO_TRACING, type Tracing } from './tracing.js'
 
 const REQUEST_ID = /^[\w.:-]{1,128}$/
@@ -40,6 +40,7 @@ export function serverOptions({ logLevel, trustProxy, tracing = NO_TRACING }: Se
     },
     // A line for each request costs more than a cached answer; counts and times are metrics, failures are logged.
     logController: new LogController({ disableRequestLogging: true }),
+    childLoggerFactory: requestLog,
     forceCloseConnections: 'idle' as const,
     // What still arrives on an open connection is served, and the connection closed: nobody needs to see that we stop.
     return503OnClosing: false,

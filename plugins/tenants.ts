@@ -185,6 +185,7 @@ export class Tenants {
       db: database.db,
       cache,
       foreignVersion: database.foreignVersion,
+      ...(database.reports === undefined ? {} : { reports: database.reports }),
       transact: (work, options) => tracing.span('transaction', span, () => transact(surroundings, work, options))
     }
     const surroundings = { database, cache, audit, tracing, wake: () => events.wake(tenant) }

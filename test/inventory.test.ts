@@ -3,7 +3,7 @@ import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import { isPostgres } from '../migrations/columns.js'
 import { listItems } from '../modules/inventory/item-list.js'
-import { writeJson } from '../modules/inventory/json-bytes.js'
+import { readIntegers, writeJson } from '../modules/inventory/json-bytes.js'
 import type { ListPlan, Order } from '../modules/inventory/list-plan.js'
 import { voidExpired } from '../modules/inventory/reservations.js'
 import type { Tenants } from '../plugins/core.js'
@@ -936,6 +936,16 @@ t.test('exact numbers', async (t) => {
     const result = proportionMicros(a, b, c)
     return BigInt(result) === (product < 0n ? -size : size)
   })
+  const cells = fc.array(fc.option(signed))
+  const readBack = fc.property(cells, fc.constantFrom('', ' '), fc.string(), (values, space, before) => {
+    const [head, array] = [Buffer.from(before), `[${values.map((value) => JSON.stringify(value)).join(`,${space}`)}]`]
+    const read = readIntegers(Buffer.concat([head, Buffer.from(`${array}…]`)]), head.length)
+    return JSON.stringify(read) === JSON.stringify(values)
+  })
+  t.doesNotThrow(
+    () => fc.assert(readBack, { numRuns: 1_000 }),
+    'integers are read as JSON.parse would, as either engine writes them'
+  )
   t.doesNotThrow(() => fc.assert(exact, { numRuns: 3_000 }), 'a·b/c is rounded half away from zero, whatever a·b is')
   const long = 'x'.repeat(200_000)
   t.equal(writeJson((out) => out.text(long).copy(Buffer.from(long)).text('.')).toString(), `${long}${long}.`)

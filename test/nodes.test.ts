@@ -32,7 +32,7 @@ async function databaseFor(t: Test, dialect: Dialect): Promise<string> {
 async function connect(t: Test, databaseUrl: string) {
   const server = openDatabaseServer(
     { databaseUrl, tenancy: 'multi', poolSize: 3 },
-    { query: () => {}, transaction: () => {}, waited: () => {}, grouped: () => {} }
+    { query: () => {}, transaction: () => {}, waited: () => {}, grouped: () => {}, reported: () => {} }
   )
   t.teardown(() => server.close())
   return server

@@ -366,6 +366,22 @@ export function startPostgres(
   files: Readonly<Record<string, string>> = {},
   parent?: string
 ): Promise<Server> {
+  return postgresFrom(initdb, settings, files, parent)
+}
+
+/** Starts a streaming replica of a private PostgreSQL, which takes no writes. */
+export function startReplica(of: Server): Promise<Server> {
+  const binary = join(required('TEST_POSTGRES_BIN'), 'pg_basebackup')
+  const args = ['-d', of.url, '--write-recovery-conf', '--wal-method=stream', '--checkpoint=fast', '--no-sync']
+  return postgresFrom((folder) => [[binary, [...args, '-D', join(folder, 'data')]]])
+}
+
+function postgresFrom(
+  prepare: NonNullable<Recipe['prepare']>,
+  settings: Readonly<Record<string, string>> = {},
+  files: Readonly<Record<string, string>> = {},
+  parent?: string
+): Promise<Server> {
   const owner = postgresOwner()
   const all = { listen_addresses: '127.0.0.1', unix_socket_directories: '', max_connections: '200', ...settings }
   return start({
@@ -375,7 +391,7 @@ export function startPostgres(
       ...Object.entries(all).flatMap(([name, value]) => ['-c', `${name}=${value.replace('{folder}', folder)}`])
     ],
     url: (port) => `postgres://postgres@127.0.0.1:${port}/postgres`,
-    prepare: initdb,
+    prepare,
     ping: pingPostgres,
     files,
     parent,

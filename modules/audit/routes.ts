@@ -2,7 +2,16 @@ import { Readable } from 'node:stream'
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyRequest } from 'fastify'
 import { Type } from 'typebox'
-import { access, agentOf, csvCell, decodeCursor, encodeCursor, pageOf, type Tenant } from '../../plugins/contracts.js'
+import {
+  access,
+  agentOf,
+  csvCell,
+  decodeCursor,
+  encodeCursor,
+  pageOf,
+  reportsOf,
+  type Tenant
+} from '../../plugins/contracts.js'
 import {
   AuditEntry,
   AuditExportQuery,
@@ -111,9 +120,9 @@ export const routes: FastifyPluginAsyncTypebox<{ metrics: AuditMetrics }> = asyn
 
 /** All that match, newest first, in pages: it needs no more memory for millions than for ten. */
 export async function* entriesOf(tenant: Tenant, filter: AuditFilter): AsyncGenerator<AuditEntry> {
-  const store = createAuditStore(tenant.db)
+  const report = await reportsOf(tenant)
   for (let before = Number.MAX_SAFE_INTEGER; ; ) {
-    const rows = await store.list(filter, before, ROWS_PER_READ)
+    const rows = await report((db) => createAuditStore(db).list(filter, before, ROWS_PER_READ))
     for (const row of rows) yield toEntry(row, tenant.id)
     const last = rows.at(-1)
     if (last === undefined || rows.length < ROWS_PER_READ) return

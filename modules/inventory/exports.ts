@@ -1,4 +1,4 @@
-import { csvCell, type Tenant } from '../../plugins/contracts.js'
+import { csvCell, reportsOf, type Tenant } from '../../plugins/contracts.js'
 import { fromMicros } from '../../schemas/decimal.js'
 import type { ExportKind } from '../../schemas/inventory.js'
 import { faceOf } from './item-rows.js'
@@ -43,14 +43,16 @@ const COLUMNS = {
 
 /** The rows of an export in pages, so that it needs no more memory for ten million rows than for ten. */
 async function* rowsOf(kind: ExportKind, tenant: Tenant, showCost: boolean): AsyncGenerator<Record<string, Cell>> {
-  const queries = createLedgerQueries(tenant.db)
+  const report = await reportsOf(tenant)
   for (let cursor: string | undefined; ; ) {
     const from = cursor === undefined ? {} : { cursor }
     let next: string | null = null
     if (kind === 'items') {
-      const store = createItemStore(tenant.db)
-      const { rows, cursorOf } = await store.list({ limit: PAGE, ...from })
-      const records = await store.records(rows.map(({ code }) => code))
+      const { rows, cursorOf, records } = await report(async (db) => {
+        const store = createItemStore(db)
+        const listed = await store.list({ limit: PAGE, ...from })
+        return { ...listed, records: await store.records(listed.rows.map(({ code }) => code)) }
+      })
       for (const row of rows.slice(0, PAGE)) {
         const record = records.get(row.code)
         if (record !== undefined) yield presentRecord(record, faceOf(row).category, showCost)
@@ -58,11 +60,13 @@ async function* rowsOf(kind: ExportKind, tenant: Tenant, showCost: boolean): Asy
       const last = rows[PAGE - 1]
       next = rows.length > PAGE && last !== undefined ? cursorOf(last) : null
     } else if (kind === 'stock') {
-      const { data, page } = await queries.stockAsOf(Number.MAX_SAFE_INTEGER, { limit: PAGE, ...from })
+      const { data, page } = await report((db) =>
+        createLedgerQueries(db).stockAsOf(Number.MAX_SAFE_INTEGER, { limit: PAGE, ...from })
+      )
       yield* data
       next = page.nextCursor
     } else {
-      const { data, page } = await queries.movements({ limit: PAGE, ...from }, showCost)
+      const { data, page } = await report((db) => createLedgerQueries(db).movements({ limit: PAGE, ...from }, showCost))
       for (const { id, type, occurredAt, reason, reference, reverses, lines } of data) {
         for (const line of lines) yield { movementId: id, type, occurredAt, reason, reference, reverses, ...line }
       }

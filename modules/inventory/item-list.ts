@@ -2,7 +2,7 @@ import { type Kysely, type RawBuilder, type SelectQueryBuilder, sql } from 'kyse
 import { isPostgres } from '../../migrations/columns.js'
 import { decodeCursor, encodeCursor, type Prepared, prepared } from '../../plugins/contracts.js'
 import type { ItemQuery } from '../../schemas/inventory.js'
-import { faceOf, gathered, itemsWithStock, type ListedItem, type Page, rowsOf, rowTexts } from './item-rows.js'
+import { faceOf, gathered, itemsWithStock, type ListedItem, type Page, rowsOf, rowText } from './item-rows.js'
 import {
   categoryId,
   type Filter,
@@ -93,7 +93,7 @@ function listQuery(root: Kysely<unknown>, plan: ListPlan): RawBuilder<Page> {
     query = query.where(sql<boolean>`${plus('category')}i.category_id = ${categoryId()}`)
   if (values.status !== undefined) query = query.where(sql<boolean>`${plus('status')}t.status = ${slot('status')}`)
   if (values.location !== undefined) query = query.where('i.id', 'in', stockedAt(root))
-  const page = inOrder(query, plan, postgres).limit(slot('limit')).select(rowTexts(root))
+  const page = inOrder(query, plan, postgres).limit(slot('limit')).select(rowText(root).as('line'))
   return gathered(root, sql`${page}`)
 }
 

@@ -2,7 +2,7 @@ import { type Kysely, type RawBuilder, sql } from 'kysely'
 import { isPostgres } from '../../migrations/columns.js'
 import { fromMicros, MICROS, proportionMicros } from '../../schemas/decimal.js'
 import type { ItemRow, StockStatus, Tracking } from '../../schemas/inventory.js'
-import type { JsonBytes } from './json-bytes.js'
+import { type JsonBytes, readIntegers } from './json-bytes.js'
 import type { InventoryTables } from './tables.js'
 
 export interface ItemWithStock {
@@ -98,61 +98,66 @@ interface Bytes {
   to: number
 }
 
-/** The whole page as two texts: a call for each of its cells costs several times as much. SQLite hands over their bytes. */
+/** The whole page as one text: a call for each of its cells costs several times as much. SQLite hands over its bytes. */
 export interface Page {
-  faces: Buffer | string | null
-  cells: Buffer | string | null
+  page: Buffer | string | null
 }
 
-const CELLS = [
-  'i.id',
-  'i.code',
-  't.on_hand',
-  't.reserved',
-  't.value',
-  'i.reorder_point',
-  'i.par_level',
-  'i.unit_cost'
-] as const
-type Cells = [id: number, code: string, on_hand: number, reserved: number, value: number, ...levels: (number | null)[]]
+const NUMBERS = ['i.id', 't.on_hand', 't.reserved', 't.value', 'i.reorder_point', 'i.par_level', 'i.unit_cost'] as const
 /** JSON holds no such character unescaped. */
 const SEPARATOR = '\u001e'
+const SEPARATOR_BYTE = 0x1e
+const BRACKET = '['.charCodeAt(0)
+const QUOTE = '"'.charCodeAt(0)
+const BACKSLASH = '\\'.charCodeAt(0)
+/** The code is what a face begins with. */
+const CODE_AT = '{"itemCode":"'.length
 
-/** The two texts of a row of `itemRows`. */
-export function rowTexts(root: Kysely<unknown>) {
-  const cells = sql.join(CELLS.map((column) => sql.ref(column)))
+/** A row of `itemRows` as one text: the object of its face, then the array of its numbers. */
+export function rowText(root: Kysely<unknown>) {
+  const numbers = sql.join(NUMBERS.map((column) => sql.ref(column)))
   if (isPostgres(root)) {
     const fields = Object.entries(FACE).map(([field, column]) => sql`${sql.ref(column)} as ${sql.ref(field)}`)
-    return [
-      sql<string>`(select row_to_json(f)::text from (select ${sql.join(fields)}) f)`.as('face'),
-      sql<string>`json_build_array(${cells})::text`.as('cells')
-    ]
+    return sql<string>`(select row_to_json(f)::text from (select ${sql.join(fields)}) f) || json_build_array(${numbers})::text`
   }
   const fields = Object.entries(FACE).flatMap(([field, column]) => [sql.lit(field), sql.ref(column)])
-  return [sql<string>`json_object(${sql.join(fields)})`.as('face'), sql<string>`json_array(${cells})`.as('cells')]
+  return sql<string>`json_object(${sql.join(fields)}) || json_array(${numbers})`
 }
 
-/** Gathers the texts of `page`, which come in order, into one row. */
+/** Gathers the texts of `page`, which come in order, into one. */
 export function gathered(root: Kysely<unknown>, page: RawBuilder<unknown>): RawBuilder<Page> {
-  const join = sql.raw(isPostgres(root) ? 'string_agg' : 'group_concat')
-  const [faces, cells] = [sql`${join}(face, ${sql.lit(SEPARATOR)})`, sql`'[' || ${join}(cells, ',') || ']'`]
-  const type = sql.raw(isPostgres(root) ? 'text' : 'blob')
-  return sql<Page>`select cast(${faces} as ${type}) as faces, cast(${cells} as ${type}) as cells from (${page}) p`
+  const postgres = isPostgres(root)
+  const rows = sql`${sql.raw(postgres ? 'string_agg' : 'group_concat')}(line, ${sql.lit(SEPARATOR)})`
+  return sql<Page>`select cast(${rows} as ${sql.raw(postgres ? 'text' : 'blob')}) as page from (${page}) p`
 }
 
-const bytesOf = (text: Buffer | string) => (typeof text === 'string' ? Buffer.from(text) : text)
+export function rowsOf({ page }: Page): ListedItem[] {
+  if (page === null) return []
+  const within = typeof page === 'string' ? Buffer.from(page) : page
+  const rows: ListedItem[] = []
+  for (let from = 0; from < within.length; ) {
+    const separator = within.indexOf(SEPARATOR_BYTE, from)
+    const end = separator === -1 ? within.length : separator
+    const to = within.lastIndexOf(BRACKET, end - 1)
+    const numbers = readIntegers(within, to)
+    const [id, on_hand, reserved, value, reorder_point = null, par_level = null, unit_cost = null] = numbers
+    if (id == null || on_hand == null || reserved == null || value == null) throw new Error('a row without its amounts')
+    const amounts = { on_hand, reserved, value, reorder_point, par_level, unit_cost }
+    rows.push({ id, code: codeAt(within, from + CODE_AT), face: { within, from, to }, ...amounts })
+    from = end + 1
+  }
+  return rows
+}
 
-export function rowsOf({ faces, cells }: Page): ListedItem[] {
-  if (faces === null || cells === null) return []
-  const within = bytesOf(faces)
-  const rows: Cells[] = JSON.parse(cells.toString())
-  let from = 0
-  return rows.map(([id, code, on_hand, reserved, value, reorder_point = null, par_level = null, unit_cost = null]) => {
-    const end = within.indexOf(SEPARATOR, from)
-    const face = { within, from, to: end === -1 ? within.length : end }
-    from = face.to + 1
-    return { id, code, face, on_hand, reserved, value, reorder_point, par_level, unit_cost }
-  })
+function codeAt(bytes: Buffer, from: number): string {
+  let to = from
+  let escaped = false
+  for (; bytes[to] !== QUOTE; to++) {
+    if (bytes[to] !== BACKSLASH) continue
+    escaped = true
+    to++
+  }
+  return escaped ? JSON.parse(bytes.toString('utf8', from - 1, to + 1)) : bytes.toString('utf8', from, to)
 }
 
 export const faceOf = ({ face }: ListedItem): Face => JSON.parse(face.within.toString('utf8', face.from, face.to))

@@ -101,3 +101,32 @@ export function writeJson(write: (out: JsonBytes) => void): Buffer {
   write(shared.clear())
   return shared.written()
 }
+
+const NINE = 0x39
+const MINUS = '-'.charCodeAt(0)
+const NULL_LENGTH = 'null'.length
+const END = ']'.charCodeAt(0)
+
+/**
+ * A JSON array of integers and nulls that begins at a place in a text: as bytes, since the text around it would have to be decoded and
+ * cut out first.
+ * @param from where its bracket is
+ */
+export function readIntegers(bytes: Buffer, from: number): (number | null)[] {
+  const integers: (number | null)[] = []
+  let at = from + 1
+  while (at < bytes.length && bytes[at] !== END) {
+    const first = bytes[at] ?? END
+    if (first === MINUS || (first >= ZERO && first <= NINE)) {
+      let integer = 0
+      if (first === MINUS) at++
+      for (let digit = bytes[at] ?? END; digit >= ZERO && digit <= NINE; digit = bytes[++at] ?? END)
+        integer = integer * 10 + (digit - ZERO)
+      integers.push(first === MINUS ? -integer : integer)
+    } else if (first === 'n'.charCodeAt(0)) {
+      integers.push(null)
+      at += NULL_LENGTH
+    } else at++
+  }
+  return integers
+}

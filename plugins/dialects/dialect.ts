@@ -1,5 +1,5 @@
 import { type CompiledQuery, HandleEmptyInListsPlugin, type Kysely, replaceWithNoncontingentExpression } from 'kysely'
-import type { Dialect, TransactOptions } from '../contracts.js'
+import type { Dialect, Report, TransactOptions } from '../contracts.js'
 
 /** What a transaction needs from the core while it runs; the tenant layer turns it into outbox rows and invalidations. */
 export type RawTransact = <R>(work: (db: Kysely<unknown>) => Promise<R>, options?: TransactOptions) => Promise<R>
@@ -14,6 +14,8 @@ export interface TenantDatabase {
   /** Changes when another process committed to this database; undefined where the engine cannot tell cheaply. */
   foreignVersion(): number | undefined
   sizeBytes(): Promise<{ database: number; writeAheadLog: number }>
+  /** See `Tenant.reports`; left out where there is no replica. */
+  reports?(): Promise<Report>
   /** The server that it was opened on, where there are several. */
   readonly home?: string
   close(): Promise<void>
@@ -67,10 +69,12 @@ export interface DatabaseEvents {
   waited(seconds: number): void
   /** How many transactions shared one commit (SQLite). */
   grouped(transactions: number): void
+  /** Where a report is read, and how long it waited until the replica had all that it needs. */
+  reported(place: 'replica' | 'primary', seconds: number): void
 }
 
 /** For a database that nobody watches. */
-export const UNWATCHED: DatabaseEvents = { query() {}, transaction() {}, waited() {}, grouped() {} }
+export const UNWATCHED: DatabaseEvents = { query() {}, transaction() {}, waited() {}, grouped() {}, reported() {} }
 
 /** `x in ()` is an error on PostgreSQL and nothing on SQLite; an empty list holds nothing, on both. */
 export const PLUGINS = [new HandleEmptyInListsPlugin({ strategy: replaceWithNoncontingentExpression })]

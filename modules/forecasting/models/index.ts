@@ -85,11 +85,10 @@ function judge(
   point: Float64Array,
   prepared: Prepared,
   plan: RollingPlan,
-  floor: number,
-  combined: boolean
+  floor: number
 ): Judged {
   return prepared.sparse && floor === 0
-    ? judgeByCounts(rolled, point, prepared, plan, !combined)
+    ? judgeByCounts(rolled, point, prepared, plan)
     : judgeByErrors(rolled, point, prepared, plan, floor)
 }
 
@@ -101,7 +100,7 @@ function baselineName({ context, demandClass }: Prepared): ModelName {
 
 function judgeBaseline(prepared: Prepared, plan: RollingPlan, floor: number): Judged & { name: ModelName } {
   const { names, rolled, finals } = rollMembers([baselineName(prepared), 'naive'], prepared, plan)
-  return { name: names[0]!, ...judge(rolled[0]!.slice(), finals[0]!.slice(), prepared, plan, floor, false) }
+  return { name: names[0]!, ...judge(rolled[0]!.slice(), finals[0]!.slice(), prepared, plan, floor) }
 }
 
 type Candidate = Judged & { members: Members; weights: Float64Array }
@@ -124,7 +123,7 @@ function combine(
   blendSteps(members.finals, 0, weights, share, point)
   const rolled = combineRolled(members.rolled, table, share)
   const factor = several && !sparse ? biasFactor(rolled, prepared, plan) : 1
-  return { ...judge(scaleBy(rolled, factor), scaleBy(point, factor), prepared, plan, floor, several), weights }
+  return { ...judge(scaleBy(rolled, factor), scaleBy(point, factor), prepared, plan, floor), weights }
 }
 
 /** A sparse series with a season is forecast both ways; the counts stand unless the season helps clearly. */

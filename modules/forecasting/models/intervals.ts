@@ -1,4 +1,4 @@
-import { type Coverage, INTERVALS, type Intervals, LEVELS, sortedQuantile, Z } from './levels.js'
+import { type Coverage, INTERVALS, type Intervals, LEVELS, sortTogether, Z } from './levels.js'
 import type { RollingPlan } from './rolling.js'
 
 /** Student's t over normal quantile: how much wider an interval is when its scale rests on few independent errors.
@@ -17,8 +17,8 @@ function widening(z: number, freedom: number): number {
 export interface Distribution {
   /** spread per step of errors divided by the level term */
   scales: Float64Array
-  /** standardised error per quantile level */
-  shape: Float64Array
+  /** standardised error per quantile level and step, wider where few windows told the scale */
+  shapes: Float64Array[]
   /** smallest level that counts */
   least: number
 }
@@ -26,9 +26,64 @@ export interface Distribution {
 /** Errors grow with the level, less than in proportion: as the standard deviation of a count or retail series does. */
 const levelTerm = (centre: number, least: number): number => Math.sqrt(Math.max(Math.abs(centre), least))
 
+/** Horizons after which an error counts half: what is uncertain now says more than what was. */
+const HALF_LIFE_HORIZONS = 3
+/** Fewer windows than this widen no further; running sums have one error a window where single steps have several. */
+const LEAST_WINDOWS = { steps: 1.5, sums: 1.8 } as const
+const SUMS_SHARE = 0.7
+
+/** Weight per origin of `from…to`, the last one's being 1. */
+function originWeights({ origins, horizon }: RollingPlan, from: number, to: number): Float64Array {
+  const weights = new Float64Array(Math.max(0, to - from))
+  for (let o = from; o < to; o++) {
+    weights[o - from] = 2 ** ((origins[o]! - origins[to - 1]!) / (HALF_LIFE_HORIZONS * horizon))
+  }
+  return weights
+}
+
+/** Periods that the origins cover, as many as equal weights would have to cover to say as much. Source: Kish (1965). */
+function weightedSpan({ origins }: RollingPlan, weights: Float64Array, from: number, to: number): number {
+  let sum = 0
+  let squares = 0
+  for (const weight of weights) {
+    sum += weight
+    squares += weight * weight
+  }
+  return to > from ? ((origins[to - 1]! - origins[from]! + 1) * sum * sum) / squares / (to - from) : 0
+}
+
+/** Windows that do not overlap, per step. */
+function windowsOf(span: number, horizon: number, cumulative: boolean): Float64Array {
+  return Float64Array.from({ length: horizon }, (_, k) =>
+    cumulative
+      ? Math.max(LEAST_WINDOWS.sums, (SUMS_SHARE * span) / (k + 1))
+      : Math.max(LEAST_WINDOWS.steps, span / (k + 1))
+  )
+}
+
+/** Quantiles of weighted errors at the conformal ranks of as many errors as are worth `independent` ones. */
+function weightedShape(errors: Float64Array, weights: Float64Array, independent: number): Float64Array {
+  sortTogether(errors, weights)
+  const centres = new Float64Array(weights.length)
+  let total = 0
+  for (let i = 0; i < centres.length; i++) {
+    centres[i] = total + weights[i]! / 2
+    total += weights[i]!
+  }
+  let i = 0
+  return LEVELS.map((p) => {
+    const rank = total * ((p * (independent + 1) - 0.5) / independent)
+    while (i < centres.length && centres[i]! < rank) i++
+    if (i === 0 || i === centres.length) return errors[Math.min(i, errors.length - 1)] ?? 0
+    const part = (rank - centres[i - 1]!) / (centres[i]! - centres[i - 1]!)
+    return errors[i - 1]! + part * (errors[i]! - errors[i - 1]!)
+  })
+}
+
 /**
- * Errors of the rolled forecasts (or of their running sums), scaled per step, pooled over steps and widened for the few
- * windows that do not overlap. Source: split conformal prediction (Vovk et al. 2005), normalised scores (Papadopoulos 2008).
+ * Errors of the rolled forecasts (or of their running sums), scaled per step, pooled over steps, recent ones heavier.
+ * Source: split conformal prediction (Vovk et al. 2005), normalised scores (Papadopoulos 2008), weights for what may have
+ * changed (Barber et al. 2023).
  * @param from first origin used
  * @param to end of the origins used
  */
@@ -42,9 +97,11 @@ export function learnErrors(
   to = plan.origins.length
 ): Distribution {
   const { origins, horizon } = plan
+  const ofOrigin = originWeights(plan, from, to)
   const sums = new Float64Array(horizon)
-  const counts = new Float64Array(horizon)
-  const errors = new Float64Array(Math.max(0, to - from) * horizon)
+  const masses = new Float64Array(horizon)
+  const errors = new Float64Array(ofOrigin.length * horizon)
+  const weights = new Float64Array(errors.length)
   const steps = new Int32Array(errors.length)
   let level = 0
   for (let i = 0; i < y.length; i++) level += Math.abs(y[i]!) / y.length
@@ -63,35 +120,37 @@ export function learnErrors(
       centre = cumulative ? centre + forecast : forecast
       const least = 0.1 * level * (cumulative ? k + 1 : 1)
       errors[count] = least > 0 ? running / levelTerm(centre, least) : 0
-      sums[k]! += Math.abs(errors[count]!)
-      counts[k]! += 1
+      weights[count] = ofOrigin[o - from]!
+      sums[k]! += weights[count]! * Math.abs(errors[count]!)
+      masses[k]! += weights[count]!
       steps[count++] = k
     }
   }
-  const scales = smoothScales(sums, counts, cumulative)
-  const sorted = errors.subarray(0, count)
-  for (let i = 0; i < count; i++) sorted[i]! /= scales[steps[i]!]!
-  sorted.sort()
-  const span = to > from ? origins[to - 1]! - origins[from]! + 1 : 0
-  // windows without overlap; running sums have one error a window where single steps have several
-  const freedom = cumulative ? Math.max(1.8, (0.7 * span) / horizon) : Math.max(2, span / horizon + 1)
-  const shape = Float64Array.from(LEVELS, (p, l) => widening(Z[l]!, freedom) * sortedQuantile(sorted, p))
-  return { scales, shape, least: 0.1 * level }
+  const scales = smoothScales(sums, masses, cumulative)
+  for (let i = 0; i < count; i++) errors[i]! /= scales[steps[i]!]!
+  const span = weightedSpan(plan, ofOrigin, from, to)
+  // a window of k steps has one error of the k-th, so that all steps together are worth span × (1 + ½ + ⅓ + …) errors
+  let independent = 0
+  for (let k = 0; k < horizon; k++) independent += span / (k + 1)
+  const shape = weightedShape(errors.subarray(0, count), weights.subarray(0, count), Math.max(1, independent))
+  const windows = windowsOf(span, horizon, cumulative)
+  const shapes = Array.from(shape, (error, l) => windows.map((freedom) => error * widening(Z[l]!, freedom)))
+  return { scales, shapes, least: 0.1 * level }
 }
 
-/** Mean |error| per step, smoothed over neighbours and non-decreasing; steps never measured grow with √time. */
-function smoothScales(sums: Float64Array, counts: Float64Array, cumulative: boolean): Float64Array {
+/** Weighted mean |error| per step, smoothed over neighbours and non-decreasing; steps never measured grow with √time. */
+function smoothScales(sums: Float64Array, masses: Float64Array, cumulative: boolean): Float64Array {
   const scales = new Float64Array(sums.length)
   let last = 0
   for (let k = 0; k < scales.length; k++) {
     let sum = 0
-    let count = 0
+    let mass = 0
     for (let j = cumulative ? k : Math.max(0, k - 1); j <= Math.min(k + (cumulative ? 0 : 1), sums.length - 1); j++) {
       sum += sums[j]!
-      count += counts[j]!
+      mass += masses[j]!
     }
     const growth = k === 0 ? 1 : ((k + 1) / k) ** 0.25
-    last = count > 0 ? Math.max(sum / count, last) : last * growth
+    last = mass > 0 ? Math.max(sum / mass, last) : last * growth
     scales[k] = last > 0 ? last : Number.MIN_VALUE
   }
   return scales
@@ -99,13 +158,13 @@ function smoothScales(sums: Float64Array, counts: Float64Array, cumulative: bool
 
 /** Quantiles per level around the point forecast, sorted so that they never cross. */
 export function spread(centre: Float64Array, distribution: Distribution, floor: number): Float64Array[] {
-  const { scales, shape, least } = distribution
+  const { scales, shapes, least } = distribution
   const units = centre.map((value, k) => scales[k]! * levelTerm(value, least))
   const lowest = new Float64Array(centre.length).fill(floor)
-  return Array.from(shape, (error) => {
+  return shapes.map((errors) => {
     const row = new Float64Array(centre.length)
     for (let k = 0; k < row.length; k++) {
-      row[k] = Math.max(centre[k]! + error * units[k]!, lowest[k]!)
+      row[k] = Math.max(centre[k]! + errors[k]! * units[k]!, lowest[k]!)
       lowest[k] = row[k]!
     }
     return row

@@ -79,26 +79,21 @@ function mixtureEnds(mixture: CountMixture, horizon: number, factor: number): In
   return { 80: narrow!, 90: middle!, 95: wide! }
 }
 
-/** How far one model's forecast may move the mixture's means; it moves them half of the way (geometrically). */
+/** How far a forecast may move the mixture's means; it moves them half of the way (geometrically). */
 const FACTOR_LIMITS = [0.5, 2] as const
 
-/**
- * Intervals from the count mixture fitted at each origin.
- * @param follow move the mixture's means to the forecast given; otherwise the mixture, itself a combination, stands
- */
+/** Intervals from the count mixture fitted at each origin, its means moved towards the forecast given. */
 export function judgeByCounts(
   rolled: Float64Array,
   point: Float64Array,
   prepared: Prepared,
-  plan: RollingPlan,
-  follow: boolean
+  plan: RollingPlan
 ): Judged {
   const { y, observed, context } = prepared
   const { origins, horizon } = plan
   raise(rolled, 0)
   raise(point, 0)
   const factorOf = (mixture: CountMixture, forecasts: Float64Array): number => {
-    if (!follow) return 1
     const mean = mixtureMean(mixture)
     let sum = 0
     for (let k = 0; k < forecasts.length; k++) sum += forecasts[k]! / forecasts.length

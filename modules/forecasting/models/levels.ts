@@ -62,13 +62,21 @@ export const Z = Float64Array.of(
   2.326347874
 )
 
-/** Quantile of ascending values by linear interpolation at (n + 1)p, the conformal rank; flat beyond the ends. */
-export function sortedQuantile(sorted: Float64Array, p: number): number {
-  const n = sorted.length
-  if (n === 0) return 0
-  const rank = p * (n + 1) - 1
-  if (rank <= 0) return sorted[0]!
-  if (rank >= n - 1) return sorted[n - 1]!
-  const below = Math.floor(rank)
-  return sorted[below]! + (rank - below) * (sorted[below + 1]! - sorted[below]!)
+const GAPS = [1577, 701, 301, 132, 57, 23, 10, 4, 1]
+
+/** Sorts `keys` in place, ascending, and `values` with them. Source: Shell (1959), gaps of Ciura (2001). */
+export function sortTogether(keys: Float64Array, values: Float64Array): void {
+  for (const gap of GAPS) {
+    for (let i = gap; i < keys.length; i++) {
+      const key = keys[i]!
+      const value = values[i]!
+      let at = i
+      for (; at >= gap && keys[at - gap]! > key; at -= gap) {
+        keys[at] = keys[at - gap]!
+        values[at] = values[at - gap]!
+      }
+      keys[at] = key
+      values[at] = value
+    }
+  }
 }

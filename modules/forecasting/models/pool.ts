@@ -75,5 +75,5 @@ export const DEFAULT_MEMBERS: readonly ModelName[] = [
   'mapa-robust'
 ]
 
-/** Members of the default combination for sparse demand without a season. */
-export const SPARSE_MEMBERS: readonly ModelName[] = ['ses', 'tsb', 'sba', 'adida', 'imapa', 'negative-binomial']
+/** Members of the default combination for sparse demand without a season: rates, and two that see demand die out. */
+export const SPARSE_MEMBERS: readonly ModelName[] = ['tsb', 'negative-binomial', 'theta', 'ar-levels']
