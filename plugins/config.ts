@@ -3,13 +3,13 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { isIP } from 'node:net'
 import { join, resolve } from 'node:path'
 import { type Static, Type } from 'typebox'
-import { Value } from 'typebox/value'
 import { BACKUP_SECRETS, BACKUP_VARIABLES, type BackupConfig, backupsOf } from './config-backups.js'
 import { DATABASE_SECRETS, DATABASE_VARIABLES, databaseServersOf } from './config-database.js'
 import { ConfigError } from './config-error.js'
 import { LIMIT_CLASSES, type RateLimits } from './rate-limits.js'
 import { isGuessable, refuseDefaultSecrets, type TlsIdentity, tlsIdentity, withSecretFiles } from './secrets.js'
 import type { TelemetrySettings } from './telemetry.js'
+import { shape } from './validation.js'
 import { VERSION } from './version.js'
 
 const SECRET_RULE = 'a random secret of at least 32 characters'
@@ -302,18 +302,17 @@ const names = (environment: Environment): Record<string, string> =>
   Object.fromEntries(Object.entries(environment).map(([name, value]) => [name, String(value)]))
 
 function parse(env: Record<string, string | undefined>): Environment {
-  const given: Record<string, string | number> = {}
+  const given: Record<string, unknown> = {}
   for (const [name, schema] of Object.entries(Environment.properties)) {
-    const value = env[name]
-    if (value === undefined || value === '') continue
+    const value = env[name] || ('default' in schema ? schema.default : undefined)
+    if (value === undefined) continue
     const isInteger = 'type' in schema && schema.type === 'integer'
     // Only whole numbers are read as such: 80.5 must be refused, not cut.
-    given[name] = isInteger && /^-?\d{1,15}$/.test(value) ? Number(value) : value
+    given[name] = isInteger && /^-?\d{1,15}$/.test(String(value)) ? Number(value) : value
   }
-  const values = Value.Default(Environment, given)
-  if (Value.Check(Environment, values)) return values
-  const [first] = Value.Errors(Environment, values)
-  const name = first?.instancePath.split('/')[1] ?? ''
+  const isRight = shape(Environment)
+  if (isRight(given)) return given
+  const name = isRight.errors?.[0]?.instancePath.split('/')[1] ?? ''
   const allowed = descriptionOf(name)
   const shown = SECRETS.has(name) ? 'a value that is refused (not shown)' : JSON.stringify(env[name])
   throw new ConfigError(`${name} is ${shown}; it may be ${allowed}`)

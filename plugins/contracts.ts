@@ -16,6 +16,7 @@ export type * from './portable/types.js'
 export { type Prepared, prepared, slots } from './prepared.js'
 export { type Locale, type Localised, localeOf, Problem, type ProblemParams, problem } from './problem.js'
 export { NO_TRACING, type Tracing } from './tracing.js'
+export { shape } from './validation.js'
 
 /** What a domain may rely on. A host that embeds one domain supplies these decorators itself, or registers the core. */
 

@@ -1,12 +1,12 @@
 import { createHash } from 'node:crypto'
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { type Static, Type } from 'typebox'
-import { Value } from 'typebox/value'
 import { Closed, Job, JobStatus, List, PageQuery, problems, Uuid } from '../schemas/common.js'
 import { agentOf } from './audit.js'
 import { access, type EnterModule, type ModuleOptions, type Tenant } from './contracts.js'
 import { CursorInvalid } from './errors.js'
 import type { JobFilter, JobPosition, JobService } from './jobs.js'
+import { shape } from './validation.js'
 
 const Params = Closed({ id: Uuid })
 const Query = Closed({
@@ -83,6 +83,6 @@ function positionOf(cursor: string, filter: JobFilter): JobPosition {
   } catch {
     throw new CursorInvalid({})
   }
-  if (!Value.Check(Cursor, value) || value[2] !== filterHash(filter)) throw new CursorInvalid({})
+  if (!shape(Cursor)(value) || value[2] !== filterHash(filter)) throw new CursorInvalid({})
   return { createdAt: value[0], id: value[1] }
 }

@@ -1,12 +1,12 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyBaseLogger, FastifyRequest } from 'fastify'
 import { type Static, Type } from 'typebox'
-import { Value } from 'typebox/value'
 import { Closed, Instant, Nullable, problems } from '../schemas/common.js'
 import type { Member } from './cluster.js'
 import { type Answers, access, type EnterModule, type ModuleOptions, type Principal } from './contracts.js'
 import { OperatorRequired } from './errors.js'
 import type { RedisLink } from './redis.js'
+import { shape } from './validation.js'
 
 const LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace'] as const
 const Level = Type.Enum(LEVELS)
@@ -69,7 +69,7 @@ export function createLogLevels(
   }
   const hear = (message: string) => {
     const told = parsed(message)
-    if (Value.Check(Told, told)) apply(told)
+    if (shape(Told)(told)) apply(told)
   }
   // A node that starts, or was cut off, finds what it missed.
   const catchUp = async () => {

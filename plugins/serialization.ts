@@ -1,5 +1,9 @@
-import fastJson from 'fast-json-stringify'
+import fastJson, { type AnySchema } from 'fast-json-stringify'
 import type { FastifySchema, FastifySerializerCompiler } from 'fastify'
+import { compiledOnce } from './compiled.js'
+
+// What picks one of several shapes is ajv's work: see the validators.
+const writer = compiledOnce((schema: AnySchema) => fastJson(schema, { ajv: { code: { optimize: false } } }))
 
 /**
  * Fastify's own way to write an answer by its schema, compiled when the first one is written: a command at the console uses none
@@ -8,7 +12,7 @@ import type { FastifySchema, FastifySerializerCompiler } from 'fastify'
 export const serializerCompiler: FastifySerializerCompiler<FastifySchema> = ({ schema }) => {
   let write: ((value: unknown) => string) | undefined
   return (value: unknown) => {
-    write ??= fastJson(schema)
+    write ??= writer(schema)
     return write(value)
   }
 }

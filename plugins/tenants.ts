@@ -1,5 +1,4 @@
 import type { Kysely } from 'kysely'
-import { Value } from 'typebox/value'
 import { TenantId } from '../schemas/common.js'
 import { type AuditService, SYSTEM } from './audit.js'
 import type { Caches, TenantCache } from './cache.js'
@@ -9,6 +8,7 @@ import { TenantNameInvalid, TenantNotFound } from './errors.js'
 import { appendToOutbox, type EventService } from './events.js'
 import { migrate } from './migrate.js'
 import { NO_TRACING, type Tracing } from './tracing.js'
+import { shape } from './validation.js'
 
 export interface TenantsOptions {
   server: DatabaseServer
@@ -86,7 +86,7 @@ export class Tenants {
 
   /** @throws TENANT_NAME_INVALID: the name becomes a file's, or a schema's */
   async create(name: string): Promise<Tenant> {
-    if (!Value.Check(TenantId, name)) throw new TenantNameInvalid({ tenant: String(name).slice(0, 100) })
+    if (!shape(TenantId)(name)) throw new TenantNameInvalid({ tenant: String(name).slice(0, 100) })
     await this.#options.server.create(name)
     return this.get(name)
   }
@@ -100,7 +100,7 @@ export class Tenants {
   async #exists(id: string): Promise<boolean> {
     if (this.#options.tenancy === 'single') return id === SINGLE_TENANT
     // The name becomes a file's: one that is none must not be looked for.
-    return Value.Check(TenantId, id) && this.#options.server.exists(id)
+    return shape(TenantId)(id) && this.#options.server.exists(id)
   }
 
   #forget(id: string): void {

@@ -2,10 +2,10 @@ import { randomUUID } from 'node:crypto'
 import fastifyJwt from '@fastify/jwt'
 import Fastify, { type FastifyInstance } from 'fastify'
 import { type Static, Type } from 'typebox'
-import { Compile } from 'typebox/compile'
 import { TokenClaims } from '../schemas/common.js'
 import type { Tokens } from './contracts.js'
 import { Unauthenticated } from './errors.js'
+import { shape } from './validation.js'
 
 /** The one algorithm: a token never chooses how it is checked (RFC 8725, 3.1). */
 const ALGORITHM = 'HS256'
@@ -29,8 +29,6 @@ export const REJECTIONS = [
 ] as const
 export type Rejection = (typeof REJECTIONS)[number]
 
-const tokenClaims = Compile(TokenClaims)
-
 // No key is ever taken from the token itself (jwk, jku, x5u, x5c), so a header that offers one is not ours.
 const Decoded = Type.Object({
   header: Type.Object(
@@ -39,8 +37,6 @@ const Decoded = Type.Object({
   ),
   payload: Type.Object({ iss: Type.Optional(Type.Unknown()) })
 })
-
-const tokenParts = Compile(Decoded)
 
 export interface TokenOptions {
   /** The first signs, all verify: a new key is put in front, the old one leaves when its tokens have expired. */
@@ -108,7 +104,7 @@ export function createTokens(app: FastifyInstance, options: TokenOptions): Token
       if (decoded.header.alg !== ALGORITHM) throw rejection('algorithm')
       const engine = engineOf(engines, decoded.header.kid)
       const claims = check(() => engine.verify<object>(token), decoded.payload.iss === issuer ? 'audience' : 'issuer')
-      if (!tokenClaims.Check(claims)) throw rejection('malformed')
+      if (!shape(TokenClaims)(claims)) throw rejection('malformed')
       return claims
     }
   }
@@ -125,7 +121,7 @@ function engineOf(engines: ReadonlyMap<string, fastifyJwt.JWT>, id: string): fas
 function decode(engine: fastifyJwt.JWT, token: string): Static<typeof Decoded> {
   if (token.length > TOKEN_LENGTH_MAX) throw rejection('malformed')
   const decoded = check(() => engine.decode<object>(token), 'malformed')
-  if (!tokenParts.Check(decoded)) throw rejection('malformed')
+  if (!shape(Decoded)(decoded)) throw rejection('malformed')
   return decoded
 }
 

@@ -18,6 +18,7 @@ import type { Tenants } from '../plugins/core.js'
 import { openDatabaseServer, placeOf } from '../plugins/database.js'
 import { UNWATCHED } from '../plugins/dialects/dialect.js'
 import { linesOf, openReader, portabilityOf } from '../plugins/portable/index.js'
+import { runCommand } from './command.js'
 import { buildApp, client, type Dialect, eachDialect } from './helper.js'
 import { spawnNode, temporaryFolder } from './service-process.js'
 import { freePort, freshDatabase } from './services.js'
@@ -376,20 +377,15 @@ async function exchangeCodes(app: FastifyInstance): Promise<void> {
 const CLI = fileURLToPath(new URL('../cli.js', import.meta.url))
 const KILLS = Number(process.env.BACKUP_KILLS ?? 1)
 
-/** Runs `inventory …`; killed after so many milliseconds, where they are given. */
-async function inventory(env: Environment, args: readonly string[], killAfter?: number) {
-  const child = spawnNode([CLI, ...args], { env })
-  let [out, err] = ['', '']
-  child.stdout.on('data', (chunk: Buffer) => {
-    out += chunk.toString()
-  })
-  child.stderr.on('data', (chunk: Buffer) => {
-    err += chunk.toString()
-  })
-  const timer = killAfter === undefined ? undefined : setTimeout(() => child.kill('SIGKILL'), killAfter)
-  const [code, signal] = await once(child, 'close')
+/** Restores in a process of its own, which is killed after so many milliseconds. */
+async function killedRestore(env: Environment, killAfter: number): Promise<NodeJS.Signals | null> {
+  const child = spawnNode([CLI, 'restore', '--yes'], { env })
+  child.stdout.resume()
+  child.stderr.resume()
+  const timer = setTimeout(() => child.kill('SIGKILL'), killAfter)
+  const [, signal] = await once(child, 'close')
   clearTimeout(timer)
-  return { code, signal, out, err }
+  return signal
 }
 
 t.test(
@@ -406,24 +402,24 @@ t.test(
         })
         const app = await buildApp(t, { dialect, config: { DATABASE_URL: databaseUrl } })
         await client(app, 'admin').post('/api/inventory', { itemCode: 'BEFORE', name: 'Before', unit: 'each' })
-        const backup = await inventory(env, ['backup', '--json'])
-        t.match(backup, { code: 0 }, backup.err)
-        const { backupId } = JSON.parse(backup.out)
+        const backup = await runCommand(env, ['backup', '--json'])
+        t.match(backup, { code: 0 }, backup.stderr)
+        const { backupId } = JSON.parse(backup.stdout)
         await client(app, 'admin').post('/api/inventory', { itemCode: 'AFTER', name: 'After', unit: 'each' })
         await app.close()
-        t.match(await inventory(env, ['restore']), { code: 2, err: /--yes/ })
-        t.match(await inventory(env, ['restore', '--yes', '--backup', '000000000000']), {
+        t.match(await runCommand(env, ['restore']), { code: 2, stderr: /--yes/ })
+        t.match(await runCommand(env, ['restore', '--yes', '--backup', '000000000000']), {
           code: 1,
-          err: /there is no archive/
+          stderr: /there is no archive/
         })
-        t.match(await inventory({ ...env, BACKUP_URL: '' }, ['backup', 'list']), {
+        t.match(await runCommand({ ...env, BACKUP_URL: '' }, ['backup', 'list']), {
           code: 2,
-          err: /BACKUP_URL is not set/
+          stderr: /BACKUP_URL is not set/
         })
         const before = await digests(databaseUrl, app)
         let killed = 0
         for (let n = 0; n < KILLS; n++) {
-          const { signal } = await inventory(env, ['restore', '--yes'], 500 + ((n + 1) * 2_500) / (KILLS + 1))
+          const signal = await killedRestore(env, 500 + ((n + 1) * 2_500) / (KILLS + 1))
           if (signal === null) break
           killed++
           const codes = await codesIn(databaseUrl)
@@ -431,9 +427,9 @@ t.test(
           else t.same(codes, ['BEFORE'], 'or what was restored')
         }
         t.ok(killed > 0 || KILLS === 0, `${killed} killed`)
-        const { code, out, err } = await inventory(env, ['restore', '--yes', '--json'])
-        t.equal(code, 0, err)
-        t.match(JSON.parse(out), {
+        const { code, stdout, stderr } = await runCommand(env, ['restore', '--yes', '--json'])
+        t.equal(code, 0, stderr)
+        t.match(JSON.parse(stdout), {
           tenant: 'main',
           backupId,
           archives: 1,

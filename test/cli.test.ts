@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { loadConfig } from '../plugins/config.js'
 import { build } from '../server.js'
+import { runCommand } from './command.js'
 import { temporaryFolder } from './service-process.js'
 import { freePort } from './services.js'
 
@@ -13,34 +14,24 @@ import { freePort } from './services.js'
 
 const CLI = fileURLToPath(new URL('../cli.js', import.meta.url))
 
-interface Run {
-  code: number | null
-  stdout: string
-  stderr: string
-}
-
-function start(args: readonly string[], env: Record<string, string>) {
+/** The program itself, for what is the process's own: its streams, its exit code, signals. */
+function start(args: readonly string[], env: Record<string, string>, input = '') {
   const child = spawn(process.execPath, [CLI, ...args], { env: { PATH: process.env.PATH ?? '', ...env } })
-  const run: Run = { code: null, stdout: '', stderr: '' }
+  const run = { stdout: '', stderr: '' }
   child.stdout.on('data', (chunk: Buffer) => {
     run.stdout += chunk.toString()
   })
   child.stderr.on('data', (chunk: Buffer) => {
     run.stderr += chunk.toString()
   })
-  const ended = once(child, 'close').then(([code]): Run => ({ ...run, code }))
+  child.stdin.end(input)
+  const ended = once(child, 'close').then(([code]) => ({ ...run, code }))
   return { child, run, ended }
-}
-
-async function inventory(env: Record<string, string>, args: readonly string[], input?: string): Promise<Run> {
-  const { child, ended } = start(args, env)
-  child.stdin.end(input ?? '')
-  return ended
 }
 
 t.test('a token is all that is printed, and the service takes it', async (t) => {
   const env = { DATA_DIR: temporaryFolder(t) }
-  const { code, stdout, stderr } = await inventory(env, ['token', '--role', 'staff', '--ttl', '5m'])
+  const { code, stdout, stderr } = await start(['token', '--role', 'staff', '--ttl', '5m'], env).ended
   t.equal(code, 0)
   t.equal(stderr, '')
   t.match(stdout, /^[\w-]+\.[\w-]+\.[\w-]+\n$/)
@@ -65,14 +56,15 @@ t.test('a command that is misused says how, and ends with 2', async (t) => {
     [['migrate'], /^PORT is "nonsense"/, { PORT: 'nonsense' }],
     [['users', 'create', 'ada'], /password/]
   ]
-  const runs = misuses.map(([args, , more = {}]) => inventory({ ...env, ...more }, args))
+  const runs = misuses.map(([args, , more = {}]) => runCommand({ ...env, ...more }, args))
   for (const [index, { code, stdout, stderr }] of (await Promise.all(runs)).entries()) {
     const [args, said] = misuses[index] ?? [[], /-/]
     t.equal(code, 2, args.join(' '))
     t.match(stderr, said)
     t.equal(stdout, '', 'nothing that a script could take for an answer')
   }
-  const help = await inventory(env, ['--help'])
+  t.match(await start(['token', '--role', 'owner'], env).ended, { code: 2, stderr: /viewer, staff/, stdout: '' })
+  const help = await runCommand(env, ['--help'])
   t.equal(help.code, 0)
   for (const name of [
     'serve',
@@ -92,32 +84,29 @@ t.test('a command that is misused says how, and ends with 2', async (t) => {
 
 t.test('users, from the first to the last password', async (t) => {
   const env = { DATA_DIR: temporaryFolder(t) }
-  t.match(await inventory(env, ['users', 'list']), { code: 0, stdout: 'no users\n' })
-  const setup = await inventory({ ...env, PUBLIC_URL: 'https://stock.example.org' }, ['users', 'link'])
+  t.match(await runCommand(env, ['users', 'list']), { code: 0, stdout: 'no users\n' })
+  const setup = await runCommand({ ...env, PUBLIC_URL: 'https://stock.example.org' }, ['users', 'link'])
   t.match(setup, { code: 0, stdout: /^https:\/\/stock\.example\.org\/setup#token=il_main_\S{43}\n$/ })
-  const created = await inventory(
-    env,
-    ['users', 'create', 'ada', '--role', 'manager', '--name', 'Ada L.'],
-    'blue-horse-river\n'
-  )
+  const named = ['users', 'create', 'ada', '--role', 'manager', '--name', 'Ada L.']
+  const created = await start(named, env, 'blue-horse-river\n').ended
   t.match(created, { code: 0, stdout: 'ada (manager)\n' })
   t.notMatch(created.stdout + created.stderr, 'blue-horse-river')
-  const again = await inventory({ ...env, INVENTORY_PASSWORD: 'green-horse-river' }, ['users', 'create', 'ADA'])
+  const again = await runCommand({ ...env, INVENTORY_PASSWORD: 'green-horse-river' }, ['users', 'create', 'ADA'])
   t.equal(again.code, 1)
   t.match(again.stderr, /^error: .*ADA/)
-  t.equal((await inventory(env, ['users', 'create', 'bob'], 'short\n')).code, 1)
-  t.match(JSON.parse((await inventory(env, ['users', 'list', '--json'])).stdout), [
+  t.equal((await start(['users', 'create', 'bob'], env, 'short\n').ended).code, 1)
+  t.match(JSON.parse((await runCommand(env, ['users', 'list', '--json'])).stdout), [
     { username: 'ada', role: 'manager', displayName: 'Ada L.' }
   ])
-  t.match(await inventory(env, ['users', 'password', 'ada'], 'another-horse-river\n'), { code: 0 })
-  t.match(await inventory(env, ['users', 'link']), { code: 1, stderr: /there is a user/ })
-  const link = await inventory(env, ['users', 'link', 'ada'])
+  t.match(await runCommand(env, ['users', 'password', 'ada'], 'another-horse-river\n'), { code: 0 })
+  t.match(await runCommand(env, ['users', 'link']), { code: 1, stderr: /there is a user/ })
+  const link = await runCommand(env, ['users', 'link', 'ada'])
   t.match(link, { code: 0, stdout: /^http:\/\/localhost:8083\/accept#token=il_main_\S{43}\n$/ })
-  t.match(await inventory(env, ['users', 'reset-second-factor', 'ada']), { stdout: 'ada has no second factor\n' })
-  t.match(await inventory(env, ['users', 'disable', 'ada']), { code: 0, stdout: 'ada disabled\n' })
-  t.match(await inventory(env, ['users', 'list']), { stdout: 'ada\tmanager\tdisabled\n' })
+  t.match(await runCommand(env, ['users', 'reset-second-factor', 'ada']), { stdout: 'ada has no second factor\n' })
+  t.match(await runCommand(env, ['users', 'disable', 'ada']), { code: 0, stdout: 'ada disabled\n' })
+  t.match(await runCommand(env, ['users', 'list']), { stdout: 'ada\tmanager\tdisabled\n' })
 
-  const { stdout: token } = await inventory(env, ['token', '--role', 'admin'])
+  const { stdout: token } = await runCommand(env, ['token', '--role', 'admin'])
   const service = await build(loadConfig({ ...env, LOG_LEVEL: 'silent' }))
   t.teardown(() => service.close())
   const headers = { authorization: `Bearer ${token.trim()}` }
@@ -141,14 +130,14 @@ t.test('users, from the first to the last password', async (t) => {
 
 t.test('tenants are created, listed and dropped', async (t) => {
   const env = { DATA_DIR: temporaryFolder(t), TENANCY: 'multi' }
-  t.match(await inventory(env, ['tenants', 'list']), { code: 0, stdout: 'no tenants\n' })
-  t.match(await inventory(env, ['tenants', 'create', 'acme']), { code: 0, stdout: 'acme created\n' })
-  t.match(await inventory(env, ['tenants', 'create', '../acme']), { code: 1, stderr: /cannot name a tenant/ })
-  t.match(await inventory(env, ['migrate', '--json']), { code: 0, stdout: '{"tenants":["acme"]}\n' })
-  t.match(await inventory(env, ['verify', '--tenant', 'acme']), { code: 0, stdout: /every balance agrees/ })
-  t.match(await inventory(env, ['verify', '--tenant', 'nobody']), { code: 1, stderr: /nobody/ })
-  t.match(await inventory(env, ['tenants', 'drop', 'acme', '--yes']), { code: 0, stdout: 'acme dropped\n' })
-  t.match(await inventory(env, ['tenants', 'list', '--json']), { stdout: '[]\n' })
+  t.match(await runCommand(env, ['tenants', 'list']), { code: 0, stdout: 'no tenants\n' })
+  t.match(await runCommand(env, ['tenants', 'create', 'acme']), { code: 0, stdout: 'acme created\n' })
+  t.match(await runCommand(env, ['tenants', 'create', '../acme']), { code: 1, stderr: /cannot name a tenant/ })
+  t.match(await runCommand(env, ['migrate', '--json']), { code: 0, stdout: '{"tenants":["acme"]}\n' })
+  t.match(await runCommand(env, ['verify', '--tenant', 'acme']), { code: 0, stdout: /every balance agrees/ })
+  t.match(await runCommand(env, ['verify', '--tenant', 'nobody']), { code: 1, stderr: /nobody/ })
+  t.match(await runCommand(env, ['tenants', 'drop', 'acme', '--yes']), { code: 0, stdout: 'acme dropped\n' })
+  t.match(await runCommand(env, ['tenants', 'list', '--json']), { stdout: '[]\n' })
   const kept = readFileSync(join(env.DATA_DIR, 'dropped-tenants.ndjson'), 'utf8')
   t.match(
     JSON.parse(kept),
@@ -171,26 +160,26 @@ t.test('files in and out', async (t) => {
     return join(folder, name)
   }
   const items = file('items.csv', 'itemCode,name,unit\nA,Apple,kg\nB,Banana,kg\n')
-  t.match(JSON.parse((await inventory(env, ['import', 'items', items, '--dry-run'])).stdout), {
+  t.match(JSON.parse((await runCommand(env, ['import', 'items', items, '--dry-run'])).stdout), {
     dryRun: true,
     created: 2
   })
-  t.match(JSON.parse((await inventory(env, ['import', 'items', items])).stdout), { dryRun: false, created: 2 })
+  t.match(JSON.parse((await runCommand(env, ['import', 'items', items])).stdout), { dryRun: false, created: 2 })
   const moves = file('moves.ndjson', '{"Sku":"A","Qty":3}\n{"Sku":"B","Qty":4.5}\n')
   const mapped = ['import', 'movements', moves, '--map', 'itemCode:Sku,quantity:Qty', '--type', 'receipt']
-  t.match(JSON.parse((await inventory(env, mapped)).stdout), { accepted: 2 })
-  const bad = await inventory(env, ['import', 'items', file('bad.csv', 'itemCode,name\nC,\n')])
+  t.match(JSON.parse((await runCommand(env, mapped)).stdout), { accepted: 2 })
+  const bad = await runCommand(env, ['import', 'items', file('bad.csv', 'itemCode,name\nC,\n')])
   t.equal(bad.code, 1)
   t.match(bad.stderr, /row 2, column name: name is missing/)
-  const mauvais = await inventory({ ...env, LANG: 'fr_FR.UTF-8' }, [
+  const mauvais = await runCommand({ ...env, LANG: 'fr_FR.UTF-8' }, [
     'import',
     'items',
     file('bad.csv', 'itemCode,name\nC,\n')
   ])
   t.match(mauvais.stderr, /row 2, column name: name manque, et l’article est nouveau/)
-  t.match(await inventory(env, ['export', 'stock']), { code: 0, stdout: /A,Apple,kg,3\r\nB,Banana,kg,4.5\r\n$/ })
-  t.equal((await inventory(env, ['export', 'everything'])).code, 1)
-  t.match(JSON.parse((await inventory(env, ['verify', '--json'])).stdout), { ok: true, moves: 2, mismatches: [] })
+  t.match(await runCommand(env, ['export', 'stock']), { code: 0, stdout: /A,Apple,kg,3\r\nB,Banana,kg,4.5\r\n$/ })
+  t.equal((await runCommand(env, ['export', 'everything'])).code, 1)
+  t.match(JSON.parse((await runCommand(env, ['verify', '--json'])).stdout), { ok: true, moves: 2, mismatches: [] })
 })
 
 t.test('the service and the worker end when they are told to', async (t) => {

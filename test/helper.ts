@@ -125,7 +125,7 @@ interface Document {
   validators: Map<object, ValidateFunction>
 }
 const documents = new WeakMap<FastifyInstance, Document>()
-const ajv = formats.default(new Ajv2020({ strict: false, allErrors: true }))
+const ajv = formats.default(new Ajv2020({ strict: false, allErrors: true, code: { optimize: false } }))
 
 const compiledTexts = new Map<string, ValidateFunction>()
 /** A schema is repeated by every operation that uses it, and in every app. */

@@ -1,7 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
 import Sqlite from 'better-sqlite3'
 import type { FastifyInstance } from 'fastify'
 import pg from 'pg'
@@ -13,13 +11,13 @@ import { MIRROR_TABLES } from '../plugins/mirror/side.js'
 import { sqliteSide } from '../plugins/mirror/sqlite-side.js'
 import type { MirrorOrder, MirrorOutcome, MirrorReport } from '../plugins/mirror.js'
 import { MirrorFiles, moveTenantOf } from '../plugins/mirror.js'
+import { runCommand } from './command.js'
 import { type Answer, buildApp, client } from './helper.js'
-import { type Service, serviceEnvironment, spawnNode, startService, temporaryFolder } from './service-process.js'
+import { type Service, serviceEnvironment, startService, temporaryFolder } from './service-process.js'
 import { freshDatabase, startPostgres } from './services.js'
 
 /** A SQLite database and its copy on PostgreSQL: following, comparing, changing places, and dying at any moment. */
 
-const CLI = fileURLToPath(new URL('../cli.js', import.meta.url))
 /** Enough to write at every moment, and to leave the machine to the rest. */
 const PAUSE_MILLISECONDS = 40
 const KILLS = Number(process.env.MIRROR_KILLS ?? 3)
@@ -44,20 +42,6 @@ interface Told {
   outcome: MirrorOutcome
   /** What the command says beside it. */
   text: string
-}
-
-/** Runs `inventory mirror <order> --json`. */
-async function command(env: Environment, order: string): Promise<Told> {
-  const child = spawnNode([CLI, 'mirror', order, '--json'], { env })
-  let [out, text] = ['', '']
-  child.stdout.on('data', (chunk) => {
-    out += String(chunk)
-  })
-  child.stderr.on('data', (chunk) => {
-    text += String(chunk)
-  })
-  const [code] = await once(child, 'close')
-  return { code, outcome: out === '' ? { id: '', status: 'failed' } : JSON.parse(out), text }
 }
 
 /** What the command does where a service runs, without the time that Node takes to start. */
@@ -190,7 +174,7 @@ t.test('a copy follows, is compared, takes over and gives back', async (t) => {
       update tenant_main.items set name = 'planted' where code = 'B';
       delete from tenant_main.units where code = 'tray';
       insert into tenant_main.units select 'extra', name, name_fr, dimension, numerator, denominator from tenant_main.units where code = 'l'`)
-    const { code, text } = await command(env, 'verify')
+    const { code, stderr: text } = await runCommand(env, ['mirror', 'verify', '--json'])
     t.equal(code, 1)
     t.match(text, /^items \[2\]: differs$/m)
     t.match(text, /^units \["tray"\]: missing$/m)

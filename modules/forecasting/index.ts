@@ -2,18 +2,18 @@ import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import type { Registry } from 'prom-client'
 import { Type } from 'typebox'
-import { Check } from 'typebox/value'
 import { forecastingMigrations } from '../../migrations/forecasting.js'
-import type {
-  Answers,
-  Compute,
-  EnterModule,
-  Events,
-  Jobs,
-  Migrations,
-  ModuleOptions,
-  Periodic,
-  Tenant
+import {
+  type Answers,
+  type Compute,
+  type EnterModule,
+  type Events,
+  type Jobs,
+  type Migrations,
+  type ModuleOptions,
+  type Periodic,
+  shape,
+  type Tenant
 } from '../../plugins/contracts.js'
 import type { DeriveRequest, TrainRequest } from '../../schemas/forecasting.js'
 import { StockMoved } from '../../schemas/inventory.js'
@@ -121,7 +121,7 @@ function subscribe(events: Events): void {
     topic: StockMoved.topic,
     name: 'forecasting.stale',
     async handle({ payload }, tenant) {
-      if (!Check(StockMoved.payload, payload))
+      if (!shape(StockMoved.payload)(payload))
         throw new TypeError(`the payload of ${StockMoved.topic} has another shape`)
       await tenant.transact(
         ({ db }) => markStale(db, payload.itemCodes, payload.fromDay),
@@ -134,7 +134,7 @@ function subscribe(events: Events): void {
     topic: BARRIER_TOPIC,
     name: 'forecasting.barrier',
     async handle({ payload }, tenant) {
-      if (!Check(Barrier, payload)) throw new TypeError(`the payload of ${BARRIER_TOPIC} has another shape`)
+      if (!shape(Barrier)(payload)) throw new TypeError(`the payload of ${BARRIER_TOPIC} has another shape`)
       await tenant.transact(({ db }) =>
         createConsumptionStore(db.withTables<ConsumptionTables>(), tenant.dialect).addBarrier(payload.id)
       )

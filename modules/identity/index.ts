@@ -17,7 +17,6 @@ import { apiTokens, forgetApiTokens, noteUses } from './api-tokens.js'
 import { takeCensus } from './census.js'
 import { identityMetrics } from './metrics.js'
 import type { OidcOptions } from './oidc.js'
-import { oidcRoutes } from './oidc-routes.js'
 import { createPasswordHasher } from './passwords.js'
 import { forgetTokenEnds, isRevoked, TOKEN_LIFE_SECONDS_MAX } from './revocations.js'
 import { accountRoutes, userRoutes } from './routes.js'
@@ -93,7 +92,10 @@ async function identity(app: FastifyInstance, options: IdentityOptions): Promise
   await app.register(secondFactorRoutes, context)
   await app.register(passkeyRoutes, context)
   await app.register(linkRoutes, context)
-  if (options.oidc !== undefined) await app.register(oidcRoutes, { ...context, oidc: options.oidc, seal })
+  if (options.oidc !== undefined) {
+    const { oidcRoutes } = await import('./oidc-routes.js')
+    await app.register(oidcRoutes, { ...context, oidc: options.oidc, seal })
+  }
   const periodic = app.getDecorator<Periodic>('periodic')
   periodic.every(CENSUS_SECONDS, 'identity census', async (tenant) =>
     metrics.counted(tenant.id, await takeCensus(tenant, context.life))

@@ -1,6 +1,5 @@
 import { createHash } from 'node:crypto'
-import { Check } from 'typebox/value'
-import type { Agent, Tenant, Transaction } from '../../plugins/contracts.js'
+import { type Agent, shape, type Tenant, type Transaction } from '../../plugins/contracts.js'
 import { Name } from '../../schemas/common.js'
 import { Username } from '../../schemas/identity.js'
 import { OidcRefused } from './errors.js'
@@ -55,12 +54,12 @@ async function create(
   const hash = createHash('sha256')
     .update(JSON.stringify([issuer, subject]))
     .digest('hex')
-  const given = Check(Username, username) ? username : undefined
+  const given = shape(Username)(username) ? username : undefined
   const own = `sso-${hash.slice(0, 24)}`
   // A name that is taken is somebody else's, who must not be taken over by it.
   const names = given === undefined ? [own] : [given, `${given.slice(0, 50)}-${hash.slice(0, 8)}`, own]
   for (const name of names) {
-    const shown = Check(Name, displayName) ? displayName : name
+    const shown = shape(Name)(displayName) ? displayName : name
     const user = await addUser(tx, { username: name, displayName: shown, role, passwordHash: NO_PASSWORD })
     if (user === undefined) continue
     await tx.db

@@ -2,8 +2,7 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { parse, serialize } from 'cookie'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { Type } from 'typebox'
-import { Check } from 'typebox/value'
-import { access, agentOf, Problem, type Seal } from '../../plugins/contracts.js'
+import { access, agentOf, Problem, type Seal, shape } from '../../plugins/contracts.js'
 import { problems } from '../../schemas/common.js'
 import { OidcCallback, OidcLogin, StepPending } from '../../schemas/identity.js'
 import { NoStepPending, OidcFailed, OidcRefused, OidcUnavailable } from './errors.js'
@@ -67,7 +66,7 @@ export const oidcRoutes: FastifyPluginAsyncTypebox<OidcContext> = async (app, co
       departures.clear(reply)
       const tenant = await auth.enterTenant(request, tenantId)
       try {
-        if (!Check(Departure, departure) || Date.now() > departure.at + DEPARTURE_SECONDS * 1000) {
+        if (!shape(Departure)(departure) || Date.now() > departure.at + DEPARTURE_SECONDS * 1000) {
           throw new OidcFailed({ reason: 'state' })
         }
         const arrival = await provider.arrive(request.url.split('?')[1] ?? '', departure)
@@ -111,7 +110,7 @@ export const oidcRoutes: FastifyPluginAsyncTypebox<OidcContext> = async (app, co
       if (step === undefined) throw new NoStepPending({})
       auth.requireSameSite(request)
       steps.clear(reply)
-      if (!Check(Step, step) || Date.now() > step.expiresAt) throw new NoStepPending({})
+      if (!shape(Step)(step) || Date.now() > step.expiresAt) throw new NoStepPending({})
       return step.answer
     }
   )

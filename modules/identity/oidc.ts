@@ -1,6 +1,6 @@
 import * as client from 'openid-client'
 import { type Static, Type } from 'typebox'
-import { Check } from 'typebox/value'
+import { shape } from '../../plugins/contracts.js'
 import type { Role } from '../../schemas/common.js'
 import { OidcFailed, OidcUnavailable } from './errors.js'
 
@@ -124,7 +124,7 @@ export function createOidcProvider(options: OidcOptions, redirectUri: string): O
           ...(fresh ? { maxAge: FRESH_SECONDS } : {})
         })
         const claims = tokens.claims()
-        if (!Check(Claims, claims)) throw new TypeError('the ID token lacks a claim, or one has another type')
+        if (!shape(Claims)(claims)) throw new TypeError('the ID token lacks a claim, or one has another type')
         const path = options.roleClaim ?? 'groups'
         const userInfo = async () =>
           provider.serverMetadata().userinfo_endpoint === undefined
@@ -188,7 +188,7 @@ export function claimAt(claims: object, path: string): unknown {
 }
 
 export function roleOf(groups: unknown, roles: Readonly<Record<string, Role>>): Role | undefined {
-  if (!Check(Groups, groups)) return undefined
+  if (!shape(Groups)(groups)) return undefined
   const granted = [groups].flat().map((group) => (Object.hasOwn(roles, group) ? roles[group] : undefined))
   return RANK.findLast((role) => granted.includes(role))
 }

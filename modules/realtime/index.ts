@@ -3,7 +3,6 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import type { Registry } from 'prom-client'
-import { Value } from 'typebox/value'
 import { v7 as uuidv7 } from 'uuid'
 import {
   access,
@@ -12,6 +11,7 @@ import {
   type Events,
   type ModuleOptions,
   type Principal,
+  shape,
   type Tenant
 } from '../../plugins/contracts.js'
 import { problems } from '../../schemas/common.js'
@@ -135,7 +135,7 @@ const realtime: FastifyPluginAsyncTypebox<RealtimeOptions> = async (app, options
 
 async function hear(hub: Hub, text: string): Promise<void> {
   const envelope: unknown = JSON.parse(text)
-  if (Value.Check(RealtimeEnvelope, envelope)) await hub.publish(envelope.tenant, envelope.message)
+  if (shape(RealtimeEnvelope)(envelope)) await hub.publish(envelope.tenant, envelope.message)
 }
 
 export default fp(realtime, {

@@ -1,6 +1,5 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyRequest, onSendAsyncHookHandler } from 'fastify'
-import { Check } from 'typebox/value'
 import { v7 as uuid } from 'uuid'
 import {
   type Answers,
@@ -10,6 +9,7 @@ import {
   encodeCursor,
   pageOf,
   type Seal,
+  shape,
   type Tenant,
   type Transaction
 } from '../../plugins/contracts.js'
@@ -99,7 +99,7 @@ const unseal =
   async (_request, reply, payload) => {
     if (reply.statusCode >= 300 || typeof payload !== 'string') return payload
     const answer: unknown = JSON.parse(payload)
-    if (!Check(WebhookWithSecret, answer)) throw new Error('an answer that should hold a sealed secret does not')
+    if (!shape(WebhookWithSecret)(answer)) throw new Error('an answer that should hold a sealed secret does not')
     return JSON.stringify({ ...answer, secret: openSecret(seal, answer.id, answer.secret) })
   }
 

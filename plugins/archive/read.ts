@@ -2,8 +2,8 @@ import { createHash } from 'node:crypto'
 import { promisify } from 'node:util'
 import { gunzip as gunzipCallback } from 'node:zlib'
 import type { Static, TSchema } from 'typebox'
-import { Value } from 'typebox/value'
 import type { ArchiveEntry } from '../contracts.js'
+import { shape } from '../validation.js'
 import { ArchiveDamaged, HEADER, Header, MANIFEST, Manifest, type PartKind, parsePartName } from './format.js'
 import type { Keyring } from './keys.js'
 import { untar } from './tar.js'
@@ -113,7 +113,7 @@ function parsed<T extends TSchema>(schema: T, content: Buffer, damaged: (reason:
   } catch {
     throw damaged('it is no JSON')
   }
-  if (!Value.Check(schema, value)) throw damaged('it does not say what an archive of this format says')
+  if (!shape(schema)(value)) throw damaged('it does not say what an archive of this format says')
   return value
 }
 

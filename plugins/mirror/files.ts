@@ -1,7 +1,7 @@
 import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, writeSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { type Static, type TSchema, Type } from 'typebox'
-import { Value } from 'typebox/value'
+import { shape } from '../validation.js'
 
 /** A folder beside the SQLite database: which database counts, what the console asks for, and how it goes. */
 
@@ -119,7 +119,7 @@ function read<T extends TSchema>(path: string, schema: T): Static<T> | undefined
     throw error
   }
   const value: unknown = JSON.parse(text)
-  if (!Value.Check(schema, value)) throw new Error(`${path} is not a file of this program`)
+  if (!shape(schema)(value)) throw new Error(`${path} is not a file of this program`)
   return value
 }
 
