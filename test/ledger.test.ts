@@ -325,6 +325,23 @@ async function immutability(t: Test, context: Context) {
     if (tenant.dialect === 'postgres')
       await t.rejects(run(sql`truncate ${name} cascade`), /append-only/, `truncate ${table}`)
   }
+  const moves = sql.table('stock_moves')
+  const copied = (changed: string, value: ReturnType<typeof sql>) => {
+    const columns = ['transaction_seq', 'line', 'item_id', 'from_account', 'to_account', 'quantity', 'entered_quantity']
+    columns.push('entered_unit', 'request_line', 'unit_cost', 'value', 'occurred_at')
+    const values = columns.map((name) => (name === changed ? value : name === 'line' ? sql`line + 500` : sql.ref(name)))
+    return run(
+      sql`insert into ${moves} (${sql.join(columns.map((name) => sql.id(name)))}) select ${sql.join(values)} from ${moves} limit 1`
+    )
+  }
+  for (const column of ['transaction_seq', 'from_account', 'to_account', 'item_id'])
+    await t.rejects(copied(column, sql`999999999`), /FOREIGN KEY|not there/, `a move whose ${column} is not there`)
+  if (tenant.dialect === 'postgres') {
+    await item(t, context, 'IM-2', 5)
+    const other = sql`(select max(id) from ${sql.table('stock_accounts')})`
+    await t.rejects(copied('to_account', other), /of its item/, 'a move to the account of another item')
+    await t.rejects(run(sql`delete from ${sql.table('stock_accounts')}`), /stock_accounts is append-only/)
+  }
   await t.rejects(run(sql`update ${sql.table('stock_balances')} set on_hand = -1`), /stock_balances_on_hand|CHECK/i)
   await t.rejects(
     run(sql`update ${sql.table('stock_balances')} set reserved = on_hand + 1`),

@@ -205,12 +205,14 @@ export class Book {
     await store.insertLots(lots.filter(({ id }) => id === 0))
     await store.insertAccounts(accounts.filter(({ id }) => id === 0))
     const seqs = await store.insertTransactions(this.#posted.map(({ head }) => head))
-    await store.insertMoves(
+    const written = store.insertMoves(
       this.#posted.map(({ head, moves }, index) => ({ seq: seqs[index] ?? 0, occurredAt: head.occurredAt, moves }))
     )
+    // While a server writes them.
+    const saved = this.#posted.map((posted) => movementOf(posted, this.#items))
+    await written
     await store.saveBalances(accounts.filter(({ internal }) => internal))
     await store.saveTotals([...new Set(moves.map(({ item }) => item))])
-    const saved = this.#posted.map((posted) => movementOf(posted, this.#items))
     this.#posted.length = 0
     return saved
   }

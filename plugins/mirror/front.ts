@@ -7,8 +7,8 @@ import { DatabaseSwitching } from '../errors.js'
 
 /** Those inside get so long to end before a switch goes on without them: they are told to come again. */
 const DRAIN_MILLISECONDS = 2_000
-/** Who waits longer at the door is told to come again. */
-const WAIT_MILLISECONDS = 4_000
+/** Who waits longer at the door is told to come again: longer than a switch may take, so that none of those it holds up is refused. */
+const WAIT_MILLISECONDS = 6_000
 /** As Fastify has it. */
 const KEEP_ALIVE_MILLISECONDS = 72_000
 
