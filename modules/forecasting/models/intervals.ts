@@ -52,14 +52,9 @@ function weightedSpan({ origins }: RollingPlan, weights: Float64Array, from: num
   return to > from ? ((origins[to - 1]! - origins[from]! + 1) * sum * sum) / squares / (to - from) : 0
 }
 
-/** Windows that do not overlap, per step. */
-function windowsOf(span: number, horizon: number, cumulative: boolean): Float64Array {
-  return Float64Array.from({ length: horizon }, (_, k) =>
-    cumulative
-      ? Math.max(LEAST_WINDOWS.sums, (SUMS_SHARE * span) / (k + 1))
-      : Math.max(LEAST_WINDOWS.steps, span / (k + 1))
-  )
-}
+/** Windows that do not overlap, per step: of k periods for the k-th, but neighbouring errors are alike however near. */
+const windowsOf = (span: number, horizon: number): Float64Array =>
+  Float64Array.from({ length: horizon }, (_, k) => span / Math.max(k + 1, horizon / 4))
 
 /** Quantiles of weighted errors at the conformal ranks of as many errors as are worth `independent` ones. */
 function weightedShape(errors: Float64Array, weights: Float64Array, independent: number): Float64Array {
@@ -129,12 +124,13 @@ export function learnErrors(
   const scales = smoothScales(sums, masses, cumulative)
   for (let i = 0; i < count; i++) errors[i]! /= scales[steps[i]!]!
   const span = weightedSpan(plan, ofOrigin, from, to)
-  // a window of k steps has one error of the k-th, so that all steps together are worth span × (1 + ½ + ⅓ + …) errors
-  let independent = 0
-  for (let k = 0; k < horizon; k++) independent += span / (k + 1)
+  const windows = windowsOf(span, horizon)
+  const independent = windows.reduce((sum, count) => sum + count, 0)
   const shape = weightedShape(errors.subarray(0, count), weights.subarray(0, count), Math.max(1, independent))
-  const windows = windowsOf(span, horizon, cumulative)
-  const shapes = Array.from(shape, (error, l) => windows.map((freedom) => error * widening(Z[l]!, freedom)))
+  const freedoms = windows.map((count) =>
+    cumulative ? Math.max(LEAST_WINDOWS.sums, SUMS_SHARE * count) : Math.max(LEAST_WINDOWS.steps, count)
+  )
+  const shapes = Array.from(shape, (error, l) => freedoms.map((freedom) => error * widening(Z[l]!, freedom)))
   return { scales, shapes, least: 0.1 * level }
 }
 

@@ -4,10 +4,10 @@ import { candidatePeriods, classifyDemand, fillMissing, firstActive, isSeasonal 
 import type { DemandClass, FitContext, ForecastInput, Reason } from './types.js'
 import { ForecastInputError, MODEL_NAMES } from './types.js'
 
-/** Older values are left out: eight of the longest seasons stay, and never fewer than 400 nor more than 1,500 values. */
-const SEASONS_KEPT = 8
-const MIN_WINDOW = 400
-const MAX_WINDOW = 1500
+/** Older values are left out: five of the longest seasons stay, and never fewer than 300 nor more than 1,100 values. */
+const SEASONS_KEPT = 5
+const MIN_WINDOW = 300
+const MAX_WINDOW = 1100
 
 /** A series made ready: gaps filled, old and idle head cut off, seasons and demand class known. */
 export interface Prepared {
