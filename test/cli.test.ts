@@ -1,14 +1,16 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { writeFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { generateX25519Identity, identityToRecipient } from 'age-encryption'
+import Sqlite from 'better-sqlite3'
 import t from 'tap'
 import { loadConfig } from '../plugins/config.js'
 import { build } from '../server.js'
 import { runCommand } from './command.js'
 import { temporaryFolder } from './service-process.js'
-import { freePort } from './services.js'
+import { freePort, freshDatabase } from './services.js'
 
 /** The operator's commands as a person types them: what they print, and how they end. */
 
@@ -16,7 +18,9 @@ const CLI = fileURLToPath(new URL('../cli.js', import.meta.url))
 
 /** The program itself, for what is the process's own: its streams, its exit code, signals. */
 function start(args: readonly string[], env: Record<string, string>, input = '') {
-  const child = spawn(process.execPath, [CLI, ...args], { env: { PATH: process.env.PATH ?? '', ...env } })
+  const { PATH = '', NODE_V8_COVERAGE } = process.env
+  const counted = NODE_V8_COVERAGE === undefined ? {} : { NODE_V8_COVERAGE }
+  const child = spawn(process.execPath, [CLI, ...args], { env: { PATH, ...counted, ...env } })
   const run = { stdout: '', stderr: '' }
   child.stdout.on('data', (chunk: Buffer) => {
     run.stdout += chunk.toString()
@@ -105,6 +109,27 @@ t.test('users, from the first to the last password', async (t) => {
   t.match(await runCommand(env, ['users', 'reset-second-factor', 'ada']), { stdout: 'ada has no second factor\n' })
   t.match(await runCommand(env, ['users', 'disable', 'ada']), { code: 0, stdout: 'ada disabled\n' })
   t.match(await runCommand(env, ['users', 'list']), { stdout: 'ada\tmanager\tdisabled\n' })
+
+  const { stdout: token } = await runCommand(env, ['token', '--role', 'admin'])
+  const service = await build(loadConfig({ ...env, LOG_LEVEL: 'silent' }))
+  t.teardown(() => service.close())
+  const headers = { authorization: `Bearer ${token.trim()}` }
+  const { data } = (await service.inject({ url: '/api/audit?actor=cli', headers })).json()
+  t.same(
+    data.map(({ action, method }: { action: string; method: string }) => [action, method]).reverse(),
+    [
+      'user.setup-link',
+      'user.create',
+      'user.update',
+      'user.password',
+      'user.link',
+      'user.tokens.end',
+      'user.second-factor.remove',
+      'user.update',
+      'token.print'
+    ].map((action) => [action, 'console']),
+    'the audit trail has each change, as done at the console'
+  )
 })
 
 t.test('tenants are created, listed and dropped', async (t) => {
@@ -117,6 +142,18 @@ t.test('tenants are created, listed and dropped', async (t) => {
   t.match(await runCommand(env, ['verify', '--tenant', 'nobody']), { code: 1, stderr: /nobody/ })
   t.match(await runCommand(env, ['tenants', 'drop', 'acme', '--yes']), { code: 0, stdout: 'acme dropped\n' })
   t.match(await runCommand(env, ['tenants', 'list', '--json']), { stdout: '[]\n' })
+  const kept = readFileSync(join(env.DATA_DIR, 'dropped-tenants.ndjson'), 'utf8')
+  t.match(
+    JSON.parse(kept),
+    {
+      at: /Z$/,
+      action: 'tenant.drop',
+      tenant: 'acme',
+      actor: 'cli',
+      trail: { ok: true, entries: 2, head: { batch: 1, hash: /^[0-9a-f]{64}$/ } }
+    },
+    'with what its audit trail ended: that it was created and dropped'
+  )
 })
 
 t.test('files in and out', async (t) => {
@@ -147,6 +184,82 @@ t.test('files in and out', async (t) => {
   t.match(await runCommand(env, ['export', 'stock']), { code: 0, stdout: /A,Apple,kg,3\r\nB,Banana,kg,4.5\r\n$/ })
   t.equal((await runCommand(env, ['export', 'everything'])).code, 1)
   t.match(JSON.parse((await runCommand(env, ['verify', '--json'])).stdout), { ok: true, moves: 2, mismatches: [] })
+  const database = new Sqlite(join(folder, 'inventory.sqlite'))
+  database.exec('update stock_balances set on_hand = on_hand + 1000000 where on_hand = 3000000')
+  database.close()
+  const { code, stdout, stderr } = await runCommand(env, ['verify'])
+  t.equal(code, 1)
+  t.match(stdout, /^1 transactions, 2 moves: MISMATCHES$/m)
+  t.match(stderr, /^error: A: .* is 4\S*, the moves say 3/)
+})
+
+t.test('backups are made, listed, read and tried', async (t) => {
+  const identity = await generateX25519Identity()
+  const env = {
+    DATA_DIR: temporaryFolder(t),
+    BACKUP_URL: temporaryFolder(t),
+    BACKUP_RECIPIENTS: await identityToRecipient(identity),
+    BACKUP_IDENTITY: identity,
+    BACKUP_INCREMENT_SECONDS: '0'
+  }
+  t.match(await runCommand(env, ['backup', 'list']), { code: 0, stdout: 'no backups\n' })
+  t.match(await runCommand(env, ['backup', 'verify']), { code: 1, stderr: 'error: there are no backups\n' })
+  const made = await runCommand(env, ['backup'])
+  t.match(made, { code: 0, stdout: /^[0-9a-f]{12}: \d+ rows, \d+ bytes\n$/ })
+  const id = made.stdout.slice(0, 12)
+  t.match(JSON.parse((await runCommand(env, ['backup', 'list', '--json'])).stdout), [{ id, kind: 'full' }])
+  t.match((await runCommand(env, ['backup', 'list'])).stdout, new RegExp(`^\\S+Z\\t${id}\\tfull\\t\\d+\\n$`))
+  t.match((await runCommand(env, ['backup', 'verify'])).stdout, new RegExp(`^${id}: \\d+ rows .* as they were written`))
+  t.match(JSON.parse((await runCommand(env, ['backup', 'verify', id, '--json'])).stdout), { backupId: id, archives: 1 })
+  t.match(await runCommand(env, ['backup', 'drill']), { code: 0, stdout: /rows restored and proved in/ })
+  t.match(await runCommand(env, ['restore', '--yes', '--at', 'yesterday']), { code: 2, stderr: /with its offset/ })
+  t.match(await runCommand(env, ['restore', '--yes', '--backup', 'last']), { code: 2, stderr: /12 digits/ })
+  t.match(await runCommand(env, ['restore', '--yes', '--at', new Date().toISOString()]), {
+    code: 0,
+    stdout: /^main is as it was at .*\nledger: 0 checked, all agree\n(.*\n)*what was there is kept as /
+  })
+})
+
+t.test('a copy on PostgreSQL follows, takes over and gives back', async (t) => {
+  const copy = await freshDatabase()
+  t.teardown(copy.drop)
+  const alone = { DATA_DIR: temporaryFolder(t) }
+  t.match(await runCommand(alone, ['mirror', 'start']), { code: 1, stderr: /MIRROR_URL is not set/ })
+  t.match(await runCommand({ ...alone, DATABASE_URL: copy.url }, ['mirror', 'status']), {
+    stderr: /only a SQLite file/
+  })
+  const env = { ...alone, MIRROR_URL: copy.url }
+  t.match(await runCommand(env, ['mirror', 'status']), { stdout: 'mirror off, primary sqlite, service not running\n' })
+  const started = await runCommand(env, ['mirror', 'start'])
+  t.match(started, {
+    code: 0,
+    stdout: 'the copy is complete and follows\n',
+    stderr: /^No service runs on this database/
+  })
+  t.match((await runCommand(env, ['mirror', 'verify'])).stdout, /^main: \d+ rows of \d+ tables, 0 differ, \S+\n$/)
+  t.match((await runCommand(env, ['mirror', 'switch'])).stdout, /^the copy has taken over; requests waited \d/)
+  t.match(JSON.parse((await runCommand(env, ['mirror', 'status', '--json'])).stdout), { on: true, primary: 'postgres' })
+  t.match(await runCommand(env, ['mirror', 'switch']), { code: 0 })
+  t.match((await runCommand(env, ['mirror', 'status'])).stdout, /^mirror on, primary sqlite, service not running$/m)
+  t.match(await runCommand(env, ['mirror', 'stop']), { code: 0, stdout: 'the mirror is off\n' })
+})
+
+t.test('a tenant is moved to another server', async (t) => {
+  const [home, east] = [await freshDatabase(), await freshDatabase()]
+  for (const { drop } of [home, east]) t.teardown(drop)
+  const env = {
+    DATA_DIR: temporaryFolder(t),
+    TENANCY: 'multi',
+    DATABASE_URL: home.url,
+    DATABASE_SERVERS: `east=${east.url}`
+  }
+  t.match(await runCommand(env, ['tenants', 'create', 'acme']), { code: 0 })
+  t.match(await runCommand(env, ['tenants', 'move', 'nobody', '--to', 'east']), { code: 1, stderr: /no tenant nobody/ })
+  t.match(await runCommand(env, ['tenants', 'move', 'acme', '--to', 'east']), {
+    code: 0,
+    stdout: /^acme is on east: \d+ rows of \d+ tables compared, \S+; no writes for \d/
+  })
+  t.match(await runCommand(env, ['verify', '--tenant', 'acme']), { code: 0, stdout: /every balance agrees/ })
 })
 
 t.test('the service and the worker end when they are told to', async (t) => {

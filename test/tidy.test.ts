@@ -113,6 +113,23 @@ t.test('who may import whom', async (t) => {
     [],
     'the programs import the map, and modules by their front doors'
   )
+
+  const quick = ({ target }: Import) => !/^typebox\/(value|compile)$/.test(target)
+  t.same(
+    forbidden(/^(\w+\.ts$|(commands|demo|plugins|modules|schemas|migrations)\/)/, quick),
+    [],
+    'no start reads the checkers of typebox; plugins/validation.ts has one'
+  )
+})
+
+t.test('the tests that start first are there', async (t) => {
+  const [, names = ''] = /LONGEST = \[([^\]]+)\]/.exec(textOf('scripts/test.mjs')) ?? []
+  const first = [...names.matchAll(/'([^']+)'/g)].map(([, name]) => `test/${name}.test.ts`)
+  t.ok(first.length > 0)
+  t.same(
+    first.filter((path) => !sources.includes(path)),
+    []
+  )
 })
 
 /** Arithmetic and texts: no database, no HTTP, no clock of their own. */
