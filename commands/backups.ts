@@ -6,6 +6,7 @@ import {
   type JobView,
   jsonOption,
   quietConfig,
+  record,
   tenantName,
   tenantOption,
   tenantsOf,
@@ -122,9 +123,7 @@ async function restore(terminal: Terminal, { tenant: named, at, backup, json }: 
   const { id, stateAt, archives, bytes, rows, seconds, kept, proofs } = restored
   // The first start on it, and the entry in its own trail.
   await withTenant(terminal, named, (entered) =>
-    entered.transact(async (tx) => {
-      tx.audit({ action: 'backup.restore', object: { type: 'backup', id }, details: { rows, archives, seconds } })
-    })
+    record(entered, { action: 'backup.restore', object: { type: 'backup', id }, details: { rows, archives, seconds } })
   )
   const state = new Date(stateAt).toISOString()
   if (json) {

@@ -5,10 +5,10 @@ import { VERSION } from '../plugins/version.js'
 import { addBackups } from './backups.js'
 import { addMirror } from './mirror.js'
 import {
-  identity,
   jsonOption,
   ROLES,
   type Role,
+  record,
   tenantName,
   tenantOption,
   tenantsOf,
@@ -131,7 +131,8 @@ function addToken(cli: Command, terminal: Terminal): void {
     .addOption(tenantOption())
     .option('--ttl <time>', 'how long it counts, such as 30m, 1h, 7d', parseTtl, 3600)
     .action(async ({ role, tenant, ttl }: { role: Role; tenant?: string; ttl: number }) => {
-      await withTenant(terminal, tenant, async (entered) => (await identity()).recordToken(entered, role, ttl))
+      const details = { role, ttlSeconds: ttl }
+      await withTenant(terminal, tenant, (entered) => record(entered, { action: 'token.print', details }))
       const config = loadConfig(terminal.env)
       terminal.print(await tokenFor(config, role, tenantName(config, tenant), ttl))
     })

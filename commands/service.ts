@@ -1,7 +1,7 @@
 import { InvalidArgumentError, Option } from 'commander'
 import type { FastifyInstance } from 'fastify'
 import { type Config, loadConfig } from '../plugins/config.js'
-import type { Tenant } from '../plugins/contracts.js'
+import type { AuditEntry, Tenant } from '../plugins/contracts.js'
 import type { Tenants } from '../plugins/core.js'
 import type { Terminal } from './terminal.js'
 
@@ -42,6 +42,10 @@ export async function withService<R>(
     await service.close()
   }
 }
+
+/** In the tenant's audit trail, as done at the console. */
+export const record = async (tenant: Tenant, entry: AuditEntry): Promise<void> =>
+  (await identity()).recordAtConsole(tenant, entry)
 
 export const tenantsOf = (service: FastifyInstance) => service.getDecorator<Tenants>('tenants')
 

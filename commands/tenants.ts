@@ -1,13 +1,39 @@
+import { appendFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { type Command, InvalidArgumentError } from 'commander'
+import type { Config } from '../plugins/config.js'
 import type { Tenants } from '../plugins/core.js'
-import { jsonOption, tenantsOf, withService } from './service.js'
+import { jsonOption, record, tenantsOf, withService } from './service.js'
 import { fail, type Terminal } from './terminal.js'
 
-const multi = (terminal: Terminal, work: (tenants: Tenants) => Promise<void>) =>
-  withService(terminal, async (service, { TENANCY }) => {
-    if (TENANCY !== 'multi') throw new InvalidArgumentError('there is one tenant; set TENANCY=multi')
-    await work(tenantsOf(service))
+const multi = (terminal: Terminal, work: (tenants: Tenants, config: Config) => Promise<void>) =>
+  withService(terminal, async (service, config) => {
+    if (config.TENANCY !== 'multi') throw new InvalidArgumentError('there is one tenant; set TENANCY=multi')
+    await work(tenantsOf(service), config)
   })
+
+async function create(tenants: Tenants, name: string): Promise<string> {
+  const tenant = await tenants.create(name)
+  await record(tenant, { action: 'tenant.create', object: { type: 'tenant', id: tenant.id } })
+  return `${tenant.id} created`
+}
+
+/**
+ * A tenant's trail goes with it. What stays beside the databases is that it went, when, and the hash that its trail ended with: by that
+ * a copy of the trail, exported or in a backup, is known to be whole.
+ */
+async function drop(tenants: Tenants, id: string, dataDir: string): Promise<string> {
+  const { sealTrail, verifyTrail } = await import('../modules/audit/index.js')
+  const tenant = await tenants.get(id)
+  await record(tenant, { action: 'tenant.drop', object: { type: 'tenant', id } })
+  await sealTrail(tenant)
+  const { ok, entries, head } = await verifyTrail(tenant)
+  const trail = { ok, entries, head }
+  const line = { at: new Date().toISOString(), action: 'tenant.drop', tenant: id, actor: 'cli', trail }
+  appendFileSync(join(dataDir, 'dropped-tenants.ndjson'), `${JSON.stringify(line)}\n`, { mode: 0o600 })
+  await tenants.drop(id)
+  return `${id} dropped`
+}
 
 const move = (terminal: Terminal, tenant: string, { to, json }: { to: string; json?: boolean }) =>
   withService(terminal, async (service, config) => {
@@ -15,6 +41,8 @@ const move = (terminal: Terminal, tenant: string, { to, json }: { to: string; js
     if (!(await tenantsOf(service).list()).includes(tenant)) fail({ detail: `there is no tenant ${tenant}` })
     const moved = await moveTenantOf(config, tenantsOf(service).migrations(), tenant, to)
     const { rows, tables, hash } = moved.verified
+    const object = { type: 'tenant', id: tenant }
+    await record(await tenantsOf(service).get(tenant), { action: 'tenant.move', object, details: { to, rows } })
     const waited = (moved.pausedMilliseconds / 1000).toFixed(1)
     terminal.print(
       json
@@ -28,9 +56,7 @@ export function addTenants(cli: Command, terminal: Terminal): void {
   group
     .command('create')
     .argument('<name>', 'a lower-case letter, then letters, digits and dashes; 40 at most')
-    .action((name: string) =>
-      multi(terminal, async (tenants) => terminal.print(`${(await tenants.create(name)).id} created`))
-    )
+    .action((name: string) => multi(terminal, async (tenants) => terminal.print(await create(tenants, name))))
   group
     .command('list')
     .addOption(jsonOption())
@@ -53,6 +79,6 @@ export function addTenants(cli: Command, terminal: Terminal): void {
     .argument('<name>')
     .requiredOption('--yes', 'say that you mean it')
     .action((name: string) =>
-      multi(terminal, async (tenants) => tenants.drop(name).then(() => terminal.print(`${name} dropped`)))
+      multi(terminal, async (tenants, { DATA_DIR }) => terminal.print(await drop(tenants, name, DATA_DIR)))
     )
 }

@@ -63,6 +63,13 @@ export const security: Dashboard = {
           's',
           query('time() - max(audit_chain_last_verified_timestamp_seconds{$F} > 0) or on() vector(0)'),
           { levels: rising(90_000, 180_000), runbooks: ['AuditProofStale'] }
+        ),
+        stat(
+          ['Certificates end in', 'Fin des certificats dans'],
+          'When the first certificate ends that is shown to PostgreSQL or Redis, or that theirs must come from; 0 where there are none.',
+          's',
+          query('min(tls_certificate_not_after_timestamp_seconds{$F} < Inf) - time() or on() vector(0)'),
+          { levels: NEUTRAL, runbooks: ['TlsCertificateExpiring'] }
         )
       ]
     },
@@ -177,6 +184,13 @@ export const security: Dashboard = {
     {
       title: ['Audit trail', 'Journal d’audit'],
       panels: [
+        timeseries(
+          ['Entries written', 'Entrées écrites'],
+          'A second, by outcome.',
+          'ops',
+          query(rateOf('audit_entries_written_total', 'outcome'), '{{outcome}}'),
+          { stacked: true }
+        ),
         timeseries(
           ['Entries chained', 'Entrées scellées'],
           'A second, by whichever process was first.',

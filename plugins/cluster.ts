@@ -25,10 +25,12 @@ type Order =
   | { order: 'listen' | 'drain' | 'close' }
   | { order: 'collect'; id: number; openMetrics: boolean }
   | { order: 'collected'; id: number; text: string }
+  | { order: 'heard'; topic: string; text: string }
 type Word =
   | { word: 'ready' }
   | { word: 'gather'; id: number; openMetrics: boolean }
   | { word: 'metrics'; id: number; text: string }
+  | { word: 'share'; topic: string; text: string }
 
 /** What a process of a cluster has of the others. */
 export interface Member {
@@ -38,6 +40,8 @@ export interface Member {
   readonly gather: Exposition
   /** How this one tells its own. */
   provide(own: Exposition): void
+  /** Tells all processes, those that start later too: what is heard last on a topic counts. The caller itself hears nothing. */
+  share(topic: string, hear: (text: string) => void): (text: string) => void
   /** Says that it could serve; resolves when it may. */
   admitted(): Promise<void>
   onOrder(order: 'drain' | 'close', run: () => void): void
@@ -50,6 +54,7 @@ export function joinCluster(): Member | undefined {
   let asked = 0
   const waiting = new Map<number, (text: string) => void>()
   const handlers = new Map<string, () => void>()
+  const listeners = new Map<string, (text: string) => void>()
   const say = (word: Word) => {
     // Without a channel there is no cluster any more, and Node ends this process.
     if (process.connected) process.send?.(word)
@@ -62,7 +67,8 @@ export function joinCluster(): Member | undefined {
     } else if (message.order === 'collected') {
       waiting.get(message.id)?.(message.text)
       waiting.delete(message.id)
-    } else handlers.get(message.order)?.()
+    } else if (message.order === 'heard') listeners.get(message.topic)?.(message.text)
+    else handlers.get(message.order)?.()
   })
   return {
     isFirst: process.env[MARK] === 'first',
@@ -74,6 +80,10 @@ export function joinCluster(): Member | undefined {
       }),
     provide: (exposition) => {
       own = exposition
+    },
+    share: (topic, hear) => {
+      listeners.set(topic, hear)
+      return (text) => say({ word: 'share', topic, text })
     },
     admitted: () =>
       new Promise((resolve) => {
@@ -105,6 +115,8 @@ class Supervisor {
   /** By the number that a worker has in metrics and logs; who replaces it has the same. */
   readonly #running = new Map<number, Worker>()
   readonly #failures = new Map<number, number>()
+  /** What was shared last, by topic. */
+  readonly #shared = new Map<string, string>()
   readonly #ended: Promise<void>
   #allLeft = () => {}
   #ending: 'drain' | 'close' | undefined
@@ -153,6 +165,9 @@ class Supervisor {
     const worker = cluster.fork({ [MARK]: mark })
     this.#running.set(n, worker)
     this.#scrapes.hear(worker)
+    worker.on('message', (message: Word) => {
+      if (message.word === 'share') this.#share(worker, message.topic, message.text)
+    })
     // One that ends while it is spoken to says so by its exit.
     worker.on('error', () => {})
     worker.once('exit', () => {
@@ -162,10 +177,16 @@ class Supervisor {
     return worker
   }
 
+  #share(from: Worker, topic: string, text: string): void {
+    this.#shared.set(topic, text)
+    for (const worker of this.#running.values()) if (worker !== from) give(worker, { order: 'heard', topic, text })
+  }
+
   #admit(n: number): void {
     const worker = this.#fork(n, 'later')
     this.#watch(n, worker)
     void said(worker, 'ready').then(() => {
+      for (const [topic, text] of this.#shared) give(worker, { order: 'heard', topic, text })
       tell(worker, this.#ending ?? 'listen')
       this.#serves(n, worker)
     })

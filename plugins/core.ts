@@ -11,6 +11,7 @@ import { type AuditService, createAudit } from './audit.js'
 import { createAuth } from './auth.js'
 import { createBroadcast } from './broadcast.js'
 import { createCaches } from './cache.js'
+import { certificateMetrics } from './certificate-metrics.js'
 import type { Member } from './cluster.js'
 import { createCompute } from './compute.js'
 import type { SecretKey } from './config.js'
@@ -75,7 +76,7 @@ export interface CoreOptions {
   /** The copy on the other database engine, where one may be kept. */
   mirror?: Mirror
   /** The other processes of `CLUSTER_WORKERS`, for one that is among them. */
-  member?: Pick<Member, 'gather' | 'provide'>
+  member?: Pick<Member, 'gather' | 'provide' | 'share'>
   /** Traces; whoever opened it closes it, after the app. */
   telemetry?: Telemetry
   /** A query that takes longer counts as slow (250). */
@@ -101,6 +102,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   const { telemetry = NO_TELEMETRY, slowQueryMilliseconds = 250 } = options
   const registry = createRegistry(VERSION)
   telemetryMetrics(registry, telemetry)
+  certificateMetrics(registry, { postgres: options.postgresTls, redis: redisTls })
   telemetry.watch(app)
   const started = service === undefined ? () => {} : await processMetrics(app, registry)
   if (service !== undefined) {
@@ -127,7 +129,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   const redis =
     redisUrl === undefined ? null : openRedis({ url: redisUrl, tls: redisTls, log: app.log, prefix: `${deployment}:` })
   if (redis !== null) redisMetrics(registry, redis)
-  const levels = createLogLevels(app.log, redis)
+  const levels = createLogLevels(app.log, redis, options.member)
   const caches = createCaches({
     redis,
     enabled: options.cache ?? true,

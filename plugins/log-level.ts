@@ -2,6 +2,7 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyBaseLogger, FastifyRequest } from 'fastify'
 import { type Static, Type } from 'typebox'
 import { Closed, Instant, Nullable, problems } from '../schemas/common.js'
+import type { Member } from './cluster.js'
 import { type Answers, access, type EnterModule, type ModuleOptions, type Principal } from './contracts.js'
 import { OperatorRequired } from './errors.js'
 import type { RedisLink } from './redis.js'
@@ -32,13 +33,17 @@ type Told = Static<typeof Told>
 
 export interface LogLevels {
   current(): LogLevel
-  /** Here, and on every node that Redis reaches; for so long, and never for good. */
+  /** Here, in every process of this cluster, and on every node that Redis reaches; for so long, and never for good. */
   set(level: Told['level'], minutes: number): void
   close(): void
 }
 
 /** The level of the log while the service runs. What was configured comes back by itself: debug must not stay on for ever. */
-export function createLogLevels(log: FastifyBaseLogger, redis: RedisLink | null): LogLevels {
+export function createLogLevels(
+  log: FastifyBaseLogger,
+  redis: RedisLink | null,
+  member?: Pick<Member, 'share'>
+): LogLevels {
   const configured = log.level
   const key = `${redis?.prefix ?? ''}log-level`
   let until: number | null = null
@@ -71,6 +76,7 @@ export function createLogLevels(log: FastifyBaseLogger, redis: RedisLink | null)
     const message = await redis?.call((client) => client.get(key))
     if (typeof message === 'string') hear(message)
   }
+  const tellProcesses = member?.share('log-level', hear)
   redis?.subscribe(key, hear, () => void catchUp())
   return {
     current: () => ({
@@ -82,6 +88,7 @@ export function createLogLevels(log: FastifyBaseLogger, redis: RedisLink | null)
       const told = { level, until: Date.now() + minutes * 60_000 }
       apply(told)
       const message = JSON.stringify(told)
+      tellProcesses?.(message)
       void redis?.call((client) =>
         Promise.all([client.set(key, message, 'PX', minutes * 60_000), client.publish(key, message)])
       )
@@ -125,7 +132,8 @@ export const logLevelRoutes: FastifyPluginAsyncTypebox<LogLevelOptions> = async 
   const changed = {
     tags,
     summary: 'Changes the level of the log for a while, on all nodes',
-    description: 'The level that is configured ends the change. Without Redis it is the process that answers alone.',
+    description:
+      'The level that is configured ends the change. Without Redis it is this node alone, with all its processes.',
     body: Order,
     response: { 200: LogLevel, ...problems }
   }

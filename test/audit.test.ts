@@ -212,7 +212,16 @@ async function signIns(t: Test, app: FastifyInstance): Promise<void> {
     })
   const get = (url: string, authorization: string | undefined, id: string) =>
     app.inject({ url, headers: { 'x-request-id': id, ...(authorization === undefined ? {} : { authorization }) } })
-  const { accessToken } = (await login('sam', PASSWORD, 'in')).json()
+  const { accessToken, refreshToken } = (await login('sam', PASSWORD, 'in')).json()
+  const refresh = (token: string, id: string) =>
+    app.inject({
+      method: 'POST',
+      url: '/api/auth/refresh',
+      payload: { refreshToken: token },
+      headers: { 'x-request-id': id }
+    })
+  await refresh(refreshToken, 'refresh')
+  await refresh(`ir_main_${'A'.repeat(43)}`, 'no-refresh')
   await login('sam', 'not the password', 'wrong')
   await login('nobody-known', PASSWORD, 'unknown')
   await get('/api/inventory', undefined, 'missing')
@@ -225,7 +234,7 @@ async function signIns(t: Test, app: FastifyInstance): Promise<void> {
     headers: { authorization: `Bearer ${accessToken}`, 'x-request-id': 'out' }
   })
   await get('/api/inventory', `Bearer ${accessToken}`, 'revoked')
-  const entries = await eventually(async () => (await trail(app)).filter(({ id }) => id > since), 9)
+  const entries = await eventually(async () => (await trail(app)).filter(({ id }) => id > since), 11)
 
   const expected: Record<string, object> = {
     in: {
@@ -236,6 +245,8 @@ async function signIns(t: Test, app: FastifyInstance): Promise<void> {
       method: 'pwd',
       traceId: TRACE
     },
+    refresh: { action: 'auth.refresh', outcome: 'success', actor: user.id, role: 'staff', object: { type: 'session' } },
+    'no-refresh': { action: 'auth.denied', outcome: 'denied', actor: null, details: { reason: 'unknown' } },
     wrong: { action: 'auth.login.failed', outcome: 'failure', actor: null, object: { type: 'user', id: user.id } },
     unknown: { action: 'auth.login.failed', outcome: 'failure', actor: null, object: null, traceId: TRACE },
     missing: {
@@ -260,7 +271,7 @@ async function signIns(t: Test, app: FastifyInstance): Promise<void> {
     t.match(found, [{ ...entry, address: '127.0.0.1', at: /Z$/ }], requestId)
     t.equal(found.length, 1, `${requestId}: one entry`)
   }
-  t.equal(entries.length, 9)
+  t.equal(entries.length, 11)
   t.notMatch(JSON.stringify(entries), /nobody-known|not the password/, 'what was typed is not kept')
 }
 

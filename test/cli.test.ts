@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { writeFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { generateX25519Identity, identityToRecipient } from 'age-encryption'
@@ -109,6 +109,27 @@ t.test('users, from the first to the last password', async (t) => {
   t.match(await runCommand(env, ['users', 'reset-second-factor', 'ada']), { stdout: 'ada has no second factor\n' })
   t.match(await runCommand(env, ['users', 'disable', 'ada']), { code: 0, stdout: 'ada disabled\n' })
   t.match(await runCommand(env, ['users', 'list']), { stdout: 'ada\tmanager\tdisabled\n' })
+
+  const { stdout: token } = await runCommand(env, ['token', '--role', 'admin'])
+  const service = await build(loadConfig({ ...env, LOG_LEVEL: 'silent' }))
+  t.teardown(() => service.close())
+  const headers = { authorization: `Bearer ${token.trim()}` }
+  const { data } = (await service.inject({ url: '/api/audit?actor=cli', headers })).json()
+  t.same(
+    data.map(({ action, method }: { action: string; method: string }) => [action, method]).reverse(),
+    [
+      'user.setup-link',
+      'user.create',
+      'user.update',
+      'user.password',
+      'user.link',
+      'user.tokens.end',
+      'user.second-factor.remove',
+      'user.update',
+      'token.print'
+    ].map((action) => [action, 'console']),
+    'the audit trail has each change, as done at the console'
+  )
 })
 
 t.test('tenants are created, listed and dropped', async (t) => {
@@ -121,6 +142,18 @@ t.test('tenants are created, listed and dropped', async (t) => {
   t.match(await runCommand(env, ['verify', '--tenant', 'nobody']), { code: 1, stderr: /nobody/ })
   t.match(await runCommand(env, ['tenants', 'drop', 'acme', '--yes']), { code: 0, stdout: 'acme dropped\n' })
   t.match(await runCommand(env, ['tenants', 'list', '--json']), { stdout: '[]\n' })
+  const kept = readFileSync(join(env.DATA_DIR, 'dropped-tenants.ndjson'), 'utf8')
+  t.match(
+    JSON.parse(kept),
+    {
+      at: /Z$/,
+      action: 'tenant.drop',
+      tenant: 'acme',
+      actor: 'cli',
+      trail: { ok: true, entries: 2, head: { batch: 1, hash: /^[0-9a-f]{64}$/ } }
+    },
+    'with what its audit trail ended: that it was created and dropped'
+  )
 })
 
 t.test('files in and out', async (t) => {

@@ -1,10 +1,10 @@
 import fc from 'fast-check'
 import type { FastifyInstance } from 'fastify'
-import { type Kysely, sql } from 'kysely'
+import { type Kysely, type RawBuilder, sql } from 'kysely'
 import t, { type Test } from 'tap'
-import type { Tenant } from '../plugins/contracts.js'
+import type { Auth, Tenant } from '../plugins/contracts.js'
 import type { Tenants } from '../plugins/core.js'
-import { buildApp, type Client, client, eachDialect } from './helper.js'
+import { buildApp, type Client, client, type Dialect, eachDialect } from './helper.js'
 import { compareItems, ledgerCommands, startModel } from './ledger-commands.js'
 
 interface Context {
@@ -87,6 +87,52 @@ async function atomicity(t: Test, context: Context) {
     (await client(context.app, 'viewer').post('/api/movements', { type: 'receipt', lines: [line(a, 1)] })).status,
     403
   )
+}
+
+/** All that a receipt of a new lot writes, in any order. */
+const WRITTEN = [
+  'lots',
+  'stock_accounts',
+  'stock_transactions',
+  'stock_moves',
+  'stock_balances',
+  'item_totals',
+  'outbox',
+  'audit_entries'
+]
+
+/** Whichever statement of a posting fails, those before it leave nothing. */
+async function failingStatements(t: Test, context: Context, dialect: Dialect) {
+  const { app, manager, tenant } = context
+  const subject = { subject: 'test-staff', role: 'staff', tenant: 'main' } as const
+  const headers = { authorization: `Bearer ${app.getDecorator<Auth>('auth').sign(subject, 600)}` }
+  const code = await item(t, context, 'FS-1', 0, { tracking: 'lot' })
+  const run = (text: RawBuilder<unknown>) => tenant.transact(({ db }) => text.execute(db))
+  if (dialect === 'postgres')
+    await run(sql`create function ${sql.table('spoil')}() returns trigger language plpgsql
+      as $$ begin raise exception 'spoilt'; end $$`)
+  const before = await countRows(tenant)
+  for (const name of WRITTEN) {
+    const table = sql.table(name)
+    if (dialect === 'postgres')
+      await run(
+        sql`create trigger spoil before insert on ${table} for each row execute function ${sql.table('spoil')}()`
+      )
+    else await run(sql`create trigger spoil before insert on ${table} begin select raise(abort, 'spoilt'); end`)
+    const lines = [line(code, 1, { lot: 'new' }), line(code, 2, { lot: 'newer' })]
+    // Not by the client of the tests, to which an answer 500 is a failure of its own.
+    const answer = await app.inject({
+      method: 'POST',
+      url: '/api/movements',
+      headers,
+      payload: { type: 'receipt', lines }
+    })
+    t.equal(answer.statusCode, 500, name)
+    await run(dialect === 'postgres' ? sql`drop trigger spoil on ${table}` : sql`drop trigger spoil`)
+    t.same(await countRows(tenant), before, `what was written before ${name} is undone`)
+  }
+  t.equal((await manager.get('/api/inventory/FS-1')).body.onHand, 0)
+  await verified(t, context)
 }
 
 const TABLES = ['stock_transactions', 'stock_moves', 'stock_accounts', 'stock_balances', 'lots'] as const
@@ -229,11 +275,12 @@ async function parallelIssues(t: Test, context: Context) {
   t.match((await manager.get('/api/inventory/PA-1')).body, { onHand: 1, value: 2 })
 
   // Two items in both orders, with transfers between: no deadlock reaches a client.
+  await manager.post('/api/locations', { location: 'PA-2', name: 'Elsewhere' })
   const [a, b] = [await item(t, context, 'PA-A', 200), await item(t, context, 'PA-B', 200)]
   const crossed = await Promise.all(
     Array.from({ length: 48 }, (_, i) =>
       i % 3 === 2
-        ? post(staff, 'transfer', [line(b, 1, { toLocation: 'MB-2' }), line(a, 1, { toLocation: 'MB-2' })])
+        ? post(staff, 'transfer', [line(b, 1, { toLocation: 'PA-2' }), line(a, 1, { toLocation: 'PA-2' })])
         : post(staff, 'issue', i % 3 === 0 ? [line(a, 2), line(b, 2)] : [line(b, 2), line(a, 2)])
     )
   )
@@ -244,7 +291,7 @@ async function parallelIssues(t: Test, context: Context) {
   t.match((await manager.get('/api/inventory/PA-A')).body, {
     onHand: 136,
     locations: [
-      { location: 'MB-2', onHand: 16 },
+      { location: 'PA-2', onHand: 16 },
       { location: 'main', onHand: 120 }
     ]
   })
@@ -420,6 +467,7 @@ await eachDialect(t, async (t, dialect) => {
   }
   await t.test('agrees with a model', (t) => agreesWithModel(t, context))
   await t.test('a transaction is all or nothing', (t) => atomicity(t, context))
+  await t.test('a statement that fails undoes those before it', (t) => failingStatements(t, context, dialect))
   await t.test('limits', (t) => limits(t, context))
   await t.test('reversals', (t) => reversals(t, context))
   await t.test('issues at once', (t) => parallelIssues(t, context))

@@ -154,6 +154,32 @@ t.test('a node of two processes and one of one, on an empty database', async (t)
   t.match(output, /^DATABASE_URL is a value \(not shown\).*\(ECONNREFUSED\).*\n$/)
 })
 
+t.test('without Redis the level of the log is that of every process of a cluster, of a later one too', async (t) => {
+  const shared = { DATABASE_URL: await databaseFor(t, 'postgres'), CLUSTER_WORKERS: '2', LOG_LEVEL: 'info' }
+  const pair = await startService(t, await serviceEnvironment(t, shared))
+  const workers = () => [...pair.output().matchAll(/"worker":(\d),"pid":(\d+),"msg":"a worker serves"/g)]
+  await until('both processes serve', async () => workers().length === 2)
+  const headers = { authorization: `Bearer ${pair.token}`, 'content-type': 'application/json', connection: 'close' }
+  const change = { method: 'PUT', headers, body: '{"level":"debug","minutes":5}' }
+  t.equal((await fetch(`${pair.url}/api/log-level`, change)).status, 200)
+  /** As those say who answer in turn, each on a connection of its own. */
+  const levels = async () => {
+    const answers = Array.from({ length: 6 }, async () => {
+      const answer = await fetch(`${pair.url}/api/log-level`, { headers })
+      const { level }: { level: string } = JSON.parse(await answer.text())
+      return level
+    })
+    return [...new Set(await Promise.all(answers))].join()
+  }
+  await until('both have it', async () => (await levels()) === 'debug')
+  process.kill(Number(workers()[0]?.[2]), 'SIGKILL')
+  await until('another takes its place', async () => workers().length === 3)
+  const told = () => [...pair.output().matchAll(/"pid":(\d+),[^\n]*another level for a while/g)].map(([, pid]) => pid)
+  await until('which has it too', async () => told().includes(workers()[2]?.[2]))
+  t.equal(await levels(), 'debug')
+  t.equal(await pair.end('SIGTERM'), 0)
+})
+
 t.test('a cluster is refused where one process serves, and its metrics are one text', async (t) => {
   t.throws(() => loadConfig({ DATA_DIR: temporaryFolder(t), CLUSTER_WORKERS: '2' }), {
     name: 'Error',

@@ -1,5 +1,6 @@
 import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
+import type { Kysely } from 'kysely'
 import type { Registry } from 'prom-client'
 import { auditMigrations } from '../../migrations/audit.js'
 import type { Audit, EnterModule, Migrations, ModuleOptions, Periodic } from '../../plugins/contracts.js'
@@ -7,7 +8,7 @@ import { createAuditMetrics } from './metrics.js'
 import { createNotes } from './notes.js'
 import { routes } from './routes.js'
 import { pruneTrail, sealTrail } from './seal.js'
-import { createAuditStore, rowOf } from './store.js'
+import { createAuditStore, type NewEntry, rowOf } from './store.js'
 import { verifyTrail } from './verify.js'
 
 export interface AuditOptions extends ModuleOptions {
@@ -30,12 +31,16 @@ async function audit(app: FastifyInstance, options: AuditOptions): Promise<void>
   app.getDecorator<EnterModule>('enterModule')(app, options)
   app.getDecorator<Migrations>('migrations').add({ module: 'audit', migrations: auditMigrations })
   const metrics = createAuditMetrics(app.getDecorator<Registry>('registry'))
+  const append = async (db: Kysely<unknown>, rows: readonly NewEntry[]) => {
+    await createAuditStore(db).append(rows)
+    for (const { outcome } of rows) metrics.written(outcome)
+  }
   const notes = createNotes({
     coalesced: metrics.coalesced,
     lost: metrics.lost,
     keep: async (tenant, rows) => {
       if (tenant !== null) {
-        await tenant.transact(({ db }) => createAuditStore(db).append(rows))
+        await tenant.transact(({ db }) => append(db, rows))
         return
       }
       metrics.unattributed(rows.reduce((sum, { occurrences }) => sum + (occurrences ?? 1), 0))
@@ -46,7 +51,10 @@ async function audit(app: FastifyInstance, options: AuditOptions): Promise<void>
   app.getDecorator<Audit>('audit').keepIn({
     append: (db, agent, entries) => {
       const now = Date.now()
-      return createAuditStore(db).append(entries.map((entry) => rowOf(agent, entry, now)))
+      return append(
+        db,
+        entries.map((entry) => rowOf(agent, entry, now))
+      )
     },
     note: notes.note
   })

@@ -1,7 +1,16 @@
 import { Counter, Gauge, type Registry } from 'prom-client'
 
+const OUTCOMES = ['success', 'failure', 'denied'] as const
+
 export function createAuditMetrics(registry: Registry) {
   const registers = [registry]
+  const written = new Counter({
+    name: 'audit_entries_written_total',
+    help: 'Audit entries written by this process; one whose transaction was undone, or run again, is counted too.',
+    labelNames: ['outcome'] as const,
+    registers
+  })
+  for (const outcome of OUTCOMES) written.inc({ outcome }, 0)
   const sealed = new Counter({
     name: 'audit_entries_sealed_total',
     help: 'Audit entries chained into a batch by this process.',
@@ -39,6 +48,7 @@ export function createAuditMetrics(registry: Registry) {
   })
   const found = new Map<string, number>()
   return {
+    written: (outcome: (typeof OUTCOMES)[number]) => written.inc({ outcome }),
     sealed: (count: number) => {
       sealed.inc(count)
       sealedAt.setToCurrentTime()

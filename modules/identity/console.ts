@@ -1,5 +1,5 @@
 import type { Kysely } from 'kysely'
-import type { Agent, Tenant, Tokens, Transaction } from '../../plugins/contracts.js'
+import type { Agent, AuditEntry, Tenant, Tokens, Transaction } from '../../plugins/contracts.js'
 import type { Role } from '../../schemas/common.js'
 import type { User, UserCreate } from '../../schemas/identity.js'
 import type { OneTimeLink } from '../../schemas/identity-accounts.js'
@@ -25,9 +25,9 @@ const CONSOLE: Agent = {
   address: null
 }
 
-/** That a token was printed; what it is stays with whoever printed it. */
-export const recordToken = (tenant: Tenant, role: Role, ttlSeconds: number): Promise<void> =>
-  tenant.transact(async (tx) => tx.audit({ action: 'token.print', details: { role, ttlSeconds } }), { agent: CONSOLE })
+/** What the operator did that is no part of the tenant's own data. */
+export const recordAtConsole = (tenant: Tenant, entry: AuditEntry): Promise<void> =>
+  tenant.transact(async (tx) => tx.audit(entry), { agent: CONSOLE })
 
 /** One bearer token, without a user or a database: it works before either exists. */
 export function issueToken(
@@ -91,8 +91,13 @@ export function linkFor(tenant: Tenant, publicUrl: string, username: string): Pr
 
 /** A link that makes the first user; undefined once there was one. */
 export function setupLinkFor(tenant: Tenant, publicUrl: string): Promise<OneTimeLink | undefined> {
-  return tenant.transact(async (tx) =>
-    (await createIdentityStore(tx.db).isEmpty()) ? setupLink(tx, tenant, publicUrl) : undefined
+  return tenant.transact(
+    async (tx) => {
+      if (!(await createIdentityStore(tx.db).isEmpty())) return undefined
+      tx.audit({ action: 'user.setup-link' })
+      return setupLink(tx, tenant, publicUrl)
+    },
+    { agent: CONSOLE }
   )
 }
 

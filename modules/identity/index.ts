@@ -132,7 +132,7 @@ export {
   issueToken,
   linkFor,
   listUsers,
-  recordToken,
+  recordAtConsole,
   removeSecondFactor,
   setPassword,
   setupLinkFor

@@ -1,5 +1,6 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import {
+  type Agent,
   type Audit,
   type Auth,
   agentOf,
@@ -215,13 +216,21 @@ export async function refresh(
   const tenantId = tenantOfRefreshToken(token)
   const tenant = tenantId === undefined ? undefined : await enter(auth, request, tenantId)
   if (tenant === undefined) throw refuse('unknown')
-  const agent = agentOf(request)
-  const opened = await tenant.transact((tx) => rotate(tx, tenant, token, life), { agent })
+  // Who it is, the token tells only within the transaction.
+  const known: { agent: Agent } = { agent: agentOf(request) }
+  const opened = await tenant.transact(async (tx) => {
+    const rotated = await rotate(tx, tenant, token, life)
+    if (typeof rotated === 'string') return rotated
+    const { account, methods, id } = rotated.session
+    known.agent = { ...known.agent, actor: account.user.id, role: account.user.role, method: methods.join('+') }
+    tx.audit({ action: 'auth.refresh', object: { type: 'session', id } })
+    return rotated
+  }, known)
   if (typeof opened === 'string') throw refuse(opened)
   const { account, methods, id } = opened.session
   const enrolled = isStrong(methods) ? [] : await secondFactor.methods(tenant, account.user.id)
   if (missingStep(secondFactor, account, methods, enrolled) !== undefined) {
-    await tenant.transact((tx) => endSession(tx, tenant, id, account.user.id), { agent })
+    await tenant.transact((tx) => endSession(tx, tenant, id, account.user.id), known)
     throw refuse('second-factor')
   }
   return answerSession(service, request, reply, tenant, opened, cookie)

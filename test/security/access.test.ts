@@ -275,7 +275,8 @@ function openObjects(schema: unknown, path: string): string[] {
 
 /** Its price has digits that nothing else has. */
 const PRICE = 7.777713
-const CANARY = /7777\.?713|7\.?77771|155554\.?26/
+/** Itself, and what 20,000 of it, the three that are issued, and the rest are worth. */
+const CANARY = /7777\.?713|7\.?77771|155554\.?26|23\.?333139|155530\.?926861/
 
 /** What the service decides itself, and the routes that are there to set it. */
 const GUARDED = [

@@ -3,6 +3,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { temporaryFolder } from '../service-process.js'
+import { readControls, without } from './controls.js'
 
 /** docs/security.md and the names of the tests, held together; and what is shipped, listed. */
 
@@ -64,6 +65,29 @@ t.test('each test that names a requirement is in its row', async (t) => {
 
 const sameSection = (row: string, id: string) =>
   row.split(' ')[0]?.split('.').slice(0, 2).join('.') === id.split('.').slice(0, 2).join('.')
+
+t.test('each row has a control whose removal its test is shown to notice, and that is there', async (t) => {
+  const controls = readControls(root)
+  for (const { id } of rows)
+    t.ok(
+      controls.some((control) => control.id === id),
+      `${id} is in test/security/controls.txt`
+    )
+  for (const { id, suite, path, removals } of controls) {
+    const name = path.at(-1) ?? ''
+    const row = rows.find((each) => each.id === id)
+    const file = `test/${suite}.test.ts`
+    t.ok(id === 'Peers' || row?.tests.some((each) => each.file === file), `${id}: ${suite} is in its row`)
+    t.ok(existsSync(join(root, file)) && namesIn(file).some((each) => each.includes(name)), `${file} has "${name}"`)
+    const texts = new Map<string, string>()
+    for (const removal of removals) {
+      const from = removal.file.replace(/^(.+)\.ts$/, 'dist/$1.js')
+      const text = texts.get(from) ?? read(from)
+      t.doesNotThrow(() => texts.set(from, without(text, removal)), `${id}: ${removal.find} is in ${from}, once`)
+    }
+    t.ok(removals.length > 0, `${id}: ${name}`)
+  }
+})
 
 t.test('V15.1.2 the bill of materials lists everything that is shipped', async (t) => {
   const path = join(temporaryFolder(t), 'sbom.json')

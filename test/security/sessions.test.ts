@@ -572,13 +572,13 @@ async function apiTokens(t: Test, { call, login, create, me, admin, tenant }: Se
 async function cookies(t: Test, { call, create }: Service, url: string) {
   const header = (set: { name: string; value: string }[]) => set.map(({ name, value }) => `${name}=${value}`).join('; ')
   const same = { 'sec-fetch-site': 'same-origin' }
-  const enter = { username: 'coo', password: PASSWORD, cookie: true }
+  const as = (username: string) => ({ username, password: PASSWORD, cookie: true })
 
   t.test(
     'V3.3 cookies: HttpOnly, SameSite=Strict, the refresh token for its one path, none in the answer',
     async (t) => {
       await create('coo')
-      const entered = await call('POST', '/api/auth/login', undefined, enter, { headers: same })
+      const entered = await call('POST', '/api/auth/login', undefined, as('coo'), { headers: same })
       t.equal(entered.status, 200)
       t.match(entered.body, { tokenType: 'Cookie', user: { username: 'coo' } })
       t.notMatch(JSON.stringify(entered.body), /ey|ir_/)
@@ -620,6 +620,8 @@ async function cookies(t: Test, { call, create }: Service, url: string) {
   )
 
   t.test('V3.3.1 over HTTPS the cookies are Secure, under names that no other host can set', async (t) => {
+    await create('cob')
+    const enter = as('cob')
     const overTls = { remoteAddress: '10.0.0.1', headers: { ...same, 'x-forwarded-proto': 'https' } }
     const behind = await call('POST', '/api/auth/login', undefined, enter, overTls)
     t.match(behind.cookies, [
@@ -644,6 +646,8 @@ async function cookies(t: Test, { call, create }: Service, url: string) {
   })
 
   t.test('V3.5.1 a page of another site can do nothing with a cookie', async (t) => {
+    await create('coc')
+    const enter = as('coc')
     const { cookies } = await call('POST', '/api/auth/login', undefined, enter, { headers: same })
     const cookie = header(cookies)
     const write = (headers: Record<string, string>) =>
@@ -754,6 +758,8 @@ t.test(
     const { url, drop } = await freshDatabase()
     t.teardown(drop)
     const nodes = [await start(t, url, { redisUrl: redis.url }), await start(t, url, { redisUrl: redis.url })] as const
+    // Until its line to Redis is open, a node counts alone.
+    for (const { app } of nodes) await connected(app.getDecorator<SharedStore>('sharedStore'))
     await nodes[0].create('vic')
     const guess = (n: number, extra: Record<string, unknown> = {}, headers: Record<string, string> = {}) =>
       nodes[n % 2 === 0 ? 0 : 1].call(
@@ -800,6 +806,10 @@ t.test(
   }
 )
 
+async function connected(store: SharedStore): Promise<void> {
+  while ((await store.call((client: Redis) => client.ping())) === undefined) await sleep(5)
+}
+
 t.test('V6.3.1 the shared buckets: a thousand guesses, spraying, strangers, recovery', async (t) => {
   const redis = await startRedis()
   t.teardown(() => redis.stop())
@@ -808,7 +818,7 @@ t.test('V6.3.1 the shared buckets: a thousand guesses, spraying, strangers, reco
   await app.ready()
   t.teardown(() => app.close())
   const store = app.getDecorator<SharedStore>('sharedStore')
-  while ((await store.call((client: Redis) => client.ping())) === undefined) await sleep(5)
+  await connected(store)
   const attempt = { tenant: 'main', username: 'alice', address: '192.0.2.1' }
   // Many processes in turn: what each has seen itself is far below every limit, so only Redis can know.
   const processes = Array.from({ length: 60 }, () => createLoginThrottle(store))

@@ -103,6 +103,15 @@ t.test('V12.3.2 PostgreSQL: both sides are verified, or the service does not sta
     "select ssl, client_dn from pg_stat_ssl join pg_stat_activity using (pid) where usename = 'app'"
   )
   t.ok(rows.length > 0 && rows.every(({ ssl, client_dn }) => ssl && client_dn === '/CN=app'), 'each of its connections')
+  const metrics = (await app.inject('/metrics')).body
+  for (const part of ['ca', 'own']) {
+    const series = new RegExp(
+      `^tls_certificate_not_after_timestamp_seconds\\{server="postgres",part="${part}"\\} (\\d+)$`,
+      'm'
+    )
+    const left = Number(series.exec(metrics)?.[1]) - Date.now() / 1000
+    t.ok(left > 86_400 && left <= 2 * 86_400, `${part}: ends in ${left} s, as it was issued`)
+  }
   await app.close()
 
   const ended = authority.issue('localhost', -1)
