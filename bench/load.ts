@@ -1,6 +1,7 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import autocannon from 'autocannon'
+import pg from 'pg'
 import { seedCatalogue } from './catalogue.js'
 import {
   BenchError,
@@ -87,11 +88,23 @@ async function postgresContenders(cleanup: Cleanup, secret: string, items: numbe
   const cached = await startService(cleanup, { databaseUrl: server.url, secret })
   say(`Creating ${items} items with stock on PostgreSQL`)
   await seedCatalogue(cached, items)
+  // As autovacuum would soon have done.
+  await vacuum(server.url)
   const uncached = await startService(cleanup, { databaseUrl: server.url, secret, env: { CACHE: 'off' } })
   return [
     { name: 'this, from cache, PostgreSQL', target: cached, token: cached.token },
     { name: 'this, CACHE=off, PostgreSQL', target: uncached, token: uncached.token }
   ]
+}
+
+async function vacuum(url: string): Promise<void> {
+  const client = new pg.Client({ connectionString: url })
+  await client.connect()
+  try {
+    await client.query('vacuum analyze')
+  } finally {
+    await client.end()
+  }
 }
 
 async function bare(cleanup: Cleanup, folder: string, service: Service, encoding: Encoding): Promise<Target> {

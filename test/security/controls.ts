@@ -34,10 +34,13 @@ export function readControls(root: string): Control[] {
   let file = ''
   let find: string | undefined
   for (const [index, line] of readFileSync(join(root, SOURCE), 'utf8').split('\n').entries()) {
-    const [, kind = '', rest = ''] = /^(# ?|V[\d.]+ |Peers |in |- |\+ ?|$)(.*)$/.exec(line) ?? [undefined, 'none']
+    const [, kind = '', rest = ''] = /^(# ?|V[\d.]+ |Art\.\d+ |Peers |in |- |\+ ?|$)(.*)$/.exec(line) ?? [
+      undefined,
+      'none'
+    ]
     const control = controls.at(-1)
     if (kind === '' || kind.startsWith('#')) continue
-    if (/^[VP]/.test(kind)) {
+    if (/^[VAP]/.test(kind)) {
       const [alone = '', ...needing] = rest.trim().split(' >> ')
       const [suite = '', ...outer] = alone.split(' > ')
       controls.push({ id: kind.trim(), suite, path: [...outer, ...needing], chosen: outer.length, removals: [] })

@@ -10,7 +10,7 @@ import { readControls, without } from './controls.js'
 const root = join(import.meta.dirname, '..', '..', '..')
 const read = (path: string) => readFileSync(join(root, path), 'utf8')
 
-const rows = [...read('docs/security.md').matchAll(/^\| (V[\d.]+) +\| (.+?) +\| (.+?) +\|/gm)].map(
+const rows = [...read('docs/security.md').matchAll(/^\| (V[\d.]+|Art\.\d+) +\| (.+?) +\| (.+?) +\|/gm)].map(
   ([, id = '', , tests = '']) => ({
     id,
     tests: tests.split('; ').map((each) => {
