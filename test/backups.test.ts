@@ -374,6 +374,48 @@ async function exchangeCodes(app: FastifyInstance): Promise<void> {
   })
 }
 
+t.test('what is not needed goes; what fails is told, counted, and in the trail', async (t) => {
+  const env = environment(t, { BACKUP_INCREMENT_SECONDS: '0', DATABASE_URL: await freshUrl(t, 'sqlite') })
+  const app = await buildApp(t, { dialect: 'sqlite', config: env })
+  const admin = client(app, 'admin')
+  const post = async (path: string) => (await admin.post(path, undefined, { prefer: 'wait=30' })).body
+  const kept = () => archivesOf(app).list('main')
+  t.match(await post('/api/backups'), { status: 'succeeded', result: { removed: 0 } })
+  const [first] = await kept()
+  const made = await post('/api/backups')
+  t.match(made, { status: 'succeeded', result: { removed: 1 } }, 'one of each day stays')
+  const id: string = made.result.backupId
+  t.not(id, first?.id)
+  t.match(await kept(), [{ id }])
+
+  const folder = join(env.BACKUP_URL ?? '', 'tenants', 'main')
+  const path = join(folder, readdirSync(folder).find((name) => name.includes(id)) ?? '')
+  const broken = readFileSync(path)
+  broken[broken.length - 20] = (broken[broken.length - 20] ?? 0) ^ 1
+  writeFileSync(path, broken)
+  const damaged = { status: 'failed', error: { code: 'BACKUP_DAMAGED' } }
+  t.match(await post(`/api/backups/${id}/verify`), damaged)
+  t.match(await post('/api/backups/drill'), damaged)
+  rmSync(env.BACKUP_URL ?? '', { recursive: true })
+  writeFileSync(env.BACKUP_URL ?? '', 'no folder')
+  t.match(await post('/api/backups'), { status: 'failed' })
+
+  t.match((await admin.get('/api/backups/checks')).body.data, [
+    { kind: 'drill', outcome: 'failure', error: String },
+    { kind: 'verify', outcome: 'failure', error: String }
+  ])
+  const { body: metrics } = await app.inject('/metrics')
+  t.match(metrics, /^backup_restore_checks_total\{outcome="failure"\} 1$/m)
+  t.match(metrics, /^backup_runs_total\{type="full",outcome="failure"\} 1$/m)
+  const { body: trail } = await admin.get('/api/audit?limit=100')
+  const failures = trail.data.filter(({ outcome }: { outcome: string }) => outcome === 'failure')
+  t.same(failures.map(({ action }: { action: string }) => action).sort(), [
+    'backup.create',
+    'backup.drill',
+    'backup.verify'
+  ])
+})
+
 const CLI = fileURLToPath(new URL('../cli.js', import.meta.url))
 const KILLS = Number(process.env.BACKUP_KILLS ?? 1)
 

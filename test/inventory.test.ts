@@ -63,6 +63,7 @@ await eachDialect(t, async (t, dialect) => {
   await t.test('reservations', (t) => reservations(t, context))
   await t.test('history', (t) => history(t, context))
   await t.test('exports', (t) => exports(t, context))
+  await t.test('what is about to expire', (t) => expiring(t, context))
 })
 
 async function items(t: Test, { manager, staff, viewer }: Context) {
@@ -869,6 +870,24 @@ async function snapshot(manager: Client): Promise<object[]> {
     items.push(item)
   }
   return items
+}
+
+/** Figures are kept for a while, and are read here for the first time. */
+async function expiring(t: Test, { app, manager, staff }: Context) {
+  await made(t, manager.post('/api/inventory', { itemCode: 'SOON-1', name: 'Cream', unit: 'l', tracking: 'lot' }))
+  const inDays = (days: number) => new Date(Date.now() + days * 86_400_000).toISOString().slice(0, 10)
+  for (const days of [-2, 3, 4, 20, 80, 100]) {
+    const line = { itemCode: 'SOON-1', quantity: 5, lot: `SOON ${days}`, expiresOn: inDays(days) }
+    await made(t, post(staff, 'receipt', line))
+  }
+  await made(t, post(staff, 'issue', { itemCode: 'SOON-1', quantity: 5, lot: 'SOON 4' }))
+  const { body } = await app.inject('/metrics')
+  const count = (window: string) => Number(body.match(`inventory_expiring_lots{window="${window}"} (\\d+)`)?.[1])
+  t.same(
+    ['expired', '7d', '30d', '90d'].map(count),
+    [1, 1, 2, 3],
+    'each window holds the shorter ones, not what is gone'
+  )
 }
 
 t.test('codes of items and addresses of the API do not meet', async (t) => {
