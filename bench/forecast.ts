@@ -39,6 +39,11 @@ export type Forecaster = (
 
 export interface Scores {
   mase: number
+  /** root mean squared error over that of the naive forecast in the training part: unlike MASE it rewards no zeros */
+  rmsse: number
+  /** sum (forecast − actual) / sum |actual|, and zero actuals, per cent */
+  bias: number
+  zeros: number
   smape: number
   wape: number
   sumWape: number
@@ -75,10 +80,10 @@ export function assertNoPeeking(set: Dataset, forecaster: Forecaster): void {
   }
 }
 
-/** Mean |y[t] − y[t − period]|. */
-function naiveError(y: Float64Array, period: number): number {
+/** Mean |y[t] − y[t − period]|, or of another power. */
+function naiveError(y: Float64Array, period: number, power = 1): number {
   let sum = 0
-  for (let i = period; i < y.length; i++) sum += Math.abs(y[i]! - y[i - period]!)
+  for (let i = period; i < y.length; i++) sum += Math.abs(y[i]! - y[i - period]!) ** power
   return y.length > period ? sum / (y.length - period) : 0
 }
 
@@ -127,6 +132,7 @@ function progress(text: string): void {
 export function evaluate(set: Dataset, label: string, forecaster: Forecaster): Scores {
   assertNoPeeking(set, forecaster)
   const total = { mase: 0, scaled: 0, smape: 0, error: 0, actual: 0, sum: 0, mape: 0, mapes: 0, pinball: 0, points: 0 }
+  const more = { rmsse: 0, gap: 0, zeros: 0, steps: 0 }
   const inside = { 80: 0, 90: 0, 95: 0 }
   const fairly = { 80: 0, 90: 0, 95: 0 }
   let baselines = 0
@@ -141,11 +147,15 @@ export function evaluate(set: Dataset, label: string, forecaster: Forecaster): S
     const scale = naiveError(one.train, set.scalePeriod)
     let error = 0
     let gap = 0
+    let squares = 0
     for (let k = 0; k < one.test.length; k++) {
       const actual = one.test[k]!
       const point = mean[k]!
       error += Math.abs(point - actual)
+      squares += (point - actual) ** 2 / one.test.length
       gap += point - actual
+      more.steps++
+      if (actual === 0) more.zeros++
       total.actual += Math.abs(actual)
       total.smape +=
         point || actual ? (200 * Math.abs(point - actual)) / (Math.abs(point) + Math.abs(actual)) / one.test.length : 0
@@ -164,7 +174,9 @@ export function evaluate(set: Dataset, label: string, forecaster: Forecaster): S
     }
     total.error += error
     total.sum += Math.abs(gap)
+    more.gap += gap
     if (scale > 0) {
+      more.rmsse += Math.sqrt(squares / naiveError(one.train, set.scalePeriod, 2))
       total.mase += error / one.test.length / scale
       total.scaled++
     }
@@ -173,6 +185,9 @@ export function evaluate(set: Dataset, label: string, forecaster: Forecaster): S
   const percent = (count: number): number => (100 * count) / total.points
   return {
     mase: total.mase / total.scaled,
+    rmsse: more.rmsse / total.scaled,
+    bias: (100 * more.gap) / total.actual,
+    zeros: (100 * more.zeros) / more.steps,
     smape: total.smape / set.cases.length,
     wape: (100 * total.error) / total.actual,
     sumWape: (100 * total.sum) / total.actual,
@@ -234,16 +249,26 @@ function printTable(set: Dataset, rows: readonly Row[], goals: string): void {
   const reference = rows.find(({ label }) => label === 'naive2')!.scores
   console.log(`\n${set.name}: ${set.cases.length} forecasts, horizon ${set.horizon}${goals && ` · goal ${goals}`}`)
   console.log(
-    `${''.padEnd(18)}${['MASE', 'sMAPE', 'OWA', 'WAPE', 'sum WAPE', 'MAPE', 'pinball', 'cov 80', 'cov 90', 'cov 95', 'rnd 80', 'rnd 90', 'rnd 95', 'ms'].map((h) => h.padStart(9)).join('')}`
+    `${''.padEnd(18)}${['MASE', 'RMSSE', 'sMAPE', 'OWA', 'WAPE', 'sum WAPE', 'bias', 'MAPE', 'pinball', 'cov 80', 'cov 90', 'cov 95', 'rnd 80', 'rnd 90', 'rnd 95', 'ms'].map((h) => h.padStart(9)).join('')}`
   )
   for (const { label, scores: s } of rows) {
     const owa = (s.mase / reference.mase + s.smape / reference.smape) / 2
-    const cells = [cell(s.mase, 3), cell(s.smape), cell(owa, 3), cell(s.wape), cell(s.sumWape), cell(s.mape, 1)]
+    const cells = [cell(s.mase, 3), cell(s.rmsse, 3), cell(s.smape), cell(owa, 3), cell(s.wape), cell(s.sumWape)]
+    cells.push(cell(s.bias, 1), cell(s.mape, 1))
     cells.push(s.coverage[80] >= 0 ? cell(s.pinball, 4) : cell(Number.NaN))
     cells.push(cell(s.coverage[80], 1), cell(s.coverage[90], 1), cell(s.coverage[95], 1))
     cells.push(cell(s.randomised[80], 1), cell(s.randomised[90], 1), cell(s.randomised[95], 1), cell(s.milliseconds))
     console.log(label.padEnd(18) + cells.join('') + (s.baselines > 0 ? `  baseline served ${s.baselines}` : ''))
   }
+}
+
+/** Whether intervals cover what they say. Where most actuals are zero no whole ends can, and ties are broken by lot. */
+function printCoverage({ zeros, coverage, randomised }: Scores): void {
+  const measured = zeros > 50 ? randomised : coverage
+  const verdicts = COVERAGES.map((c) => `${c} %: ${Math.abs(measured[c] - c) <= 2 ? 'met' : 'MISSED'}`)
+  console.log(
+    `coverage within ± 2${zeros > 50 ? `, ties by lot (${zeros.toFixed(0)} % zeros)` : ''}: ${verdicts.join(', ')}`
+  )
 }
 
 /** All of a small set; of a large one every n-th series, so that at least `count` stay. */
@@ -276,6 +301,7 @@ function compareWithR(set: Dataset, count: number): void {
   const theirs = rows.filter(({ label }) => label.startsWith('R '))
   for (const [name, of] of [
     ['MASE', (s: Scores) => s.mase],
+    ['RMSSE', (s: Scores) => s.rmsse],
     ['sum WAPE', (s: Scores) => s.sumWape]
   ] as const) {
     const ahead = theirs.filter(({ scores }) => of(own) < of(scores)).map(({ label }) => label)
@@ -415,6 +441,7 @@ export async function run(args: string[]): Promise<void> {
     ]
     for (const name of names) rows.push({ label: name, scores: evaluate(set, name, product([name])) })
     printTable(set, rows, entry.goals)
+    printCoverage(rows[1]!.scores)
     if (Number(values.r) > 0) compareWithR(set, Number(values.r))
   }
 }

@@ -1,4 +1,4 @@
-import { ConfigError } from './config.js'
+import { ConfigError } from './config-error.js'
 import type { Place } from './contracts.js'
 import type { DatabaseEvents, DatabaseServer } from './dialects/dialect.js'
 import { HOME, placedServer, postgresPlacements } from './dialects/placed.js'

@@ -8,7 +8,7 @@ import { hold, planOrigins, type RollingPlan, roll } from './rolling.js'
 import { type ForecastInput, ForecastInputError, type ForecastOutput, type ModelName, type Reason } from './types.js'
 
 export { COVERAGES, type Intervals, LEVELS } from './levels.js'
-export { DEFAULT_MEMBERS, loadModels, SPARSE_MEMBERS } from './pool.js'
+export { loadModels } from './pool.js'
 export * from './types.js'
 
 const MAX_ORIGINS = 36

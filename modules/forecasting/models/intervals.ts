@@ -5,12 +5,10 @@ import type { RollingPlan } from './rolling.js'
  * Source: Abramowitz & Stegun (1964), 26.7.5. */
 function widening(z: number, freedom: number): number {
   const s = z * z
-  return (
-    1 +
-    (s + 1) / (4 * freedom) +
-    (5 * s * s + 16 * s + 3) / (96 * freedom ** 2) +
-    (3 * s ** 3 + 19 * s * s + 17 * s - 15) / (384 * freedom ** 3)
-  )
+  const f = 1 / freedom
+  const third = (((3 * s + 19) * s + 17) * s - 15) / 384
+  const second = ((5 * s + 16) * s + 3) / 96
+  return 1 + f * ((s + 1) / 4 + f * (second + f * third))
 }
 
 /** Distribution of a forecast's errors, learnt from rolling origins. */

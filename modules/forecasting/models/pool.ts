@@ -64,7 +64,6 @@ export const DEFAULT_MEMBERS: readonly ModelName[] = [
   'theta',
   'holt-winters',
   'stl-damped',
-  'stl-ar',
   'stl-ar-levels',
   'ar',
   'ar-levels',
