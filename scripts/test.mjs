@@ -18,7 +18,10 @@ const FILE_TIMEOUT_S = 300
 // One more than there are processors: each file waits now and then for a server, a disk or a clock.
 const JOBS = Math.min(availableParallelism() + 1, 4)
 /** They take longest, so they start first: whatever began last would otherwise run alone at the end. */
-const LONGEST = ['cli', 'faults/service', 'embed', 'backups', 'mirror', 'forecasting-learning', 'forecasting-calendar']
+const LONGEST = [
+  ...['faults/service', 'backups', 'mirror', 'cli', 'embed', 'forecasting-learning', 'faults/network'],
+  ...['upgrades/upgrades', 'telemetry', 'forecasting', 'tenancy', 'nodes', 'imports', 'ledger', 'app', 'inventory']
+]
 const STDERR_KEPT_CHARS = 20_000
 const say = (line) => process.stdout.write(`${line}\n`)
 

@@ -220,7 +220,7 @@ t.test('backups are made, listed, read and tried', async (t) => {
   })
 })
 
-t.test('a copy on PostgreSQL follows, takes over and gives back', async (t) => {
+t.test('a copy on PostgreSQL is made, compared and let go', async (t) => {
   const copy = await freshDatabase()
   t.teardown(copy.drop)
   const alone = { DATA_DIR: temporaryFolder(t) }
@@ -237,10 +237,7 @@ t.test('a copy on PostgreSQL follows, takes over and gives back', async (t) => {
     stderr: /^No service runs on this database/
   })
   t.match((await runCommand(env, ['mirror', 'verify'])).stdout, /^main: \d+ rows of \d+ tables, 0 differ, \S+\n$/)
-  t.match((await runCommand(env, ['mirror', 'switch'])).stdout, /^the copy has taken over; requests waited \d/)
-  t.match(JSON.parse((await runCommand(env, ['mirror', 'status', '--json'])).stdout), { on: true, primary: 'postgres' })
-  t.match(await runCommand(env, ['mirror', 'switch']), { code: 0 })
-  t.match((await runCommand(env, ['mirror', 'status'])).stdout, /^mirror on, primary sqlite, service not running$/m)
+  t.match(JSON.parse((await runCommand(env, ['mirror', 'status', '--json'])).stdout), { on: true, primary: 'sqlite' })
   t.match(await runCommand(env, ['mirror', 'stop']), { code: 0, stdout: 'the mirror is off\n' })
 })
 
