@@ -4,6 +4,7 @@ import { hash } from '@node-rs/argon2'
 import Fastify, { type FastifyInstance, type InjectOptions } from 'fastify'
 import type { Registry } from 'prom-client'
 import t, { type Test } from 'tap'
+import { takeCensus } from '../modules/identity/census.js'
 import identity, { createUser, disableUser, issueToken, listUsers, setPassword } from '../modules/identity/index.js'
 import { isRevoked } from '../modules/identity/revocations.js'
 import { createLoginThrottle, networkOf } from '../modules/identity/throttle.js'
@@ -726,3 +727,27 @@ t.test('tenants: a token counts in its own', async (t) => {
   const foreign = auth.sign({ subject: user.id, role: 'admin', tenant: 'west' }, 60)
   t.equal((await app.inject({ url: '/api/users', headers: { authorization: `Bearer ${foreign}` } })).statusCode, 404)
 })
+
+for (const [dialect, provide] of Object.entries(databases)) {
+  t.test(`who and what is counted for Prometheus: ${dialect}`, async (t) => {
+    const database = await provide()
+    t.teardown(database.drop)
+    const service = await start(database.url)
+    t.teardown(() => service.app.close())
+    const { call, login } = service
+    await createUser(await service.tenant(), { username: 'root', role: 'admin', password: PASSWORD })
+    t.equal((await login('root', PASSWORD)).status, 200)
+    const tenant = await service.tenant()
+    const life = { idleSeconds: 3_600, absoluteSeconds: 86_400 }
+    const before = await takeCensus(tenant, life)
+    t.same(before, { users: { admin: 1 }, sessions: 1, apiTokens: 0, privilegedWithoutFactor: 1 })
+    await createUser(tenant, { username: 'counted', role: 'manager', password: PASSWORD })
+    const { body } = await login('counted', PASSWORD)
+    t.equal((await call('POST', '/tokens', body.accessToken, { name: 'x', scopes: ['*:read'] })).status, 201)
+    const more = { users: { admin: 1, manager: 1 }, sessions: 2, apiTokens: 1, privilegedWithoutFactor: 2 }
+    t.same(await takeCensus(tenant, life), more)
+    t.same(await takeCensus(tenant, { ...life, idleSeconds: 0 }), { ...more, sessions: 0 }, 'idle ones have ended')
+    await disableUser(tenant, 'counted')
+    t.same(await takeCensus(tenant, life), before, 'nothing of a disabled user counts')
+  })
+}
