@@ -1,10 +1,12 @@
 import { spawn } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { generateX25519Identity, identityToRecipient } from 'age-encryption'
 import Sqlite from 'better-sqlite3'
+import pg from 'pg'
 import t from 'tap'
 import { loadConfig } from '../plugins/config.js'
 import { build } from '../server.js'
@@ -241,15 +243,18 @@ t.test('a copy on PostgreSQL is made, compared and let go', async (t) => {
   t.match(await runCommand(env, ['mirror', 'stop']), { code: 0, stdout: 'the mirror is off\n' })
 })
 
-t.test('a tenant is moved to another server', async (t) => {
+t.test('a tenant is moved to another server, backed up there, lost, and restored there', async (t) => {
   const [home, east] = [await freshDatabase(), await freshDatabase()]
   for (const { drop } of [home, east]) t.teardown(drop)
   const env = {
     DATA_DIR: temporaryFolder(t),
     TENANCY: 'multi',
     DATABASE_URL: home.url,
-    DATABASE_SERVERS: `east=${east.url}`
+    DATABASE_SERVERS: `east=${east.url}`,
+    BACKUP_URL: temporaryFolder(t),
+    BACKUP_PASSPHRASE_FILE: join(temporaryFolder(t), 'passphrase')
   }
+  writeFileSync(env.BACKUP_PASSPHRASE_FILE, `${randomBytes(24).toString('base64')}\n`)
   t.match(await runCommand(env, ['tenants', 'create', 'acme']), { code: 0 })
   t.match(await runCommand(env, ['tenants', 'move', 'nobody', '--to', 'east']), { code: 1, stderr: /no tenant nobody/ })
   t.match(await runCommand(env, ['tenants', 'move', 'acme', '--to', 'east']), {
@@ -257,6 +262,20 @@ t.test('a tenant is moved to another server', async (t) => {
     stdout: /^acme is on east: \d+ rows of \d+ tables compared, \S+; no writes for \d/
   })
   t.match(await runCommand(env, ['verify', '--tenant', 'acme']), { code: 0, stdout: /every balance agrees/ })
+  const backup = await runCommand(env, ['backup', '--tenant', 'acme', '--json'])
+  t.match(backup, { code: 0 }, backup.stderr)
+  const there = new pg.Client({ connectionString: east.url })
+  await there.connect()
+  await there.query('drop schema tenant_acme cascade')
+  const restored = await runCommand(env, ['restore', '--tenant', 'acme', '--yes', '--json'])
+  t.match(restored, { code: 0 }, restored.stderr)
+  t.match(JSON.parse(restored.stdout), { tenant: 'acme', backupId: JSON.parse(backup.stdout).backupId })
+  t.match((await there.query('select count(*)::int as units from tenant_acme.units')).rows, [{ units: 23 }])
+  await there.end()
+  t.match(await runCommand(env, ['verify', '--tenant', 'acme']), { code: 0, stdout: /every balance agrees/ })
+  t.match(await runCommand({ ...env, BACKUP_PASSPHRASE: 'another' }, ['backup', 'list', '--tenant', 'acme']), {
+    stderr: /BACKUP_PASSPHRASE_FILE is set beside BACKUP_PASSPHRASE/
+  })
 })
 
 t.test('the service and the worker end when they are told to', async (t) => {

@@ -11,8 +11,9 @@ const DAY_MS = 86_400_000
 /** After a failure a full one is tried again so soon. */
 const FULL_RETRY_MS = 15 * 60_000
 const DRILL_RETRY_MS = 6 * 3_600_000
-/** A process that died in an increment is waited for no longer. */
-const INCREMENT_LEASE_MS = 10 * 60_000
+/** A process that died in an increment is waited for no longer; one that is at it says so again and again. */
+const INCREMENT_LEASE_MS = 30_000
+const INCREMENT_RENEW_MS = 10_000
 
 export interface ScheduleOptions {
   /** Minutes after midnight, UTC. */
@@ -50,13 +51,18 @@ export function createSchedule({ archives, jobs, runs, metrics, now, ...options 
     const store = createBackupStore(tenant.db)
     if ((await store.turnUntil('increment')) > now()) return
     if (!(await take(tenant, 'increment', INCREMENT_LEASE_MS))) return
+    const hold = (milliseconds: number) =>
+      tenant.transact(({ db }) => createBackupStore(db).setTurn('increment', now() + milliseconds), {
+        durability: 'relaxed'
+      })
+    const holding = setInterval(() => void hold(INCREMENT_LEASE_MS).catch(() => {}), INCREMENT_RENEW_MS).unref()
     let result: Awaited<ReturnType<Runs['increment']>> | undefined
     try {
       result = await runs.increment(tenant)
     } finally {
+      clearInterval(holding)
       // Rounds of all nodes drift; whoever comes first after most of the time has passed makes the next.
-      const until = now() + incrementSeconds * 800
-      await tenant.transact(({ db }) => createBackupStore(db).setTurn('increment', until), { durability: 'relaxed' })
+      await hold(incrementSeconds * 800)
     }
     if (result === 'full') await startFull(tenant)
   }

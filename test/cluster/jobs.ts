@@ -40,8 +40,8 @@ async function postHistory({ url, admin }: Cluster): Promise<void> {
 export interface Training {
   /** Where each ran, as far as it was seen. */
   readonly ranOn: ReadonlyMap<string, ReadonlySet<string>>
-  /** A worker that has a job in hand now. */
-  atWork(): Promise<Process>
+  /** One of these that has a job in hand now. */
+  atWork(wanted: readonly Process[]): Promise<Process>
   ended(): Promise<void>
 }
 
@@ -55,7 +55,7 @@ export async function startTraining(cluster: Cluster): Promise<Training> {
     if (answer.status !== 202) throw new Error(`no training: ${answer.status} ${answer.text}`)
   }
   const ranOn = new Map<string, Set<string>>()
-  const all = [...cluster.nodes, ...cluster.workers]
+  const all = [...cluster.nodes, ...cluster.workers, cluster.spare]
   /** Names are kept, since a process has another one when it was started again. */
   const names = new Map<string, Process>()
   const running = async () => {
@@ -72,12 +72,12 @@ export async function startTraining(cluster: Cluster): Promise<Training> {
   }
   return {
     ranOn,
-    atWork: async () => {
+    atWork: async (wanted) => {
       for (const deadline = performance.now() + 30_000; performance.now() < deadline; ) {
-        const found = (await running()).find((process) => cluster.workers.some((worker) => worker === process))
+        const found = (await running()).find((process) => wanted.includes(process))
         if (found !== undefined) return found
       }
-      throw new Error('no worker takes a training')
+      throw new Error(`none of ${wanted.map(({ name }) => name)} takes a training`)
     },
     ended: () =>
       until('every training has ended', TRAINED_SECONDS, async () => {

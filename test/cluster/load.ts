@@ -9,6 +9,8 @@ export interface Answer {
   /** 0: no answer came. */
   readonly status: number
   readonly text: string
+  /** Seconds; NaN where nothing is said. */
+  readonly retryAfter: number
 }
 
 export const agent = new Agent({ keepAlive: true, maxSockets: 64 })
@@ -37,9 +39,13 @@ export async function send(
     const [response]: IncomingMessage[] = await once(call, 'response')
     const chunks: Buffer[] = []
     for await (const chunk of response ?? []) chunks.push(chunk)
-    return { status: response?.statusCode ?? 0, text: Buffer.concat(chunks).toString() }
+    return {
+      status: response?.statusCode ?? 0,
+      text: Buffer.concat(chunks).toString(),
+      retryAfter: Number(response?.headers['retry-after'] ?? Number.NaN)
+    }
   } catch (error) {
-    return { status: 0, text: String(error) }
+    return { status: 0, text: String(error), retryAfter: Number.NaN }
   }
 }
 

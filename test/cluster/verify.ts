@@ -5,7 +5,9 @@ import { type Cleanup, random, withCleanup } from '../../bench/support.js'
 import { createTokens } from '../../plugins/auth.js'
 import { freePort, type Server, startPostgres, startRedis } from '../services.js'
 import { checkCoherence, type Latencies } from './coherence.js'
+import { checkFanOut, Follower } from './fan-out.js'
 import { checkScheduled, checkTrained, startTraining, type Training } from './jobs.js'
+import { checkLimits, RATE_LIMITS } from './limits.js'
 import { agent, type Client, Load, receipt, type Seen, send } from './load.js'
 import { provePooled } from './pooled.js'
 import { Node, startBalancer, WorkerProcess } from './processes.js'
@@ -42,6 +44,8 @@ export interface Cluster {
   readonly url: string
   readonly nodes: readonly Node[]
   readonly workers: readonly WorkerProcess[]
+  /** One that is added, and taken away again, in the middle of the work. */
+  readonly spare: WorkerProcess
   readonly database: pg.Client
   readonly admin: string
   readonly clients: readonly Client[]
@@ -69,6 +73,7 @@ const environment = (databaseUrl: string, redisUrl: string) => ({
   NODE_ENV: 'test',
   LOG_LEVEL: 'info',
   DRAIN_SECONDS: '2',
+  RATE_LIMITS,
   TRUST_PROXY: '127.0.0.1'
 })
 
@@ -90,8 +95,18 @@ async function proveCluster(
   sayCoherence(latencies, cutOffs(cluster.nodes) - before, say)
   await checkRevocation(urls, cluster.admin, cluster.sign)
   say('revocation: who is disabled at one node is refused by the next request at another')
+  await checkFanOut(urls, cluster.url, cluster.admin, say)
+  say(await checkLimits(urls, cluster.sign, () => cutOffs(cluster.nodes)))
   sayLoad('while nothing is killed', load.take(), say)
 
+  const items = cluster.clients.map(({ itemCode }) => itemCode)
+  const followers = ['one', 'two'].map((name) => new Follower(cluster.url, cluster.sign(`follower-${name}`), items))
+  for (const follower of followers) {
+    cleanup.add(() => follower.stop())
+    follower.start()
+  }
+  cluster.spare.start()
+  await cluster.spare.waits()
   const training = await startTraining(cluster)
   const kills = await killAtRandom(cluster, random(seed), seconds, training)
   const { requests, failures, stale } = load.take()
@@ -101,9 +116,8 @@ async function proveCluster(
   await training.ended()
   const { again, late } = await checkTrained(cluster.database)
   const spread = [...training.ranOn].map(([name, jobs]) => `${name} ${jobs.size}`).sort()
-  if (!cluster.workers.some(({ name }) => training.ranOn.has(name))) throw new Error(`no worker had any: ${spread}`)
   say(
-    `training: each series once, ${again} began again after a kill, ${late} took longer than they may; ${spread.join(', ')}`
+    `training: each series once, while one worker was killed and one was added and sent away; ${again} began again, ${late} took longer than they may; ${spread.join(', ')}`
   )
 
   load.take()
@@ -112,6 +126,12 @@ async function proveCluster(
   await checkScheduled(cluster)
   say('scheduled: every node looked, one started it')
   await load.stop()
+  await Promise.all(followers.map((follower) => follower.shows(load.counts)))
+  const sum = (of: (follower: Follower) => number) => followers.reduce((total, each) => total + of(each), 0)
+  say(
+    `followed: ${followers.length} streams through the balancer, which came again ${sum(({ opened }) => opened - 1)} times, ${sum(({ resumed }) => resumed)} of them without a gap; by what they told, every item is shown as it is`
+  )
+  await Promise.all(followers.map((follower) => follower.stop()))
   await checkStored(cluster, load, say)
   for (const process of [...cluster.nodes, ...cluster.workers]) await process.end('SIGKILL')
   await provePooled({ pgbouncer, folder, env, database: cluster.database, sign: cluster.sign, say }, cleanup)
@@ -148,7 +168,8 @@ async function startCluster(
   const nodes: Node[] = []
   for (let n = 1; n <= NODES; n++) nodes.push(new Node(folder, `node${n}`, await freePort(), env))
   const workers = Array.from({ length: WORKERS }, (_, n) => new WorkerProcess(folder, `worker${n + 1}`, env))
-  for (const process of [...nodes, ...workers]) cleanup.add(() => process.end('SIGKILL'))
+  const spare = new WorkerProcess(folder, `worker${WORKERS + 1}`, env)
+  for (const process of [...nodes, ...workers, spare]) cleanup.add(() => process.end('SIGKILL'))
   // All at once: one migrates, the others wait for it.
   for (const node of nodes) node.start()
   await Promise.all(nodes.map((node) => node.ready()))
@@ -167,7 +188,7 @@ async function startCluster(
     const made = await send(url, admin, 'POST', '/api/inventory', { body: { itemCode, name: itemCode, unit: 'each' } })
     if (made.status !== 201) throw new Error(`no item: ${made.status} ${made.text}`)
   }
-  return { url, nodes, workers, database, admin, clients, sign }
+  return { url, nodes, workers, spare, database, admin, clients, sign }
 }
 
 async function signer(): Promise<(subject: string) => string> {
@@ -177,17 +198,20 @@ async function signer(): Promise<(subject: string) => string> {
   return (subject) => tokens.sign({ subject, role: 'admin', tenant: 'main' }, 7_200)
 }
 
-/** SIGKILL to a worker while it trains, and to one node after the other; each is started again. */
+/** SIGKILL to a worker while it trains, SIGTERM to another that is not needed any more, SIGKILL to one node after the other. */
 async function killAtRandom(
-  { nodes, workers }: Cluster,
+  { nodes, workers, spare }: Cluster,
   next: () => number,
   seconds: number,
   training: Training
 ): Promise<string[]> {
-  const worker = await training.atWork()
+  const worker = await training.atWork(workers)
   await worker.end('SIGKILL')
   worker.start()
   const kills = [worker.name]
+  await training.atWork([spare])
+  const code = await spare.end('SIGTERM')
+  if (code !== 0) throw new Error(`${spare.name} ended with ${code}\n${spare.log().slice(-2000)}`)
   for (const until = performance.now() + seconds * 1000; performance.now() < until; ) {
     const node = nodes[Math.floor(next() * nodes.length)]
     if (node === undefined) break
