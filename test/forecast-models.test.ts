@@ -3,6 +3,7 @@ import t from 'tap'
 import { assertNoPeeking, evaluate, type Forecaster, naive2, product } from '../bench/forecast.js'
 import type { Dataset } from '../bench/forecast-data.js'
 import { blend, tabulate, weigh } from '../modules/forecasting/models/combine.js'
+import { forecastEach, rowOf } from '../modules/forecasting/models/ends.js'
 import {
   contest,
   type ForecastErrorCode,
@@ -17,6 +18,7 @@ import {
 import { POOL } from '../modules/forecasting/models/pool.js'
 import { decompose } from '../modules/forecasting/models/seasons.js'
 import { fillMissing, isSeasonal } from '../modules/forecasting/models/series.js'
+import type { FitContext, Fitted } from '../modules/forecasting/models/types.js'
 import { hampel } from '../modules/forecasting/models/wrap.js'
 
 const SHORT = Float64Array.of(17, 21, 19, 25, 23, 28, 24, 30, 27, 33, 29, 35, 31, 36, 34, 40, 37, 41, 38, 45)
@@ -48,8 +50,10 @@ t.test('series tools', async (t) => {
   t.ok(figures![5]! > 20 && Math.abs(figures!.reduce((a, b) => a + b, 0)) < 1e-9, 'figures sum to zero')
   const spiked = Float64Array.from({ length: 40 }, (_, i) => 10 + (i % 3))
   spiked[20] = 900
-  t.ok(hampel()(spiked)[20]! < 20, 'a lone extreme is held')
-  t.same(hampel()(spiked)[3], spiked[3])
+  const held = hampel(spiked)
+  t.ok(held(40)[20]! < 20, 'a lone extreme is held')
+  t.same(held(40)[3], spiked[3])
+  t.same(held(18), hampel(spiked.slice(0, 18))(18), 'what comes later changes nothing')
   const weights = new Float64Array(2)
   const plan = { origins: Int32Array.of(2), refits: Int32Array.of(0), horizon: 2 }
   const members = [Float64Array.of(1, 1), Float64Array.of(4, 4)]
@@ -278,7 +282,7 @@ t.test('models and harness see the past only', async (t) => {
   t.ok(evaluate(set, 'buffer', viaBuffer).wape === 100, 'the training copy holds nothing behind its end')
   const scores = evaluate(set, 'product', product())
   t.ok(scores.mase < evaluate(set, 'naive2', naive2).mase, `MASE ${scores.mase}`)
-  // inside the engine too: no model is ever handed more than the values before its origin
+  // inside the engine too: no model is ever fitted on more than the values before its origin
   const original = POOL.ses!
   const lengths = new Set<number>()
   POOL.ses = (y, context) => {
@@ -288,6 +292,39 @@ t.test('models and harness see the past only', async (t) => {
   forecast({ values, frequency: 'month', horizon: 6, models: ['ses'] })
   POOL.ses = original
   t.same([...lengths], [0])
+})
+
+/** Largest relative gap between the forecasts of several ends in one pass and those of what was known at each end alone. */
+function gapOfEnds(fitted: Fitted, y: Float64Array, lengths: Int32Array, horizon: number): number {
+  const ends = { lengths, horizon, out: new Float64Array(lengths.length * horizon) }
+  forecastEach(fitted, y, ends)
+  const alone = new Float64Array(horizon)
+  const gaps = Array.from(lengths, (length, j) => {
+    fitted.forecast(y.slice(0, length), alone)
+    return Math.max(...rowOf(ends, j).map((value, k) => Math.abs(value - alone[k]!) / (1 + Math.abs(alone[k]!))))
+  })
+  return Math.max(...gaps)
+}
+
+t.test('one pass over several ends forecasts from each as if no more were known', async (t) => {
+  const noise = uniform(5)
+  const dense = Float64Array.from({ length: 90 }, (_, i) => 60 + 12 * Math.sin((Math.PI * i) / 6) + 20 * noise())
+  dense[66] = 400
+  const context: FitContext = { periods: [12], candidates: [12], horizon: 7, offset: 0, frequency: 'month' }
+  const lengths = Int32Array.of(61, 62, 67, 70, 71, 88)
+  const names = MODEL_NAMES.filter((name) => !['arima', 'prophet', 'combination'].includes(name))
+  for (const y of [dense, dense.map((value) => Math.max(0, Math.round(value - 60)))]) {
+    for (const name of names) {
+      const fitted = POOL[name]!(y.slice(0, 61), context)
+      const gap = fitted ? gapOfEnds(fitted, y, lengths, 7) : 0
+      t.ok(fitted && gap < 1e-9, `${name}: ${gap}`)
+    }
+  }
+  const peeking: Fitted = {
+    forecast: (y, out) => out.fill(y[y.length - 1]!),
+    forecastEach: (y, { out }) => out.fill(y[y.length - 1]!)
+  }
+  t.ok(gapOfEnds(peeking, dense, lengths, 7) > 0.01, 'a planted model that looks beyond its end is caught')
 })
 
 t.test('Prophet by name, by every calendar', async (t) => {

@@ -1,4 +1,4 @@
-import { type Intervals, LEVELS } from './levels.js'
+import { type Coverage, LEVELS } from './levels.js'
 import type { RollingPlan } from './rolling.js'
 import type { Accuracy } from './types.js'
 
@@ -24,19 +24,16 @@ function pinballLoss(actual: number, quantiles: readonly Float64Array[], k: numb
   return loss / LEVELS.length
 }
 
-const isInside = (actual: number, { lower, upper }: Intervals[80], k: number): number =>
-  actual >= lower[k]! && actual <= upper[k]! ? 1 : 0
-
 /** What a forecast says of its uncertainty. */
 export interface Ranges {
   quantiles: readonly Float64Array[]
-  intervals: Intervals
+  covers(actual: number, k: number, coverage: Coverage): boolean
 }
 
 /**
  * Accuracy of rolled forecasts over every known target.
  * @param scale in-sample seasonal naive error, for MASE
- * @param rangesAt the quantiles and intervals forecast at an origin, learnt without that origin's targets
+ * @param rangesAt what is forecast at an origin, learnt without that origin's targets; good until the next call
  */
 export function measure(
   rolled: Float64Array,
@@ -52,7 +49,7 @@ export function measure(
   let inside95 = 0
   let pinball = 0
   for (let o = 0; o < origins.length; o++) {
-    const { quantiles, intervals } = rangesAt(o)
+    const ranges = rangesAt(o)
     for (let k = 0; k < horizon && origins[o]! + k < y.length; k++) {
       if (observed[origins[o]! + k] !== 1) continue
       const actual = y[origins[o]! + k]!
@@ -66,9 +63,9 @@ export function measure(
         sums.percent += Math.abs(error / actual)
         sums.percents++
       }
-      pinball += pinballLoss(actual, quantiles, k)
-      inside80 += isInside(actual, intervals[80], k)
-      inside95 += isInside(actual, intervals[95], k)
+      pinball += pinballLoss(actual, ranges.quantiles, k)
+      if (ranges.covers(actual, k, 80)) inside80++
+      if (ranges.covers(actual, k, 95)) inside95++
     }
   }
   const { count, absolute, actuals } = sums

@@ -5,7 +5,7 @@ const SHORT_LAGS = 5
 const WINDOW = 400
 
 /**
- * Solves the normal equations restricted to `chosen` by Cholesky with a trace of ridge.
+ * Solves the normal equations restricted to `chosen` by Cholesky with a trace of ridge; `factor` is work space.
  * @returns the residual sum of squares, or undefined when singular; `beta` receives the coefficients
  */
 function solve(
@@ -14,10 +14,10 @@ function solve(
   total: number,
   width: number,
   chosen: readonly number[],
-  beta: Float64Array
+  beta: Float64Array,
+  factor: Float64Array
 ): number | undefined {
   const d = chosen.length
-  const factor = new Float64Array(d * d)
   for (let i = 0; i < d; i++) {
     for (let j = 0; j <= i; j++) {
       let sum = gram[chosen[i]! * width + chosen[j]!]!
@@ -44,6 +44,19 @@ function solve(
   return Math.max(0, total - explained)
 }
 
+/** Sum of x[t − a] x[t − b] over t ≥ `from`; a lag left out stands for the constant. */
+function laggedProduct(x: Float64Array, from: number, a: number | undefined, b: number | undefined): number {
+  let sum = 0
+  if (a === undefined && b === undefined) return x.length - from
+  if (a === undefined || b === undefined) {
+    const lag = a ?? b ?? 0
+    for (let t = from - lag; t < x.length - lag; t++) sum += x[t]!
+    return sum
+  }
+  for (let t = from; t < x.length; t++) sum += x[t - a]! * x[t - b]!
+  return sum
+}
+
 interface Regression {
   lags: number[]
   coefficients: Float64Array
@@ -59,27 +72,31 @@ function regress(x: Float64Array, seasonalLags: readonly number[][]): Regression
   if (rows < width + 6) return seasonalLags.length > 0 ? regress(x, []) : undefined
   const gram = new Float64Array(width * width)
   const cross = new Float64Array(width)
-  const row = new Float64Array(width)
-  row[0] = 1
-  let total = 0
-  for (let t = longest; t < x.length; t++) {
-    for (let j = 1; j < width; j++) row[j] = x[t - all[j - 1]!]!
-    for (let i = 0; i < width; i++) {
-      cross[i]! += row[i]! * x[t]!
-      for (let j = 0; j <= i; j++) gram[i * width + j]! += row[i]! * row[j]!
+  const total = laggedProduct(x, longest, 0, 0)
+  for (let i = 0; i < width; i++) {
+    const lag = i === 0 ? undefined : all[i - 1]!
+    cross[i] = laggedProduct(x, longest, lag, 0)
+    for (let j = 0; j <= i; j++) {
+      // what two lags share is known from the lags one shorter, but for the products at both ends
+      const before = i > 1 && j > 1 && all[i - 2] === lag! - 1 && all[j - 2] === all[j - 1]! - 1
+      gram[i * width + j] = before
+        ? gram[(i - 1) * width + j - 1]! +
+          x[longest - lag!]! * x[longest - all[j - 1]!]! -
+          x[x.length - lag!]! * x[x.length - all[j - 1]!]!
+        : laggedProduct(x, longest, lag, j === 0 ? undefined : all[j - 1]!)
     }
-    total += x[t]! ** 2
   }
   let best: Regression | undefined
   let bestScore = Number.POSITIVE_INFINITY
   const beta = new Float64Array(width)
+  const factor = new Float64Array(width * width)
   // seasonal lags enter from the first: none, the season itself, the season and the period after it
   for (let seasonal = 0; seasonal <= all.length - SHORT_LAGS; seasonal++) {
     for (let p = 0; p <= SHORT_LAGS; p++) {
       const chosen = [0]
       for (let j = 1; j <= p; j++) chosen.push(j)
       for (let j = 1; j <= seasonal; j++) chosen.push(SHORT_LAGS + j)
-      const sse = solve(gram, cross, total, width, chosen, beta)
+      const sse = solve(gram, cross, total, width, chosen, beta, factor)
       const k = chosen.length + 1
       if (sse === undefined || rows - k - 1 <= 0) continue
       const score = rows * Math.log(sse / rows + 1e-300) + 2 * k + (2 * k * (k + 1)) / (rows - k - 1)
@@ -111,8 +128,7 @@ function iterate(x: Float64Array, n: number, { lags, coefficients, intercept }: 
 export function autoregression(differenced: boolean): Fit {
   return (y: Float64Array, context: FitContext): Fitted | undefined => {
     if (y.length < 8) return undefined
-    const reach = WINDOW + (context.periods.at(-1) ?? 0)
-    const view = (values: Float64Array, room: number): Float64Array => {
+    const view = (values: Float64Array, reach: number, room: number): Float64Array => {
       const from = Math.max(0, values.length - reach)
       const shift = differenced ? 1 : 0
       const x = new Float64Array(values.length - from - shift + room)
@@ -123,11 +139,12 @@ export function autoregression(differenced: boolean): Fit {
       return x
     }
     const seasonal = usablePeriods(y.length, context.periods).map((period) => [period, period + 1])
-    const regression = regress(view(y, 0), seasonal)
+    const regression = regress(view(y, WINDOW + (context.periods.at(-1) ?? 0), 0), seasonal)
     if (!regression) return undefined
+    const longest = regression.lags.reduce((a, b) => Math.max(a, b), 0)
     return {
       forecast(prefix, out) {
-        const x = view(prefix, out.length)
+        const x = view(prefix, longest + 1, out.length)
         const n = x.length - out.length
         iterate(x, n, regression)
         let level = prefix[prefix.length - 1]!

@@ -1,7 +1,8 @@
+import { inOnePass } from './ends.js'
 import { minimise } from './optimise.js'
 import { dominantPeriod, findSeasons } from './seasons.js'
 import { slope } from './theta.js'
-import type { Fit } from './types.js'
+import type { Ends, Fit } from './types.js'
 
 /** Constants and start state of damped Holt-Winters. */
 export interface HoltWintersParameters {
@@ -16,55 +17,74 @@ export interface HoltWintersParameters {
   multiplicative: boolean
 }
 
+/** Where a pass has come to; `figures` by phase from the first value. */
+interface State {
+  level: number
+  slope: number
+  figures: Float64Array
+}
+
+/** @param figures work space for the running seasonal figures (length = period) */
+export function startState({ level, slope, figures }: HoltWintersParameters, work: Float64Array): State {
+  work.set(figures)
+  return { level, slope, figures: work }
+}
+
 /**
- * One pass of damped Holt-Winters in error-correction form; with `out`, the forecasts after the data.
- * `work` holds the running seasonal figures (length = period). Source: FPP3 §8.3 and §8.5 (ETS(A,Ad,A), ETS(M,Ad,M)).
+ * Moves damped Holt-Winters over `y[from, to)` in error-correction form. Source: FPP3 §8.3 and §8.5 (ETS(A,Ad,A), ETS(M,Ad,M)).
  * @returns the squared one-step errors
  */
-export function holtWintersPass(
-  y: Float64Array,
-  p: HoltWintersParameters,
-  work: Float64Array,
-  out?: Float64Array
-): number {
+export function advance(y: Float64Array, from: number, to: number, p: HoltWintersParameters, state: State): number {
   const { alpha, beta, gamma, phi, multiplicative } = p
-  const period = p.figures.length
-  const n = y.length
-  let { level, slope: trend } = p
+  const { figures } = state
+  const period = figures.length
+  const gain = alpha * beta
+  let { level, slope: trend } = state
   let sse = 0
-  let phase = 0
-  work.set(p.figures)
-  for (let i = 0; i < n; i++) {
+  let phase = from % period
+  for (let i = from; i < to; i++) {
     const base = level + phi * trend
-    const figure = work[phase]!
+    const figure = figures[phase]!
     let error: number
     if (multiplicative) {
       error = y[i]! - base * figure
       const correction = error / Math.max(figure, 1e-6)
-      work[phase] = figure + (gamma * error) / (Math.abs(base) > 1e-9 ? base : 1e-9)
+      figures[phase] = figure + (gamma * error) / (Math.abs(base) > 1e-9 ? base : 1e-9)
       level = base + alpha * correction
-      trend = phi * trend + alpha * beta * correction
+      trend = phi * trend + gain * correction
     } else {
       error = y[i]! - base - figure
-      work[phase] = figure + gamma * error
+      figures[phase] = figure + gamma * error
       level = base + alpha * error
-      trend = phi * trend + alpha * beta * error
+      trend = phi * trend + gain * error
     }
     sse += error * error
     phase = phase + 1 === period ? 0 : phase + 1
   }
-  if (out) {
+  state.level = level
+  state.slope = trend
+  return sse
+}
+
+/** Forecasts from each end of `y`. */
+export function holtWintersForecast(y: Float64Array, p: HoltWintersParameters, ends: Ends): void {
+  const { lengths, horizon, out } = ends
+  const period = p.figures.length
+  const state = startState(p, new Float64Array(period))
+  for (let j = 0; j < lengths.length; j++) {
+    advance(y, lengths[j - 1] ?? 0, lengths[j]!, p, state)
+    let phase = lengths[j]! % period
     let damping = 0
     let power = 1
-    for (let k = 0; k < out.length; k++) {
-      power *= phi
+    for (let k = 0; k < horizon; k++) {
+      power *= p.phi
       damping += power
-      const base = level + damping * trend
-      out[k] = multiplicative ? base * work[phase]! : base + work[phase]!
+      const base = state.level + damping * state.slope
+      const figure = state.figures[phase]!
+      out[j * horizon + k] = p.multiplicative ? base * figure : base + figure
       phase = phase + 1 === period ? 0 : phase + 1
     }
   }
-  return sse
 }
 
 /** Damped Holt-Winters, additive or multiplicative by squared error; start state from the decomposition. */
@@ -99,7 +119,7 @@ export const fitHoltWinters: Fit = (y, { periods }) => {
       parameters.beta = x[1]!
       parameters.gamma = x[2]! * (1 - x[0]!)
       parameters.phi = x[3]!
-      const sse = holtWintersPass(y, parameters, work)
+      const sse = advance(y, 0, n, parameters, startState(parameters, work))
       return Number.isFinite(sse) ? sse : Number.POSITIVE_INFINITY
     }
     const found = minimise(cost, [0.3, 0.05, 0.1, 0.95], {
@@ -111,9 +131,5 @@ export const fitHoltWinters: Fit = (y, { periods }) => {
   }
   if (!best || !Number.isFinite(best.sse)) return undefined
   const { parameters } = best
-  return {
-    forecast(prefix, out) {
-      holtWintersPass(prefix, parameters, work, out)
-    }
-  }
+  return inOnePass((prefix, ends) => holtWintersForecast(prefix, parameters, ends))
 }

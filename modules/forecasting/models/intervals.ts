@@ -150,31 +150,50 @@ function smoothScales(sums: Float64Array, masses: Float64Array, cumulative: bool
   return scales
 }
 
+/** Rows for the quantiles of every level. */
+export const quantileRows = (horizon: number): Float64Array[] => Array.from(LEVELS, () => new Float64Array(horizon))
+
 /** Quantiles per level around the point forecast, sorted so that they never cross. */
-export function spread(centre: Float64Array, distribution: Distribution, floor: number): Float64Array[] {
-  const { scales, shapes, least } = distribution
-  const units = centre.map((value, k) => scales[k]! * levelTerm(value, least))
-  const lowest = new Float64Array(centre.length).fill(floor)
-  return shapes.map((errors) => {
-    const row = new Float64Array(centre.length)
-    for (let k = 0; k < row.length; k++) {
-      row[k] = Math.max(centre[k]! + errors[k]! * units[k]!, lowest[k]!)
-      lowest[k] = row[k]!
+export function spread(
+  centre: Float64Array,
+  { scales, shapes, least }: Distribution,
+  floor: number,
+  rows = quantileRows(centre.length)
+): Float64Array[] {
+  for (let k = 0; k < centre.length; k++) {
+    const unit = scales[k]! * levelTerm(centre[k]!, least)
+    let lowest = floor
+    for (let l = 0; l < rows.length; l++) {
+      lowest = Math.max(centre[k]! + shapes[l]![k]! * unit, lowest)
+      rows[l]![k] = lowest
     }
-    return row
-  })
+  }
+  return rows
 }
 
 /**
- * Central intervals. Where the median lies on the floor nothing falls below it, and the whole chance of a miss is above:
- * taking two tails off would cover too much.
+ * Upper end of a central interval. Where the median lies on the floor nothing falls below it, and the whole chance of a miss
+ * is above: taking two tails off would cover too much.
  */
+function upperEnd(quantiles: readonly Float64Array[], k: number, coverage: Coverage, floor: number): number {
+  const [, high, single] = INTERVALS[coverage]
+  return quantiles[quantiles[LEVELS.length >> 1]![k]! > floor ? high : single]![k]!
+}
+
+/** Whether `actual` lies inside the central interval of step `k`. */
+export const coversCentrally = (
+  quantiles: readonly Float64Array[],
+  floor: number,
+  actual: number,
+  k: number,
+  coverage: Coverage
+): boolean => actual >= quantiles[INTERVALS[coverage][0]]![k]! && actual <= upperEnd(quantiles, k, coverage, floor)
+
+/** Central intervals of every step. */
 export function centralIntervals(quantiles: readonly Float64Array[], floor: number): Intervals {
-  const middle = quantiles[LEVELS.length >> 1]!
-  const interval = (coverage: Coverage) => {
-    const [low, high, single] = INTERVALS[coverage]
-    const upper = quantiles[high]!.map((value, k) => (middle[k]! > floor ? value : quantiles[single]![k]!))
-    return { lower: quantiles[low]!.slice(), upper }
-  }
+  const interval = (coverage: Coverage) => ({
+    lower: quantiles[INTERVALS[coverage][0]]!.slice(),
+    upper: quantiles[0]!.map((_, k) => upperEnd(quantiles, k, coverage, floor))
+  })
   return { 80: interval(80), 90: interval(90), 95: interval(95) }
 }

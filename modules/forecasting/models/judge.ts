@@ -1,6 +1,6 @@
 import { measure, naiveScale, type Ranges } from './accuracy.js'
 import { type CountMixture, mixtureIntervals, mixtureMean, mixtureQuantiles } from './counts.js'
-import { centralIntervals, learnErrors, spread } from './intervals.js'
+import { centralIntervals, coversCentrally, learnErrors, quantileRows, spread } from './intervals.js'
 import { type Intervals, LEVELS } from './levels.js'
 import type { Prepared } from './prepare.js'
 import type { RollingPlan } from './rolling.js'
@@ -43,9 +43,14 @@ export function judgeByErrors(
   const half = origins.length >> 1
   const early = learn(false, 0, half)
   const late = learn(false, half)
+  const rows = quantileRows(horizon)
+  const ranges: Ranges = {
+    quantiles: rows,
+    covers: (actual, k, coverage) => coversCentrally(rows, floor, actual, k, coverage)
+  }
   const rangesAt = (o: number): Ranges => {
-    const quantiles = spread(row(rolled, o, horizon), o < half ? late : early, floor)
-    return { quantiles, intervals: centralIntervals(quantiles, floor) }
+    spread(row(rolled, o, horizon), o < half ? late : early, floor, rows)
+    return ranges
   }
   const quantiles = spread(point, learn(false), floor)
   return {
@@ -105,7 +110,10 @@ export function judgeByCounts(
   })
   const rangesAt = (o: number): Ranges => {
     const mixture = prepared.countsUntil(origins[o]!)
-    return rangesOf(mixture, factorOf(mixture, row(rolled, o, horizon)))
+    const { quantiles, intervals } = rangesOf(mixture, factorOf(mixture, row(rolled, o, horizon)))
+    const covers: Ranges['covers'] = (actual, k, coverage) =>
+      actual >= intervals[coverage].lower[k]! && actual <= intervals[coverage].upper[k]!
+    return { quantiles, covers }
   }
   const mixture = prepared.countsUntil(y.length)
   const factor = factorOf(mixture, point)

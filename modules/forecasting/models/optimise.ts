@@ -62,8 +62,8 @@ export interface Box {
   high: readonly number[]
 }
 
-/** Positions of the smallest, the largest and the second largest value. */
-function rank(values: readonly number[]): { best: number; worst: number; next: number } {
+/** Puts the positions of the smallest, the largest and the second largest value into `order`. */
+function rank(values: Float64Array, order: Int32Array): void {
   let best = 0
   let worst = 0
   let next = -1
@@ -72,19 +72,23 @@ function rank(values: readonly number[]): { best: number; worst: number; next: n
     if (values[p]! > values[worst]!) worst = p
   }
   for (let p = 0; p < values.length; p++) if (p !== worst && (next < 0 || values[p]! > values[next]!)) next = p
-  return { best, worst, next }
+  order[0] = best
+  order[1] = worst
+  order[2] = next
 }
 
 /** Points of the first simplex: the start and one step of a quarter of the box along each axis. */
 function firstSimplex(start: readonly number[], box: Box): Float64Array[] {
-  return Array.from({ length: start.length + 1 }, (_, p) => {
-    const x = Float64Array.from(start)
+  const points: Float64Array[] = []
+  for (let p = 0; p <= start.length; p++) {
+    const x = new Float64Array(start)
     if (p > 0) {
       const step = 0.25 * (box.high[p - 1]! - box.low[p - 1]!)
       x[p - 1]! += x[p - 1]! + step > box.high[p - 1]! ? -step : step
     }
-    return clip(x, box)
-  })
+    points.push(clip(x, box))
+  }
+  return points
 }
 
 /** Moves `x` onto the box, in place. */
@@ -107,7 +111,9 @@ export function minimise(
 ): Float64Array {
   const d = start.length
   const points = firstSimplex(start, box)
-  const values = points.map(f)
+  const values = new Float64Array(d + 1)
+  for (let p = 0; p <= d; p++) values[p] = f(points[p]!)
+  const order = new Int32Array(3)
   const centre = new Float64Array(d)
   const trial = new Float64Array(d)
   const second = new Float64Array(d)
@@ -116,7 +122,10 @@ export function minimise(
     return f(clip(target, box))
   }
   for (let used = d + 1; used < evaluations; ) {
-    const { best, worst, next } = rank(values)
+    rank(values, order)
+    const best = order[0]!
+    const worst = order[1]!
+    const next = order[2]!
     if (values[worst]! - values[best]! <= tolerance * Math.abs(values[best]!) + 1e-300) break
     centre.fill(0)
     for (let p = 0; p <= d; p++) if (p !== worst) for (let i = 0; i < d; i++) centre[i]! += points[p]![i]! / d
@@ -147,5 +156,6 @@ export function minimise(
       }
     }
   }
-  return points[rank(values).best]!
+  rank(values, order)
+  return points[order[0]!]!
 }

@@ -1,3 +1,4 @@
+import { forecastEach } from './ends.js'
 import type { Fit, FitContext, Fitted } from './types.js'
 
 /** Forecasts of one model from each origin; undefined rows where it did not apply. */
@@ -52,22 +53,22 @@ export function hold(out: Float64Array, low: number, high: number): boolean {
   return true
 }
 
-/** Forecasts from every origin of the plan. Each call of a model sees a copy of its training part and nothing else. */
+/**
+ * Forecasts from every origin of the plan. Each call of a model sees a copy of what is known at its last origin; that no
+ * forecast depends on what follows its own is a property of the models, and tested.
+ */
 export function roll(fit: Fit, y: Float64Array, plan: RollingPlan, context: FitContext): Rolled | undefined {
   const { origins, refits, horizon } = plan
   const final = fit(y.slice(), context)
   if (!final) return undefined
   const forecasts = new Float64Array(origins.length * horizon)
-  let fitted: Fitted | undefined
-  let nextRefit = 0
-  for (let o = 0; o < origins.length; o++) {
-    const train = y.slice(0, origins[o]!)
-    if (nextRefit < refits.length && refits[nextRefit] === o) {
-      fitted = fit(train, context)
-      nextRefit++
-    }
+  for (let r = 0; r < refits.length; r++) {
+    const from = refits[r]!
+    const to = refits[r + 1] ?? origins.length
+    const fitted = fit(y.slice(0, origins[from]!), context)
     if (!fitted) return undefined
-    fitted.forecast(train, forecasts.subarray(o * horizon, (o + 1) * horizon))
+    const out = forecasts.subarray(from * horizon, to * horizon)
+    forecastEach(fitted, y.slice(0, origins[to - 1]!), { lengths: origins.subarray(from, to), horizon, out })
   }
   return { forecasts, final }
 }

@@ -1,3 +1,4 @@
+import { forecastEach, inOnePass, rowOf } from './ends.js'
 import { mean, movingTrend } from './series.js'
 import type { Fit, FitContext } from './types.js'
 
@@ -134,14 +135,12 @@ export function adjusted(core: Fit, decay: number, shrink: boolean, needSeason: 
     const inner: FitContext = { ...context, periods: [], candidates: [] }
     const fitted = core(plain, inner)
     if (!fitted) return undefined
-    return {
-      forecast(prefix, out) {
-        const rest = prefix.slice()
-        applySeasons(rest, seasons, 0, -1)
-        fitted.forecast(rest, out)
-        applySeasons(out, seasons, prefix.length, 1)
-      }
-    }
+    return inOnePass((prefix, ends) => {
+      const rest = prefix.slice()
+      applySeasons(rest, seasons, 0, -1)
+      forecastEach(fitted, rest, ends)
+      for (let j = 0; j < ends.lengths.length; j++) applySeasons(rowOf(ends, j), seasons, ends.lengths[j]!, 1)
+    })
   }
 }
 

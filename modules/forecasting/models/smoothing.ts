@@ -1,10 +1,11 @@
+import { inOnePass } from './ends.js'
 import { minimise, minimiseLine } from './optimise.js'
-import type { Fit, Fitted } from './types.js'
+import type { Ends, Fit } from './types.js'
 
-/** Level after the last value, for a smoothing constant and a start level. */
-export function smooth(y: Float64Array, alpha: number, start: number): number {
+/** Level after `y[from, to)`, for a smoothing constant and the level before. */
+export function smooth(y: Float64Array, alpha: number, start: number, from = 0, to = y.length): number {
   let level = start
-  for (let i = 0; i < y.length; i++) level += alpha * (y[i]! - level)
+  for (let i = from; i < to; i++) level += alpha * (y[i]! - level)
   return level
 }
 
@@ -37,11 +38,13 @@ export function bestSmoothing(y: Float64Array): { alpha: number; start: number }
 export const fitSes: Fit = (y) => {
   if (y.length < 3) return undefined
   const { alpha, start } = bestSmoothing(y)
-  return {
-    forecast(prefix, out) {
-      out.fill(smooth(prefix, alpha, start))
+  return inOnePass((prefix, { lengths, horizon, out }) => {
+    let level = start
+    for (let j = 0; j < lengths.length; j++) {
+      level = smooth(prefix, alpha, level, lengths[j - 1] ?? 0, lengths[j]!)
+      out.fill(level, j * horizon, (j + 1) * horizon)
     }
-  }
+  })
 }
 
 /** Parameters of Holt's method; `beta` is the share of the level's correction that reaches the slope. */
@@ -97,22 +100,27 @@ function holtErrors(y: Float64Array, alpha: number, beta: number, phi: number, s
   return Math.max(0, ee - state[0] * le - state[1] * be)
 }
 
-/** Damped Holt forecasts from the end of `y` for given parameters. Source: Gardner & McKenzie (1985); FPP3 §8.2. */
-export function holtForecast(y: Float64Array, parameters: HoltParameters, out: Float64Array): void {
+/** Damped Holt forecasts of `y[first, …)` from each end, for given parameters. Source: Gardner & McKenzie (1985); FPP3 §8.2. */
+export function holtForecast(y: Float64Array, parameters: HoltParameters, ends: Ends, first = 0): void {
   const { alpha, beta, phi } = parameters
+  const { lengths, horizon, out } = ends
+  const gain = alpha * beta
   let { level, slope } = parameters
-  for (let i = 0; i < y.length; i++) {
-    const ahead = level + phi * slope
-    const error = y[i]! - ahead
-    level = ahead + alpha * error
-    slope = phi * slope + alpha * beta * error
-  }
-  let damping = 0
-  let power = 1
-  for (let k = 0; k < out.length; k++) {
-    power *= phi
-    damping += power
-    out[k] = level + damping * slope
+  let i = first
+  for (let j = 0; j < lengths.length; j++) {
+    for (; i < lengths[j]!; i++) {
+      const ahead = level + phi * slope
+      const error = y[i]! - ahead
+      level = ahead + alpha * error
+      slope = phi * slope + gain * error
+    }
+    let damping = 0
+    let power = 1
+    for (let k = j * horizon; k < (j + 1) * horizon; k++) {
+      power *= phi
+      damping += power
+      out[k] = level + damping * slope
+    }
   }
 }
 
@@ -131,9 +139,5 @@ export const fitHolt: Fit = (values) => {
   })
   holtErrors(y, best[0]!, best[1]!, best[2]!, state)
   const parameters = { alpha: best[0]!, beta: best[1]!, phi: best[2]!, level: state[0]!, slope: state[1]! }
-  return {
-    forecast(prefix, out) {
-      holtForecast(prefix.subarray(first), parameters, out)
-    }
-  } satisfies Fitted
+  return inOnePass((prefix, ends) => holtForecast(prefix, parameters, ends, first))
 }

@@ -155,7 +155,19 @@ export interface FitContext {
 
 /** A fitted model: forecasts from the end of any prefix `y` that starts where the training values started. */
 export interface Fitted {
+  /** @param y is never written to */
   forecast(y: Float64Array, out: Float64Array): void
+  /** The same from several ends in one pass over the data; left out where there is nothing to gain. */
+  forecastEach?(y: Float64Array, ends: Ends): void
+}
+
+/** Where to forecast from, and where to: row j of `out` is what the first `lengths[j]` values of the data tell. */
+export interface Ends {
+  /** ascending */
+  lengths: Int32Array
+  horizon: number
+  /** flat, a row of `horizon` values per end */
+  out: Float64Array
 }
 
 /** Fits on `y`, or answers undefined when the model does not apply (too short, no season, …). */

@@ -1,5 +1,6 @@
+import { forecastEach, inOnePass, rowOf } from './ends.js'
 import { applySeasons, dominantPeriod, findSeasons, usablePeriods } from './seasons.js'
-import type { Fit, Fitted } from './types.js'
+import type { Ends, Fit, Fitted } from './types.js'
 
 /** The same model offered every season with two cycles in the data, not only the significant ones. */
 export const everySeason =
@@ -20,26 +21,16 @@ export function logged(core: Fit): Fit {
     const lift = low > 0 ? 0 : (0.3 * sum) / y.length
     // a later zero or return must not become −∞
     const least = (1e-3 * sum) / y.length
-    let seen = new Float64Array(0)
-    let logs = new Float64Array(0)
-    // asked for again and again with more at the end: what has not changed is kept
-    const forward = (values: Float64Array): Float64Array => {
-      const next = new Float64Array(values.length)
-      let i = 0
-      for (; i < next.length && i < seen.length && values[i] === seen[i]; i++) next[i] = logs[i]!
-      for (; i < next.length; i++) next[i] = Math.log(Math.max(values[i]! + lift, least))
-      seen = values.slice()
-      logs = next
-      return next.slice()
-    }
+    const forward = (values: Float64Array): Float64Array =>
+      values.map((value) => Math.log(Math.max(value + lift, least)))
     const fitted = core(forward(y), context)
     return (
-      fitted && {
-        forecast(prefix, out) {
-          fitted.forecast(forward(prefix), out)
-          for (let k = 0; k < out.length; k++) out[k] = Math.exp(Math.min(out[k]!, 700)) - lift
-        }
-      }
+      fitted &&
+      inOnePass((prefix, ends) => {
+        const { out } = ends
+        forecastEach(fitted, forward(prefix), ends)
+        for (let k = 0; k < out.length; k++) out[k] = Math.exp(Math.min(out[k]!, 700)) - lift
+      })
     )
   }
 }
@@ -56,13 +47,16 @@ export function seasonallyDifferenced(core: Fit): Fit {
     }
     const fitted = core(differences(y), { ...context, periods: [period], candidates: [] })
     return (
-      fitted && {
-        forecast(prefix, out) {
-          const n = prefix.length
-          fitted.forecast(differences(prefix), out)
-          for (let k = 0; k < out.length; k++) out[k]! += k < period ? prefix[n - period + k]! : out[k - period]!
+      fitted &&
+      inOnePass((prefix, ends) => {
+        const { lengths, horizon } = ends
+        forecastEach(fitted, differences(prefix), { ...ends, lengths: lengths.map((n) => n - period) })
+        for (let j = 0; j < lengths.length; j++) {
+          const from = lengths[j]! - period
+          const row = rowOf(ends, j)
+          for (let k = 0; k < horizon; k++) row[k]! += k < period ? prefix[from + k]! : row[k - period]!
         }
-      }
+      })
     )
   }
 }
@@ -86,34 +80,18 @@ function removeSorted(sorted: Float64Array, count: number, value: number): void 
   for (; at < count - 1; at++) sorted[at] = sorted[at + 1]!
 }
 
-/**
- * Running medians of 13 of a series that is seen again and again with more at its end: the medians whose windows have not
- * changed since are kept.
- */
-function runningMedians(): (y: Float64Array) => Float64Array {
+/** Running medians of 13 of the first `n` values from `from` on, of fewer towards the ends, put into `medians`. */
+function runningMedians(y: Float64Array, from: number, n: number, medians: Float64Array): void {
   const window = new Float64Array(2 * HALF_WINDOW + 2)
-  let seen = new Float64Array(0)
-  let medians = new Float64Array(0)
-  return (y) => {
-    const n = y.length
-    let same = 0
-    while (same < n && same < seen.length && y[same] === seen[same]) same++
-    const first = Math.max(0, (same < n || same < seen.length ? same : n) - HALF_WINDOW)
-    const updated = new Float64Array(n)
-    updated.set(medians.subarray(0, first))
-    let count = 0
-    for (let i = Math.max(0, first - HALF_WINDOW); i < Math.min(first + HALF_WINDOW, n); i++) {
-      insertSorted(window, count++, y[i]!)
-    }
-    for (let i = first; i < n; i++) {
-      if (i + HALF_WINDOW < n) insertSorted(window, count++, y[i + HALF_WINDOW]!)
-      if (i > first && i > HALF_WINDOW) removeSorted(window, count--, y[i - HALF_WINDOW - 1]!)
-      const half = count >> 1
-      updated[i] = count % 2 === 1 ? window[half]! : (window[half - 1]! + window[half]!) / 2
-    }
-    seen = y.slice()
-    medians = updated
-    return medians
+  let count = 0
+  for (let i = Math.max(0, from - HALF_WINDOW); i < Math.min(from + HALF_WINDOW, n); i++) {
+    insertSorted(window, count++, y[i]!)
+  }
+  for (let i = from; i < n; i++) {
+    if (i + HALF_WINDOW < n) insertSorted(window, count++, y[i + HALF_WINDOW]!)
+    if (i > from && i > HALF_WINDOW) removeSorted(window, count--, y[i - HALF_WINDOW - 1]!)
+    const half = count >> 1
+    medians[i] = count % 2 === 1 ? window[half]! : (window[half - 1]! + window[half]!) / 2
   }
 }
 
@@ -140,18 +118,22 @@ export function select(values: Float64Array, rank: number): number {
   return values[rank] ?? 0
 }
 
-/** Holds values within three robust standard deviations of their running median of 13. Source: Hampel (1974). */
-export function hampel(): (y: Float64Array) => Float64Array {
-  const mediansOf = runningMedians()
-  return (y) => {
-    const medians = mediansOf(y)
-    const clean = new Float64Array(y.length)
-    for (let i = 0; i < clean.length; i++) clean[i] = Math.abs(y[i]! - medians[i]!)
-    const limit = 3 * 1.4826 * select(clean, y.length >> 1)
-    if (!(limit > 0)) return y.slice()
-    for (let i = 0; i < clean.length; i++) {
-      clean[i] = Math.min(medians[i]! + limit, Math.max(medians[i]! - limit, y[i]!))
-    }
+/**
+ * Holds the first so many values within three robust standard deviations of their running median of 13, as if no more were
+ * known. Source: Hampel (1974).
+ */
+export function hampel(y: Float64Array): (length: number) => Float64Array {
+  const medians = new Float64Array(y.length)
+  runningMedians(y, 0, y.length, medians)
+  return (length) => {
+    const local = medians.slice(0, length)
+    // only the windows that reach beyond the end differ
+    if (length < y.length) runningMedians(y, Math.max(0, length - HALF_WINDOW), length, local)
+    const clean = new Float64Array(length)
+    for (let i = 0; i < length; i++) clean[i] = Math.abs(y[i]! - local[i]!)
+    const limit = 3 * 1.4826 * select(clean, length >> 1)
+    if (!(limit > 0)) return y.slice(0, length)
+    for (let i = 0; i < length; i++) clean[i] = Math.min(local[i]! + limit, Math.max(local[i]! - limit, y[i]!))
     return clean
   }
 }
@@ -161,22 +143,24 @@ export function robust(core: Fit): Fit {
   return (y, context) => {
     const periods = usablePeriods(y.length, context.periods)
     const seasons = findSeasons(y, periods, false, 0.9, true)
-    const holding = hampel()
-    const clean = (values: Float64Array): Float64Array => {
-      if (periods.length === 0) return holding(values)
+    const cleaner = (values: Float64Array): ((length: number) => Float64Array) => {
       const plain = values.slice()
       applySeasons(plain, seasons, 0, -1)
-      const held = holding(plain)
-      applySeasons(held, seasons, 0, 1)
-      return held
-    }
-    const fitted = core(clean(y), context)
-    return (
-      fitted && {
-        forecast(prefix, out) {
-          fitted.forecast(clean(prefix), out)
-        }
+      const hold = hampel(plain)
+      return (length) => {
+        const held = hold(length)
+        applySeasons(held, seasons, 0, 1)
+        return held
       }
+    }
+    const fitted = core(cleaner(y)(y.length), context)
+    return (
+      fitted &&
+      inOnePass((prefix, ends) => {
+        const clean = cleaner(prefix)
+        // what holds the last values depends on the end, so each end has a series of its own
+        for (let j = 0; j < ends.lengths.length; j++) fitted.forecast(clean(ends.lengths[j]!), rowOf(ends, j))
+      })
     )
   }
 }
@@ -184,12 +168,10 @@ export function robust(core: Fit): Fit {
 const WIDTHS = [1, 2, 3, 4, 6]
 const LEAST_BUCKETS = 8
 
-/** Means of `width` periods, aligned to the end. */
-function bucketMeans(y: Float64Array, width: number): Float64Array {
-  const buckets = Math.floor(y.length / width)
-  const means = new Float64Array(buckets)
-  const first = y.length - buckets * width
-  for (let b = 0, i = first; b < buckets; b++) {
+/** Means of `width` periods, aligned to the end of the first `length` values. */
+function bucketMeans(y: Float64Array, width: number, length = y.length): Float64Array {
+  const means = new Float64Array(Math.floor(length / width))
+  for (let b = 0, i = length % width; b < means.length; b++) {
     let sum = 0
     for (let j = 0; j < width; j++) sum += y[i++]!
     means[b] = sum / width
@@ -197,9 +179,35 @@ function bucketMeans(y: Float64Array, width: number): Float64Array {
   return means
 }
 
+/** Adds `share` of the forecasts made of averages over `width` periods, read back between bucket centres. */
+function addLevel(fitted: Fitted, width: number, share: number, y: Float64Array, ends: Ends): void {
+  const { lengths, horizon, out } = ends
+  const reach = Math.ceil(horizon / width) + 2
+  const rows = new Int32Array(lengths.length)
+  for (let residue = 0; residue < width; residue++) {
+    // ends a whole number of buckets apart see the same buckets
+    let count = 0
+    for (let j = 0; j < lengths.length; j++) if (lengths[j]! % width === residue) rows[count++] = j
+    if (count === 0) continue
+    const ahead = new Float64Array(count * reach)
+    const buckets = new Int32Array(count)
+    for (let r = 0; r < count; r++) buckets[r] = Math.floor(lengths[rows[r]!]! / width)
+    const means = width === 1 ? y : bucketMeans(y, width, lengths[rows[count - 1]!]!)
+    forecastEach(fitted, means, { lengths: buckets, horizon: reach, out: ahead })
+    for (let k = 0; k < horizon; k++) {
+      const position = (k + 0.5) / width - 0.5
+      const left = Math.max(0, Math.floor(position))
+      const part = position - left
+      for (let r = 0, at = left; r < count; r++, at += reach) {
+        out[rows[r]! * horizon + k]! += share * (ahead[at]! + part * (ahead[at + 1]! - ahead[at]!))
+      }
+    }
+  }
+}
+
 /**
  * Multiple aggregation prediction: the mean of a model's forecasts on the series and on its averages over 2, 3, 4 and 6
- * periods, read back between bucket centres. Source: Kourentzes, Petropoulos & Trapero (2014), IJF 30.
+ * periods. Source: Kourentzes, Petropoulos & Trapero (2014), IJF 30.
  */
 export function aggregated(core: Fit): Fit {
   return (y, context) => {
@@ -210,20 +218,9 @@ export function aggregated(core: Fit): Fit {
       if (fitted) levels.push({ width, fitted })
     }
     if (levels.length === 0) return undefined
-    return {
-      forecast(prefix, out) {
-        out.fill(0)
-        for (const { width, fitted } of levels) {
-          const ahead = new Float64Array(Math.ceil(out.length / width) + 2)
-          fitted.forecast(width === 1 ? prefix : bucketMeans(prefix, width), ahead)
-          for (let k = 0; k < out.length; k++) {
-            const position = (k + 0.5) / width - 0.5
-            const left = Math.max(0, Math.floor(position))
-            const value = ahead[left]! + (position - left) * (ahead[left + 1]! - ahead[left]!)
-            out[k]! += value / levels.length
-          }
-        }
-      }
-    }
+    return inOnePass((prefix, ends) => {
+      ends.out.fill(0)
+      for (const { width, fitted } of levels) addLevel(fitted, width, 1 / levels.length, prefix, ends)
+    })
   }
 }
