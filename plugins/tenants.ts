@@ -1,6 +1,7 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { Kysely } from 'kysely'
 import { TenantId } from '../schemas/common.js'
+import { atMost, TENANTS_AT_ONCE } from './at-most.js'
 import { type AuditService, SYSTEM } from './audit.js'
 import type { Caches, TenantCache } from './cache.js'
 import type { AuditEntry, MigrationSet, Tenant, Transaction, TransactOptions } from './contracts.js'
@@ -29,11 +30,6 @@ export const SINGLE_TENANT = 'main'
 const COMPARE_MILLISECONDS = 500
 /** Looking at a file takes some 10 µs, in which nothing is served. */
 const FILES_AT_ONCE = 100
-/**
- * Tenants that are opened at once, and so migrated at once: each takes a connection meanwhile, and the database is busy with few of
- * them (`npm run bench -- tenants`).
- */
-const OPENING_MAX = 4
 /** A move between servers waits longer than this before it lets writers in at the new place. */
 const KNOWN_MILLISECONDS = 1_500
 
@@ -48,7 +44,7 @@ export class Tenants {
   readonly #open = new Map<string, Promise<Open>>()
   readonly #ready = new Map<string, Tenant>()
   readonly #sets: MigrationSet[] = []
-  readonly #turn = atMost(OPENING_MAX)
+  readonly #turn = atMost(TENANTS_AT_ONCE)
   #comparedAt = 0
   #lookedAt = Number.NEGATIVE_INFINITY
 
@@ -266,21 +262,3 @@ const noEffects = (): Effects => ({
   published: false,
   complete: false
 })
-
-/** Runs what it is given, at most so many at once and in the order given. */
-function atMost(limit: number): <R>(work: () => Promise<R>) => Promise<R> {
-  const waiting: (() => void)[] = []
-  let running = 0
-  return async (work) => {
-    if (running >= limit) await new Promise<void>((resolve) => void waiting.push(resolve))
-    else running++
-    try {
-      return await work()
-    } finally {
-      // A place that becomes free is handed on, so nobody passes those who wait.
-      const next = waiting.shift()
-      if (next === undefined) running--
-      else next()
-    }
-  }
-}
