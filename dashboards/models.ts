@@ -191,9 +191,9 @@ export const models: Dashboard = {
         ),
         bars(
           ['By detector', 'Par détecteur'],
-          ['Found since the processes started.', 'Trouvées depuis le démarrage des processus.'],
+          ['Found for the first time, over an hour.', 'Trouvées pour la première fois, sur une heure.'],
           'short',
-          query('sum by (detector) (increase(anomaly_detections_total{$F}[$__range]))', '{{detector}}'),
+          query('sum by (detector) (increase(anomaly_detections_total{$F}[1h]))', '{{detector}}'),
           { levels: NEUTRAL, decimals: 0 }
         ),
         gauge(

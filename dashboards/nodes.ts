@@ -176,7 +176,7 @@ export const nodes: Dashboard = {
           ],
           'ops',
           query('sum by (place) (rate(db_reports_total{$F}[$__rate_interval]))', '{{place}}'),
-          { runbooks: ['ReplicaUnused'] }
+          { width: 6, runbooks: ['ReplicaUnused'] }
         ),
         timeseries(
           ['Scrape takes', 'Durée de la collecte'],
@@ -186,14 +186,14 @@ export const nodes: Dashboard = {
           ],
           's',
           byInstance('max by (instance) (scrape_duration_seconds{$F})'),
-          { levels: rising(0.5, 2) }
+          { levels: rising(0.5, 2), width: 6 }
         ),
         timeseries(
           ['Series', 'Séries'],
           ['That each tells; the program bounds them at 6,000.', 'Que chacun donne ; le programme les borne à 6 000.'],
           'short',
           byInstance('max by (instance) (scrape_samples_post_metric_relabeling{$F})'),
-          { levels: rising(5_000, 6_000) }
+          { levels: rising(5_000, 6_000), width: 6 }
         ),
         timeseries(
           ['Changed by others', 'Changements des autres'],
@@ -202,7 +202,8 @@ export const nodes: Dashboard = {
             'Réponses en cache abandonnées parce qu’un autre processus a changé ce qu’elles montrent.'
           ],
           'ops',
-          byInstance('sum by (instance) (rate(cache_invalidations_total{$F,reason="remote"}[$__rate_interval]))')
+          byInstance('sum by (instance) (rate(cache_invalidations_total{$F,reason="remote"}[$__rate_interval]))'),
+          { width: 6 }
         )
       ]
     },
@@ -217,7 +218,7 @@ export const nodes: Dashboard = {
           ],
           'short',
           query('sum by (state) (cluster_workers{$F}) or on() vector(0)', '{{state}}'),
-          { width: 12 }
+          { width: 10 }
         ),
         timeseries(
           ['Requests by worker', 'Requêtes par processus'],
@@ -227,7 +228,7 @@ export const nodes: Dashboard = {
             'sum by (instance, worker) (rate(http_requests_total{$F,worker!=""}[$__rate_interval])) or on() vector(0)',
             '{{instance}} {{worker}}'
           ),
-          { stacked: true, width: 12 }
+          { stacked: true, width: 10 }
         ),
         stat(
           ['Workers replaced', 'Processus remplacés'],
@@ -237,7 +238,7 @@ export const nodes: Dashboard = {
           ],
           'short',
           query('sum(increase(cluster_worker_exits_total{$F}[$__range])) or on() vector(0)'),
-          { levels: rising(1, 5), decimals: 0, width: 24 }
+          { levels: rising(1, 5), decimals: 0, width: 4 }
         )
       ]
     }

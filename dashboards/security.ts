@@ -23,7 +23,7 @@ export const security: Dashboard = {
   title: ['Security and audit', 'Sécurité et audit'],
   about: [
     'Who signs in and who is refused, what is revoked, whether the audit trail holds, and how much would be lost.',
-    'Qui se connecte et qui est refusé, ce qui est révoqué, si la piste d’audit tient, et combien serait perdu.'
+    'Qui se connecte et qui est refusé, ce qui est révoqué, si le journal d’audit tient, et combien serait perdu.'
   ],
   rows: [
     {
@@ -37,23 +37,21 @@ export const security: Dashboard = {
           ],
           'short',
           query('max(auth_privileged_users_without_second_factor{$F})'),
-          { levels: rising(1, 5) }
+          { levels: rising(1, 5), width: 3 }
         ),
         stat(
           ['Open sessions', 'Sessions ouvertes'],
           ['All tenants.', 'Tous locataires confondus.'],
           'short',
           query('max(auth_sessions{$F})'),
-          {
-            levels: NEUTRAL
-          }
+          { levels: NEUTRAL, width: 3 }
         ),
         stat(
           ['API tokens', 'Jetons d’API'],
           ['Tokens of programs that count.', 'Jetons de programmes en vigueur.'],
           'short',
           query('max(auth_api_tokens{$F})'),
-          { levels: NEUTRAL }
+          { levels: NEUTRAL, width: 3 }
         ),
         stat(
           ['Refresh tokens reused', 'Jetons réutilisés'],
@@ -63,13 +61,13 @@ export const security: Dashboard = {
           ],
           'short',
           query(increase('auth_refresh_rejections_total', ',reason="reused"')),
-          { levels: MUST_BE_ZERO, decimals: 0, runbooks: ['RefreshTokenReuse'] }
+          { levels: MUST_BE_ZERO, decimals: 0, width: 3, runbooks: ['RefreshTokenReuse'] }
         ),
         stat(
           ['Audit mismatches', 'Écarts de l’audit'],
           [
             'What the last proof of the audit trail found to have been changed. It must be 0.',
-            'Ce que la dernière preuve de la piste d’audit a trouvé modifié. Ce doit être 0.'
+            'Ce que la dernière preuve du journal d’audit a trouvé modifié. Ce doit être 0.'
           ],
           'short',
           query('max(audit_chain_mismatches{$F})'),
@@ -79,7 +77,7 @@ export const security: Dashboard = {
           ['Audit proved', 'Audit vérifié'],
           [
             'How long ago the trail was last proved by a process.',
-            'Depuis quand un processus a prouvé la piste pour la dernière fois.'
+            'Depuis quand un processus a prouvé le journal pour la dernière fois.'
           ],
           's',
           query('time() - max(audit_chain_last_verified_timestamp_seconds{$F} > 0) or on() vector(0)'),
@@ -237,13 +235,14 @@ export const security: Dashboard = {
           ['A second, by outcome.', 'Par seconde, par issue.'],
           'ops',
           query(rateOf('audit_entries_written_total', 'outcome'), '{{outcome}}'),
-          { stacked: true }
+          { stacked: true, width: 6 }
         ),
         timeseries(
           ['Entries chained', 'Entrées scellées'],
           ['A second, by whichever process was first.', 'Par seconde, par le processus qui fut le premier.'],
           'ops',
-          query(totalRateOf('audit_entries_sealed_total'), 'entries')
+          query(totalRateOf('audit_entries_sealed_total'), 'entries'),
+          { width: 6 }
         ),
         timeseries(
           ['Since the last seal', 'Depuis le dernier scellement'],
@@ -256,7 +255,7 @@ export const security: Dashboard = {
             'time() - max by (instance) (audit_last_sealed_timestamp_seconds{$F} > 0) or on() vector(0)',
             '{{instance}}'
           ),
-          { levels: rising(120, 600) }
+          { levels: rising(120, 600), width: 6 }
         ),
         timeseries(
           ['Refusals not kept one by one', 'Refus regroupés'],
@@ -270,7 +269,7 @@ export const security: Dashboard = {
             query(totalRateOf('audit_notes_unattributed_total'), 'unattributed'),
             query(totalRateOf('audit_notes_lost_total'), 'lost')
           ],
-          { runbooks: ['AuditNotesLost'] }
+          { width: 6, runbooks: ['AuditNotesLost'] }
         )
       ]
     },
