@@ -132,6 +132,7 @@ export async function app(
   })
   await service.register(slo, {
     ...options,
+    ...(member === undefined ? {} : { processes: member }),
     states: [
       {
         name: 'ledger-mismatches',

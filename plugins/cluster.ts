@@ -23,14 +23,18 @@ const MARK = 'INVENTORY_CLUSTER_MEMBER'
 
 type Order =
   | { order: 'listen' | 'drain' | 'close' }
-  | { order: 'collect'; id: number; openMetrics: boolean }
+  | { order: 'collect'; id: number; topic: string }
   | { order: 'collected'; id: number; text: string }
   | { order: 'heard'; topic: string; text: string }
 type Word =
   | { word: 'ready' }
-  | { word: 'gather'; id: number; openMetrics: boolean }
-  | { word: 'metrics'; id: number; text: string }
+  | { word: 'gather'; id: number; topic: string }
+  | { word: 'told'; id: number; text: string }
   | { word: 'share'; topic: string; text: string }
+
+/** What all processes say on these is one text, made by the first process; on any other topic it is a list. */
+const METRICS = 'metrics'
+const OPEN_METRICS = 'open-metrics'
 
 /** What a process of a cluster has of the others. */
 export interface Member {
@@ -40,6 +44,10 @@ export interface Member {
   readonly gather: Exposition
   /** How this one tells its own. */
   provide(own: Exposition): void
+  /** How this one answers when any asks on a topic; '' is no answer. */
+  answer(topic: string, say: () => Promise<string>): void
+  /** What all say, this one included, without those that do not answer in time. */
+  ask(topic: string): Promise<string[]>
   /** Tells all processes, those that start later too: what is heard last on a topic counts. The caller itself hears nothing. */
   share(topic: string, hear: (text: string) => void): (text: string) => void
   /** Says that it could serve; resolves when it may. */
@@ -50,7 +58,7 @@ export interface Member {
 /** Undefined in a process that `supervise` has not started. */
 export function joinCluster(): Member | undefined {
   if (!cluster.isWorker || process.env[MARK] === undefined) return undefined
-  let own: Exposition = async () => ''
+  const answers = new Map<string, () => Promise<string>>()
   let asked = 0
   const waiting = new Map<number, (text: string) => void>()
   const handlers = new Map<string, () => void>()
@@ -61,26 +69,29 @@ export function joinCluster(): Member | undefined {
   }
   process.on('message', (message: Order) => {
     if (message.order === 'collect') {
-      const { id, openMetrics } = message
-      const told = (text: string) => say({ word: 'metrics', id, text })
-      own(openMetrics).then(told, () => told(''))
+      const told = (text: string) => say({ word: 'told', id: message.id, text })
+      const answer = answers.get(message.topic) ?? (async () => '')
+      answer().then(told, () => told(''))
     } else if (message.order === 'collected') {
       waiting.get(message.id)?.(message.text)
       waiting.delete(message.id)
     } else if (message.order === 'heard') listeners.get(message.topic)?.(message.text)
     else handlers.get(message.order)?.()
   })
+  const gathered = (topic: string) =>
+    new Promise<string>((resolve) => {
+      const id = asked++
+      waiting.set(id, resolve)
+      say({ word: 'gather', id, topic })
+    })
   return {
     isFirst: process.env[MARK] === 'first',
-    gather: (openMetrics) =>
-      new Promise((resolve) => {
-        const id = asked++
-        waiting.set(id, resolve)
-        say({ word: 'gather', id, openMetrics })
-      }),
+    gather: (openMetrics) => gathered(openMetrics ? OPEN_METRICS : METRICS),
     provide: (exposition) => {
-      own = exposition
+      answers.set(METRICS, () => exposition(false)).set(OPEN_METRICS, () => exposition(true))
     },
+    answer: (topic, answer) => void answers.set(topic, answer),
+    ask: async (topic) => JSON.parse(await gathered(topic)),
     share: (topic, hear) => {
       listeners.set(topic, hear)
       return (text) => say({ word: 'share', topic, text })
@@ -216,7 +227,7 @@ class Supervisor {
   }
 }
 
-/** Collects the metrics of all workers for the one that was asked. */
+/** Collects what all workers say for the one that asks. */
 class Scrapes {
   readonly #metrics: ClusterMetrics
   readonly #running: ReadonlyMap<number, Worker>
@@ -234,27 +245,32 @@ class Scrapes {
 
   hear(worker: Worker): void {
     worker.on('message', (message: Word) => {
-      if (message.word === 'metrics') this.#waiting.get(message.id)?.(worker, message.text)
-      if (message.word === 'gather') void this.#gather(worker, message.id, message.openMetrics)
+      if (message.word === 'told') this.#waiting.get(message.id)?.(worker, message.text)
+      if (message.word === 'gather') void this.#gather(worker, message.id, message.topic)
     })
   }
 
-  async #gather(asker: Worker, askedAs: number, openMetrics: boolean): Promise<void> {
+  async #gather(asker: Worker, askedAs: number, topic: string): Promise<void> {
     const id = this.#asked++
     const asked = [...this.#running].filter(([, worker]) => worker.isConnected())
     const parts = new Map<number, string>()
+    let silent = 0
     const all = new Promise<void>((resolve) => {
       this.#waiting.set(id, (worker, text) => {
         const [n] = asked.find(([, each]) => each === worker) ?? []
         if (n !== undefined && text !== '') parts.set(n, text)
-        if (parts.size === asked.length) resolve()
+        else silent++
+        if (parts.size + silent === asked.length) resolve()
       })
     })
-    for (const [, worker] of asked) give(worker, { order: 'collect', id, openMetrics })
+    for (const [, worker] of asked) give(worker, { order: 'collect', id, topic })
     await Promise.race([all, sleep(SCRAPE_MILLISECONDS)])
     this.#waiting.delete(id)
     const sorted = new Map([...parts].sort(([a], [b]) => a - b))
-    const text = await this.#metrics.text(sorted, this.#running.size, openMetrics)
+    const text =
+      topic === METRICS || topic === OPEN_METRICS
+        ? await this.#metrics.text(sorted, this.#running.size, topic === OPEN_METRICS)
+        : JSON.stringify([...sorted.values()])
     give(asker, { order: 'collected', id: askedAs, text })
   }
 }

@@ -6,7 +6,7 @@ const Time = Type.Union([Type.String({ format: 'date-time' }), Type.Null()])
 
 const WindowFigures = Closed({
   window: Type.String({ description: 'its length, such as 5m, 6h or 30d' }),
-  complete: Type.Boolean({ description: 'false: this process is younger, so it speaks of its whole life' }),
+  complete: Type.Boolean({ description: 'false: a process is younger, and speaks of its whole life' }),
   badShare: Type.Union([Share], {
     description: 'share of the requests that missed the objective; null without requests'
   }),
@@ -34,7 +34,7 @@ export type RequestObjective = Static<typeof RequestObjective>
 export const StateObjective = Closed({
   name: Type.String(),
   status: Type.Union([Type.Literal('met'), Type.Literal('missed'), Type.Literal('unknown')], {
-    description: 'unknown: this process has not seen it yet'
+    description: 'unknown: no process has seen it yet'
   }),
   unit: Type.Union([Type.Literal('mismatches'), Type.Literal('seconds')]),
   atMost: Type.Number(),
@@ -44,10 +44,11 @@ export const StateObjective = Closed({
 export type StateObjective = Static<typeof StateObjective>
 
 export const SloReport = Closed({
-  scope: Type.Literal('process', {
-    description: 'what the process that answers has seen; Prometheus knows all of them, and before the last start'
+  scope: Type.Union([Type.Literal('process'), Type.Literal('node')], {
+    description: 'whose figures these are: node is all processes of CLUSTER_WORKERS; Prometheus knows every node'
   }),
-  since: Type.String({ format: 'date-time', description: 'it counts since it started' }),
+  processes: Type.Integer({ minimum: 1, description: 'that told what they have seen since they started' }),
+  since: Type.String({ format: 'date-time', description: 'when the first of them started' }),
   periodDays: Type.Integer(),
   requests: Type.Array(RequestObjective),
   states: Type.Array(StateObjective)

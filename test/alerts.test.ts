@@ -11,6 +11,7 @@ import { blocksOf, runbookNames, textOf } from '../alerts/runbooks.js'
 import { createHistory } from '../modules/slo/history.js'
 import { judge } from '../modules/slo/index.js'
 import { BURNS, type Counts, LONG, NOT_COUNTED, OBJECTIVES, WINDOWS } from '../modules/slo/objectives.js'
+import { seenRequests } from '../modules/slo/seen.js'
 import { Environment } from '../plugins/config.js'
 import { mirrorMetrics } from '../plugins/mirror.js'
 import { buildApp, client } from './helper.js'
@@ -175,19 +176,30 @@ t.test('the share of a window is that of Prometheus: what was bad in it of all i
   for (let at = 0; at <= day; at += 15) history.add(at, counts(at * 10, 0))
   const now = day + 60
   const last = counts(now * 10, 60)
-  const figures = judge(objective, last, history, now, now)
+  const of = (counts: Counts, past = history) => seenRequests(counts, past, now).slice(0, 1)
+  const figures = judge(objective, of(last), now)
   const window = (name: string) => figures.windows.find((each) => each.window === name)
   t.ok(Math.abs((window('5m')?.badShare ?? 0) - 60 / 3_000) < 0.001, `${window('5m')?.badShare} of 5 minutes`)
   t.ok(Math.abs((window('1h')?.badShare ?? 0) - 60 / 36_000) < 0.0001, `${window('1h')?.badShare} of an hour`)
   t.match(window('1d'), { complete: true })
   t.match(window('30d'), { complete: false, badShare: 60 / (now * 10) })
   t.match(figures, { status: 'met', alerts: [], requests: now * 10, objective: 0.9995 })
-  const worse = judge(objective, counts(now * 10, 600), history, now, now)
+  const worse = judge(objective, of(counts(now * 10, 600)), now)
   // 20 % of 5 minutes and 1.7 % of an hour; 0.28 % of 6 hours is under the 0.3 % of PageSlow, and over what may be.
   t.equal(worse.status, 'missed')
   t.same(worse.alerts, ['HttpErrorBudgetBurnPageFast', 'HttpErrorBudgetBurnTicketSlow'])
-  const silent = judge(objective, counts(0, 0), createHistory(), 60, 60)
+  const silent = judge(objective, of(counts(0, 0), createHistory()), 60)
   t.match(silent, { status: 'unknown', budgetLeft: null, alerts: [] })
+
+  // Two processes side by side, the younger without a fault: what they have seen together, and no longer than both were there.
+  const pair = judge(objective, [...of(last), ...of(counts(now * 10, 0))], 400)
+  t.match(pair, { status: 'met', requests: now * 20 })
+  const five = pair.windows.find((each) => each.window === '5m')
+  t.ok(Math.abs((five?.badShare ?? 0) - 60 / 6_000) < 0.001, `${five?.badShare} of both`)
+  t.same(
+    pair.windows.filter(({ complete }) => complete).map((each) => each.window),
+    ['5m']
+  )
 })
 
 t.test('GET /api/slo: what this process has seen, and what it has not', async (t) => {
@@ -202,7 +214,7 @@ t.test('GET /api/slo: what this process has seen, and what it has not', async (t
   await admin.get('/api/ledger/verify')
   const { status, body } = await admin.get('/api/slo')
   t.equal(status, 200)
-  t.match(body, { scope: 'process', periodDays: 30 })
+  t.match(body, { scope: 'process', processes: 1, periodDays: 30 })
   const [availability, latency] = body.requests
   // /api/slo itself is a request; the one that is being answered is not counted yet.
   t.match(availability, { name: 'availability', status: 'met', requests: 7, budgetLeft: 1 })

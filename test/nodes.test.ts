@@ -90,6 +90,12 @@ const nameAt = async (service: Service, code: string): Promise<string> => {
   const { name }: Record<string, string> = JSON.parse(await answer.text())
   return name ?? ''
 }
+interface Report {
+  scope: string
+  processes: number
+  requests: { requests: number }[]
+  states: { status: string }[]
+}
 const until = async (what: string, holds: () => Promise<boolean>) => {
   for (const deadline = Date.now() + 20_000; !(await holds()); await sleep(20))
     if (Date.now() > deadline) throw new Error(`not in time: ${what}`)
@@ -140,6 +146,24 @@ t.test('a node of two processes and one of one, on an empty database', async (t)
     )
     t.match(await scrape(), /^cluster_worker_exits_total 1$/m)
     t.equal(workers()[2]?.[1], workers()[0]?.[1], 'under the same number')
+  })
+
+  await t.test('whichever answers, the objectives are those of both processes', async (t) => {
+    // Each on a connection of its own, so both answer some.
+    const headers = { authorization: `Bearer ${pair.token}`, connection: 'close' }
+    const get = async (path: string) => (await fetch(pair.url + path, { headers })).text()
+    const report = async (): Promise<Report> => JSON.parse(await get('/api/slo'))
+    await get('/api/ledger/verify')
+    await Promise.all(Array.from({ length: 8 }, () => get('/api/inventory')))
+    const reports = await Promise.all(Array.from({ length: 6 }, report))
+    for (const found of reports) t.match(found, { scope: 'node', processes: 2, states: [{ status: 'met' }] })
+    await sleep(100)
+    const [before] = (await report()).requests
+    await sleep(100)
+    const [after] = (await report()).requests
+    t.equal(after?.requests, (before?.requests ?? Number.NaN) + 1, 'which was the report before')
+    const told = [...(await get('/metrics')).matchAll(/^http_requests_total\{worker="(\d)"[^}]*"\/api\/slo"/gm)]
+    t.equal(new Set(told.map(([, worker]) => worker)).size, 2, 'though each has counted its own')
   })
 
   t.equal(await pair.end('SIGTERM'), 0, 'every process ends when the first is told to')

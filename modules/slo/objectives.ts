@@ -37,6 +37,7 @@ export const WINDOWS = {
   '30d': 2_592_000
 } as const
 export type Window = keyof typeof WINDOWS
+export const WINDOW_NAMES = Object.keys(WINDOWS).filter((name): name is Window => name in WINDOWS)
 
 export interface Burn {
   readonly objective: Objective['name']
@@ -68,14 +69,22 @@ export const BURNS: readonly Burn[] = [
   burn('typical-latency', 'HttpTypicalLatencyBudgetBurn', '6h', '3d', 1)
 ]
 
-/** Requests so far, and those of them that missed an objective. */
-export type Counts = Readonly<Record<Objective['name'], { readonly all: number; readonly bad: number }>>
-
-/** The share of the requests between two counts that missed it; null when there was none. */
-export function badShare(now: Counts, before: Counts | undefined, name: Objective['name']): number | null {
-  const all = now[name].all - (before?.[name].all ?? 0)
-  return all <= 0 ? null : (now[name].bad - (before?.[name].bad ?? 0)) / all
+/** Requests, and those of them that missed an objective. */
+export interface Count {
+  readonly all: number
+  readonly bad: number
 }
+/** Of a process, so far. */
+export type Counts = Readonly<Record<Objective['name'], Count>>
+
+/** The requests between two counts. */
+export const increase = (now: Counts, before: Counts | undefined, name: Objective['name']): Count => ({
+  all: now[name].all - (before?.[name].all ?? 0),
+  bad: now[name].bad - (before?.[name].bad ?? 0)
+})
+
+/** The share of some requests that missed it; null when there was none. */
+export const badShare = ({ all, bad }: Count): number | null => (all <= 0 ? null : bad / all)
 
 /** Alerts that these shares would raise, were they Prometheus'. A share that is not known raises none. */
 export const burning = (name: Objective['name'], allowed: number, share: (window: Window) => number | null): string[] =>
