@@ -31,7 +31,9 @@ const RESTORE_SECONDS = 300
 
 interface Ran {
   seconds: number
+  /** The most memory that the process had, and of that what is its own: the rest are files, of the database too, that it has mapped. */
   peakMegabytes: number
+  ownMegabytes: number
   told: Record<string, unknown>
 }
 
@@ -58,12 +60,15 @@ export async function run(args: string[]): Promise<void> {
       times = wanted
       rows.push(...(await measure(env, times * posted.moves, path, server?.url)))
     }
-    const goal = `< ${PEAK_MEGABYTES} MB, 1 GB < ${RESTORE_SECONDS} s`
+    const goal = `backup < ${PEAK_MEGABYTES} MB, restore of 1 GB < ${RESTORE_SECONDS} s`
     process.stdout.write(
       [
         `\nBackups of a database with ${items} items, by the console: start, encryption and proofs are counted`,
-        table(['moves', '', 'rows', 'database MB', 'backup MB', 's', 's for 1 GB', 'peak RSS MB', goal], rows),
-        'MB are of 10^6 bytes, of the SQLite file. “start alone” is a command that opens the service and does nothing: what every other one has too.\nWith a passphrase instead of a key 128 MB are needed once, before the first row.\n'
+        table(
+          ['moves', '', 'rows', 'database MB', 'backup MB', 's', 's for 1 GB', 'peak RSS MB', 'own MB', goal],
+          rows
+        ),
+        'MB are of 10^6 bytes, of the SQLite file. “own” is what is not a mapped file, such as the database. “start alone” is a command that opens the service and does nothing: what every other one has too.\nWith a passphrase instead of a key 128 MB are needed once, before the first row.\n'
       ].join('\n')
     )
   })
@@ -93,9 +98,9 @@ async function measure(env: Record<string, string>, moves: number, path: string,
     ])
   }
   const start = ran[0]?.[1].seconds ?? 0
-  return ran.map(([what, { seconds, peakMegabytes, told }]) => {
+  return ran.map(([what, { seconds, peakMegabytes, ownMegabytes, told }]) => {
     const forOneGigabyte = what === 'start alone' ? Number.NaN : start + ((seconds - start) / size) * 1000
-    const met = peakMegabytes < PEAK_MEGABYTES && (!what.startsWith('restore') || forOneGigabyte < RESTORE_SECONDS)
+    const met = what.startsWith('restore') ? forOneGigabyte < RESTORE_SECONDS : peakMegabytes < PEAK_MEGABYTES
     return [
       moves.toLocaleString('en'),
       what,
@@ -105,6 +110,7 @@ async function measure(env: Record<string, string>, moves: number, path: string,
       seconds,
       forOneGigabyte,
       peakMegabytes,
+      ownMegabytes,
       met ? 'met' : 'MISSED'
     ]
   })
@@ -119,25 +125,26 @@ function newestMegabytes(store: string): number {
 async function command(env: Record<string, string>, args: string[]): Promise<Ran> {
   const startedAt = performance.now()
   const child = spawn(process.execPath, [CLI, ...args], { env, stdio: ['ignore', 'pipe', 'inherit'] })
-  let [text, peakMegabytes] = ['', 0]
+  let [text, peakMegabytes, ownMegabytes] = ['', 0, 0]
   child.stdout.on('data', (chunk: Buffer) => {
     text += chunk.toString()
   })
   const watch = setInterval(() => {
-    peakMegabytes = Math.max(peakMegabytes, highWater(child.pid))
+    peakMegabytes = Math.max(peakMegabytes, memoryOf(child.pid, 'VmHWM'))
+    ownMegabytes = Math.max(ownMegabytes, memoryOf(child.pid, 'RssAnon'))
   }, SAMPLE_MS)
   const [code] = await once(child, 'close')
   clearInterval(watch)
   if (code !== 0) throw new BenchError(`inventory ${args.join(' ')} ended with ${code}`)
   const told: unknown = JSON.parse(text)
-  return { seconds: (performance.now() - startedAt) / 1000, peakMegabytes, told: Object(told) }
+  return { seconds: (performance.now() - startedAt) / 1000, peakMegabytes, ownMegabytes, told: Object(told) }
 }
 
-/** The most memory that a process has had so far, in MB; 0 where the system does not tell. */
-function highWater(pid: number | undefined): number {
+/** In MB; 0 where the system does not tell. `VmHWM` is the most so far. */
+function memoryOf(pid: number | undefined, field: 'VmHWM' | 'RssAnon'): number {
   try {
     const status = readFileSync(`/proc/${pid ?? 0}/status`, 'utf8')
-    return (Number(/^VmHWM:\s+(\d+) kB$/m.exec(status)?.[1] ?? 0) * 1024) / 1e6
+    return (Number(new RegExp(`^${field}:\\s+(\\d+) kB$`, 'm').exec(status)?.[1] ?? 0) * 1024) / 1e6
   } catch {
     return 0
   }

@@ -3,7 +3,7 @@ import type { Broadcast } from './contracts.js'
 import type { RedisLink } from './redis.js'
 
 interface Listener {
-  heard(text: string): void
+  heard(text: string, own: boolean): void
   onGap?: (() => void) | undefined
 }
 
@@ -39,7 +39,7 @@ export function createBroadcast(redis: RedisLink | null): Broadcast {
 
   return {
     send: (name, text) => {
-      listeners.get(name)?.heard(text)
+      listeners.get(name)?.heard(text, true)
       tellOthers(name, TEXT, text)
     },
     listen: (name, heard, onGap) => {
@@ -51,7 +51,7 @@ export function createBroadcast(redis: RedisLink | null): Broadcast {
         (message) => {
           if (message.slice(1, 1 + ID_LENGTH) === self) return
           if (message[0] === GAP) listener.onGap?.()
-          else listener.heard(message.slice(1 + ID_LENGTH))
+          else listener.heard(message.slice(1 + ID_LENGTH), false)
         },
         onGap
       )

@@ -8,9 +8,11 @@ import type { Portability } from './portable/types.js'
 
 export type { TokenClaims, TokenUse } from '../schemas/common.js'
 export type * from './archive/types.js'
+export { forEachOf } from './at-most.js'
 export { agentOf } from './audit.js'
 export { csvCell } from './csv.js'
 export { decodeCursor, encodeCursor, pageOf } from './cursor.js'
+export { kept } from './kept-figures.js'
 export { PayloadTooLarge } from './limits.js'
 export type * from './portable/types.js'
 export { type Prepared, prepared, slots } from './prepared.js'
@@ -379,8 +381,11 @@ export interface Events {
 export interface Broadcast {
   /** To all who listen, this process included, once or not at all. Without Redis this process alone hears it. */
   send(channel: string, text: string): void
-  /** `onGap`: something may have been missed, so what was made of it should be made anew. One listener for each channel. */
-  listen(channel: string, heard: (text: string) => void, onGap?: () => void): void
+  /**
+   * One listener for each channel. `own`: this process sent it. `onGap`: something may have been missed, so what was made of it should be
+   * made anew.
+   */
+  listen(channel: string, heard: (text: string, own: boolean) => void, onGap?: () => void): void
 }
 
 /** Small upkeep of every tenant's data, on every node; harmless when two nodes do it at once. */

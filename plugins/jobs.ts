@@ -16,6 +16,7 @@ export type { JobFilter, JobPosition } from './jobs/store.js'
 const ATTEMPTS_MAX = 3
 const CONCURRENCY = 4
 const KEPT_MS = 30 * 86_400_000
+const TIDIED_MS = 3_600_000
 const ABANDONED_MS = 86_400_000
 const WAIT_MS_MIN = 20
 const WAIT_MS_MAX = 500
@@ -92,6 +93,8 @@ class Service implements JobService {
   readonly #ended = new EventEmitter().setMaxListeners(0)
   readonly #handOvers = new Set<Promise<void>>()
   #state: 'new' | 'open' | 'closing' = 'new'
+  /** When what has ended long ago was last deleted, by tenant. */
+  readonly #tidiedAt = new Map<string, number>()
   #sweepTimer: NodeJS.Timeout | undefined
   #sweeping: Promise<void> | undefined
 
@@ -253,9 +256,14 @@ class Service implements JobService {
     const { node, log } = this.#options
     const store = createJobStore(tenant)
     const now = Date.now()
-    const stale = now - this.#timings.stale
+    if (now - (this.#tidiedAt.get(tenant.id) ?? 0) > TIDIED_MS) {
+      await store.deleteEndedBefore(now - KEPT_MS)
+      this.#tidiedAt.set(tenant.id, now)
+    }
+    // Most tenants have nothing to do most of the time, and are asked no more than that.
+    if (!(await store.isAnyOpen())) return []
     const { requeued, cancelled, lost } = await store.interrupt(
-      stale,
+      now - this.#timings.stale,
       node,
       this.#runner.claims,
       ATTEMPTS_MAX,
@@ -267,7 +275,6 @@ class Service implements JobService {
     const interrupted = requeued.length + cancelled.length + lost.length
     if (interrupted > 0) log.warn({ tenant: tenant.id, requeued, cancelled, lost }, 'jobs of a process that died')
     await store.abandon(now - ABANDONED_MS, node)
-    await store.deleteEndedBefore(now - KEPT_MS)
     const kinds = [...this.#definitions.keys()]
     const queued = kinds.length === 0 ? [] : await store.queued(kinds, node)
     const depths = await store.depths()

@@ -304,9 +304,9 @@ t.test('a client that does not take what it is sent is let go', async (t) => {
   const hub = new Hub({ metrics: () => metrics, waitingBytesMax: 10_000 })
   const leave = hub.add('main', stream, undefined)
   const message = { id: '00000000-0000-7000-8000-000000000000', topic: 'x', at: '2026-01-01T00:00:00.000Z', data: {} }
-  for (let n = 0; n < 10; n++) await hub.publish('main', message)
+  for (let n = 0; n < 10; n++) await hub.publish('main', message, true)
   t.equal(ended, '', 'ten thousand bytes may wait')
-  await hub.publish('main', message)
+  await hub.publish('main', message, true)
   t.equal(ended, 'slow')
   t.equal(hub.size, 0)
   const endings: string[] = []
@@ -314,5 +314,44 @@ t.test('a client that does not take what it is sent is let go', async (t) => {
   await hub.beat()
   t.same(endings, ['silent'])
   t.same(counted, ['slow', 'silent'])
+  hub.close()
+})
+
+t.test('messages of two nodes come to each in another order, and none is missed by who changes nodes', async (t) => {
+  const metrics = { sent: () => {}, ended: () => {}, gap: () => {} }
+  const hub = new Hub({ metrics: () => metrics, waitingBytesMax: 10_000 })
+  const heard: string[] = []
+  const told: boolean[] = []
+  const stream: Stream = {
+    transport: 'websocket',
+    subject: 'ada',
+    allowed: async () => true,
+    ready: (resumed) => void told.push(resumed),
+    send: ({ id }) => void heard.push(id),
+    reset: () => {},
+    waiting: () => 0,
+    beat: () => true,
+    end: () => {}
+  }
+  hub.add('main', { ...stream, send: () => {} }, undefined)
+  const publish = (id: string, own: boolean) =>
+    hub.publish('main', { id, topic: 'x', at: '2026-01-01T00:00:00.000Z', data: {} }, own)
+  for (const [id, own] of [
+    ['mine-1', true],
+    ['theirs-1', false],
+    ['mine-2', true],
+    ['theirs-2', false]
+  ] as const)
+    await publish(id, own)
+  const since = (last: string) => {
+    heard.length = 0
+    hub.add('main', stream, last)()
+    return [...heard]
+  }
+  t.same(since('mine-1'), ['theirs-1', 'mine-2', 'theirs-2'])
+  t.same(since('mine-2'), ['theirs-1', 'theirs-2'], 'who saw the second of ours may not have seen what came between')
+  t.same(since('theirs-2'), ['mine-1', 'theirs-1', 'mine-2'], 'nor any of ours')
+  t.same(since('nothing'), [])
+  t.same(told, [false, true, true, true, false])
   hub.close()
 })

@@ -2,7 +2,14 @@ import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import type { Registry } from 'prom-client'
 import { anomalyMigrations } from '../../migrations/anomaly.js'
-import type { Answers, EnterModule, Migrations, ModuleOptions, Tenant } from '../../plugins/contracts.js'
+import {
+  type Answers,
+  type EnterModule,
+  forEachOf,
+  type Migrations,
+  type ModuleOptions,
+  type Tenant
+} from '../../plugins/contracts.js'
 import { openCounts } from './headline.js'
 import { createAnomalyMetrics } from './metrics.js'
 import { routes } from './routes.js'
@@ -26,7 +33,7 @@ async function anomaly(app: FastifyInstance, options: AnomalyOptions) {
   const { series = async () => [], unusualDays, now = Date.now, tenants } = options
   if (tenants !== undefined) {
     app.addHook('onReady', async () => {
-      for (const tenant of await tenants()) metrics.observe(tenant.id, await openCounts(tenant))
+      await forEachOf(await tenants(), async (tenant) => metrics.observe(tenant.id, await openCounts(tenant)))
     })
   }
   await app.register(routes, { answers: app.getDecorator<Answers>('answers'), series, unusualDays, metrics, now })

@@ -8,6 +8,7 @@ import {
   type Compute,
   type EnterModule,
   type Events,
+  forEachOf,
   type Jobs,
   type Migrations,
   type ModuleOptions,
@@ -61,7 +62,7 @@ async function forecasting(app: FastifyInstance, options: ForecastingOptions) {
   }
   if (tenants !== undefined) {
     app.addHook('onReady', async () => {
-      for (const tenant of await tenants()) await observe(tenant)
+      await forEachOf(await tenants(), observe)
     })
   }
   subscribe(app.getDecorator<Events>('events'))

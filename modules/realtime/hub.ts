@@ -5,6 +5,8 @@ import type { Ending, RealtimeMetrics, Transport } from './metrics.js'
 const KEPT_MESSAGES = 200
 /** How long they are kept after the last stream of a tenant has ended. */
 const KEPT_MILLISECONDS = 60_000
+/** Longer than a message takes from one node to another that hears it at all. */
+const REORDERED_MILLISECONDS = 2_000
 
 /** One client, whatever it is spoken to by. */
 export interface Stream {
@@ -25,9 +27,15 @@ export interface Stream {
   end(reason: Ending): void
 }
 
+interface Kept {
+  readonly message: RealtimeMessage
+  readonly own: boolean
+  readonly at: number
+}
+
 interface Room {
   readonly streams: Set<Stream>
-  kept: RealtimeMessage[]
+  kept: Kept[]
   /** Messages go out one after the other, though each waits for who may hear it. */
   sending: Promise<void>
   forget?: NodeJS.Timeout
@@ -65,9 +73,9 @@ export class Hub {
     clearTimeout(room.forget)
     room.streams.add(stream)
     this.#count(tenant, stream, 1)
-    const seen = lastEventId === undefined ? -1 : room.kept.findIndex(({ id }) => id === lastEventId)
-    stream.ready(seen >= 0)
-    if (seen >= 0) for (const message of room.kept.slice(seen + 1)) this.#send(stream, message)
+    const missed = lastEventId === undefined ? undefined : missedSince(room.kept, lastEventId)
+    stream.ready(missed !== undefined)
+    for (const { message } of missed ?? []) this.#send(stream, message)
     return () => {
       if (!room.streams.delete(stream)) return
       this.#count(tenant, stream, -1)
@@ -76,11 +84,14 @@ export class Hub {
     }
   }
 
-  /** Each client is asked for again: a message is an answer, and who was locked out meanwhile gets none. */
-  async publish(tenant: string, message: RealtimeMessage): Promise<void> {
+  /**
+   * Each client is asked for again: a message is an answer, and who was locked out meanwhile gets none.
+   * @param own this node's, not heard from another
+   */
+  async publish(tenant: string, message: RealtimeMessage, own: boolean): Promise<void> {
     const room = this.#rooms.get(tenant)
     if (room === undefined) return
-    room.kept.push(message)
+    room.kept.push({ message, own, at: performance.now() })
     if (room.kept.length > KEPT_MESSAGES) room.kept.shift()
     const streams = [...room.streams]
     room.sending = room.sending.then(() => this.#deliver(room, streams, message))
@@ -147,4 +158,16 @@ export class Hub {
     this.#options.metrics().ended(reason)
     stream.end(reason)
   }
+}
+
+/**
+ * What may be missing to who has seen this message last; undefined where that is not known. Messages of two nodes come to each in an
+ * order of its own, so what another node sent shortly before may not have been seen elsewhere: that is sent, again perhaps.
+ */
+function missedSince(kept: readonly Kept[], lastEventId: string): readonly Kept[] | undefined {
+  const index = kept.findIndex(({ message }) => message.id === lastEventId)
+  const seen = kept[index]
+  if (seen === undefined) return undefined
+  const doubtful = ({ own, at }: Kept) => !(own && seen.own) && seen.at - at < REORDERED_MILLISECONDS
+  return [...kept.slice(0, index).filter(doubtful), ...kept.slice(index + 1)]
 }

@@ -48,7 +48,7 @@ const realtime: FastifyPluginAsyncTypebox<RealtimeOptions> = async (app, options
   const broadcast = app.getDecorator<Broadcast>('broadcast')
   broadcast.listen(
     CHANNEL,
-    (text) => void hear(hub, text),
+    (text, own) => void hear(hub, text, own),
     () => hub.gap()
   )
   const events = app.getDecorator<Events>('events')
@@ -133,9 +133,9 @@ const realtime: FastifyPluginAsyncTypebox<RealtimeOptions> = async (app, options
   })
 }
 
-async function hear(hub: Hub, text: string): Promise<void> {
+async function hear(hub: Hub, text: string, own: boolean): Promise<void> {
   const envelope: unknown = JSON.parse(text)
-  if (shape(RealtimeEnvelope)(envelope)) await hub.publish(envelope.tenant, envelope.message)
+  if (shape(RealtimeEnvelope)(envelope)) await hub.publish(envelope.tenant, envelope.message, own)
 }
 
 export default fp(realtime, {

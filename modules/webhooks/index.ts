@@ -7,6 +7,7 @@ import {
   type Answers,
   type EnterModule,
   type Events,
+  forEachOf,
   type Migrations,
   type ModuleOptions,
   NO_TRACING,
@@ -75,10 +76,10 @@ async function webhooks(app: FastifyInstance, options: WebhooksOptions): Promise
   periodic.every(UPKEEP_SECONDS, 'webhook upkeep', (tenant) => tidy(tenant, seal, metrics, now()))
   if (tenants !== undefined) {
     app.addHook('onReady', async () => {
-      for (const tenant of await tenants()) {
+      await forEachOf(await tenants(), async (tenant) => {
         await countWaiting(tenant, metrics)
         await dispatcher.wake(tenant)
-      }
+      })
     })
   }
   app.addHook('onClose', () => dispatcher.close())

@@ -36,6 +36,9 @@ export interface RestoreRequest {
   readonly purpose: 'restoring' | 'drill'
 }
 
+/** Rows are short-lived: a third of what Node would take for them is enough, and the rest is memory of the service. */
+const YOUNG_MEGABYTES = 16
+
 /** The other end of the thread that makes and reads archives; it is started when it is first needed. */
 export class ArchiveService implements Archives {
   readonly increments: boolean
@@ -191,7 +194,10 @@ export class ArchiveService implements Archives {
       settings: this.#options.settings,
       traits: portabilityOf(this.#options.migrations())
     }
-    const worker = new Worker(new URL('./thread.js', import.meta.url), { workerData: data })
+    const worker = new Worker(new URL('./thread.js', import.meta.url), {
+      workerData: data,
+      resourceLimits: { maxYoungGenerationSizeMb: YOUNG_MEGABYTES }
+    })
     worker.unref()
     this.#worker = worker
     worker.on('message', (message: Message) => this.#hear(message))

@@ -12,6 +12,8 @@ const gzip = promisify(gzipCallback)
 /** Of lines, before they are compressed: what is lost together, and what is in memory. */
 const PART_BYTES = 1_000_000
 const CHUNK_ROWS = 500
+/** A part is put together from texts of this length: one long text would keep that of every row, and memory with it. */
+const PIECE_CHARACTERS = 16_384
 /** Nearly as small as the default, in half the time. */
 const GZIP_LEVEL = 4
 
@@ -32,7 +34,7 @@ class Parts {
     this.#at = at
   }
 
-  async part(kind: PartKind, table: string, lines: string, rows: number): Promise<Buffer[]> {
+  async part(kind: PartKind, table: string, lines: Buffer, rows: number): Promise<Buffer[]> {
     const n = (this.#numbers.get(`${kind} ${table}`) ?? 0) + 1
     this.#numbers.set(`${kind} ${table}`, n)
     const content = await gzip(lines, { level: GZIP_LEVEL })
@@ -43,17 +45,26 @@ class Parts {
   }
 
   async *of(kind: PartKind, table: string, chunks: AsyncIterable<readonly PortableRow[]>): AsyncGenerator<Buffer> {
-    let [lines, rows] = ['', 0]
+    let [pieces, bytes, text, rows]: [Buffer[], number, string, number] = [[], 0, '', 0]
+    const gather = () => {
+      const piece = Buffer.from(text)
+      pieces.push(piece)
+      bytes += piece.length
+      text = ''
+    }
     for await (const chunk of chunks) {
       for (const row of chunk) {
-        lines += linesOf([row])
+        text += linesOf([row])
         rows++
-        if (lines.length < PART_BYTES) continue
-        yield* await this.part(kind, table, lines, rows)
-        ;[lines, rows] = ['', 0]
+        if (text.length >= PIECE_CHARACTERS) gather()
+        if (bytes < PART_BYTES) continue
+        yield* await this.part(kind, table, Buffer.concat(pieces), rows)
+        ;[pieces, bytes, rows] = [[], 0, 0]
       }
     }
-    if (rows > 0) yield* await this.part(kind, table, lines, rows)
+    if (rows === 0) return
+    gather()
+    yield* await this.part(kind, table, Buffer.concat(pieces), rows)
   }
 }
 

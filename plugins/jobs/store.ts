@@ -295,6 +295,12 @@ export function createJobStore({ db: reads, transact }: Tenant) {
       return found
     },
 
+    /** Whether anything waits or runs. */
+    async isAnyOpen(): Promise<boolean> {
+      const open = db.selectFrom('jobs').select('id').where('status', 'in', ['queued', 'running']).limit(1)
+      return (await open.execute()).length > 0
+    },
+
     /** Fails the jobs that need the files of another node when it has not been heard of since `before`. */
     async abandon(before: number, node: string): Promise<void> {
       const error = new JobAbandoned({})
