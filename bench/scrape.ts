@@ -1,11 +1,13 @@
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { Worker } from 'node:worker_threads'
 import autocannon from 'autocannon'
 import Fastify from 'fastify'
 import { createTokens } from '../plugins/auth.js'
 import { loadConfig } from '../plugins/config.js'
 import type { Tenants } from '../plugins/core.js'
 import { build } from '../server.js'
+import type { Scrapes } from './scraper.js'
 import {
   BenchError,
   median,
@@ -22,7 +24,6 @@ import {
 
 const GOAL_MS = 50
 const GOAL_SERIES = 6_000
-const PAUSE_MS = 100
 
 type Row = (string | number)[]
 
@@ -57,6 +58,7 @@ export async function run(args: string[]): Promise<void> {
             'p95 ms',
             'max ms',
             '/health/live p50',
+            'p95',
             'CPU of one, ms',
             'requests/s',
             'series',
@@ -105,23 +107,13 @@ async function measure(
   const rows: Row[] = []
   const during = async (phase: string, load: () => Promise<number>) => {
     say(`${name}: ${phase}`)
-    let over = false
-    const loading = load().finally(() => {
-      over = true
-    })
-    const scrapes: number[] = []
-    const controls: number[] = []
-    let text = ''
+    const scraper = new Worker(new URL('./scraper.js', import.meta.url), { workerData: service.url })
+    const told = new Promise<Scrapes>((resolve, reject) => scraper.once('message', resolve).once('error', reject))
     const cpuBefore = service.cpuMilliseconds()
-    while (!over) {
-      controls.push((await timed(`${service.url}/health/live`)).milliseconds)
-      const scrape = await timed(`${service.url}/metrics`)
-      scrapes.push(scrape.milliseconds)
-      text = scrape.text
-      await sleep(PAUSE_MS)
-    }
+    const rate = await load()
+    scraper.postMessage('over')
+    const { scrapes, controls, text } = await told
     const cpu = (service.cpuMilliseconds() - cpuBefore) / scrapes.length
-    const rate = await loading
     const series = text.split('\n').filter((line) => line !== '' && !line.startsWith('#')).length
     const p95 = quantile(scrapes, 0.95)
     rows.push([
@@ -131,6 +123,7 @@ async function measure(
       p95,
       Math.max(...scrapes),
       median(controls),
+      quantile(controls, 0.95),
       rate === 0 ? cpu : Number.NaN,
       rate === 0 ? '' : rate,
       series,
@@ -165,12 +158,4 @@ function load(url: string, tokens: readonly string[], duration: number, connecti
       error ? reject(error) : resolve(result)
     )
   })
-}
-
-async function timed(url: string) {
-  const startedAt = performance.now()
-  const answer = await fetch(url)
-  const text = await answer.text()
-  if (!answer.ok) throw new BenchError(`${url}: ${answer.status}`)
-  return { text, milliseconds: performance.now() - startedAt }
 }

@@ -136,7 +136,7 @@ const colourOf = (levels: readonly Level[] = [], value: number): string =>
   COLOURS[[...levels].reverse().find(([from], n, all) => value >= from || n === all.length - 1)?.[1] ?? 'green']
 const lastOf = ({ values }: Series) => values.at(-1) ?? Number.NaN
 const told = ({ unit, decimals, words }: Panel, value: number) =>
-  words === undefined ? format(value, unit, decimals) : (words[value >= 1 ? 1 : 0] ?? '')
+  words === undefined ? format(value, unit, decimals) : words[value >= 1 ? 1 : 0][0]
 
 function stat(panel: Panel, { x, y, width, height }: Box, data: readonly Data[]): string {
   const columns = Math.max(1, data.length)

@@ -17,7 +17,7 @@ import { PanelBuilder as Stat } from '@grafana/grafana-foundation-sdk/stat'
 import { PanelBuilder as Table } from '@grafana/grafana-foundation-sdk/table'
 import { PanelBuilder as TimeSeries } from '@grafana/grafana-foundation-sdk/timeseries'
 import { layoutOf } from './layout.js'
-import type { Dashboard, Kind, Panel } from './panel.js'
+import type { Dashboard, Kind, Panel, Text } from './panel.js'
 
 /** Grafana's JSON of a dashboard, by Grafana's own types of it. */
 
@@ -33,10 +33,10 @@ const LABELS = {
 export const uidOf = ({ uid }: Dashboard, locale: Locale): string => (locale === 'en' ? uid : `${uid}-${locale}`)
 
 export function grafanaDashboard(dashboard: Dashboard, locale: Locale): sdk.Dashboard {
-  const text = ([en, fr]: readonly [string, string]) => (locale === 'en' ? en : fr)
+  const text = ([en, fr]: Text) => (locale === 'en' ? en : fr)
   const builder = new sdk.DashboardBuilder(text(dashboard.title))
     .uid(uidOf(dashboard, locale))
-    .description(dashboard.about)
+    .description(text(dashboard.about))
     .tags(['inventory-enterprise', locale])
     .readonly()
     .refresh('30s')
@@ -55,8 +55,7 @@ export function grafanaDashboard(dashboard: Dashboard, locale: Locale): sdk.Dash
   let id = 0
   for (const { title, place, panels } of layoutOf(dashboard)) {
     builder.withRow(new sdk.RowBuilder(text(title)).id(++id).gridPos(place))
-    for (const { panel, place } of panels)
-      builder.withPanel(build(panel, text(panel.title), locale).id(++id).gridPos(place))
+    for (const { panel, place } of panels) builder.withPanel(build(panel, text, locale).id(++id).gridPos(place))
   }
   return builder.build()
 }
@@ -87,11 +86,11 @@ function variables(locale: Locale) {
 
 type Builder = TimeSeries | Stat | Gauge | BarGauge | Table
 
-function build(panel: Panel, title: string, locale: Locale): Builder {
-  const { about, unit, levels = [[0, 'green']], runbooks = [], words, decimals, max } = panel
+function build(panel: Panel, text: (of: Text) => string, locale: Locale): Builder {
+  const { title, about, unit, levels = [[0, 'green']], runbooks = [], words, decimals, max } = panel
   const builder = makers[panel.kind](panel)
-    .title(title)
-    .description(about)
+    .title(text(title))
+    .description(text(about))
     .datasource(SOURCE)
     .unit(unit)
     .thresholds(
@@ -110,7 +109,7 @@ function build(panel: Panel, title: string, locale: Locale): Builder {
   if (decimals !== undefined) builder.decimals(decimals)
   if (max !== undefined) builder.min(0).max(max)
   if (words !== undefined) {
-    const options = Object.fromEntries(words.map((text, value) => [String(value), { text, index: value }]))
+    const options = Object.fromEntries(words.map((word, value) => [String(value), { text: text(word), index: value }]))
     builder.mappings([{ type: sdk.MappingType.ValueToText, options }])
   }
   panel.queries.forEach(({ expr, legend }, n) => {

@@ -38,6 +38,7 @@ const PanelJson = Type.Object({
 export const DashboardJson = Type.Object({
   uid: Type.String(),
   title: Type.String(),
+  description: Type.Optional(Type.String()),
   editable: Type.Boolean(),
   templating: Type.Object({ list: Type.Array(Variable) }),
   panels: Type.Array(PanelJson)

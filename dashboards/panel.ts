@@ -18,7 +18,7 @@ export interface Panel {
   readonly kind: Kind
   readonly title: Text
   /** What it shows and how to read it. */
-  readonly about: string
+  readonly about: Text
   /** Grafana's name of the unit. */
   readonly unit: string
   readonly queries: readonly Query[]
@@ -31,7 +31,7 @@ export interface Panel {
   /** In 24ths of the screen. */
   readonly width?: number
   /** What 0 and 1 mean. */
-  readonly words?: readonly [zero: string, one: string]
+  readonly words?: readonly [zero: Text, one: Text]
 }
 
 export interface Row {
@@ -42,7 +42,7 @@ export interface Row {
 export interface Dashboard {
   readonly uid: string
   readonly title: Text
-  readonly about: string
+  readonly about: Text
   readonly rows: readonly Row[]
 }
 
@@ -54,7 +54,7 @@ type Queries = Query | readonly Query[]
 
 const panel =
   (kind: Kind) =>
-  (title: Text, about: string, unit: string, queries: Queries, options: Options = {}): Panel => ({
+  (title: Text, about: Text, unit: string, queries: Queries, options: Options = {}): Panel => ({
     kind,
     title,
     about,

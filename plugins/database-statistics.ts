@@ -1,9 +1,7 @@
 import { Counter, Gauge, type Registry } from 'prom-client'
 import type { DatabaseServer, DatabaseStatistics, PostgresStatistics } from './dialects/dialect.js'
+import { kept } from './kept-figures.js'
 import type { Tenants } from './tenants.js'
-
-/** Together the metrics below ask the database once for each scrape. */
-const SHARED_MILLISECONDS = 500
 
 /**
  * What the engine says of itself. On PostgreSQL these are figures of the server, the same from every node: a query over nodes takes
@@ -13,7 +11,7 @@ export function databaseStatistics(registry: Registry, server: DatabaseServer, t
   const dialect = server.dialect === 'postgres' ? 'postgresql' : 'sqlite'
   const declare = declarations(
     registry,
-    shared(() => server.statistics())
+    kept(() => server.statistics())
   )
   declare.counter(
     'db_checkpoints_total',
@@ -138,15 +136,4 @@ function schemaMetrics(registry: Registry, tenants: Tenants): void {
       this.set(tenants.opens)
     }
   })
-}
-
-/** One answer for all who ask within a moment; undefined where there is none. */
-function shared<T>(work: () => Promise<T>): () => Promise<T | undefined> {
-  let last: { at: number; result: Promise<T | undefined> } | undefined
-  return () => {
-    const now = performance.now()
-    if (last === undefined || now - last.at > SHARED_MILLISECONDS)
-      last = { at: now, result: work().catch(() => undefined) }
-    return last.result
-  }
 }

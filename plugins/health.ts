@@ -5,6 +5,7 @@ import { Gauge, type Registry } from 'prom-client'
 import { type Static, Type } from 'typebox'
 import { Closed, problems } from '../schemas/common.js'
 import { access, type Health, type HealthCheck } from './contracts.js'
+import { kept, PROBED } from './kept-figures.js'
 
 const CheckStatus = Type.Union([Type.Literal('ok'), Type.Literal('degraded'), Type.Literal('down')])
 const Check = Closed({ status: CheckStatus, latencyMilliseconds: Type.Number() })
@@ -69,6 +70,7 @@ export function registerHealth(app: FastifyInstance, { version, registry }: Heal
     described('Whether the process answers', { 200: live, ...problems }),
     async (_request, reply) => reply.header('cache-control', 'no-store').send({ status: 'ok' as const })
   )
+  const seen = kept(look, PROBED)
   new Gauge({
     name: 'app_ready',
     help: '1 when this health check passes; lifecycle is 0 while the process drains.',
@@ -76,7 +78,8 @@ export function registerHealth(app: FastifyInstance, { version, registry }: Heal
     registers: [registry],
     async collect() {
       this.set({ check: 'lifecycle' }, draining ? 0 : 1)
-      for (const [check, { status }] of Object.entries(await look())) this.set({ check }, status === 'ok' ? 1 : 0)
+      for (const [check, { status }] of Object.entries((await seen()) ?? {}))
+        this.set({ check }, status === 'ok' ? 1 : 0)
     }
   })
   new Gauge({
@@ -85,7 +88,7 @@ export function registerHealth(app: FastifyInstance, { version, registry }: Heal
     labelNames: ['check'],
     registers: [registry],
     async collect() {
-      for (const [check, { latencyMilliseconds }] of Object.entries(await look()))
+      for (const [check, { latencyMilliseconds }] of Object.entries((await seen()) ?? {}))
         this.set({ check }, latencyMilliseconds / 1000)
     }
   })
@@ -107,8 +110,9 @@ export const diskCheck = (folder: string): HealthCheck => ({
   }
 })
 
-/** How full the volume of this folder is, read when Prometheus asks. */
+/** How full the volume of this folder is, found behind a scrape. */
 export function diskGauges(registry: Registry, folder: string): void {
+  const found = kept(() => statfs(folder))
   const gauge = (name: string, help: string, blocksOf: (volume: StatsFs) => number) =>
     new Gauge({
       name,
@@ -116,8 +120,8 @@ export function diskGauges(registry: Registry, folder: string): void {
       labelNames: ['volume'],
       registers: [registry],
       async collect() {
-        const volume = await statfs(folder)
-        this.set({ volume: 'data' }, blocksOf(volume) * volume.bsize)
+        const volume = await found()
+        if (volume !== undefined) this.set({ volume: 'data' }, blocksOf(volume) * volume.bsize)
       }
     })
   gauge('app_disk_free_bytes', 'Free space where data lies.', ({ bavail }) => bavail)

@@ -1,11 +1,17 @@
+import { gzipSync } from 'node:zlib'
+import { negotiate } from '@fastify/accept-negotiator'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { Counter, Gauge, Histogram, type OpenMetricsContentType, Registry } from 'prom-client'
 import { problems } from '../schemas/common.js'
 import { access } from './contracts.js'
 import type { DatabaseEvents, DatabaseServer } from './dialects/dialect.js'
+import { kept, PROBED } from './kept-figures.js'
 import type { Tenants } from './tenants.js'
 
 const DATABASE_SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5]
+
+/** At once: 100 kB take under 1 ms, a stream of them takes 5 and goes round the event loop with each piece. */
+const GZIP = { level: 1 }
 
 /** One registry for each app, never the global one: two apps in one process must work. */
 export function createRegistry(version: string): Registry {
@@ -121,22 +127,23 @@ function errorKind(error: unknown): (typeof ERROR_KINDS)[number] {
   return ERROR_CODES.find(([pattern]) => pattern.test(code))?.[1] ?? 'other'
 }
 
-/** Gauges that are read when Prometheus asks. */
+/** What this process knows is read when Prometheus asks; what the database knows is found behind a scrape. */
 export function databaseGauges(registry: Registry, server: DatabaseServer, tenants: Tenants): void {
   const dialect = server.dialect === 'postgres' ? 'postgresql' : 'sqlite'
+  const answers = (): Promise<number> =>
+    server.ping().then(
+      () => 1,
+      () => 0
+    )
+  const ping = kept(answers, PROBED)
   new Gauge({
     name: 'db_up',
     help: '1 when the database answers a probe.',
     labelNames: ['dialect'],
     registers: [registry],
     async collect() {
-      this.set(
-        { dialect },
-        await server.ping().then(
-          () => 1,
-          () => 0
-        )
-      )
+      const up = await ping()
+      if (up !== undefined) this.set({ dialect }, up)
     }
   })
   new Gauge({
@@ -159,6 +166,7 @@ export function databaseGauges(registry: Registry, server: DatabaseServer, tenan
       this.set(server.pool().max)
     }
   })
+  const found = kept(() => tenants.sizes())
   const size = (name: string, help: string, part: 'database' | 'writeAheadLog') =>
     new Gauge({
       name,
@@ -166,7 +174,7 @@ export function databaseGauges(registry: Registry, server: DatabaseServer, tenan
       labelNames: ['dialect'],
       registers: [registry],
       async collect() {
-        const sizes = await tenants.sizes().catch(() => undefined)
+        const sizes = await found()
         if (sizes !== undefined) this.set({ dialect }, sizes[part])
       }
     })
@@ -198,7 +206,10 @@ export function metricsRoute(
     if (!allowed(request)) throw refuse()
     const openMetrics = request.headers.accept?.includes('application/openmetrics-text') === true
     const own = exposed(registry, openMetrics)
-    return reply.type(own.contentType).send(await (gather?.(openMetrics) ?? own.metrics()))
+    const told = await (gather?.(openMetrics) ?? own.metrics())
+    reply.type(own.contentType)
+    if (negotiate(request.headers['accept-encoding'] ?? '', ['gzip']) !== 'gzip') return reply.send(told)
+    return reply.header('content-encoding', 'gzip').send(gzipSync(told, GZIP))
   })
 }
 

@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { FastifyBaseLogger } from 'fastify'
 import { Counter, Gauge, type Registry } from 'prom-client'
 import type { Periodic, Tenant } from './contracts.js'
@@ -35,6 +36,8 @@ export function createPeriodic(
     let failed = false
     for (const tenant of await tenants()) {
       if (closed) return
+      // On SQLite upkeep may wait for nothing, and requests would wait for that of all tenants.
+      await nextTurn()
       await work(tenant).catch((error) => {
         failed = true
         log.warn({ err: error, task: name, tenant: tenant.id }, 'upkeep failed')

@@ -187,6 +187,29 @@ t.test('dashboards/json is what the sources beside it make', async (t) => {
   }
 })
 
+t.test('who reads French reads French', async (t) => {
+  const written = ({ uid }: { uid: string }, locale: string) => {
+    const found = dashboards.find(({ name }) => name.startsWith(`${locale}/`) && name.includes(`/${uid}`))?.json
+    return { ...found, described: found === undefined ? [] : panelsOf(found).map(({ description }) => description) }
+  }
+  for (const dashboard of DASHBOARDS) {
+    const panels = dashboard.rows.flatMap((row) => row.panels)
+    for (const [en, fr] of [dashboard.about, ...panels.map(({ about }) => about)]) {
+      t.match(fr, /^(?!.*').{6,}\.$/, fr)
+      t.not(fr, en)
+    }
+    for (const [n, locale] of LOCALES.entries()) {
+      const { description, described } = written(dashboard, locale)
+      t.equal(description, dashboard.about[n])
+      t.same(
+        described,
+        panels.map(({ about }) => about[n]),
+        locale
+      )
+    }
+  }
+})
+
 t.test('the rules of Grafana’s linter hold, and each is seen to fail', async (t) => {
   for (const { name, json } of dashboards) {
     for (const [rule, check] of Object.entries(RULES)) t.same(check(json), [], `${name} ${rule}`)

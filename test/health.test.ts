@@ -1,6 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import { gunzipSync } from 'node:zlib'
 import t from 'tap'
 import type { Health } from '../plugins/contracts.js'
+import { kept } from '../plugins/kept-figures.js'
 import { answerWhileStarting } from '../plugins/starting.js'
 import { buildApp } from './helper.js'
 import { serviceEnvironment, startService } from './service-process.js'
@@ -66,6 +68,62 @@ t.test('a module adds its check; what it can do without makes it degraded, what 
   t.match((await app.inject('/health/ready')).statusCode, 503)
   health.drain()
   t.match((await app.inject('/health')).json(), { status: 'down', state: 'draining' })
+})
+
+t.test('a scrape tells what was found last and waits for nothing', async (t) => {
+  const alive = setInterval(() => {}, 1_000)
+  t.teardown(() => clearInterval(alive))
+  const found: { tell(value: number): void; fail(): void }[] = []
+  const find = () =>
+    new Promise<number>((tell, fail) => void found.push({ tell, fail: () => fail(new Error('no database')) }))
+  const turn = () => sleep(2)
+  const fresh = kept(find)
+  const first = [fresh(), fresh()]
+  found[0]?.tell(1)
+  t.same(await Promise.all(first), [1, 1], 'the first waits, and who asks meanwhile')
+  t.equal(await fresh(), 1)
+  await turn()
+  t.equal(found.length, 1, 'which is fresh for a while')
+
+  const read = kept(find, { freshMilliseconds: 0 })
+  const begun = read()
+  found[1]?.tell(1)
+  t.equal(await begun, 1)
+  t.equal(await read(), 1, 'then old figures are told')
+  t.equal(found.length, 2, 'before new ones are looked for')
+  await turn()
+  t.equal(await read(), 1)
+  t.equal(found.length, 3, 'once')
+  found[2]?.tell(2)
+  await turn()
+  t.equal(await read(), 2)
+  await turn()
+  found[3]?.fail()
+  await turn()
+  t.equal(await read(), undefined, 'what cannot be found any more is left out, and one that hangs is not waited for')
+  t.equal(found.length, 5, 'though looked for each time')
+
+  const probed = kept(find, { freshMilliseconds: 0, waitMilliseconds: 300 })
+  const up = probed()
+  found[5]?.tell(1)
+  t.equal(await up, 1)
+  const down = probed()
+  found[6]?.tell(0)
+  t.equal(await down, 0, 'what is worth a moment is waited for')
+  t.equal(await probed(), 0, 'and for a moment only')
+})
+
+t.test('a scrape comes compressed to who takes it so', async (t) => {
+  const app = await buildApp(t, { dialect: 'sqlite' })
+  for (const accept of ['text/plain', 'application/openmetrics-text']) {
+    const packed = await app.inject({ url: '/metrics', headers: { accept, 'accept-encoding': 'gzip' } })
+    const plain = await app.inject({ url: '/metrics', headers: { accept, 'accept-encoding': 'gzip;q=0' } })
+    t.match(packed.headers, { 'content-encoding': 'gzip', 'content-type': accept, vary: 'accept-encoding' })
+    t.equal(plain.headers['content-encoding'], undefined)
+    const names = (text: string) => text.split('\n').filter((line) => line.startsWith('# TYPE'))
+    t.same(names(gunzipSync(packed.rawPayload).toString()), names(plain.body))
+    t.ok(packed.rawPayload.length < plain.body.length / 4)
+  }
 })
 
 t.test('told to end it is not ready, answers on, and ends at the second word', async (t) => {

@@ -1,6 +1,6 @@
-import { setTimeout as sleep } from 'node:timers/promises'
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import { Counter, Gauge, type Registry } from 'prom-client'
-import type { Tenant } from '../../plugins/contracts.js'
+import { kept, type Tenant } from '../../plugins/contracts.js'
 import { type ImportKind, type Movement, MovementType } from '../../schemas/inventory.js'
 import { createLedgerQueries } from './ledger-queries.js'
 import { upcoming } from './upcoming.js'
@@ -99,13 +99,7 @@ export function createInventoryMetrics(registry: Registry) {
   }
 }
 
-const FRESH_MILLISECONDS = 15_000
-/** Longer than this nobody waits for new figures while there are old ones: a scrape must stay quick where tenants are many. */
-const WAIT_MILLISECONDS = 20
-/** Older ones are not told: a graph that stands still looks like stock that does. */
-const OLD_MILLISECONDS = 120_000
-
-/** What is in stock, summed over the tenants, read when Prometheus asks and kept for a while. The same from every node. */
+/** What is in stock, summed over the tenants, found behind a scrape. The same from every node. */
 export function stockGauges(registry: Registry, tenants: () => Promise<Tenant[]>): void {
   const figures = kept(() => sum(tenants))
   const gauge = (name: string, help: string, label: string, read: (found: StockFigures) => Record<string, number>) =>
@@ -146,30 +140,6 @@ export function stockGauges(registry: Registry, tenants: () => Promise<Tenant[]>
   })
 }
 
-/** Without the database the other metrics are wanted most: then these are left out. */
-function kept<T>(read: () => Promise<T>): () => Promise<T | undefined> {
-  let last: { at: number; value: T } | undefined
-  let reading: Promise<void> | undefined
-  const refresh = async () => {
-    try {
-      last = { value: await read(), at: performance.now() }
-    } catch {
-      last = undefined
-    } finally {
-      reading = undefined
-    }
-  }
-  return async () => {
-    const age = () => (last === undefined ? Number.POSITIVE_INFINITY : performance.now() - last.at)
-    if (age() < FRESH_MILLISECONDS) return last?.value
-    reading ??= refresh()
-    await (age() < OLD_MILLISECONDS
-      ? Promise.race([reading, sleep(WAIT_MILLISECONDS, undefined, { ref: false })])
-      : reading)
-    return last?.value
-  }
-}
-
 type StockFigures = Awaited<ReturnType<typeof sum>>
 
 async function sum(tenants: () => Promise<Tenant[]>) {
@@ -183,6 +153,8 @@ async function sum(tenants: () => Promise<Tenant[]>) {
     for (const key of keys) into[key] += found[key]
   }
   for (const tenant of await tenants()) {
+    // On SQLite nothing here waits, and requests would wait for all tenants.
+    await nextTurn()
     const { items, stockValue } = await createLedgerQueries(tenant.db).headline()
     total.stockValue += stockValue
     add(total.items, items, ['in', 'low', 'out', 'over'])
