@@ -6,6 +6,7 @@ import { createServer } from 'node:http'
 import { join } from 'node:path'
 import { gunzipSync } from 'node:zlib'
 import { generateX25519Identity, identityToRecipient } from 'age-encryption'
+import fc from 'fast-check'
 import S3rver from 's3rver'
 import t, { type Test } from 'tap'
 import { random } from '../bench/support.js'
@@ -306,6 +307,42 @@ t.test('what is removed, by rule', async (t) => {
     'one without its beginning is of no use'
   )
   t.same(keptDays({}, []), [])
+})
+
+t.test('whatever is removed, the last state stays, and all that each archive that stays goes on from', async (t) => {
+  const hour = 3_600_000
+  const step = fc.record({
+    kind: fc.constantFrom('full', 'increment', 'increment', 'increment'),
+    /** Which one of those before it goes on from: the last, or one of a chain that had ended. */
+    back: fc.integer({ min: 0, max: 2 }),
+    hours: fc.integer({ min: 1, max: 40 })
+  })
+  const rule = fc.integer({ min: 0, max: 5 })
+  const rules = fc.record({ increments: rule, daily: rule, weekly: rule, monthly: rule })
+  const made = (steps: readonly { kind: string; back: number; hours: number }[]): ArchiveEntry[] => {
+    const entries: ArchiveEntry[] = []
+    let stateAt = AT
+    for (const [n, { kind, back, hours }] of steps.entries()) {
+      stateAt += hours * hour
+      const previous = kind === 'full' ? undefined : entries.at(-1 - back)
+      entries.push({
+        ...{ id: `n${n}`, stateAt, bytes: 1, previous: previous?.id ?? null },
+        kind: previous === undefined ? 'full' : 'increment'
+      })
+    }
+    return entries
+  }
+  const history = fc.property(fc.array(step, { minLength: 1, maxLength: 40 }), rules, (steps, rules) => {
+    const all = made(steps)
+    const now = (all.at(-1)?.stateAt ?? 0) + hour
+    const gone = new Set(expired(all, rules, now).map(({ id }) => id))
+    const kept = all.filter(({ id }) => !gone.has(id))
+    const last = chainTo(all, { at: now })
+    if (chainTo(kept, { at: now }).some(({ id }, n) => id !== last[n]?.id)) throw new Error('the last state is gone')
+    for (const { id } of kept) chainTo(kept, { id })
+    if (expired(kept, rules, now).length > 0) throw new Error('what stays does not stay')
+  })
+  t.doesNotThrow(() => fc.assert(history, { numRuns: 500 }))
 })
 
 t.test('which archives make a state', async (t) => {

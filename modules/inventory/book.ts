@@ -18,7 +18,6 @@ import * as rules from './rules.js'
 import { DEFAULT_LOT, INTERNAL_KINDS } from './tables.js'
 
 export const DEFAULT_LOCATION = 'main'
-const VIRTUAL_LOCATIONS = ['supplier', 'consumption', 'waste', 'variance', 'opening']
 
 export interface Draft {
   readonly type: MovementType
@@ -51,6 +50,16 @@ export interface Reversible {
 
 type StoredMove = Awaited<ReturnType<LedgerStore['movesOf']>>[number]
 
+/** Where what comes in comes from, and what goes out goes to. */
+const virtualPlaces = (type: MovementType) =>
+  [ROUTES[type].from, ROUTES[type].to].filter((place) => place !== 'here' && place !== 'there')
+
+/** Waits for each, also when one fails: none may still run when the transaction is taken back. */
+async function allOf(writes: readonly Promise<unknown>[]): Promise<void> {
+  const failed = (await Promise.allSettled(writes)).find(({ status }) => status === 'rejected')
+  if (failed?.status === 'rejected') throw failed.reason
+}
+
 /**
  * The part of the ledger that some postings touch, held in memory: load what they need, post one after another, save all at
  * once. Never saved, it is a rehearsal: that is how an import is tried before anything is stored.
@@ -75,9 +84,12 @@ export class Book {
     this.#lock = lock
   }
 
-  /** Loads what these lines touch and is not loaded yet; all at once, since locks are taken in one order. */
-  async load(lines: readonly MovementLine[]): Promise<void> {
-    const places = new Set([DEFAULT_LOCATION, ...VIRTUAL_LOCATIONS])
+  /**
+   * Loads what these lines touch and is not loaded yet; all at once, since locks are taken in one order.
+   * @param types of the transactions that the lines belong to
+   */
+  async load(lines: readonly MovementLine[], types: Iterable<MovementType>): Promise<void> {
+    const places = new Set([DEFAULT_LOCATION, ...[...types].flatMap(virtualPlaces)])
     const lots = new Set<string>()
     for (const { location, toLocation, lot } of lines) {
       if (location !== undefined) places.add(location)
@@ -196,8 +208,11 @@ export class Book {
     return { head, moves }
   }
 
-  /** Writes all that was posted, in the caller's transaction. */
-  async save(): Promise<Movement[]> {
+  /**
+   * Writes all that was posted, in the caller's transaction.
+   * @param meanwhile is begun while the database writes the moves, which takes it longest
+   */
+  async save(meanwhile?: () => Promise<void>): Promise<Movement[]> {
     const store = this.#store
     const moves = this.#posted.flatMap((posted) => posted.moves)
     const accounts = [...new Set(moves.flatMap(({ from, to }) => [from, to]))]
@@ -208,11 +223,17 @@ export class Book {
     const written = store.insertMoves(
       this.#posted.map(({ head, moves }, index) => ({ seq: seqs[index] ?? 0, occurredAt: head.occurredAt, moves }))
     )
-    // While a server writes them.
+    const rest = async () => {
+      await meanwhile?.()
+      // Asked for without waiting for the moves: the transaction sends one after the other.
+      return allOf([
+        store.saveBalances(accounts.filter(({ internal }) => internal)),
+        store.saveTotals([...new Set(moves.map(({ item }) => item))])
+      ])
+    }
+    const writing = allOf([written, rest()])
     const saved = this.#posted.map((posted) => movementOf(posted, this.#items))
-    await written
-    await store.saveBalances(accounts.filter(({ internal }) => internal))
-    await store.saveTotals([...new Set(moves.map(({ item }) => item))])
+    await writing
     this.#posted.length = 0
     return saved
   }

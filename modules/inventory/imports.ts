@@ -1,5 +1,6 @@
 import { existsSync } from 'node:fs'
 import { rm } from 'node:fs/promises'
+import { isPostgres } from '../../migrations/columns.js'
 import {
   type Agent,
   type AuditEntry,
@@ -40,6 +41,8 @@ export const IMPORT_CACHE = 'imports'
 export const UNDO_JOB = 'inventory.import-undo'
 /** Lines posted by one transaction: few enough that others are not kept waiting, enough to pay for its commit. */
 const CHUNK_LINES = 1_000
+/** A server has others wait only for the items of a chunk, and writes what is left of each item once. */
+const SERVER_CHUNK_LINES = 2_500
 const UNDO_CHUNK_TRANSACTIONS = 100
 export const ERRORS_SHOWN = 100
 /** Beyond this many refused rows the file is plainly not what was meant, and reading on helps nobody. */
@@ -83,8 +86,8 @@ export async function rehearse(
       if (rejected > ERRORS_MAX) break
     }
   } else {
-    for await (const groups of groupChunks(readMovements(path, options, refuse, count))) {
-      await book.load(groups.flatMap(({ draft }) => draft.lines))
+    for await (const groups of groupChunks(readMovements(path, options, refuse, count), CHUNK_LINES)) {
+      await book.load(...touchedBy(groups))
       for (const group of groups) {
         const refused = group.rows
           .map((row) => tryPost(book, group.draft, row, author))
@@ -166,7 +169,7 @@ async function* chunksOf<T>(source: AsyncIterable<T>, size: number): AsyncGenera
 }
 
 /** Whole groups, together about a chunk of lines. */
-async function* groupChunks(rows: AsyncIterable<MovementRow>): AsyncGenerator<Group[]> {
+async function* groupChunks(rows: AsyncIterable<MovementRow>, size: number): AsyncGenerator<Group[]> {
   const startedAt = Date.now()
   let groups: Group[] = []
   let lines = 0
@@ -190,7 +193,7 @@ async function* groupChunks(rows: AsyncIterable<MovementRow>): AsyncGenerator<Gr
       first.occurredAt === row.occurredAt &&
       first.reference === row.reference
     if (!same || open.length >= LINES_MAX) close()
-    if (lines >= CHUNK_LINES) {
+    if (lines >= size) {
       yield groups
       groups = []
       lines = 0
@@ -201,21 +204,32 @@ async function* groupChunks(rows: AsyncIterable<MovementRow>): AsyncGenerator<Gr
   if (groups.length > 0) yield groups
 }
 
-/** Asks for the next while the present one is worked on: the file is read while the database writes. */
-async function* readAhead<T>(source: AsyncGenerator<T>): AsyncGenerator<T> {
-  let next = source.next()
-  try {
-    for (;;) {
-      const { done, value } = await next
-      if (done === true) return
-      next = source.next()
-      // Its failure is met at the next turn, or not at all when the present one fails first.
-      next.catch(() => {})
-      yield value
-    }
-  } finally {
-    await source.return(undefined)
+/** What a book has to know for them. */
+const touchedBy = (groups: readonly Group[]) =>
+  [groups.flatMap(({ draft }) => draft.lines), new Set(groups.map(({ draft }) => draft.type))] as const
+
+/** Reads the next before it is asked for, when told to. */
+function readAhead<T>(source: AsyncGenerator<T>) {
+  let next: ReturnType<typeof source.next> | undefined
+  const fetch = () => {
+    next ??= source.next()
+    // Its failure is met at the next turn, or not at all when the present one fails first.
+    next.catch(() => {})
+    return next
   }
+  async function* each(): AsyncGenerator<T> {
+    try {
+      for (;;) {
+        const { done, value } = await fetch()
+        next = undefined
+        if (done === true) return
+        yield value
+      }
+    } finally {
+      await source.return(undefined)
+    }
+  }
+  return { fetch, each: each() }
 }
 
 interface ImportJob {
@@ -316,17 +330,25 @@ async function postMovements(
   report: ImportReport
 ): Promise<void> {
   const { tenant, signal } = job
+  const server = isPostgres(tenant.db)
+  const rows = readMovements(posting.path, posting.options, never, () => {})
+  const chunks = readAhead(groupChunks(rows, server ? SERVER_CHUNK_LINES : CHUNK_LINES))
+  // Reading keeps the processor until it is done, so it begins when the server has something to do.
+  const readOn = async () => {
+    await new Promise((sent) => setImmediate(sent))
+    void chunks.fetch()
+  }
   let last = 0
-  for await (const groups of readAhead(groupChunks(readMovements(posting.path, posting.options, never, () => {})))) {
+  for await (const groups of chunks.each) {
     signal.throwIfAborted()
     last = groups.at(-1)?.rows.at(-1)?.row ?? last
     report.created += groups.length
     if (last <= posting.from) continue
     const movements = await tenant.transact(async (tx) => {
       const book = new Book(createLedgerStore(tx.db), { lock: true })
-      await book.load(groups.flatMap(({ draft }) => draft.lines))
+      await book.load(...touchedBy(groups))
       for (const { draft } of groups) book.post({ ...draft, importId: posting.id }, posting.author)
-      const saved = await book.save()
+      const saved = await book.save(server ? readOn : undefined)
       await advance(tx, posting.id, last)
       await announce(tx, saved)
       return saved

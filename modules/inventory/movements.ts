@@ -19,7 +19,7 @@ export function draftOf({ type, occurredAt, reason, reference, lines }: NewMovem
 export async function postMovement(tx: Transaction, body: NewMovement, author: Author): Promise<Movement> {
   const draft = draftOf(body)
   const book = new Book(createLedgerStore(tx.db), { lock: true })
-  await book.load(draft.lines)
+  await book.load(draft.lines, [draft.type])
   book.post(draft, author)
   const [movement] = await book.save()
   if (movement === undefined) throw new Error('a posted transaction was not saved')

@@ -106,7 +106,7 @@ const lineOf = ({
 async function reserve(tx: Transaction, body: schemas.NewReservation): Promise<schemas.Reservation> {
   const { itemCode, quantity, location = DEFAULT_LOCATION, lot, reference, expiresAt } = body
   const book = new Book(createLedgerStore(tx.db), { lock: true })
-  await book.load([lineOf({ itemCode, location, lot, quantity })])
+  await book.load([lineOf({ itemCode, location, lot, quantity })], [])
   const held = book.holdUsable(itemCode, location, lot)
   await book.reserve(held, toMicros(quantity))
   const store = createReservationStore(tx.db)
@@ -136,7 +136,7 @@ async function close(
   const row = closed(await store.find(id), id)
   const line = lineOf(row)
   const book = new Book(createLedgerStore(tx.db), { lock: true })
-  await book.load([line])
+  await book.load([line], status === 'posted' ? ['issue'] : [])
   const current = closed(await store.find(id), id)
   if (current.status !== 'pending') throw new ReservationClosed({ id, status: current.status })
   await book.reserve(book.hold(row.itemCode, row.location, row.lot ?? undefined), -toMicros(row.quantity))

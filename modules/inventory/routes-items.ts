@@ -5,6 +5,7 @@ import * as schemas from '../../schemas/inventory.js'
 import { createCatalogueStore } from './catalogue-store.js'
 import { type Context, cacheKey, seesCost, tenantOf } from './context.js'
 import { CostHidden, ItemNotFound, UnitNotFound } from './errors.js'
+import { listItems } from './item-list.js'
 import { writeRow } from './item-rows.js'
 import { createItemStore } from './item-store.js'
 import { createItem, loadItem, outlookFor, patchItem, removeItem } from './items.js'
@@ -35,7 +36,7 @@ export const itemRoutes: FastifyPluginAsyncTypebox<Context> = async (app, contex
       // An order would tell what the field hides.
       if (!showCost && request.query.sort?.endsWith('value')) throw new CostHidden({ sort: request.query.sort })
       return answers.read(request, reply, STOCK_CACHE, cacheKey(request), async () => {
-        const { rows, cursorOf } = await createItemStore(tenant.db).list(request.query)
+        const { rows, cursorOf } = await listItems(tenant.db, request.query)
         const { data, page } = pageOf(rows, request.query.limit ?? 50, cursorOf, (row) => row)
         const codes = data.map(({ code }) => code)
         const outlookOf = await outlookFor(context, tenant, codes)
