@@ -47,7 +47,7 @@ function countingUnit(y: Float64Array, mean: number): number {
 function moved(fast: number, slow: number, trend: number): number {
   const level = Math.max(fast, LEAST_MEAN)
   if (trend === 0) return level
-  return level * Math.min(1.3, Math.max(0.6, (level / Math.max(slow, LEAST_MEAN)) ** trend))
+  return level * Math.min(1.3, Math.max(0.6, Math.exp(trend * Math.log(level / Math.max(slow, LEAST_MEAN)))))
 }
 
 /**
@@ -181,11 +181,11 @@ export function mixtureIntervals(mixture: CountMixture, factor = 1): { lower: nu
 }
 
 /** Mean of the count mixture, as a member of a combination. */
-export const fitNegativeBinomial: Fit = (y) => {
+export const fitNegativeBinomial: Fit = (y, { countsUntil, factors }) => {
   if (y.length < 3) return undefined
   return {
     forecast(prefix, out) {
-      out.fill(mixtureMean(fitCounts(prefix)))
+      out.fill(mixtureMean(countsUntil && !factors ? countsUntil(prefix.length) : fitCounts(prefix)))
     }
   }
 }

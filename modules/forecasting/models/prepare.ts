@@ -18,7 +18,7 @@ export interface Prepared {
   demandClass: DemandClass
   /** idle often enough to be forecast as counts */
   sparse: boolean
-  /** distribution of counts fitted on the first `n` values; baseline and combination ask for the same ones */
+  /** distribution of counts fitted on the first `n` values; baseline, combination and a member ask for the same ones */
   countsUntil(n: number): CountMixture
   /** why no model is worth trying, if so */
   trivial: Reason | undefined
@@ -96,6 +96,7 @@ export function prepare(input: ForecastInput): Prepared {
     y,
     observed.map((flag) => 1 - flag)
   )
+  const countsUntil = rememberedCounts(y)
   return {
     y,
     observed,
@@ -111,11 +112,12 @@ export function prepare(input: ForecastInput): Prepared {
             input.factors.map((one) => ({ ...one, values: one.values.subarray(first) })),
             candidates[0] ?? 1
           )
-        : undefined
+        : undefined,
+      countsUntil
     },
     demandClass,
     sparse: isSparse(y),
-    countsUntil: rememberedCounts(y),
+    countsUntil,
     trivial: triviality(y, observed)
   }
 }

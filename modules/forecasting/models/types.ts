@@ -1,3 +1,4 @@
+import type { CountMixture } from './counts.js'
 import type { FactorColumn, Factors } from './factors.js'
 import type { Intervals } from './levels.js'
 
@@ -151,6 +152,8 @@ export interface FitContext {
   startDate?: string | undefined
   frequency: Frequency
   factors?: Factors | undefined
+  /** distribution of counts of the first `n` values, fitted once for whoever asks; of the series before factors are taken off */
+  countsUntil?: ((n: number) => CountMixture) | undefined
 }
 
 /** A fitted model: forecasts from the end of any prefix `y` that starts where the training values started. */
