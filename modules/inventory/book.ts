@@ -13,6 +13,7 @@ import {
   UnitNotConvertible
 } from './errors.js'
 import type { LedgerItem, LedgerLocation, LedgerStore, TransactionHead } from './ledger-store.js'
+import { movementOf, type Posted } from './posted.js'
 import { type AccountState, apply, byExpiry, type LotState, type Move, ROUTES, type Transfer } from './posting.js'
 import * as rules from './rules.js'
 import { DEFAULT_LOT, INTERNAL_KINDS } from './tables.js'
@@ -32,12 +33,6 @@ export interface Draft {
 export interface Author {
   readonly actor: string
   readonly requestId: string
-}
-
-interface Posted {
-  readonly head: TransactionHead
-  readonly reversesId: string | null
-  readonly moves: Move[]
 }
 
 export interface Reversible {
@@ -430,32 +425,3 @@ export class Book {
 
 const keyOf = (itemId: number, code: string) => `${itemId} ${code}`
 const accountKey = (itemId: number, location: string, lot: string) => `${itemId} ${location}\n${lot}`
-
-function movementOf({ head, reversesId, moves }: Posted, items: ReadonlyMap<string, LedgerItem>): Movement {
-  return {
-    id: head.id,
-    type: head.type,
-    occurredAt: new Date(head.occurredAt).toISOString(),
-    recordedAt: new Date(head.recordedAt).toISOString(),
-    actor: head.actor,
-    reason: head.reason,
-    reference: head.reference,
-    reverses: reversesId,
-    reversedBy: null,
-    importId: head.importId,
-    requestId: head.requestId,
-    lines: moves.map((move) => ({
-      line: move.requestLine,
-      itemCode: move.item.code,
-      quantity: fromMicros(move.quantity),
-      unit: items.get(move.item.code)?.unit ?? '',
-      enteredQuantity: fromMicros(move.enteredQuantity),
-      enteredUnit: move.enteredUnit,
-      from: move.from.location.code,
-      to: move.to.location.code,
-      lot: move.from.lot.code === DEFAULT_LOT ? null : move.from.lot.code,
-      unitCost: fromMicros(move.unitCost),
-      value: fromMicros(move.value)
-    }))
-  }
-}
