@@ -24,6 +24,7 @@ import { createEvents } from './events.js'
 import { diskCheck, diskGauges, registerHealth } from './health.js'
 import { registerHttp } from './http.js'
 import { httpMetrics } from './http-metrics.js'
+import { endIdleConnections } from './idle-connections.js'
 import { jobRoutes } from './job-routes.js'
 import { createJobs } from './jobs.js'
 import { createLogLevels, logLevelRoutes } from './log-level.js'
@@ -259,7 +260,12 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   })
   // Before requests are waited for: one of them may be waiting for a job.
   app.addHook('preClose', () => jobs.close())
+  let stopLooking: (() => void) | undefined
+  app.addHook('preClose', async () => {
+    stopLooking = endIdleConnections(app.server)
+  })
   app.addHook('onClose', async () => {
+    stopLooking?.()
     await underWay.ended()
     await periodic.close()
     await archives?.close()

@@ -1,3 +1,5 @@
+import { once } from 'node:events'
+import { connect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { gunzipSync } from 'node:zlib'
 import t from 'tap'
@@ -138,4 +140,29 @@ t.test('told to end it is not ready, answers on, and ends at the second word', a
   t.equal(served.status, 200, 'what is still sent here is answered')
   await served.arrayBuffer()
   t.equal(await end('SIGINT'), 0)
+})
+
+t.test('who was being answered when it closed, and keeps the connection, does not hold it up', async (t) => {
+  const env = await serviceEnvironment(t, { LOG_LEVEL: 'info' })
+  const { url, token, child, output } = await startService(t, env)
+  const ended = once(child, 'exit')
+  const body = JSON.stringify({ itemCode: 'LAST', name: 'Last', unit: 'each' })
+  const socket = connect(Number(new URL(url).port), '127.0.0.1')
+  t.teardown(() => socket.destroy())
+  let answer = ''
+  socket.on('data', (chunk) => {
+    answer += chunk
+  })
+  socket.write(
+    `POST /api/inventory HTTP/1.1\r\nhost: here\r\nauthorization: Bearer ${token}\r\ncontent-type: application/json\r\n` +
+      `content-length: ${body.length}\r\n\r\n${body.slice(0, 10)}`
+  )
+  await sleep(200)
+  child.kill('SIGTERM')
+  while (!output().includes('"closing"')) await sleep(5)
+  socket.write(body.slice(10))
+  const startedAt = performance.now()
+  t.equal((await ended)[0], 0)
+  t.match(answer, /^HTTP\/1\.1 201 /)
+  t.ok(performance.now() - startedAt < 4_000, 'it did not wait for the client to go')
 })

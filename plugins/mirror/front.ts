@@ -4,6 +4,7 @@ import { Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 import { DatabaseSwitching } from '../errors.js'
+import { endIdleConnections } from '../idle-connections.js'
 
 /** Those inside get so long to end before a switch goes on without them: they are told to come again. */
 const DRAIN_MILLISECONDS = 2_000
@@ -56,7 +57,9 @@ export class Front {
     this.#closing = true
     this.server.close()
     this.server.closeIdleConnections()
+    const stopLooking = endIdleConnections(this.server)
     await closed
+    stopLooking()
   }
 
   #take(request: IncomingMessage, response: ServerResponse): void {
