@@ -208,7 +208,7 @@ export function metricsRoute(
     const own = exposed(registry, openMetrics)
     const told = await (gather?.(openMetrics) ?? own.metrics())
     reply.type(own.contentType)
-    if (negotiate(request.headers['accept-encoding'] ?? '', ['gzip']) !== 'gzip') return reply.send(told)
+    if (negotiate(request.headers['accept-encoding'] ?? '', ['br', 'gzip']) !== 'gzip') return reply.send(told)
     return reply.header('content-encoding', 'gzip').send(gzipSync(told, GZIP))
   })
 }
