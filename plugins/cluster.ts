@@ -14,7 +14,7 @@ const RESTART_MILLISECONDS_MIN = 100
 const RESTART_MILLISECONDS_MAX = 10_000
 /** What ran for so long did not fail at its start. */
 const SETTLED_MILLISECONDS = 30_000
-/** A worker that does not answer in this time is left out of a scrape. */
+/** A worker that does not answer in this time is left out of a scrape, and not waited for again until it has said something. */
 const SCRAPE_MILLISECONDS = 1_500
 /** Longer than a worker gives itself to close. */
 const CLOSE_MILLISECONDS = 15_000
@@ -36,6 +36,17 @@ type Word =
 const METRICS = 'metrics'
 const OPEN_METRICS = 'open-metrics'
 
+/** What one process says when all are asked, or why it says nothing. */
+export interface Answer {
+  /** As in metrics and logs. */
+  readonly worker: number
+  /** `silent` is one that hangs, or is stopped; `ended` one whose successor does not serve yet. */
+  readonly state: 'answers' | 'silent' | 'starting' | 'ended'
+  /** In ms since 1970, of a state in which it does not answer. */
+  readonly since?: number
+  readonly text: string
+}
+
 /** What a process of a cluster has of the others. */
 export interface Member {
   /** Only the first that was ever started. */
@@ -48,6 +59,8 @@ export interface Member {
   answer(topic: string, say: () => Promise<string>): void
   /** What all say, this one included, without those that do not answer in time. */
   ask(topic: string): Promise<string[]>
+  /** The same by process, with those that do not answer. */
+  askEach(topic: string): Promise<Answer[]>
   /** Tells all processes, those that start later too: what is heard last on a topic counts. The caller itself hears nothing. */
   share(topic: string, hear: (text: string) => void): (text: string) => void
   /** Says that it could serve; resolves when it may. */
@@ -84,6 +97,7 @@ export function joinCluster(): Member | undefined {
       waiting.set(id, resolve)
       say({ word: 'gather', id, topic })
     })
+  const askEach = async (topic: string): Promise<Answer[]> => JSON.parse(await gathered(topic))
   return {
     isFirst: process.env[MARK] === 'first',
     gather: (openMetrics) => gathered(openMetrics ? OPEN_METRICS : METRICS),
@@ -91,7 +105,8 @@ export function joinCluster(): Member | undefined {
       answers.set(METRICS, () => exposition(false)).set(OPEN_METRICS, () => exposition(true))
     },
     answer: (topic, answer) => void answers.set(topic, answer),
-    ask: async (topic) => JSON.parse(await gathered(topic)),
+    ask: async (topic) => (await askEach(topic)).flatMap(({ text }) => (text === '' ? [] : [text])),
+    askEach,
     share: (topic, hear) => {
       listeners.set(topic, hear)
       return (text) => say({ word: 'share', topic, text })
@@ -125,6 +140,8 @@ class Supervisor {
   readonly #scrapes: Scrapes
   /** By the number that a worker has in metrics and logs; who replaces it has the same. */
   readonly #running = new Map<number, Worker>()
+  /** Those that do not serve, by number. */
+  readonly #missing = new Map<number, Missing>()
   readonly #failures = new Map<number, number>()
   /** What was shared last, by topic. */
   readonly #shared = new Map<string, string>()
@@ -137,7 +154,7 @@ class Supervisor {
     this.#ended = new Promise((resolve) => {
       this.#allLeft = resolve
     })
-    this.#scrapes = new Scrapes(createClusterMetrics(options.workers), this.#running)
+    this.#scrapes = new Scrapes(options, this.#running, this.#missing)
   }
 
   async run(): Promise<number> {
@@ -148,7 +165,7 @@ class Supervisor {
     const early = await Promise.race([said(first, 'ready'), failed])
     await done?.()
     if (early !== undefined) return early
-    tell(first, this.#ending ?? 'listen')
+    this.#admitted(1, first)
     const refused = await Promise.race([once(first, 'listening').then(() => undefined), failed])
     if (refused !== undefined) return refused
     this.#serves(1, first)
@@ -175,7 +192,8 @@ class Supervisor {
   #fork(n: number, mark: 'first' | 'later'): Worker {
     const worker = cluster.fork({ [MARK]: mark })
     this.#running.set(n, worker)
-    this.#scrapes.hear(worker)
+    if (!this.#missing.has(n)) this.#missing.set(n, { state: 'starting', since: Date.now() })
+    this.#scrapes.hear(n, worker)
     worker.on('message', (message: Word) => {
       if (message.word === 'share') this.#share(worker, message.topic, message.text)
     })
@@ -183,6 +201,7 @@ class Supervisor {
     worker.on('error', () => {})
     worker.once('exit', () => {
       if (this.#running.get(n) === worker) this.#running.delete(n)
+      if (!this.#missing.has(n)) this.#missing.set(n, { state: 'ended', since: Date.now() })
       this.#left()
     })
     return worker
@@ -198,9 +217,14 @@ class Supervisor {
     this.#watch(n, worker)
     void said(worker, 'ready').then(() => {
       for (const [topic, text] of this.#shared) give(worker, { order: 'heard', topic, text })
-      tell(worker, this.#ending ?? 'listen')
+      this.#admitted(n, worker)
       this.#serves(n, worker)
     })
+  }
+
+  #admitted(n: number, worker: Worker): void {
+    this.#missing.delete(n)
+    tell(worker, this.#ending ?? 'listen')
   }
 
   #serves(n: number, worker: Worker): void {
@@ -227,53 +251,92 @@ class Supervisor {
   }
 }
 
+type Missing = Readonly<{ state: 'starting' | 'ended'; since: number }>
+
 /** Collects what all workers say for the one that asks. */
 class Scrapes {
+  readonly #options: ClusterOptions
   readonly #metrics: ClusterMetrics
   readonly #running: ReadonlyMap<number, Worker>
+  readonly #missing: ReadonlyMap<number, Missing>
+  /** Since when they owe an answer. */
+  readonly #silent = new Map<Worker, number>()
   readonly #waiting = new Map<number, (worker: Worker, text: string) => void>()
   #asked = 0
 
-  constructor(metrics: ClusterMetrics, running: ReadonlyMap<number, Worker>) {
-    this.#metrics = metrics
+  constructor(options: ClusterOptions, running: ReadonlyMap<number, Worker>, missing: ReadonlyMap<number, Missing>) {
+    this.#options = options
+    this.#metrics = createClusterMetrics(options.workers)
     this.#running = running
+    this.#missing = missing
   }
 
   exited(): void {
     this.#metrics.exited()
   }
 
-  hear(worker: Worker): void {
+  hear(n: number, worker: Worker): void {
     worker.on('message', (message: Word) => {
+      if (this.#silent.delete(worker))
+        this.#options.log.info({ worker: n, pid: worker.process.pid }, 'a worker answers again')
       if (message.word === 'told') this.#waiting.get(message.id)?.(worker, message.text)
       if (message.word === 'gather') void this.#gather(worker, message.id, message.topic)
+    })
+    worker.once('exit', () => {
+      this.#silent.delete(worker)
+      for (const told of this.#waiting.values()) told(worker, '')
     })
   }
 
   async #gather(asker: Worker, askedAs: number, topic: string): Promise<void> {
     const id = this.#asked++
-    const asked = [...this.#running].filter(([, worker]) => worker.isConnected())
+    const askedAt = Date.now()
+    // One that owes an answer is not asked again: it says so itself when it can.
+    const asked = [...this.#running].filter(([, worker]) => worker.isConnected() && !this.#silent.has(worker))
+    const awaited = new Map(asked.map(([n, worker]) => [worker, n]))
     const parts = new Map<number, string>()
-    let silent = 0
     const all = new Promise<void>((resolve) => {
       this.#waiting.set(id, (worker, text) => {
-        const [n] = asked.find(([, each]) => each === worker) ?? []
+        const n = awaited.get(worker)
         if (n !== undefined && text !== '') parts.set(n, text)
-        else silent++
-        if (parts.size + silent === asked.length) resolve()
+        awaited.delete(worker)
+        if (awaited.size === 0) resolve()
       })
     })
-    for (const [, worker] of asked) give(worker, { order: 'collect', id, topic })
+    for (const worker of awaited.keys()) give(worker, { order: 'collect', id, topic })
     await Promise.race([all, sleep(SCRAPE_MILLISECONDS)])
     this.#waiting.delete(id)
-    const sorted = new Map([...parts].sort(([a], [b]) => a - b))
+    for (const [worker, n] of awaited) this.#owes(n, worker, askedAt)
     const text =
       topic === METRICS || topic === OPEN_METRICS
-        ? await this.#metrics.text(sorted, this.#running.size, topic === OPEN_METRICS)
-        : JSON.stringify([...sorted.values()])
+        ? await this.#metrics.text(sorted(parts), this.#running.size, topic === OPEN_METRICS)
+        : JSON.stringify(this.#answers(parts))
     give(asker, { order: 'collected', id: askedAs, text })
   }
+
+  #owes(n: number, worker: Worker, since: number): void {
+    if (this.#silent.has(worker)) return
+    this.#silent.set(worker, since)
+    if (!this.#missing.has(n))
+      this.#options.log.warn({ worker: n, pid: worker.process.pid }, 'a worker does not answer')
+  }
+
+  #answers(parts: ReadonlyMap<number, string>): Answer[] {
+    return Array.from({ length: this.#options.workers }, (_, index) => {
+      const worker = index + 1
+      const text = parts.get(worker) ?? ''
+      const running = this.#running.get(worker)
+      const silentSince = running && this.#silent.get(running)
+      const missing = this.#missing.get(worker)
+      if (missing !== undefined) return { worker, ...missing, text }
+      return silentSince === undefined
+        ? { worker, state: 'answers', text }
+        : { worker, state: 'silent', since: silentSince, text }
+    })
+  }
 }
+
+const sorted = (parts: ReadonlyMap<number, string>) => new Map([...parts].sort(([a], [b]) => a - b))
 
 function give(worker: Worker, order: Order): void {
   // What cannot be told to one that just ended is told by its exit.

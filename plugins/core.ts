@@ -77,7 +77,7 @@ export interface CoreOptions {
   /** The copy on the other database engine, where one may be kept. */
   mirror?: Mirror
   /** The other processes of `CLUSTER_WORKERS`, for one that is among them. */
-  member?: Pick<Member, 'gather' | 'provide' | 'share'>
+  member?: Pick<Member, 'gather' | 'provide' | 'share' | 'answer' | 'askEach'>
   /** Traces; whoever opened it closes it, after the app. */
   telemetry?: Telemetry
   /** A query that takes longer counts as slow (250). */
@@ -226,7 +226,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   if (service !== undefined) {
     await registerHttp(app, { rateLimits: {}, ...service, version: VERSION, redis, registry })
     await registerOpenApi(app, VERSION, service.docs ?? true)
-    const health = registerHealth(app, { version: VERSION, registry })
+    const health = registerHealth(app, { version: VERSION, registry, processes: options.member })
     health.add({ name: 'database', optional: false, probe: () => server.ping() })
     if (redis !== null) health.add({ name: 'cache', optional: true, probe: () => redis.probe() })
     if (mirror !== undefined) health.add(mirrorCheck(mirror))

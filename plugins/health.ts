@@ -6,17 +6,24 @@ import { type Static, Type } from 'typebox'
 import { Closed, problems } from '../schemas/common.js'
 import { access, type Health, type HealthCheck } from './contracts.js'
 import { kept, PROBED } from './kept-figures.js'
+import { CheckStatus, type Processes, ServingState, WorkerHealth, workersHealth } from './worker-health.js'
 
-const CheckStatus = Type.Union([Type.Literal('ok'), Type.Literal('degraded'), Type.Literal('down')])
 const Check = Closed({ status: CheckStatus, latencyMilliseconds: Type.Number() })
 const Report = Closed({
   status: CheckStatus,
-  state: Type.Union([Type.Literal('ready'), Type.Literal('draining')]),
+  state: ServingState,
   version: Type.String(),
   uptimeSeconds: Type.Number(),
-  checks: Type.Record(Type.String(), Check)
+  checks: Type.Record(Type.String(), Check),
+  workers: Type.Optional(
+    Type.Array(WorkerHealth, {
+      description:
+        'With CLUSTER_WORKERS, every process of the node, while the rest is of the one that answers: another that is not well makes this `degraded`. Empty when they could not be asked'
+    })
+  )
 })
 type Report = Static<typeof Report>
+type Checks = Report['checks']
 
 /** Many callers share one probe for this long, so that an open route cannot be used to load the database. */
 const FRESH_MILLISECONDS = 1_000
@@ -25,30 +32,63 @@ const TIMEOUT_MILLISECONDS = 2_000
 interface HealthOptions {
   readonly version: string
   readonly registry: Registry
+  /** The processes of the node, this one among them; left out when it is alone. */
+  readonly processes?: Processes | undefined
 }
 
 /**
  * `/health` says how the service and its parts are, `/health/ready` whether requests should be sent here, `/health/live` whether
  * the process answers at all. Part of a service only; embedded, health is the host's own.
  */
-export function registerHealth(app: FastifyInstance, { version, registry }: HealthOptions): Health {
+export function registerHealth(app: FastifyInstance, { version, registry, processes }: HealthOptions): Health {
   const startedAt = performance.now()
   const checks: HealthCheck[] = []
   const look = shared(() => probeAll(checks))
+  const seen = kept(look, PROBED)
+  let since = Date.now()
   let draining = false
   const drain = () => {
+    if (!draining) since = Date.now()
     draining = true
   }
   app.addHook('preClose', async () => drain())
+  const serving = (found: Checks | undefined) =>
+    ({ status: draining ? 'down' : worst(found), state: draining ? 'draining' : 'ready' }) as const
 
-  const report = async (): Promise<Report> => {
-    const results = await look()
-    const states = Object.values(results).map(({ status }) => status)
-    const status = draining || states.includes('down') ? 'down' : states.includes('degraded') ? 'degraded' : 'ok'
-    const state = draining ? 'draining' : 'ready'
-    return { status, state, version, uptimeSeconds: (performance.now() - startedAt) / 1000, checks: results }
+  // By what was found last: a probe that hangs must not make this process look as if it did.
+  const ask = processes && workersHealth(processes, async () => ({ ...serving(await seen()), since }))
+  const workers = ask && shared(() => withTimeout(ask()).catch(() => []))
+  const report = async (workersOf?: () => Promise<WorkerHealth[] | undefined>): Promise<Report> => {
+    const [found, others] = await Promise.all([look(), workersOf?.()])
+    const { status, state } = serving(found)
+    return {
+      status: status === 'ok' && !allWell(others) ? 'degraded' : status,
+      state,
+      version,
+      uptimeSeconds: (performance.now() - startedAt) / 1000,
+      checks: found,
+      ...(others === undefined ? {} : { workers: others })
+    }
   }
-  const answer = async (_request: unknown, reply: FastifyReply) => {
+  // A balancer does not wait for a process that it did not ask.
+  const workersSeen = workers && kept(workers, PROBED)
+  healthRoutes(app, { health: () => report(workers), ready: () => report(workersSeen) })
+  healthGauges(registry, seen, () => !draining)
+  return { add: (check) => void checks.push(check), drain }
+}
+
+/** While nothing is known yet, not well. */
+function worst(found: Checks | undefined): Report['status'] {
+  const statuses = found === undefined ? ['degraded'] : Object.values(found).map(({ status }) => status)
+  return statuses.includes('down') ? 'down' : statuses.includes('degraded') ? 'degraded' : 'ok'
+}
+
+/** None at all could be asked: that is not well. */
+const allWell = (workers: readonly WorkerHealth[] | undefined) =>
+  workers === undefined || (workers.length > 0 && workers.every(({ status }) => status === 'ok'))
+
+function healthRoutes(app: FastifyInstance, reports: Record<'health' | 'ready', () => Promise<Report>>): void {
+  const answer = (report: () => Promise<Report>) => async (_request: unknown, reply: FastifyReply) => {
     const health = await report()
     if (health.status === 'down') reply.header('retry-after', '5')
     return reply
@@ -62,22 +102,24 @@ export function registerHealth(app: FastifyInstance, { version, registry }: Heal
     schema: { summary, tags: ['health'], security: [], response }
   })
   const reported = { 200: Report, 503: Report, '4xx': problems['4xx'] }
-  app.get('/health', described('The state of the service and its parts', reported), answer)
-  app.get('/health/ready', described('Whether requests should be sent here', reported), answer)
+  app.get('/health', described('The state of the service and its parts', reported), answer(reports.health))
+  app.get('/health/ready', described('Whether requests should be sent here', reported), answer(reports.ready))
   const live = Closed({ status: Type.Literal('ok') })
   app.get(
     '/health/live',
     described('Whether the process answers', { 200: live, ...problems }),
     async (_request, reply) => reply.header('cache-control', 'no-store').send({ status: 'ok' as const })
   )
-  const seen = kept(look, PROBED)
+}
+
+function healthGauges(registry: Registry, seen: () => Promise<Checks | undefined>, ready: () => boolean): void {
   new Gauge({
     name: 'app_ready',
     help: '1 when this health check passes; lifecycle is 0 while the process drains.',
     labelNames: ['check'],
     registers: [registry],
     async collect() {
-      this.set({ check: 'lifecycle' }, draining ? 0 : 1)
+      this.set({ check: 'lifecycle' }, ready() ? 1 : 0)
       for (const [check, { status }] of Object.entries((await seen()) ?? {}))
         this.set({ check }, status === 'ok' ? 1 : 0)
     }
@@ -92,7 +134,6 @@ export function registerHealth(app: FastifyInstance, { version, registry }: Heal
         this.set({ check }, latencyMilliseconds / 1000)
     }
   })
-  return { add: (check) => void checks.push(check), drain }
 }
 
 /** Below this share of the volume, or this much when that is less, the rest is kept for what is under way. */
@@ -143,7 +184,7 @@ function shared<T>(work: () => Promise<T>): () => Promise<T> {
   }
 }
 
-async function probeAll(checks: readonly HealthCheck[]): Promise<Report['checks']> {
+async function probeAll(checks: readonly HealthCheck[]): Promise<Checks> {
   const entries = checks.map(async ({ name, optional, probe }) => {
     const startedAt = performance.now()
     const works = await withTimeout(probe()).then(
@@ -156,7 +197,7 @@ async function probeAll(checks: readonly HealthCheck[]): Promise<Report['checks'
   return Object.fromEntries(await Promise.all(entries))
 }
 
-function withTimeout(work: Promise<void>): Promise<void> {
+function withTimeout<T>(work: Promise<T>): Promise<T> {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<never>((_resolve, reject) => {
     timer = setTimeout(() => reject(new Error('no answer in time')), TIMEOUT_MILLISECONDS)

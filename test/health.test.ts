@@ -2,8 +2,12 @@ import { once } from 'node:events'
 import { connect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { gunzipSync } from 'node:zlib'
+import Fastify from 'fastify'
+import { Registry } from 'prom-client'
 import t from 'tap'
+import type { Answer } from '../plugins/cluster.js'
 import type { Health } from '../plugins/contracts.js'
+import { registerHealth } from '../plugins/health.js'
 import { kept } from '../plugins/kept-figures.js'
 import { answerWhileStarting } from '../plugins/starting.js'
 import { buildApp } from './helper.js'
@@ -71,6 +75,58 @@ t.test('a module adds its check; what it can do without makes it degraded, what 
   health.drain()
   t.match((await app.inject('/health')).json(), { status: 'down', state: 'draining' })
 })
+
+t.test(
+  'many callers ask the other processes once, and who is asked whether it is ready does not wait for them',
+  async (t) => {
+    const app = Fastify()
+    t.teardown(() => app.close())
+    const own: (() => Promise<string>)[] = []
+    let asked = 0
+    let askEach = async (): Promise<Answer[]> => []
+    const processes = {
+      answer: (_topic: string, say: () => Promise<string>) => void own.push(say),
+      askEach: () => {
+        asked++
+        return askEach()
+      }
+    }
+    const health = registerHealth(app, { version: '1', registry: new Registry(), processes })
+    let probed = 0
+    health.add({ name: 'counted', optional: true, probe: async () => void probed++ })
+    const ask = async (path: string) => {
+      const answer = await app.inject(path)
+      return { code: answer.statusCode, ...answer.json() }
+    }
+    const well = async (): Promise<Answer[]> => [
+      { worker: 1, state: 'answers', text: (await own[0]?.()) ?? '' },
+      { worker: 2, state: 'silent', since: 86_400_000, text: '' }
+    ]
+    askEach = well
+    const answers = await Promise.all(
+      Array.from({ length: 1_000 }, (_, n) => ask(n % 2 === 0 ? '/health' : '/health/ready'))
+    )
+    t.ok(answers.every(({ code, status }) => code === 200 && status === 'degraded'))
+    t.match(answers[1]?.workers, [
+      { worker: 1, status: 'ok', state: 'ready' },
+      { worker: 2, status: 'down', state: 'silent', since: '1970-01-02T00:00:00.000Z' }
+    ])
+    t.ok(asked <= 2 && probed <= 2, `1,000 calls: ${asked} questions, ${probed} probes`)
+
+    await sleep(1_001)
+    askEach = () => new Promise(() => {})
+    const startedAt = performance.now()
+    t.match(
+      await ask('/health/ready'),
+      { code: 200, workers: [{ worker: 1 }, { worker: 2 }] },
+      'as they were seen last'
+    )
+    t.ok(performance.now() - startedAt < 500)
+    t.match(await ask('/health'), { code: 200, status: 'degraded', workers: [] }, 'nobody knows them now')
+    health.drain()
+    t.match(JSON.parse((await own[0]?.()) ?? ''), { status: 'down', state: 'draining' }, 'which the others are told')
+  }
+)
 
 t.test('a scrape tells what was found last and waits for nothing', async (t) => {
   const alive = setInterval(() => {}, 1_000)

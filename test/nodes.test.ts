@@ -96,6 +96,11 @@ interface Report {
   requests: { requests: number }[]
   states: { status: string }[]
 }
+interface NodeHealth {
+  code: number
+  status: string
+  workers?: { worker: number; status: string; state: string; since: string }[]
+}
 const until = async (what: string, holds: () => Promise<boolean>) => {
   for (const deadline = Date.now() + 20_000; !(await holds()); await sleep(20))
     if (Date.now() > deadline) throw new Error(`not in time: ${what}`)
@@ -166,6 +171,57 @@ t.test('a node of two processes and one of one, on an empty database', async (t)
     t.equal(new Set(told.map(([, worker]) => worker)).size, 2, 'though each has counted its own')
   })
 
+  await t.test('a process that hangs or is gone makes the node degraded, and is named', async (t) => {
+    // Each on a connection of its own, or the one that hangs could hold it.
+    const health = async (path = '/health'): Promise<NodeHealth> => {
+      const answer = await fetch(pair.url + path, { headers: { connection: 'close' } })
+      return { code: answer.status, ...JSON.parse(await answer.text()) }
+    }
+    const whole = async () => (await health()).status === 'ok'
+    await until('both are well', whole)
+    t.match((await health('/health/ready')).workers, [
+      { worker: 1, status: 'ok', state: 'ready' },
+      { worker: 2, status: 'ok', state: 'ready' }
+    ])
+
+    const pid = Number(workers().findLast(([, worker]) => worker === '2')?.[2])
+    const stoppedAt = Date.now()
+    process.kill(pid, 'SIGSTOP')
+    // A connection that waits for the one that hangs: it is given no other.
+    const held = fetch(`${pair.url}/health/live`, { headers: { connection: 'close' } })
+    const spare = fetch(`${pair.url}/health/live`, { headers: { connection: 'close' } })
+    await Promise.race([held, spare])
+    await until('it is missed', async () => !(await whole()))
+    const hung = await health()
+    t.match(hung, { code: 200, status: 'degraded', state: 'ready', checks: { database: { status: 'ok' } } })
+    t.match(hung.workers, [
+      { worker: 1, status: 'ok', state: 'ready' },
+      { worker: 2, status: 'down', state: 'silent' }
+    ])
+    const since = Date.parse(hung.workers?.[1]?.since ?? '')
+    t.ok(since >= stoppedAt && since <= Date.now(), `since ${since - stoppedAt} ms after it`)
+    const askedAt = performance.now()
+    t.match(await health('/health/ready'), { code: 200, status: 'degraded' }, 'who answers is ready')
+    await fetch(`${pair.url}/metrics`, { headers: { connection: 'close' } }).then((answer) => answer.text())
+    t.ok(performance.now() - askedAt < 1_000, 'and nobody waits for the other again')
+    t.match(pair.output(), `"pid":${pid},"msg":"a worker does not answer"`)
+    process.kill(pid, 'SIGCONT')
+    await until('it answers again', whole)
+    await Promise.all([held, spare])
+    t.match(pair.output(), `"pid":${pid},"msg":"a worker answers again"`)
+
+    const killedAt = Date.now()
+    process.kill(pid, 'SIGKILL')
+    let gone: NodeHealth | undefined
+    await until('it is missed', async () => {
+      gone = await health()
+      return gone.workers?.[1]?.state === 'ended'
+    })
+    t.match(gone, { code: 200, status: 'degraded', workers: [{ state: 'ready' }, { worker: 2, status: 'down' }] })
+    t.ok(Date.parse(gone?.workers?.[1]?.since ?? '') >= killedAt)
+    await until('another serves', whole)
+  })
+
   t.equal(await pair.end('SIGTERM'), 0, 'every process ends when the first is told to')
   t.equal(await other.end('SIGTERM'), 0)
 
@@ -179,8 +235,8 @@ t.test('a node of two processes and one of one, on an empty database', async (t)
 })
 
 t.test('without Redis the level of the log is that of every process of a cluster, of a later one too', async (t) => {
-  const shared = { DATABASE_URL: await databaseFor(t, 'postgres'), CLUSTER_WORKERS: '2', LOG_LEVEL: 'info' }
-  const pair = await startService(t, await serviceEnvironment(t, shared))
+  const shared = { DATABASE_URL: await databaseFor(t, 'postgres'), CLUSTER_WORKERS: '2' }
+  const pair = await startService(t, await serviceEnvironment(t, { ...shared, LOG_LEVEL: 'info', DRAIN_SECONDS: '60' }))
   const workers = () => [...pair.output().matchAll(/"worker":(\d),"pid":(\d+),"msg":"a worker serves"/g)]
   await until('both processes serve', async () => workers().length === 2)
   const headers = { authorization: `Bearer ${pair.token}`, 'content-type': 'application/json', connection: 'close' }
@@ -201,6 +257,14 @@ t.test('without Redis the level of the log is that of every process of a cluster
   const told = () => [...pair.output().matchAll(/"pid":(\d+),[^\n]*another level for a while/g)].map(([, pid]) => pid)
   await until('which has it too', async () => told().includes(workers()[2]?.[2]))
   t.equal(await levels(), 'debug')
+
+  pair.child.kill('SIGTERM')
+  const ready = async (): Promise<NodeHealth> => {
+    const answer = await fetch(`${pair.url}/health/ready`, { headers: { connection: 'close' } })
+    return { code: answer.status, ...JSON.parse(await answer.text()) }
+  }
+  await until('both drain', async () => (await ready()).workers?.every(({ state }) => state === 'draining') === true)
+  for (let n = 0; n < 4; n++) t.match(await ready(), { code: 503, status: 'down' }, 'whichever answers')
   t.equal(await pair.end('SIGTERM'), 0)
 })
 
