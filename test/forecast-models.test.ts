@@ -207,6 +207,17 @@ t.test('weekdays on which nothing is ever sold are closed', async (t) => {
   t.ok(Math.abs(output.accuracy.mae - (5 / 7) * own.accuracy.mae) < 1e-9, 'errors are of all days')
   t.equal(output.accuracy.wape, own.accuracy.wape)
   t.same(Array.from(forecast({ ...input, values: values.slice(0, -5), horizon: 1 }).mean), [0], 'a closed day alone')
+  const days = Float64Array.from({ length: values.length + 14 }, (_, i) => (i % 31 === 4 ? 1 : 0))
+  const known = { values: days, event: true }
+  const [ahead] = forecast({ ...input, factors: [known] }).mean
+  t.ok(ahead! > 25, 'factors keep to the days they fall on')
+  const alone = {
+    ...input,
+    values: values.slice(0, -5),
+    horizon: 1,
+    factors: [{ ...known, values: days.slice(0, -18) }]
+  }
+  t.same(Array.from(forecast(alone).mean), [0])
   const [named] = forecast({ ...input, models: ['ses'] }).mean
   t.ok(
     named! > 0 && forecast({ ...input, models: ['ses'] }).mean[2] !== 0,
