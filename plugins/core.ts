@@ -267,9 +267,9 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   app.addHook('onClose', async () => {
     stopLooking?.()
     await underWay.ended()
-    await periodic.close()
+    // Together: upkeep may be waiting for events to be delivered.
+    await Promise.all([periodic.close(), events.close()])
     await archives?.close()
-    await events.close()
     await compute.close()
     await caches.close()
     levels.close()
