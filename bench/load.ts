@@ -23,7 +23,8 @@ import {
 const PATH = '/api/inventory?limit=50'
 const ENCODINGS = ['identity', 'gzip'] as const
 type Encoding = (typeof ENCODINGS)[number]
-const WARM_UP_SECONDS = 1.5
+/** Until the compilers are done: a service that has just begun takes twice the time for an answer. */
+const WARM_UP_SECONDS = 8
 /** The figures of the system that this replaces: the p95 it reached, and at which rate. */
 const P95_GOAL_MS = 87
 const RATE_GOAL = 850

@@ -1,4 +1,5 @@
-import { type Kysely, type Migration, sql } from 'kysely'
+import { type Kysely, sql } from 'kysely'
+import type { Migrations } from '../plugins/migrate.js'
 import { instant, isPostgres, micros, text } from './columns.js'
 
 const OUTCOME_FIGURES = [
@@ -15,7 +16,7 @@ const OUTCOME_FIGURES = [
   'scale'
 ]
 
-export const forecastingMigrations: Record<string, Migration> = {
+export const forecastingMigrations: Migrations = {
   '0001-consumption-and-models': {
     async up(db: Kysely<unknown>) {
       // One row a day and item: the key is the table, so that SQLite keeps it once.
@@ -278,5 +279,10 @@ export const forecastingMigrations: Record<string, Migration> = {
         .addPrimaryKeyConstraint('ai_location_forecasts_pk', ['item_code', 'frequency', 'location'])
         .execute()
     }
+  },
+
+  // A forecast's row is long, and every list of items asks for this one figure of it.
+  '0005-means-by-item': {
+    online: [{ index: 'ai_forecasts_means', on: 'ai_forecasts', columns: ['item_code', 'frequency', 'daily_mean'] }]
   }
 }

@@ -173,7 +173,7 @@ class Entry {
   }
 }
 
-/** The entries of all tenants, least recently used first, bounded by their bytes. */
+/** The entries of all tenants, least recently used first, bounded by their bytes and by their time. */
 class Store {
   readonly #entries: LRUCache<Entry, number>
   constructor(maxSize: number, metrics: CacheMetrics) {
@@ -196,8 +196,13 @@ class Store {
     this.#entries.get(entry)
   }
 
-  /** Holds it at this size from now on, if it fits. */
-  set(entry: Entry, size: number): void {
+  /** Holds it from now on, if it fits, in the place of what is too old. */
+  add(entry: Entry, size: number): void {
+    this.#letGoOfExpired()
+    this.#set(entry, size)
+  }
+
+  #set(entry: Entry, size: number): void {
     this.#entries.set(entry, size, { size })
     if (this.#entries.peek(entry) === undefined) {
       if (entry.current) entry.namespace.entries.delete(entry.key)
@@ -210,11 +215,26 @@ class Store {
 
   grow(entry: Entry, bytes: number): void {
     const size = this.#entries.peek(entry)
-    if (size !== undefined) this.set(entry, size + bytes)
+    if (size !== undefined) this.#set(entry, size + bytes)
   }
 
   delete(entry: Entry): void {
     this.#entries.delete(entry)
+  }
+
+  /**
+   * A key that names a version, as the dashboard's does, is never asked for again once it is old, and nobody invalidates it. Without
+   * this all the memory would fill with such. Entries that were used lately are looked at later: after two lifetimes at most.
+   */
+  #letGoOfExpired(): void {
+    const now = performance.now()
+    for (;;) {
+      const oldest = this.#entries.rkeys().next().value
+      if (oldest === undefined || now < oldest.expiresAt) return
+      this.#entries.delete(oldest)
+      if (oldest.current) oldest.namespace.entries.delete(oldest.key)
+      oldest.namespace.tally.invalidations.ttl++
+    }
   }
 }
 
@@ -348,7 +368,7 @@ class LocalCache implements TenantCache {
     const text = new Text(body, (bytes) => this.#store.grow(entry, bytes))
     if (entry.current) {
       entry.namespace.tally.sets++
-      this.#store.set(entry, body.length + 2 * entry.key.length + ENTRY_OVERHEAD_BYTES)
+      this.#store.add(entry, body.length + 2 * entry.key.length + ENTRY_OVERHEAD_BYTES)
     }
     return text
   }

@@ -1,6 +1,6 @@
 import { resolve } from 'node:path'
 import { type Static, Type } from 'typebox'
-import { secretKeysOf } from './archive/keys.js'
+import { isLockedKeyFile, secretKeysOf } from './archive/keys.js'
 import type { ArchiveSettings } from './archive/operations.js'
 import { ConfigError } from './config-error.js'
 import { isGuessable } from './secrets.js'
@@ -138,6 +138,11 @@ function keysOf(env: Variables): ArchiveSettings['keys'] {
   if (passphrase !== undefined && isGuessable(passphrase))
     throw new ConfigError(
       `BACKUP_PASSPHRASE is a value that is refused (not shown): too easy to guess; it may be ${PASSPHRASE_RULE}, such as \`openssl rand -base64 24\` prints`
+    )
+  // Nobody is there to be asked for its passphrase when a drill is due.
+  if (identity !== undefined && isLockedKeyFile(identity))
+    throw new ConfigError(
+      'BACKUP_IDENTITY is a key file that a passphrase protects (not shown); it may be the private key in it (AGE-SECRET-KEY-1…), as `age -d <file>` prints it'
     )
   if (identity !== undefined && secretKeysOf(identity).length === 0)
     throw new ConfigError(

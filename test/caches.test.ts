@@ -201,7 +201,7 @@ for (const { backend, url } of backends) {
   })
 
   t.test(`${backend}: ages from before the load, and keeps nothing when off`, async (t) => {
-    const { caches } = await startNode(t, { ...setup(), localTtlMilliseconds: 60, sharedTtlSeconds: 1 })
+    const { caches, registry } = await startNode(t, { ...setup(), localTtlMilliseconds: 60, sharedTtlSeconds: 1 })
     const cache = caches.forTenant('main', unknown)
     const slow = () => sleep(70).then(() => 'slow')
     t.equal(await textOf(cache.read('inventory', 'x', slow)), 'slow')
@@ -210,6 +210,13 @@ for (const { backend, url } of backends) {
     t.equal(await textOf(cache.read('inventory', 'x', async () => 'again')), expected)
     await sleep(1_100)
     t.equal(await textOf(cache.read('inventory', 'x', async () => 'third')), 'third')
+
+    // Keys that name a version are asked for once; nobody would ever let go of them.
+    for (let version = 0; version < 20; version++) await cache.read('dashboard', `v${version}`, async () => 'figures')
+    await sleep(70)
+    await cache.read('dashboard', 'v20', async () => 'figures')
+    t.equal(caches.stats().keys, 1, 'what is too old to be answered is not held')
+    t.match(await registry.metrics(), /cache_invalidations_total\{cache="dashboard",reason="ttl"\} 20\n/)
 
     const off = await startNode(t, { ...setup(), enabled: false })
     const none = off.caches.forTenant('main', unknown)

@@ -4,7 +4,7 @@ import { once } from 'node:events'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { generateX25519Identity, identityToRecipient } from 'age-encryption'
+import { armor, Encrypter, generateX25519Identity, identityToRecipient } from 'age-encryption'
 import Sqlite from 'better-sqlite3'
 import pg from 'pg'
 import t from 'tap'
@@ -220,6 +220,26 @@ t.test('backups are made, listed, read and tried', async (t) => {
     code: 0,
     stdout: /^main is as it was at .*\nledger: 0 checked, all agree\n(.*\n)*what was there is kept as /
   })
+})
+
+t.test('a key file that a passphrase protects is refused, and the key in it is taken', async (t) => {
+  const identity = await generateX25519Identity()
+  const plain = `# created: 2026-11-26T09:00:00Z\n# public key: ${await identityToRecipient(identity)}\n${identity}\n`
+  const encrypter = new Encrypter()
+  encrypter.setPassphrase('four words out of many')
+  encrypter.setScryptWorkFactor(10)
+  const locked = await encrypter.encrypt(plain)
+  const file = join(temporaryFolder(t), 'key.age')
+  const env = { DATA_DIR: temporaryFolder(t), BACKUP_URL: temporaryFolder(t), BACKUP_IDENTITY_FILE: file }
+  // As `age -p` and as `age -p -a` write it.
+  for (const content of [locked, armor.encode(locked)]) {
+    writeFileSync(file, content)
+    const { code, stderr } = await runCommand(env, ['backup', 'list'])
+    t.equal(code, 2)
+    t.match(stderr, /^BACKUP_IDENTITY is a key file that a passphrase protects .*`age -d <file>` prints it\n$/)
+  }
+  writeFileSync(file, plain)
+  t.match(await runCommand(env, ['backup', 'list']), { code: 0, stdout: 'no backups\n' })
 })
 
 t.test('a copy on PostgreSQL is made, compared and let go', async (t) => {

@@ -2,6 +2,7 @@ import fc from 'fast-check'
 import t from 'tap'
 import { assertNoPeeking, evaluate, type Forecaster, naive2, product } from '../bench/forecast.js'
 import type { Dataset } from '../bench/forecast-data.js'
+import { closedPhases } from '../modules/forecasting/models/closed.js'
 import { blend, tabulate, weigh } from '../modules/forecasting/models/combine.js'
 import { forecastEach, rowOf } from '../modules/forecasting/models/ends.js'
 import {
@@ -176,6 +177,58 @@ t.test('censored periods are not zero demand', async (t) => {
     return output.mean.reduce((a, b) => a + b, 0)
   }
   t.ok(Math.abs(ask(holes, missing) / ask(full) - 1) < 0.05, 'within 5 % of the forecast without stock-outs')
+})
+
+t.test('weekdays on which nothing is ever sold are closed', async (t) => {
+  const noise = uniform(3)
+  const shop = (weeks: number, open: (i: number) => boolean) =>
+    Float64Array.from({ length: 7 * weeks }, (_, i) => (open(i) ? Math.round(40 + 10 * (i % 7) + 20 * noise()) : 0))
+  const values = shop(30, (i) => i % 7 !== 2 && i % 7 !== 6)
+  const input: ForecastInput = { values, frequency: 'day', horizon: 14 }
+  const output = forecast(input)
+  t.same(problemsOf(input, output), [])
+  const median = output.quantiles[output.levels.indexOf(0.5)]!
+  const sums = output.cumulativeQuantiles[output.levels.indexOf(0.9)]!
+  for (let k = 0; k < 14; k++) {
+    const closed = k % 7 === 2 || k % 7 === 6
+    t.equal(output.mean[k] === 0 && output.intervals[95].upper[k] === 0, closed, `day ${k}`)
+    if (closed) t.equal(sums[k], sums[k - 1], 'sums stand still')
+    else t.ok(median[k]! > 25 && output.mean[k]! > 25, 'the other days are not drawn down')
+  }
+  t.same(output.seasonalPeriods, [7], 'the week is a season')
+  const own = forecast({ ...input, values: values.filter((v) => v > 0), frequency: 5, horizon: 10 })
+  t.same(
+    Array.from(output.mean).filter((v) => v > 0),
+    Array.from(own.mean),
+    'the series of the open days'
+  )
+  t.ok(Math.abs(output.accuracy.mae - (5 / 7) * own.accuracy.mae) < 1e-9, 'errors are of all days')
+  t.equal(output.accuracy.wape, own.accuracy.wape)
+  t.same(Array.from(forecast({ ...input, values: values.slice(0, -5), horizon: 1 }).mean), [0], 'a closed day alone')
+  const [named] = forecast({ ...input, models: ['ses'] }).mean
+  t.ok(
+    named! > 0 && forecast({ ...input, models: ['ses'] }).mean[2] !== 0,
+    'a model named is given the series as it is'
+  )
+})
+
+t.test('what is idle by luck, seldom or no more is not closed', async (t) => {
+  const input = (values: Float64Array, missing?: Uint8Array): ForecastInput => ({
+    values,
+    frequency: 'day',
+    horizon: 7,
+    ...(missing ? { missing } : {})
+  })
+  const days = (f: (i: number) => number) => Float64Array.from({ length: 140 }, (_, i) => f(i))
+  const saturdays = days((i) => (i % 7 === 3 ? 0 : 5 + (i % 4)))
+  t.same(closedPhases(input(saturdays), 7)?.indexOf(true), 3)
+  t.equal(closedPhases(input(saturdays.map((v, i) => (i === 136 ? 1 : v))), 7), undefined, 'open again')
+  t.equal(closedPhases(input(saturdays.slice(0, 55)), 7), undefined, 'eight weeks are not known')
+  t.same(closedPhases(input(saturdays.map((v, i) => (i === 52 ? 1 : v))), 7)?.indexOf(true), 3, 'closed since')
+  t.equal(closedPhases(input(days((i) => (i % 17 === 0 ? 3 : 0))), 7), undefined, 'seldom asked for')
+  t.equal(closedPhases(input(days(() => 0)), 7), undefined, 'never asked for')
+  const unknown = Uint8Array.from({ length: 140 }, (_, i) => (i % 7 === 3 && i > 40 ? 1 : 0))
+  t.equal(closedPhases(input(saturdays, unknown), 7), undefined, 'without stock is not closed')
 })
 
 t.test('selection is honest', async (t) => {

@@ -372,22 +372,25 @@ export function createForecastStore(db: Kysely<ForecastingTables>) {
 
 export type ForecastStore = ReturnType<typeof createForecastStore>
 
-interface DailyMean {
-  item_code: string
-  daily_mean: number
-}
-const readDailyMeans = prepared<{ codes: string }, DailyMean>((root, slot) => {
+/** Pairs in one text: as rows, what the driver makes of them costs several times the query. */
+const readDailyMeans = prepared<{ codes: string }, { means: string | null }>((root, slot) => {
   // One parameter: binding each code apart costs more than the answer.
-  const codes = isPostgres(root)
-    ? sql`select jsonb_array_elements_text(${slot('codes')}::jsonb)`
-    : sql`select value from json_each(${slot('codes')})`
-  return sql<DailyMean>`
-    select item_code, daily_mean from ${sql.table('ai_forecasts')}
-    where item_code in (${codes}) order by item_code, frequency desc`
+  const asked = isPostgres(root)
+    ? sql`jsonb_array_elements_text(${slot('codes')}::jsonb) as j(value)`
+    : sql`json_each(${slot('codes')}) as j`
+  const pairs = isPostgres(root)
+    ? sql`json_agg(json_build_array(item_code, mean))::text`
+    : sql`json_group_array(json_array(item_code, mean))`
+  // Materialized, or the mean is looked for once to see whether there is one and once to show it.
+  return sql`
+    with found as materialized (select j.value as item_code, (select daily_mean from ${sql.table('ai_forecasts')} as f
+      where f.item_code = j.value order by f.frequency limit 1) as mean from ${asked})
+    select ${pairs} as means from found where mean is not null`
 })
 
 /** Mean forecast per day: the weekly one where no daily one was trained. */
 export async function dailyMeans(root: Kysely<unknown>, itemCodes: readonly string[]): Promise<Map<string, number>> {
   const { rows } = await root.executeQuery(readDailyMeans(root, { codes: JSON.stringify(itemCodes) }))
-  return new Map(rows.map((row) => [row.item_code, row.daily_mean]))
+  const means: [string, number][] = JSON.parse(rows[0]?.means ?? '[]')
+  return new Map(means)
 }

@@ -67,7 +67,7 @@ export async function listItems(root: Kysely<unknown>, query: ItemQuery, planner
   const plan = await planner(root, order, values)
   const { rows } = await root.executeQuery(preparedList(plan)(root, values))
   return {
-    rows: rows.flatMap(rowsOf),
+    rows: rows[0] === undefined ? [] : rowsOf(rows[0]),
     cursorOf: (row: ListedItem) => encodeCursor(purpose, keyOf(row))
   }
 }

@@ -2,7 +2,7 @@ import { type Kysely, type RawBuilder, sql } from 'kysely'
 import { isPostgres } from '../../migrations/columns.js'
 import { fromMicros, MICROS, proportionMicros } from '../../schemas/decimal.js'
 import type { ItemRow, StockStatus, Tracking } from '../../schemas/inventory.js'
-import { type JsonBytes, readIntegers } from './json-bytes.js'
+import { IntegerReader, type JsonBytes } from './json-bytes.js'
 import type { InventoryTables } from './tables.js'
 
 export interface ItemWithStock {
@@ -107,21 +107,20 @@ const NUMBERS = ['i.id', 't.on_hand', 't.reserved', 't.value', 'i.reorder_point'
 /** JSON holds no such character unescaped. */
 const SEPARATOR = '\u001e'
 const SEPARATOR_BYTE = 0x1e
-const BRACKET = '['.charCodeAt(0)
 const QUOTE = '"'.charCodeAt(0)
 const BACKSLASH = '\\'.charCodeAt(0)
 /** The code is what a face begins with. */
 const CODE_AT = '{"itemCode":"'.length
 
-/** A row of `itemRows` as one text: the object of its face, then the array of its numbers. */
+/** A row of `itemRows` as one text: the array of its numbers, then the object of its face. */
 export function rowText(root: Kysely<unknown>) {
   const numbers = sql.join(NUMBERS.map((column) => sql.ref(column)))
   if (isPostgres(root)) {
     const fields = Object.entries(FACE).map(([field, column]) => sql`${sql.ref(column)} as ${sql.ref(field)}`)
-    return sql<string>`(select row_to_json(f)::text from (select ${sql.join(fields)}) f) || json_build_array(${numbers})::text`
+    return sql<string>`json_build_array(${numbers})::text || (select row_to_json(f)::text from (select ${sql.join(fields)}) f)`
   }
   const fields = Object.entries(FACE).flatMap(([field, column]) => [sql.lit(field), sql.ref(column)])
-  return sql<string>`json_object(${sql.join(fields)}) || json_array(${numbers})`
+  return sql<string>`json_array(${numbers}) || json_object(${sql.join(fields)})`
 }
 
 /** Gathers the texts of `page`, which come in order, into one. */
@@ -135,16 +134,22 @@ export function rowsOf({ page }: Page): ListedItem[] {
   if (page === null) return []
   const within = typeof page === 'string' ? Buffer.from(page) : page
   const rows: ListedItem[] = []
-  for (let from = 0; from < within.length; ) {
+  const numbers = new IntegerReader(within, 0)
+  while (numbers.at < within.length) {
+    numbers.at++
+    const id = numbers.required('id')
+    const on_hand = numbers.required('on_hand')
+    const reserved = numbers.required('reserved')
+    const value = numbers.required('value')
+    const reorder_point = numbers.next()
+    const par_level = numbers.next()
+    const unit_cost = numbers.next()
+    const from = numbers.at
     const separator = within.indexOf(SEPARATOR_BYTE, from)
-    const end = separator === -1 ? within.length : separator
-    const to = within.lastIndexOf(BRACKET, end - 1)
-    const numbers = readIntegers(within, to)
-    const [id, on_hand, reserved, value, reorder_point = null, par_level = null, unit_cost = null] = numbers
-    if (id == null || on_hand == null || reserved == null || value == null) throw new Error('a row without its amounts')
-    const amounts = { on_hand, reserved, value, reorder_point, par_level, unit_cost }
-    rows.push({ id, code: codeAt(within, from + CODE_AT), face: { within, from, to }, ...amounts })
-    from = end + 1
+    const to = separator === -1 ? within.length : separator
+    const code = codeAt(within, from + CODE_AT)
+    rows.push({ id, code, face: { within, from, to }, on_hand, reserved, value, reorder_point, par_level, unit_cost })
+    numbers.at = to + 1
   }
   return rows
 }

@@ -102,31 +102,47 @@ export function writeJson(write: (out: JsonBytes) => void): Buffer {
   return shared.written()
 }
 
-const NINE = 0x39
+const SPACE = ' '.charCodeAt(0)
 const MINUS = '-'.charCodeAt(0)
-const NULL_LENGTH = 'null'.length
-const END = ']'.charCodeAt(0)
+const NULL = 'n'.charCodeAt(0)
+const NULL_REST = 'ull,'.length
 
 /**
- * A JSON array of integers and nulls that begins at a place in a text: as bytes, since the text around it would have to be decoded and
- * cut out first.
- * @param from where its bracket is
+ * Reads a JSON array of integers and nulls, one by one, that stands somewhere in a text: as bytes, since the text around it would have
+ * to be decoded and cut out first, and without making an array of them.
  */
-export function readIntegers(bytes: Buffer, from: number): (number | null)[] {
-  const integers: (number | null)[] = []
-  let at = from + 1
-  while (at < bytes.length && bytes[at] !== END) {
-    const first = bytes[at] ?? END
-    if (first === MINUS || (first >= ZERO && first <= NINE)) {
-      let integer = 0
-      if (first === MINUS) at++
-      for (let digit = bytes[at] ?? END; digit >= ZERO && digit <= NINE; digit = bytes[++at] ?? END)
-        integer = integer * 10 + (digit - ZERO)
-      integers.push(first === MINUS ? -integer : integer)
-    } else if (first === 'n'.charCodeAt(0)) {
-      integers.push(null)
-      at += NULL_LENGTH
-    } else at++
+export class IntegerReader {
+  /**
+   * @param bytes as databases write them: at most a space behind each comma
+   * @param at behind the bracket that opens the array; after the last integer, behind the one that closes it
+   */
+  constructor(
+    readonly bytes: Buffer,
+    public at: number
+  ) {}
+
+  next(): number | null {
+    const { bytes } = this
+    let { at } = this
+    let byte = bytes[at++] ?? 0
+    if (byte === SPACE) byte = bytes[at++] ?? 0
+    if (byte === NULL) {
+      this.at = at + NULL_REST
+      return null
+    }
+    const negative = byte === MINUS
+    if (negative) byte = bytes[at++] ?? 0
+    let integer = 0
+    // What ends an integer, a comma or a bracket, is no digit and is passed as well.
+    for (; byte >= ZERO && byte < ZERO + 10; byte = bytes[at++] ?? 0) integer = integer * 10 + (byte - ZERO)
+    this.at = at
+    return negative ? -integer : integer
   }
-  return integers
+
+  /** @throws Error when it is null */
+  required(name: string): number {
+    const integer = this.next()
+    if (integer === null) throw new Error(`a row without its ${name}`)
+    return integer
+  }
 }

@@ -365,15 +365,21 @@ async function netChanges(
   return new Map(rows.map(({ itemId, change }) => [itemId, Number(change)]))
 }
 
-/** One statement for each of the three things kept beside the moves: balances, on hand and value of an item. */
+/**
+ * The three things kept beside the moves: balances, on hand and value of an item. Moves between the same two accounts are summed
+ * before anything is joined to them, which takes less than half of the time.
+ */
 async function compareChunk(root: Kysely<unknown>, after: number, upTo: number): Promise<Mismatch[]> {
   const { rows } = await sql<{ itemCode: string; what: string; stored: number; recomputed: number }>`
-    with ends as (
-      select m.item_id, m.to_account as account, m.quantity, m.value from ${sql.table('stock_moves')} as m
-        where m.item_id > ${after} and m.item_id <= ${upTo}
+    with pairs as (
+      select m.item_id, m.from_account, m.to_account, sum(m.quantity) as quantity, sum(m.value) as value
+      from ${sql.table('stock_moves')} as m
+      where m.item_id > ${after} and m.item_id <= ${upTo}
+      group by m.item_id, m.from_account, m.to_account
+    ), ends as (
+      select item_id, to_account as account, quantity, value from pairs
       union all
-      select m.item_id, m.from_account, -m.quantity, -m.value from ${sql.table('stock_moves')} as m
-        where m.item_id > ${after} and m.item_id <= ${upTo}
+      select item_id, from_account, -quantity, -value from pairs
     ), sums as (
       select e.item_id, e.account, sum(e.quantity) as quantity, sum(e.value) as value
       from ends as e

@@ -118,6 +118,10 @@ export class Keyring {
   }
 }
 
+/** A key file that is encrypted itself, as `age-keygen | age -p` makes one, with `-a` or without. */
+export const isLockedKeyFile = (text: string): boolean =>
+  /^\s*(age-encryption\.org\/v1\n|-----BEGIN AGE ENCRYPTED FILE-----)/.test(text)
+
 export const secretKeysOf = (text: string): string[] => text.match(/AGE-SECRET-KEY-(?:PQ-)?1[0-9A-Z]+/g) ?? []
 
 function noKey({ passphrase, recipients = [] }: ArchiveKeys, refused: number): string {

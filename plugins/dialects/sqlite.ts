@@ -144,8 +144,8 @@ function openFile(path: string, events: DatabaseEvents, synchronous: Synchronous
   const reader = connect(path, synchronous)
   reader.pragma('query_only = ON')
   const log = observe(events, explainOn(reader))
-  const writerDb = new Kysely<unknown>({ dialect: new Dialect(writer), log, plugins: PLUGINS })
-  const readerDb = new Kysely<unknown>({ dialect: new Dialect(reader), log, plugins: PLUGINS })
+  const writerDb = new Kysely<unknown>({ dialect: new Dialect(writer, Driver), log, plugins: PLUGINS })
+  const readerDb = new Kysely<unknown>({ dialect: new Dialect(reader, ReaderDriver), log, plugins: PLUGINS })
   const exclusive = mutex()
   const dataVersion = writer.prepare('pragma data_version').pluck()
   const freePages = reader.prepare('pragma freelist_count').pluck()
@@ -196,8 +196,8 @@ function connect(path: string, synchronous: Synchronous): Sqlite.Database {
   // Pages that many transactions touch are written back once: a checkpoint costs two fsyncs and every page it moves.
   db.pragma(`wal_autocheckpoint = ${CHECKPOINT_PAGES}`)
   db.pragma('temp_store = MEMORY')
+  // No mmap_size: with a write-ahead log, a mapped page is looked up and set up anew at every use, a cached one only once.
   db.pragma('cache_size = -32000')
-  db.pragma('mmap_size = 268435456')
   return db
 }
 
@@ -227,6 +227,16 @@ class Driver extends SqliteDriver {
   }
 }
 
+/** Each read is a call of its own, begun and ended at once, so all share the connection; in a queue, every one wakes all that wait. */
+class ReaderDriver extends Driver {
+  #connection: Promise<DatabaseConnection> | undefined
+  override acquireConnection(): Promise<DatabaseConnection> {
+    this.#connection ??= super.acquireConnection()
+    return this.#connection
+  }
+  override async releaseConnection(): Promise<void> {}
+}
+
 /** Kysely assumes that SQLite cannot undo DDL; it can, and a failed migration must not stay half applied. */
 class TransactionalDdlAdapter extends SqliteAdapter {
   override get supportsTransactionalDdl(): boolean {
@@ -236,13 +246,15 @@ class TransactionalDdlAdapter extends SqliteAdapter {
 
 class Dialect extends SqliteDialect {
   readonly #database: ReturnType<typeof withStatementCache>
-  constructor(db: Sqlite.Database) {
+  readonly #driver: typeof Driver
+  constructor(db: Sqlite.Database, driver: typeof Driver) {
     const database = withStatementCache(db)
     super({ database })
     this.#database = database
+    this.#driver = driver
   }
   override createDriver(): Driver {
-    return new Driver({ database: this.#database })
+    return new this.#driver({ database: this.#database })
   }
   override createAdapter(): TransactionalDdlAdapter {
     return new TransactionalDdlAdapter()

@@ -1,3 +1,4 @@
+import { closedPhases, onlyOpen, openSeasons, withClosed } from './closed.js'
 import { blendSteps, combineRolled, medianShare, tabulate, weigh } from './combine.js'
 import { withFactors } from './factors.js'
 import { type Judged, judgeByCounts, judgeByErrors } from './judge.js'
@@ -5,6 +6,7 @@ import { LEVELS } from './levels.js'
 import { DEFAULT_MEMBERS, POOL, SLOW_MODELS, SPARSE_MEMBERS } from './pool.js'
 import { check, type Prepared, prepare } from './prepare.js'
 import { hold, planOrigins, type RollingPlan, roll } from './rolling.js'
+import { candidatePeriods } from './series.js'
 import { type ForecastInput, ForecastInputError, type ForecastOutput, type ModelName, type Reason } from './types.js'
 
 export { COVERAGES, type Intervals, LEVELS } from './levels.js'
@@ -174,10 +176,24 @@ export interface Contest {
  */
 export function contest(input: ForecastInput): Contest {
   check(input)
-  const prepared = prepare(input)
-  const floor = input.nonNegative === false ? Number.NEGATIVE_INFINITY : 0
   const asked = input.models?.filter((model) => model !== 'combination') ?? []
   requireLoaded(asked)
+  const periods = candidatePeriods(input.frequency)
+  // who names a model gets that model, of the series as it is
+  const closed = asked.length === 0 ? closedPhases(input, periods[0] ?? 1) : undefined
+  if (!closed) return contestOf(input, asked, periods)
+  const open = onlyOpen(input, closed, periods)
+  const { baseline, challenger, challengerServes } = contestOf(open.input, asked, openSeasons(open))
+  return {
+    baseline: withClosed(baseline, open),
+    challenger: challenger && withClosed(challenger, open),
+    challengerServes
+  }
+}
+
+function contestOf(input: ForecastInput, asked: readonly ModelName[], periods: readonly number[]): Contest {
+  const prepared = prepare(input, periods)
+  const floor = input.nonNegative === false ? Number.NEGATIVE_INFINITY : 0
   const slow = asked.some((model) => SLOW_MODELS.includes(model))
   const plan = planOrigins(prepared.y.length, input.horizon, slow ? SLOW_ORIGINS : MAX_ORIGINS, slow ? 1 : REFITS)
   const { factors } = prepared.context

@@ -1,6 +1,6 @@
 import { type CountMixture, fitCounts } from './counts.js'
 import { Factors } from './factors.js'
-import { candidatePeriods, classifyDemand, fillMissing, firstActive, isSeasonal } from './series.js'
+import { classifyDemand, fillMissing, firstActive, isSeasonal } from './series.js'
 import type { DemandClass, FitContext, ForecastInput, Reason } from './types.js'
 import { ForecastInputError, MODEL_NAMES } from './types.js'
 
@@ -81,11 +81,13 @@ function rememberedCounts(y: Float64Array): (n: number) => CountMixture {
   }
 }
 
-/** Makes a checked input ready for the models. */
-export function prepare(input: ForecastInput): Prepared {
+/**
+ * Makes a checked input ready for the models.
+ * @param candidates seasons to look for, shortest first
+ */
+export function prepare(input: ForecastInput, candidates: readonly number[]): Prepared {
   const { values, horizon, frequency } = input
   const missing = input.missing ?? new Uint8Array(values.length)
-  const candidates = candidatePeriods(frequency)
   const filled = missing.includes(1) ? fillMissing(values, missing, candidates[0] ?? 1) : values.slice()
   const window = Math.min(MAX_WINDOW, Math.max(MIN_WINDOW, SEASONS_KEPT * (candidates.at(-1) ?? 0) + horizon))
   const first = Math.max(firstActive(filled, Math.max(12, 2 * horizon)), filled.length - window)
