@@ -1,10 +1,18 @@
+/** How many may wait, and what the next one is told. */
+interface Line {
+  readonly max: number
+  refuse(): Error
+}
+
 /** Runs what it is given, at most so many at once and in the order given. */
-export function atMost(limit: number): <R>(work: () => Promise<R>) => Promise<R> {
+export function atMost(limit: number, line?: Line): <R>(work: () => Promise<R>) => Promise<R> {
   const waiting: (() => void)[] = []
   let running = 0
   return async (work) => {
-    if (running >= limit) await new Promise<void>((resolve) => void waiting.push(resolve))
-    else running++
+    if (running >= limit) {
+      if (line !== undefined && waiting.length >= line.max) throw line.refuse()
+      await new Promise<void>((resolve) => void waiting.push(resolve))
+    } else running++
     try {
       return await work()
     } finally {

@@ -8,7 +8,7 @@ import type { Portability } from './portable/types.js'
 
 export type { TokenClaims, TokenUse } from '../schemas/common.js'
 export type * from './archive/types.js'
-export { forEachOf } from './at-most.js'
+export { atMost, forEachOf } from './at-most.js'
 export { agentOf } from './audit.js'
 export { csvCell } from './csv.js'
 export { decodeCursor, encodeCursor, pageOf } from './cursor.js'

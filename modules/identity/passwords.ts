@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { hash, hashRaw, parseOptions, verify } from '@node-rs/argon2'
+import { atMost } from '../../plugins/contracts.js'
 import { HashingBusy } from './errors.js'
 import { normalizePassword } from './password-rules.js'
 
@@ -24,7 +25,11 @@ export interface PasswordHasher {
 
 /** @param observe is told the seconds that each call took, waiting included */
 export function createPasswordHasher(observe: (seconds: number) => void = () => {}): PasswordHasher {
-  const inTurn = queue(observe)
+  const turn = atMost(CONCURRENT_MAX, { max: WAITING_MAX, refuse: () => new HashingBusy({ retryAfterSeconds: 2 }) })
+  const inTurn = <R>(work: () => Promise<R>): Promise<R> => {
+    const askedAt = performance.now()
+    return turn(() => work().finally(() => observe((performance.now() - askedAt) / 1000)))
+  }
   let dummy: Promise<string> | undefined
   return {
     hash: (password) => inTurn(() => hash(normalizePassword(password), COST)),
@@ -40,26 +45,5 @@ export function createPasswordHasher(observe: (seconds: number) => void = () => 
     },
     fingerprint: async (password, salt) =>
       (await inTurn(() => hashRaw(normalizePassword(password), { ...COST, salt }))).toString('base64url')
-  }
-}
-
-function queue(observe: (seconds: number) => void) {
-  const waiting: (() => void)[] = []
-  let running = 0
-  return async <R>(work: () => Promise<R>): Promise<R> => {
-    const startedAt = performance.now()
-    if (running >= CONCURRENT_MAX) {
-      if (waiting.length >= WAITING_MAX) throw new HashingBusy({ retryAfterSeconds: 2 })
-      await new Promise<void>((resolve) => waiting.push(resolve))
-    } else running++
-    try {
-      return await work()
-    } finally {
-      // The place goes to the next in line; nobody else can take it in between.
-      const next = waiting.shift()
-      if (next === undefined) running--
-      else next()
-      observe((performance.now() - startedAt) / 1000)
-    }
   }
 }

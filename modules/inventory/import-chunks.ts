@@ -5,6 +5,7 @@ import {
   itemRow,
   type MovementRow,
   movementRow,
+  type RawRow,
   type ReadOptions,
   RowError,
   readRows
@@ -18,39 +19,30 @@ export interface Group {
   readonly rows: readonly MovementRow[]
 }
 
-export async function* readItems(
-  path: string,
-  options: ReadOptions,
-  refuse: (error: RowError) => void,
-  count: (rows: number) => void
-): AsyncGenerator<ItemImportRow> {
-  for await (const raw of readRows(path, options)) {
-    count(1)
-    const row = attempt(() => itemRow(raw), refuse)
-    if (row !== undefined) yield row
-  }
+/** What does not count as read is given to `refuse`. */
+export interface Heard {
+  refuse(error: RowError): void
+  count(rows: number): void
 }
 
-export async function* readMovements(
-  path: string,
-  options: ReadOptions,
-  refuse: (error: RowError) => void,
-  count: (rows: number) => void
-): AsyncGenerator<MovementRow> {
+export const readItems = (path: string, options: ReadOptions, heard: Heard): AsyncGenerator<ItemImportRow> =>
+  readEach(path, options, itemRow, heard)
+
+export const readMovements = (path: string, options: ReadOptions, heard: Heard): AsyncGenerator<MovementRow> =>
+  readEach(path, options, (raw) => movementRow(raw, options.type), heard)
+
+async function* readEach<R>(path: string, options: ReadOptions, read: (raw: RawRow) => R, { refuse, count }: Heard) {
   for await (const raw of readRows(path, options)) {
     count(1)
-    const row = attempt(() => movementRow(raw, options.type), refuse)
-    if (row !== undefined) yield row
-  }
-}
-
-function attempt<R>(read: () => R, refuse: (error: RowError) => void): R | undefined {
-  try {
-    return read()
-  } catch (error) {
-    if (!(error instanceof RowError)) throw error
-    refuse(error)
-    return undefined
+    let row: R
+    try {
+      row = read(raw)
+    } catch (error) {
+      if (!(error instanceof RowError)) throw error
+      refuse(error)
+      continue
+    }
+    yield row
   }
 }
 

@@ -14,7 +14,7 @@ import type { ImportError, ImportKind, ImportReport, ImportRun } from '../../sch
 import { type Author, Book, type Draft } from './book.js'
 import type { Context } from './context.js'
 import { ImportLost, ImportNotFound, ImportNotUndoable, ItemNotFound } from './errors.js'
-import { chunksOf, groupChunks, readAhead, readItems, readMovements, touchedBy } from './import-chunks.js'
+import { chunksOf, groupChunks, type Heard, readAhead, readItems, readMovements, touchedBy } from './import-chunks.js'
 import { applyItemRows, rehearseItemRows, undoItemChanges } from './import-items.js'
 import { type MovementRow, type ReadOptions, RowError } from './import-reader.js'
 import { createImportStore } from './import-store.js'
@@ -55,18 +55,21 @@ export async function rehearse(
   const author = { actor: 'rehearsal', requestId: 'rehearsal' }
   const book = new Book(createLedgerStore(tenant.db), { lock: false })
   const known = new Map<string, boolean>()
-  const count = (rows: number) => {
-    report.rows += rows
+  const heard: Heard = {
+    refuse,
+    count: (rows) => {
+      report.rows += rows
+    }
   }
   if (options.kind === 'items') {
-    for await (const rows of chunksOf(readItems(path, options, refuse, count), CHUNK_LINES)) {
+    for await (const rows of chunksOf(readItems(path, options, heard), CHUNK_LINES)) {
       const outcome = await rehearseItemRows(tenant, rows, known, refuse)
       report.created += outcome.created
       report.updated += outcome.updated
       if (rejected > ERRORS_MAX) break
     }
   } else {
-    for await (const groups of groupChunks(readMovements(path, options, refuse, count), CHUNK_LINES)) {
+    for await (const groups of groupChunks(readMovements(path, options, heard), CHUNK_LINES)) {
       await book.load(...touchedBy(groups))
       for (const group of groups) {
         const refused = group.rows
@@ -187,8 +190,12 @@ interface Posting {
   readonly author: Author
 }
 
-const never = (error: RowError) => {
-  throw error
+/** Every row was read before, in the rehearsal. */
+const REHEARSED: Heard = {
+  refuse: (error) => {
+    throw error
+  },
+  count: () => {}
 }
 
 async function postMovements(
@@ -199,7 +206,7 @@ async function postMovements(
 ): Promise<void> {
   const { tenant, signal } = job
   const server = isPostgres(tenant.db)
-  const rows = readMovements(posting.path, posting.options, never, () => {})
+  const rows = readMovements(posting.path, posting.options, REHEARSED)
   const chunks = readAhead(groupChunks(rows, server ? SERVER_CHUNK_LINES : CHUNK_LINES))
   // Reading keeps the processor until it is done, so it begins when the server has something to do.
   const readOn = async () => {
@@ -237,10 +244,7 @@ async function postItems(
   report: ImportReport
 ): Promise<void> {
   const { tenant, signal } = job
-  for await (const rows of chunksOf(
-    readItems(posting.path, posting.options, never, () => {}),
-    CHUNK_LINES
-  )) {
+  for await (const rows of chunksOf(readItems(posting.path, posting.options, REHEARSED), CHUNK_LINES)) {
     signal.throwIfAborted()
     const last = rows.at(-1)?.row ?? 0
     if (last <= posting.from) continue

@@ -52,9 +52,9 @@ export const matched = (values: Partial<Values>): RawBuilder<string> =>
     : sql`(select '"' || ${sql.raw(categoryMark('c.id'))} || '" AND ' from (select ${categoryId()} as id) as c) || ${slot('q')}`
 
 type Probe = Prepared<Partial<Values>, { items: number }>
-/** At most `limit`, which is one more than counts as few. */
+/** At most `limit`, which is one more than counts as few; SQLite would prepare anew for each value of a bare parameter. */
 const probe = (source: RawBuilder<unknown>): Probe =>
-  prepared(() => sql`select count(*) as items from (select 1 from ${source} limit ${slot('limit')}) as few`)
+  prepared(() => sql`select count(*) as items from (select 1 from ${source} limit ${slot('limit')} + 0) as few`)
 const PROBES: Record<Filter, Probe> = {
   status: probe(sql`${sql.table('item_totals')} where status = ${slot('status')}`),
   category: probe(sql`${sql.table('items')} where category_id = ${categoryId()}`),

@@ -17,10 +17,12 @@ import {
   CompiledQuery,
   type DatabaseConnection,
   Kysely,
+  type LimitNode,
   type LogEvent,
   SqliteAdapter,
   SqliteDialect,
-  SqliteDriver
+  SqliteDriver,
+  SqliteQueryCompiler
 } from 'kysely'
 import { LRUCache } from 'lru-cache'
 import type { TransactOptions } from '../contracts.js'
@@ -244,6 +246,14 @@ class TransactionalDdlAdapter extends SqliteAdapter {
   }
 }
 
+/** The value of a bare parameter would be looked at to plan with, and so each time one is bound the statement is prepared anew. */
+class QueryCompiler extends SqliteQueryCompiler {
+  protected override visitLimit(node: LimitNode): void {
+    super.visitLimit(node)
+    this.append(' + 0')
+  }
+}
+
 class Dialect extends SqliteDialect {
   readonly #database: ReturnType<typeof withStatementCache>
   readonly #driver: typeof Driver
@@ -255,6 +265,9 @@ class Dialect extends SqliteDialect {
   }
   override createDriver(): Driver {
     return new this.#driver({ database: this.#database })
+  }
+  override createQueryCompiler(): QueryCompiler {
+    return new QueryCompiler()
   }
   override createAdapter(): TransactionalDdlAdapter {
     return new TransactionalDdlAdapter()
