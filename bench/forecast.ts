@@ -26,6 +26,8 @@ import { printVolume } from './forecast-volume.js'
 export interface Forecasted {
   mean: ArrayLike<number>
   quantiles?: readonly ArrayLike<number>[]
+  /** of the running sums */
+  cumulativeQuantiles?: readonly ArrayLike<number>[]
   intervals?: Intervals
   servesBaseline?: boolean
 }
@@ -53,6 +55,8 @@ export interface Scores {
   coverage: Record<80 | 90 | 95, number>
   /** the same of quantiles that split the chance of a value that many periods share */
   randomised: Record<80 | 90 | 95, number>
+  /** the latter for the sum of the whole horizon */
+  ofSums: Record<80 | 90 | 95, number>
   baselines: number
   /** of processor, a series */
   milliseconds: number
@@ -135,12 +139,13 @@ export function evaluate(set: Dataset, label: string, forecaster: Forecaster): S
   const more = { rmsse: 0, gap: 0, zeros: 0, steps: 0 }
   const inside = { 80: 0, 90: 0, 95: 0 }
   const fairly = { 80: 0, 90: 0, 95: 0 }
+  const sums = { 80: 0, 90: 0, 95: 0 }
   let baselines = 0
   let milliseconds = 0
   set.cases.forEach((one, i) => {
     if (i % 10 === 0) progress(`${set.name}, ${label}: ${i} of ${set.cases.length}`)
     const started = process.cpuUsage()
-    const { mean, quantiles, intervals, servesBaseline } = ask(forecaster, set, one)
+    const { mean, quantiles, cumulativeQuantiles, intervals, servesBaseline } = ask(forecaster, set, one)
     const { user, system } = process.cpuUsage(started)
     milliseconds += (user + system) / 1000
     if (servesBaseline) baselines++
@@ -172,6 +177,12 @@ export function evaluate(set: Dataset, label: string, forecaster: Forecaster): S
         fairly[coverage] += randomisedInside(actual, k, quantiles, coverage)
       }
     }
+    if (cumulativeQuantiles) {
+      const needed = one.test.reduce((a, b) => a + b, 0)
+      for (const coverage of COVERAGES) {
+        sums[coverage] += randomisedInside(needed, one.test.length - 1, cumulativeQuantiles, coverage)
+      }
+    }
     total.error += error
     total.sum += Math.abs(gap)
     more.gap += gap
@@ -183,6 +194,7 @@ export function evaluate(set: Dataset, label: string, forecaster: Forecaster): S
   })
   progress('')
   const percent = (count: number): number => (100 * count) / total.points
+  const ofCases = (count: number): number => (100 * count) / set.cases.length
   return {
     mase: total.mase / total.scaled,
     rmsse: more.rmsse / total.scaled,
@@ -195,6 +207,7 @@ export function evaluate(set: Dataset, label: string, forecaster: Forecaster): S
     pinball: total.pinball / total.scaled,
     coverage: { 80: percent(inside[80]), 90: percent(inside[90]), 95: percent(inside[95]) },
     randomised: { 80: percent(fairly[80]), 90: percent(fairly[90]), 95: percent(fairly[95]) },
+    ofSums: { 80: ofCases(sums[80]), 90: ofCases(sums[90]), 95: ofCases(sums[95]) },
     baselines,
     milliseconds: milliseconds / set.cases.length
   }
@@ -249,7 +262,7 @@ function printTable(set: Dataset, rows: readonly Row[], goals: string): void {
   const reference = rows.find(({ label }) => label === 'naive2')!.scores
   console.log(`\n${set.name}: ${set.cases.length} forecasts, horizon ${set.horizon}${goals && ` · goal ${goals}`}`)
   console.log(
-    `${''.padEnd(18)}${['MASE', 'RMSSE', 'sMAPE', 'OWA', 'WAPE', 'sum WAPE', 'bias', 'MAPE', 'pinball', 'cov 80', 'cov 90', 'cov 95', 'rnd 80', 'rnd 90', 'rnd 95', 'ms'].map((h) => h.padStart(9)).join('')}`
+    `${''.padEnd(18)}${['MASE', 'RMSSE', 'sMAPE', 'OWA', 'WAPE', 'sum WAPE', 'bias', 'MAPE', 'pinball', 'cov 80', 'cov 90', 'cov 95', 'rnd 80', 'rnd 90', 'rnd 95', 'sum 80', 'sum 90', 'sum 95', 'ms'].map((h) => h.padStart(9)).join('')}`
   )
   for (const { label, scores: s } of rows) {
     const owa = (s.mase / reference.mase + s.smape / reference.smape) / 2
@@ -257,7 +270,9 @@ function printTable(set: Dataset, rows: readonly Row[], goals: string): void {
     cells.push(cell(s.bias, 1), cell(s.mape, 1))
     cells.push(s.coverage[80] >= 0 ? cell(s.pinball, 4) : cell(Number.NaN))
     cells.push(cell(s.coverage[80], 1), cell(s.coverage[90], 1), cell(s.coverage[95], 1))
-    cells.push(cell(s.randomised[80], 1), cell(s.randomised[90], 1), cell(s.randomised[95], 1), cell(s.milliseconds))
+    cells.push(cell(s.randomised[80], 1), cell(s.randomised[90], 1), cell(s.randomised[95], 1))
+    const sums = s.coverage[80] >= 0 ? s.ofSums : { 80: Number.NaN, 90: Number.NaN, 95: Number.NaN }
+    cells.push(cell(sums[80], 1), cell(sums[90], 1), cell(sums[95], 1), cell(s.milliseconds))
     console.log(label.padEnd(18) + cells.join('') + (s.baselines > 0 ? `  baseline served ${s.baselines}` : ''))
   }
 }

@@ -12,10 +12,12 @@ import {
   ForecastInputError,
   type ForecastOutput,
   forecast,
+  LEVELS,
   loadModels,
   MODEL_NAMES,
   type ModelName
 } from '../modules/forecasting/models/index.js'
+import { learnErrors, spread, weightedShape } from '../modules/forecasting/models/intervals.js'
 import { POOL } from '../modules/forecasting/models/pool.js'
 import { decompose } from '../modules/forecasting/models/seasons.js'
 import { fillMissing, isSeasonal } from '../modules/forecasting/models/series.js'
@@ -205,6 +207,17 @@ t.test('weekdays on which nothing is ever sold are closed', async (t) => {
   t.ok(Math.abs(output.accuracy.mae - (5 / 7) * own.accuracy.mae) < 1e-9, 'errors are of all days')
   t.equal(output.accuracy.wape, own.accuracy.wape)
   t.same(Array.from(forecast({ ...input, values: values.slice(0, -5), horizon: 1 }).mean), [0], 'a closed day alone')
+  const days = Float64Array.from({ length: values.length + 14 }, (_, i) => (i % 31 === 4 ? 1 : 0))
+  const known = { values: days, event: true }
+  const [ahead] = forecast({ ...input, factors: [known] }).mean
+  t.ok(ahead! > 25, 'factors keep to the days they fall on')
+  const alone = {
+    ...input,
+    values: values.slice(0, -5),
+    horizon: 1,
+    factors: [{ ...known, values: days.slice(0, -18) }]
+  }
+  t.same(Array.from(forecast(alone).mean), [0])
   const [named] = forecast({ ...input, models: ['ses'] }).mean
   t.ok(
     named! > 0 && forecast({ ...input, models: ['ses'] }).mean[2] !== 0,
@@ -231,6 +244,33 @@ t.test('what is idle by luck, seldom or no more is not closed', async (t) => {
   t.equal(closedPhases(input(saturdays, unknown), 7), undefined, 'without stock is not closed')
 })
 
+t.test('intervals of short and of jumping series', async (t) => {
+  const origins = Int32Array.from({ length: 10 }, (_, o) => 10 + o)
+  const plan = { origins, refits: Int32Array.of(0), horizon: 1 }
+  const errors = [1, -2, 3, -1, 9, -3, 2, -4, 1, -2]
+  const y = Float64Array.from({ length: 20 }, (_, i) => (i < 10 ? 100 : 100 + errors[i - 10]!))
+  const rolled = new Float64Array(10).fill(100)
+  const learnt = learnErrors(rolled, y, new Uint8Array(20).fill(1), plan, false)
+  const ends = (centre: number, from: number, to: number) => {
+    const rows = spread(Float64Array.of(centre), learnt, Number.NEGATIVE_INFINITY)
+    return rows[LEVELS.indexOf(to)]![0]! - rows[LEVELS.indexOf(from)]![0]!
+  }
+  const shape = weightedShape(Float64Array.from(errors), new Float64Array(10).fill(1), 10)
+  const at = (level: number) => shape[LEVELS.indexOf(level)]!
+  t.ok(Math.abs(at(0.99) - (3 + 3 * Math.log(20))) < 1e-9, 'beyond the largest of ten errors, 9, the tail goes on')
+  t.ok(Math.abs(at(0.01) - (-3 - 0.5 * Math.log(20))) < 1e-9, 'below the least as well, by its own fall')
+  t.equal(at(0.5), 0, 'the middle is read off the errors')
+  const many = weightedShape(Float64Array.from(errors), new Float64Array(10).fill(1), 1000)
+  t.equal(many[LEVELS.indexOf(0.99)], 9, 'errors worth a thousand have shown their tail')
+  const ratio = ends(1600, 0.05, 0.95) / ends(100, 0.05, 0.95)
+  t.ok(Math.abs(ratio - 2) < 1e-9, `sixteen times the level, twice the width: ${ratio}`)
+  const equal = learnErrors(rolled, new Float64Array(20).fill(100), new Uint8Array(20).fill(1), plan, false)
+  t.same(
+    Array.from(spread(Float64Array.of(100), equal, 0), (row) => Math.round(row[0]!)),
+    Array(23).fill(100)
+  )
+})
+
 t.test('selection is honest', async (t) => {
   const noise = uniform(42)
   const seasonal = Float64Array.from(
@@ -242,6 +282,9 @@ t.test('selection is honest', async (t) => {
   t.equal(good.baseline.model, 'seasonal-naive')
   t.ok(good.accuracy.mae < good.baseline.mae && good.seasonalPeriods.includes(7))
   t.ok(good.members.length > 5, 'the weights are shown')
+  const steady = forecast({ values: seasonal.map(() => 100 + 40 * noise()), frequency: 'week', horizon: 4 })
+  const weight = steady.members.find(({ model }) => model === 'empirical')?.weight ?? 0
+  t.ok(weight > 1 / steady.members.length, `noise about a level is drawn to its mean: ${weight}`)
   const repeating = Float64Array.from({ length: 140 }, (_, i) => [5, 9, 2, 40, 7, 7, 30][i % 7]!)
   const exact = forecast({ values: repeating, frequency: 'day', horizon: 7 })
   t.equal(exact.reason, 'baseline-wins', 'nothing beats the repetition of an exact season')

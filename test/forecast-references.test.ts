@@ -158,12 +158,18 @@ t.test('sparse models agree with R and worked examples', async (t) => {
     'censored zeros do not count'
   )
   // qnbinom(c(.5, .9, .99), size = 1, prob = .4)
-  const one = { unit: 1, means: Float64Array.of(1.5), dispersion: 2.5, weights: Float64Array.of(1) }
+  const alphas = Float64Array.of(0.2)
+  const one = { unit: 1, means: Float64Array.of(1.5), alphas, dispersion: 2.5, weights: Float64Array.of(1) }
   const quantiles = mixtureQuantiles(one, 1)
   t.same(
     [0.5, 0.9, 0.99].map((p) => quantiles[LEVELS.indexOf(p)]),
     [1, 4, 9]
   )
+  // Four periods around a mean smoothed by .2 vary 1 + 3 (.2 + .04 × 7 / 6) = 1.74 times as much as independent ones:
+  // qnbinom(c(.5, .9, .99), size = 6 / 3.35, prob = 1 / 4.35), and size = 4, prob = .4 around a mean that stays
+  const sums = (mixture: typeof one) => [0.5, 0.9, 0.99].map((p) => mixtureQuantiles(mixture, 4)[LEVELS.indexOf(p)])
+  t.same(sums(one), [5, 13, 23])
+  t.same(sums({ ...one, alphas: new Float64Array(1) }), [5, 11, 18])
   // dnbinom(0:9, 1, .4): middles .2 .52 .712 .827 .896 .938 .963 …; zero is inside, so each interval ends before its level
   t.same(
     mixtureIntervals(one).map(({ lower, upper }) => [lower, upper]),

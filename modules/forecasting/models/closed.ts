@@ -76,13 +76,17 @@ export function onlyOpen(input: ForecastInput, closed: readonly boolean[], perio
   const keep = (_: number, i: number): boolean => isOpen(i)
   let ahead = 0
   const steps = Int32Array.from({ length: horizon }, (_, k) => (isOpen(values.length + k) ? ahead++ : -1))
+  // where the whole horizon is closed one step is forecast and not read
+  const asked = Math.max(1, ahead)
+  const padded = (column: Float64Array): Float64Array =>
+    ahead > 0 ? column.filter(keep) : Float64Array.of(...column.filter(keep), 0)
   return {
     input: {
       ...input,
       values: values.filter(keep),
       ...(missing ? { missing: missing.filter(keep) } : {}),
-      ...(factors ? { factors: factors.map((one) => ({ ...one, values: one.values.filter(keep) })) } : {}),
-      horizon: Math.max(1, ahead)
+      ...(factors ? { factors: factors.map((one) => ({ ...one, values: padded(one.values) })) } : {}),
+      horizon: asked
     },
     share,
     seasons: periods.map((whole) => ({ open: Math.round(whole * share), whole })),

@@ -5,6 +5,8 @@ import type { Fit } from './types.js'
 export interface CountMixture {
   unit: number
   means: Float64Array
+  /** smoothing constant that found each mean */
+  alphas: Float64Array
   /** variance over mean, > 1 */
   dispersion: number
   weights: Float64Array
@@ -70,13 +72,14 @@ export function fitCounts(y: Float64Array): CountMixture {
   const dispersion = mean > 0 && n > 1 ? Math.max(squares / (n - 1) / mean, 1.001) : 1.001
   const size = ALPHAS.length * TRENDS.length
   const means = new Float64Array(size)
+  const alphas = Float64Array.from(means, (_, c) => ALPHAS[c >> 1]!)
   const weights = new Float64Array(size)
-  if (mean === 0) return { unit, means, dispersion, weights: weights.fill(1 / size) }
+  if (mean === 0) return { unit, means, alphas, dispersion, weights: weights.fill(1 / size) }
   const logFail = Math.log(1 - 1 / dispersion)
   const logPass = -Math.log(dispersion)
   let best = Number.NEGATIVE_INFINITY
   for (let c = 0; c < size; c++) {
-    const alpha = ALPHAS[c >> 1]!
+    const alpha = alphas[c]!
     const trend = TRENDS[c & 1]!
     let fast = mean
     let slow = mean
@@ -99,7 +102,7 @@ export function fitCounts(y: Float64Array): CountMixture {
     total += weights[c]!
   }
   for (let c = 0; c < size; c++) weights[c]! /= total
-  return { unit, means, dispersion, weights }
+  return { unit, means, alphas, dispersion, weights }
 }
 
 /** Mean demand of one period. */
@@ -111,35 +114,49 @@ export function mixtureMean({ unit, means, weights }: CountMixture): number {
 
 const MOST_STEPS = 5000
 
+/**
+ * Variance over mean of the sum of `periods` periods around a smoothed mean: what moves the mean moves all that follow, the
+ * more the faster it is smoothed. Source: Hyndman, Koehler, Ord & Snyder (2008), lead-time demand, §6.3.
+ */
+function dispersionOfSum({ dispersion, alphas }: CountMixture, c: number, periods: number): number {
+  const alpha = alphas[c]!
+  return dispersion * (1 + (periods - 1) * (alpha + (alpha * alpha * (2 * periods - 1)) / 6))
+}
+
 /** Probabilities of 0, 1, 2, … units in a sum of `periods` periods, for as long as they are asked for. */
-function* masses({ means, dispersion, weights }: CountMixture, scale: number): Generator<number, never> {
-  const pass = 1 / dispersion
-  const shapes = means.map((mean) => (scale * mean) / (dispersion - 1))
-  const parts = shapes.map((shape, c) => weights[c]! * Math.exp(shape * Math.log(pass)))
+function* masses(mixture: CountMixture, periods: number, factor: number): Generator<number, never> {
+  const { means, weights } = mixture
+  const dispersions = means.map((_, c) => dispersionOfSum(mixture, c, periods))
+  const shapes = means.map((mean, c) => (periods * factor * mean) / (dispersions[c]! - 1))
+  const parts = shapes.map((shape, c) => weights[c]! * Math.exp(-shape * Math.log(dispersions[c]!)))
+  const fails = dispersions.map((dispersion) => 1 - 1 / dispersion)
   for (let value = 0; ; value++) {
     let mass = 0
     for (let c = 0; c < parts.length; c++) {
       mass += parts[c]!
-      parts[c]! *= ((shapes[c]! + value) / (value + 1)) * (1 - pass)
+      parts[c]! *= ((shapes[c]! + value) / (value + 1)) * fails[c]!
     }
     yield mass
   }
 }
 /** Quantiles at every level of the sum of `periods` periods; `factor` scales the mixture's means. */
 export function mixtureQuantiles(mixture: CountMixture, periods: number, factor = 1): Float64Array {
-  const { unit, means, dispersion, weights } = mixture
+  const { unit, means, weights } = mixture
   const quantiles = new Float64Array(LEVELS.length)
   const scale = periods * factor
   const mean = (scale * mixtureMean(mixture)) / unit
   if (!(mean > 1e-9)) return quantiles
   // beyond a few hundred units the sum is near normal and the recursion would underflow
   if (mean > 300) {
-    let between = 0
-    for (let c = 0; c < means.length; c++) between += weights[c]! * (scale * means[c]! - mean) ** 2
-    const deviation = Math.sqrt(mean * dispersion + between)
+    let variance = 0
+    for (let c = 0; c < means.length; c++) {
+      const own = scale * means[c]!
+      variance += weights[c]! * (own * dispersionOfSum(mixture, c, periods) + (own - mean) ** 2)
+    }
+    const deviation = Math.sqrt(variance)
     return quantiles.map((_, l) => unit * Math.max(0, mean + Z[l]! * deviation))
   }
-  const next = masses(mixture, scale)
+  const next = masses(mixture, periods, factor)
   let below = 0
   let value = -1
   for (let l = 0; l < quantiles.length; l++) {
@@ -164,7 +181,7 @@ export function mixtureIntervals(mixture: CountMixture, factor = 1): { lower: nu
   const wanted = COVERAGES.map((coverage) => ({ low: (100 - coverage) / 200, high: (100 + coverage) / 200 }))
   let below = 0
   let value = 0
-  for (const mass of masses(mixture, factor)) {
+  for (const mass of masses(mixture, 1, factor)) {
     const middle = below + mass / 2
     for (let i = 0; i < ends.length; i++) {
       const { low, high } = wanted[i]!

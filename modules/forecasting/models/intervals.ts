@@ -21,8 +21,12 @@ export interface Distribution {
   least: number
 }
 
-/** Errors grow with the level, less than in proportion: as the standard deviation of a count or retail series does. */
-const levelTerm = (centre: number, least: number): number => Math.sqrt(Math.max(Math.abs(centre), least))
+/**
+ * Errors grow with the level, as the square root of it where demand is counted. The level forecast errs too, most where it is
+ * high, so half of that power is left: with the whole of it, an item forecast to jump has intervals that nothing it ever did
+ * speaks for.
+ */
+const levelTerm = (centre: number, least: number): number => Math.sqrt(Math.sqrt(Math.max(Math.abs(centre), least)))
 
 /** Horizons after which an error counts half: what is uncertain now says more than what was. */
 const HALF_LIFE_HORIZONS = 3
@@ -50,12 +54,42 @@ function weightedSpan({ origins }: RollingPlan, weights: Float64Array, from: num
   return to > from ? ((origins[to - 1]! - origins[from]! + 1) * sum * sum) / squares / (to - from) : 0
 }
 
-/** Windows that do not overlap, per step: of k periods for the k-th, but neighbouring errors are alike however near. */
+/** Windows that do not overlap, per step: of k periods for the k-th, but errors half a horizon apart are still alike. */
 const windowsOf = (span: number, horizon: number): Float64Array =>
-  Float64Array.from({ length: horizon }, (_, k) => span / Math.max(k + 1, horizon / 4))
+  Float64Array.from({ length: horizon }, (_, k) => span / Math.max(k + 1, horizon / 2))
 
-/** Quantiles of weighted errors at the conformal ranks of as many errors as are worth `independent` ones. */
-function weightedShape(errors: Float64Array, weights: Float64Array, independent: number): Float64Array {
+/** Share of the errors on one side that its tail is learnt from. */
+const TAIL_SHARE = 0.2
+/** A quantile is read off the errors only where so many independent ones lie beyond it. */
+const TAIL_ERRORS = 2
+
+/** Where a tail begins, and how far beyond the errors in it lie on average. */
+interface Tail {
+  from: number
+  excess: number
+}
+
+/** The upper tail (sign 1) or the lower one (−1) of ascending weighted errors. */
+function tailOf(errors: Float64Array, weights: Float64Array, total: number, sign: 1 | -1): Tail {
+  const last = errors.length - 1
+  let mass = 0
+  let sum = 0
+  let from = 0
+  for (let i = 0; i <= last && mass < TAIL_SHARE * total; i++) {
+    const at = sign === 1 ? last - i : i
+    from = errors[at]!
+    mass += weights[at]!
+    sum += weights[at]! * from
+  }
+  return { from, excess: mass > 0 ? Math.abs(sum / mass - from) : 0 }
+}
+
+/**
+ * Quantiles of weighted errors at the conformal ranks of as many errors as are worth `independent` ones. Beyond the outermost
+ * of these the tail falls off exponentially: the largest error of a short history is not the largest possible.
+ * Source: Pickands (1975), peaks over a threshold.
+ */
+export function weightedShape(errors: Float64Array, weights: Float64Array, independent: number): Float64Array {
   sortTogether(errors, weights)
   const centres = new Float64Array(weights.length)
   let total = 0
@@ -63,10 +97,19 @@ function weightedShape(errors: Float64Array, weights: Float64Array, independent:
     centres[i] = total + weights[i]! / 2
     total += weights[i]!
   }
+  const low = tailOf(errors, weights, total, -1)
+  const high = tailOf(errors, weights, total, 1)
   let i = 0
   return LEVELS.map((p) => {
     const rank = total * ((p * (independent + 1) - 0.5) / independent)
     while (i < centres.length && centres[i]! < rank) i++
+    const outside = Math.min(p, 1 - p)
+    if (outside < TAIL_SHARE && outside * independent < TAIL_ERRORS) {
+      const depth = Math.log(TAIL_SHARE / outside)
+      return p < 0.5
+        ? Math.min(low.from - depth * low.excess, errors[Math.max(0, i - 1)] ?? 0)
+        : Math.max(high.from + depth * high.excess, errors[Math.min(i, errors.length - 1)] ?? 0)
+    }
     if (i === 0 || i === centres.length) return errors[Math.min(i, errors.length - 1)] ?? 0
     const part = (rank - centres[i - 1]!) / (centres[i]! - centres[i - 1]!)
     return errors[i - 1]! + part * (errors[i]! - errors[i - 1]!)

@@ -57,9 +57,10 @@ export async function loadModels(names: readonly ModelName[]): Promise<void> {
   if (names.includes('prophet')) POOL.prophet ??= (await import('./prophet.js')).fitProphet
 }
 
-/** Members of the default combination. */
+/** Members of the default combination. The mean of all that is known stands for demand that comes back to where it was. */
 export const DEFAULT_MEMBERS: readonly ModelName[] = [
   'naive',
+  'empirical',
   'seasonal-naive',
   'theta',
   'holt-winters',
