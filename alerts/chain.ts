@@ -38,6 +38,8 @@ export interface Chain {
   readonly env: Readonly<Record<string, string>>
   readonly heard: readonly Heard[]
   readonly alertmanagerUrl: string
+  /** Of a second one, where it is never night; its receivers are called `day-…`. */
+  readonly daytimeUrl: string
   /** SIGKILL to the service. @returns when, in `performance.now()` */
   kill(): number
   close(): Promise<void>
@@ -53,7 +55,8 @@ export async function startChain(tools: Tools, folder: string): Promise<Chain> {
     children.push(child)
     return child
   }
-  const [servicePort, prometheusPort, alertmanagerPort] = await Promise.all([freePort(), freePort(), freePort()])
+  const ports = Array.from({ length: 4 }, freePort)
+  const [servicePort = 0, prometheusPort, alertmanagerPort = 0, daytimePort = 0] = await Promise.all(ports)
   const database = await freshDatabase()
   const receiver = await listen()
   const env = {
@@ -76,12 +79,16 @@ export async function startChain(tools: Tools, folder: string): Promise<Chain> {
   const storage = `--storage.tsdb.path=${join(folder, 'prometheus')}`
   const web = `--web.listen-address=127.0.0.1:${prometheusPort}`
   start('prometheus', tools.prometheus, [`--config.file=${join(folder, 'prometheus.yml')}`, storage, web])
-  start('alertmanager', tools.alertmanager, [
-    `--config.file=${join(folder, 'alertmanager.yml')}`,
-    `--storage.path=${join(folder, 'alertmanager')}`,
-    `--web.listen-address=127.0.0.1:${alertmanagerPort}`,
-    '--cluster.listen-address='
-  ])
+  const manager = (name: string, port: number) =>
+    start(name, tools.alertmanager, [
+      `--config.file=${join(folder, `${name}.yml`)}`,
+      `--storage.path=${join(folder, name)}`,
+      `--web.listen-address=127.0.0.1:${port}`,
+      '--cluster.listen-address='
+    ])
+  manager('alertmanager', alertmanagerPort)
+  manager('daytime', daytimePort)
+  const daytimeUrl = `http://127.0.0.1:${daytimePort}`
   const serviceUrl = `http://127.0.0.1:${servicePort}`
   const prometheusUrl = `http://127.0.0.1:${prometheusPort}`
   const close = async () => {
@@ -92,6 +99,7 @@ export async function startChain(tools: Tools, folder: string): Promise<Chain> {
   try {
     await until('the service is ready', 60, () => answers(`${serviceUrl}/health/ready`))
     const query = new URLSearchParams({ query: 'up{job="inventory-enterprise"} == 1' })
+    await until('it is day', 60, () => answers(`${daytimeUrl}/-/ready`))
     await until('Prometheus scrapes the service', 60, () => finds(`${prometheusUrl}/api/v1/query?${query}`))
   } catch (error) {
     const tail = ['service', 'prometheus', 'alertmanager'].map((name) =>
@@ -110,6 +118,7 @@ export async function startChain(tools: Tools, folder: string): Promise<Chain> {
     },
     heard: receiver.heard,
     alertmanagerUrl: `http://127.0.0.1:${alertmanagerPort}`,
+    daytimeUrl,
     kill: () => {
       service.kill('SIGKILL')
       return performance.now()
@@ -145,7 +154,7 @@ const AlertmanagerFile = Type.Object({
   time_intervals: Type.Array(Type.Object({ name: Type.String() }))
 })
 
-/** The shipped files with the addresses of this machine, each receiver a path of our own, and a night that lasts all day. */
+/** The shipped files with the addresses of this machine, each receiver a path of our own, and a night that lasts all day, or never comes. */
 function writeConfiguration(folder: string, { servicePort, alertmanagerPort, receiver }: Local): void {
   const shipped = (name: string): unknown => parse(readFileSync(join(DEPLOYED, name), 'utf8'))
   const prometheus = Value.Parse(PrometheusFile, shipped('prometheus.yml'))
@@ -168,18 +177,20 @@ function writeConfiguration(folder: string, { servicePort, alertmanagerPort, rec
     })
   )
   const alertmanager = Value.Parse(AlertmanagerFile, shipped('alertmanager.yml'))
-  const allDay = [{ times: [{ start_time: '00:00', end_time: '24:00' }] }]
-  writeFileSync(
-    join(folder, 'alertmanager.yml'),
-    stringify({
-      ...alertmanager,
-      time_intervals: alertmanager.time_intervals.map(({ name }) => ({ name, time_intervals: allDay })),
-      receivers: alertmanager.receivers.map(({ name }) => ({
-        name,
-        webhook_configs: [{ url: `${receiver}/${name}`, send_resolved: true }]
-      }))
-    })
-  )
+  const manage = (name: string, prefix: string, night: unknown) =>
+    writeFileSync(
+      join(folder, `${name}.yml`),
+      stringify({
+        ...alertmanager,
+        time_intervals: alertmanager.time_intervals.map(({ name }) => ({ name, time_intervals: [night] })),
+        receivers: alertmanager.receivers.map(({ name }) => ({
+          name,
+          webhook_configs: [{ url: `${receiver}/${prefix}${name}`, send_resolved: true }]
+        }))
+      })
+    )
+  manage('alertmanager', '', { times: [{ start_time: '00:00', end_time: '24:00' }] })
+  manage('daytime', 'day-', { years: ['1970'] })
 }
 
 /** Stands for everybody who is told. */

@@ -1,243 +1,95 @@
-import { randomUUID } from 'node:crypto'
-import { createServer } from 'node:http'
-import { join } from 'node:path'
-import autocannon from 'autocannon'
-import type { FastifyInstance } from 'fastify'
-import { loadConfig } from '../plugins/config.js'
-import type { Auth } from '../plugins/contracts.js'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { text } from 'node:stream/consumers'
+import { fileURLToPath } from 'node:url'
 import { NO_TRACING } from '../plugins/tracing.js'
-import { build } from '../server.js'
-import { seedCatalogue } from './catalogue.js'
-import {
-  BenchError,
-  type Cleanup,
-  median,
-  newSecret,
-  numbers,
-  quantile,
-  random,
-  type Service,
-  say,
-  signToken,
-  startTarget,
-  table,
-  withCleanup
-} from './support.js'
-import { buildUntraced } from './untraced.js'
+import { BenchError, median, numbers, progress, quantile, random, table } from './support.js'
+import { LOADS, type Load, type Turn, type Turns } from './turns.js'
 
-const OPENING = 900_000
-const WARM_UP_SECONDS = 1.5
-const BATCH = 50
-const WARM_UP_PAIRS = 60
+/** What logs and traces may cost a request while traces are off. */
+const ALLOWED = 1.02
+const RESAMPLES = 1_000
 const SEAM_CALLS = 2_000_000
-const next = random(7)
-
-interface Contender extends Service {
-  name: string
-  codes: readonly string[]
-}
-type Load = 'read' | 'write'
-interface Phase {
-  perSecond: number
-  p50: number
-  cpuMicroseconds: number
-}
-
-/** What logs and traces cost a request. All contenders take turns in each round and are compared with the first of the same round. */
-export async function run(args: string[]): Promise<void> {
-  const defaults = { pairs: 400, seconds: 2, rounds: 12, connections: 32, items: 200 }
-  const { pairs, seconds, rounds, connections, items } = numbers(args, defaults)
-  await withCleanup(async (cleanup) => {
-    await compareHooks(cleanup, pairs)
-    const endpoint = await startDrain(cleanup)
-    const traced = { OTEL_EXPORTER_OTLP_ENDPOINT: endpoint }
-    const few = { OTEL_TRACES_SAMPLER: 'parentbased_traceidratio', OTEL_TRACES_SAMPLER_ARG: '0.01' }
-    const settings: [name: string, env: Record<string, string>][] = [
-      ['traces off, the default (control)', {}],
-      ['the same once more (noise)', {}],
-      ['traces on, 1 in 100 kept', { ...traced, ...few }],
-      ['traces on, all kept', traced]
-    ]
-    say(`Creating ${items} items with stock for each of ${settings.length}`)
-    const contenders: Contender[] = []
-    for (const [name, env] of settings) contenders.push(await start(cleanup, { name, env, items }))
-    const options = { seconds, rounds, connections }
-    for (const load of ['read', 'write'] as const)
-      report(load, contenders, await measure(contenders, load, options), options)
-    process.stdout.write(
-      `What the seams of a write that are left when traces are off take together: ${(await seamNanoseconds()).toFixed(0)} ns.\n`
-    )
-  })
-}
-
-async function start(
-  cleanup: Cleanup,
-  { name, env, items }: { name: string; env: Record<string, string>; items: number }
-): Promise<Contender> {
-  const secret = newSecret()
-  const databaseUrl = `sqlite:${join(cleanup.folder(), 'inventory.sqlite')}`
-  const own = { DATA_DIR: cleanup.folder(), DATABASE_URL: databaseUrl, JWT_SECRET: secret, SECRETS_KEY: newSecret() }
-  const target = await startTarget(cleanup, {
-    file: 'server.js',
-    env: { LOG_LEVEL: 'warn', ...own, ...env },
-    path: '/health/ready'
-  })
-  const service = { ...target, token: await signToken(secret), databaseUrl }
-  return { ...service, name, codes: await seedCatalogue(service, items, OPENING) }
-}
-
-/** A collector that takes everything and keeps nothing. */
-async function startDrain(cleanup: Cleanup): Promise<string> {
-  const server = createServer((request, response) => {
-    request.resume().on('end', () => response.writeHead(200).end())
-  })
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  cleanup.add(() => {
-    server.closeAllConnections()
-    server.close()
-  })
-  const address = server.address()
-  if (address === null || typeof address === 'string') throw new BenchError('no port for the collector')
-  return `http://127.0.0.1:${address.port}`
-}
-
-interface Options {
-  seconds: number
-  rounds: number
-  connections: number
-}
-
-async function measure(contenders: readonly Contender[], load: Load, options: Options): Promise<Phase[][]> {
-  const phases: Phase[][] = contenders.map(() => [])
-  for (const each of contenders) await shoot(each, load, { ...options, seconds: WARM_UP_SECONDS })
-  for (let round = 0; round < options.rounds; round++) {
-    say(`${load}: round ${round + 1} of ${options.rounds}`)
-    // Nobody is always first, or always after the same one.
-    const order = contenders.map(
-      (_, n) => (round % 2 === 0 ? n + round : round - n + contenders.length * round) % contenders.length
-    )
-    for (const n of order) {
-      const contender = contenders[n]
-      if (contender !== undefined) phases[n]?.push(await shoot(contender, load, options))
-    }
-  }
-  return phases
-}
-
-async function shoot(contender: Contender, load: Load, { seconds, connections }: Options): Promise<Phase> {
-  const { url, token, codes } = contender
-  const times: number[] = []
-  const headers = { authorization: `Bearer ${token}`, 'content-type': 'application/json' }
-  const write = (request: autocannon.Request) => ({
-    ...request,
-    headers: { ...headers, 'idempotency-key': randomUUID() },
-    body: JSON.stringify({
-      type: next() < 0.5 ? 'issue' : 'receipt',
-      lines: [{ itemCode: codes[Math.floor(next() * codes.length)], quantity: 1 }]
-    })
-  })
-  const request: autocannon.Request =
-    load === 'read'
-      ? { method: 'GET', path: '/api/inventory?limit=50', headers }
-      : { method: 'POST', path: '/api/movements', headers, setupRequest: write }
-  const cpu = contender.cpuMilliseconds()
-  const result = await new Promise<autocannon.Result>((resolve, reject) => {
-    const instance = autocannon({ url, connections, duration: seconds, requests: [request] }, (error, done) =>
-      error ? reject(error) : resolve(done)
-    )
-    instance.on('response', (_client, _status, _bytes, milliseconds) => void times.push(milliseconds))
-  })
-  if (result.non2xx > 0 || result.errors > 0)
-    throw new BenchError(`${contender.name}: ${result.non2xx} answers were not 2xx`)
-  return {
-    perSecond: result['2xx'] / result.duration,
-    p50: quantile(times, 0.5),
-    cpuMicroseconds: ((contender.cpuMilliseconds() - cpu) * 1000) / result['2xx']
-  }
-}
-
-function report(load: Load, contenders: readonly Contender[], phases: readonly Phase[][], options: Options): void {
-  const control = phases[0] ?? []
-  const rows = contenders.map(({ name }, n) => {
-    const own = phases[n] ?? []
-    const ratios = own.map(
-      ({ cpuMicroseconds }, round) => cpuMicroseconds / (control[round]?.cpuMicroseconds ?? Number.NaN)
-    )
-    return [
-      name,
-      median(own.map(({ perSecond }) => perSecond)),
-      median(own.map(({ p50 }) => p50)),
-      median(own.map(({ cpuMicroseconds }) => cpuMicroseconds)).toFixed(1),
-      median(ratios).toFixed(3),
-      `${quantile(ratios, 0.25).toFixed(3)}–${quantile(ratios, 0.75).toFixed(3)}`
-    ]
-  })
-  const what = load === 'read' ? 'GET /api/inventory?limit=50 from the cache' : 'POST /api/movements, one line, SQLite'
-  process.stdout.write(
-    `\n${what}; ${options.connections} connections, ${options.rounds} rounds of ${options.seconds} s\n${table(
-      ['', 'a second', 'p50 ms', 'CPU µs', 'CPU : control', '(quartiles)'],
-      rows
-    )}\n`
-  )
-}
 
 /**
- * The service with its hooks and without them, in this process and by turns of a few milliseconds, so that whatever else the machine
- * does meets both. No socket: what is compared is a smaller request than a real one, so the ratio is an upper bound.
+ * What the hooks of the log and of traces cost while traces are off. Each process has three services of its own, so that where the memory of
+ * one happens to lie is drawn anew; the interval is of processes drawn again, and in each of turns.
  */
-async function compareHooks(cleanup: Cleanup, pairs: number): Promise<void> {
-  const config = () =>
-    loadConfig({ DATA_DIR: cleanup.folder(), JWT_SECRET: newSecret(), SECRETS_KEY: newSecret(), LOG_LEVEL: 'warn' })
-  const services = {
-    without: await buildUntraced(config()),
-    again: await buildUntraced(config()),
-    by: await build(config())
+export async function run(args: string[]): Promise<void> {
+  const { processes, reads, writes } = numbers(args, { processes: 7, reads: 1_500, writes: 150 })
+  const found: Turns[] = []
+  const shown = progress('Turns in processes of their own', processes)
+  for (let seed = 1; seed <= processes; seed++) {
+    found.push(await inProcess(seed, reads, writes))
+    shown(seed)
   }
-  const batches: Record<keyof typeof services, () => Promise<number>> = {
-    without: await reader(services.without),
-    again: await reader(services.again),
-    by: await reader(services.by)
+  const seams = await seamNanoseconds()
+  for (const load of ['read', 'write'] as const) {
+    const turns = found.map((each) => each[load])
+    report(load, turns, load === 'write' ? seams : 0)
   }
-  const names = ['without', 'again', 'by'] as const
-  const found: Record<keyof typeof services, number[]> = { without: [], again: [], by: [] }
-  say('Comparing reads with the hooks and without, in turns')
-  for (let n = -WARM_UP_PAIRS; n < pairs; n++) {
-    for (let k = 0; k < names.length; k++) {
-      const name = names[(n + WARM_UP_PAIRS + k) % names.length] ?? 'without'
-      const microseconds = await batches[name]()
-      if (n >= 0) found[name].push(microseconds)
-    }
-  }
-  for (const service of Object.values(services)) await service.close()
-  const rows = (['without', 'again', 'by'] as const).map((name) => {
-    const ratios = found[name].map((value, n) => value / (found.without[n] ?? Number.NaN))
-    return [
-      { without: 'without the hooks (control)', again: 'the same once more (noise)', by: 'as it is, traces off' }[name],
-      median(found[name]).toFixed(2),
-      median(ratios).toFixed(3),
-      `${quantile(ratios, 0.25).toFixed(3)}–${quantile(ratios, 0.75).toFixed(3)}`
-    ]
-  })
+}
+
+/** In one after the other: two at once would be each other's noise. */
+async function inProcess(...args: number[]): Promise<Turns> {
+  const file = fileURLToPath(new URL('./turns.js', import.meta.url))
+  const child = spawn(process.execPath, [file, ...args.map(String)], { stdio: ['ignore', 'pipe', 'inherit'] })
+  const [said, [code]] = await Promise.all([text(child.stdout), once(child, 'exit')])
+  if (code !== 0) throw new BenchError(`turns.js ended with ${code}`)
+  return JSON.parse(said)
+}
+
+function report(load: Load, processes: readonly Turn[][], seamsNanoseconds: number): void {
+  const all = processes.flat()
+  const control = median(all.map(({ without }) => without))
+  // What no contender can be without is added, by what it takes of one request.
+  const seams = seamsNanoseconds / 1000 / control
+  const noise = interval(processes, ({ without, again }) => [again / without])
+  // Beside each and not beside their mean: of times with a long tail, the mean of two is mostly longer than one.
+  const cost = interval(processes, ({ without, again, by }) => [by / without + seams, by / again + seams])
+  const row = (name: string, of: (turn: Turn) => number, { middle, low, high }: Interval) => [
+    name,
+    median(all.map(of)).toFixed(1),
+    percent(middle),
+    `${percent(low)} to ${percent(high)}`
+  ]
+  const rows = [
+    ['without the hooks (control)', control.toFixed(1), '', ''],
+    row('the same once more (noise)', ({ again }) => again, noise),
+    row('as it is, traces off', ({ by }) => by, cost)
+  ]
+  const { batch, what } = LOADS[load]
+  const added = seamsNanoseconds > 0 ? `; ${seamsNanoseconds.toFixed(0)} ns of seams are added` : ''
+  const verdict = cost.high < ALLOWED ? 'met' : cost.low > ALLOWED ? 'NOT met' : 'not shown: the interval is too wide'
   process.stdout.write(
-    `\nGET /api/inventory?limit=50 from the cache, without a socket; ${pairs} turns of ${BATCH}\n${table(
-      ['', 'CPU µs', ': control', '(quartiles)'],
+    `\n${what}, without a socket; ${processes.length} processes, ${all.length} turns of ${batch}${added}\n${table(
+      ['', 'CPU µs', 'dearer by', '95 % interval'],
       rows
-    )}\n`
+    )}\nless than ${percent(ALLOWED)} dearer: ${verdict}\n`
   )
 }
 
-/** CPU time of one read, measured over a batch. */
-async function reader(service: FastifyInstance): Promise<() => Promise<number>> {
-  await service.ready()
-  const token = service.getDecorator<Auth>('auth').sign({ subject: 'cli', role: 'viewer', tenant: 'main' }, 86_400)
-  const request = { url: '/api/inventory?limit=50', headers: { authorization: `Bearer ${token}` } }
-  return async () => {
-    const before = process.cpuUsage()
-    for (let n = 0; n < BATCH; n++) await service.inject(request)
-    const { user, system } = process.cpuUsage(before)
-    return (user + system) / BATCH
-  }
+interface Interval {
+  readonly middle: number
+  readonly low: number
+  readonly high: number
 }
+
+/** Of the median of all turns: by processes drawn with replacement, and in each of its turns (Efron and Tibshirani 1993, ch. 8 and 13). */
+function interval(processes: readonly Turn[][], ratiosOf: (turn: Turn) => number[]): Interval {
+  const next = random(1)
+  const one = <T>(of: readonly T[]): T[] => {
+    const n = Math.floor(next() * of.length)
+    return of.slice(n, n + 1)
+  }
+  const ratios = processes.map((turns) => turns.map(ratiosOf))
+  const medians = Array.from({ length: RESAMPLES }, () =>
+    median(ratios.flatMap(() => one(ratios).flatMap((turns) => turns.flatMap(() => one(turns).flat()))))
+  )
+  return { middle: median(ratios.flat(2)), low: quantile(medians, 0.025), high: quantile(medians, 0.975) }
+}
+
+const percent = (ratio: number) => `${((ratio - 1) * 100).toFixed(2)} %`
 
 /** Once each what a write calls although traces are off: its transaction, what it publishes, and a dozen queries. */
 async function seamNanoseconds(): Promise<number> {

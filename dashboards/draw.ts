@@ -135,8 +135,10 @@ const painters: Readonly<Record<Panel['kind'], Painter>> = {
 const colourOf = (levels: readonly Level[] = [], value: number): string =>
   COLOURS[[...levels].reverse().find(([from], n, all) => value >= from || n === all.length - 1)?.[1] ?? 'green']
 const lastOf = ({ values }: Series) => values.at(-1) ?? Number.NaN
-const told = ({ unit, decimals, words }: Panel, value: number) =>
-  words === undefined ? format(value, unit, decimals) : words[value >= 1 ? 1 : 0][0]
+const told = ({ unit, decimals, words: [zero, one] = [] }: Panel, value: number) => {
+  const word = one === undefined ? (value === 0 ? zero : undefined) : value >= 1 ? one : zero
+  return word?.[0] ?? format(value, unit, decimals)
+}
 
 function stat(panel: Panel, { x, y, width, height }: Box, data: readonly Data[]): string {
   const columns = Math.max(1, data.length)

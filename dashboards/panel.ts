@@ -30,8 +30,8 @@ export interface Panel {
   readonly decimals?: number
   /** In 24ths of the screen. */
   readonly width?: number
-  /** What 0 and 1 mean. */
-  readonly words?: readonly [zero: Text, one: Text]
+  /** What 0 and 1 mean; one word alone where 0 is none at all, and anything else an amount. */
+  readonly words?: readonly Text[]
 }
 
 export interface Row {

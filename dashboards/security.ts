@@ -86,12 +86,12 @@ export const security: Dashboard = {
         stat(
           ['Certificates end in', 'Fin des certificats dans'],
           [
-            'When the first certificate ends that is shown to PostgreSQL or Redis, or that theirs must come from; 0 where there are none.',
-            'Quand finit le premier des certificats présentés à PostgreSQL ou Redis, ou dont les leurs doivent venir ; 0 s’il n’y en a pas.'
+            'When the first certificate ends that is shown to PostgreSQL or Redis, or that theirs must come from.',
+            'Quand finit le premier des certificats présentés à PostgreSQL ou Redis, ou dont les leurs doivent venir.'
           ],
           's',
           query('min(tls_certificate_not_after_timestamp_seconds{$F} < Inf) - time() or on() vector(0)'),
-          { levels: NEUTRAL, runbooks: ['TlsCertificateExpiring'] }
+          { levels: NEUTRAL, words: [['none', 'aucun']], runbooks: ['TlsCertificateExpiring'] }
         )
       ]
     },

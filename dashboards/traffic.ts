@@ -9,6 +9,7 @@ import { JWT_SECRET, type Live, type Node } from './live.js'
 
 const ITEMS = 30
 const DAYS = 120
+const READERS = 2
 const DAY_MS = 86_400_000
 const PASSWORD = 'correct horse battery staple'
 
@@ -98,7 +99,9 @@ async function fill(node: Node, tokens: Tokens, receiverUrl: string): Promise<vo
   const admin = caller(node, tokens.admin)
   const items = Array.from(
     { length: ITEMS },
-    (_, n) => `${codeOf(n)},Item ${n},each,Category ${n % 4},40,400,${2 + (n % 9)}`
+    // Most are as they should be, some are low, a few are too many.
+    (_, n) =>
+      `${codeOf(n)},Item ${n},each,Category ${n % 4},${n % 6 === 0 ? 1_600 : 40},${n % 9 === 4 ? 400 : 3_000},${2 + (n % 9)}`
   )
   const head = 'itemCode,name,unit,category,reorderPoint,parLevel,unitCost'
   await finish(admin, '/api/import/items', `${head}\n${items.join('\n')}\n`)
@@ -190,45 +193,50 @@ async function finish(call: Call, path: string, body: object | string): Promise<
 
 const pause = (milliseconds: number) => new Promise<void>((resolve) => setTimeout(resolve, milliseconds))
 
-/** Some dozen requests a second, in waves. */
+/** Some dozen requests a second, in waves: people look far more often than they post, most of them at the same pages, and hardly err. */
 async function loop(node: Node, tokens: Tokens, phase: number, over: () => boolean): Promise<void> {
   for (let n = 1; !over(); n++) {
     const startedAt = performance.now()
     await Promise.all([
-      readSome(node, tokens, n),
-      writeSome(node, tokens, n),
-      n % 4 === 0 ? refuseSome(node, tokens, n) : undefined,
-      n % 6 === 0 ? signIn(node, n) : undefined
+      ...Array.from({ length: READERS }, (_, reader) => readSome(node, tokens, n, reader)),
+      n % 4 === 0 ? writeSome(node, tokens, n / 4) : undefined,
+      n % 15 === 0 ? refuseSome(node, tokens, n) : undefined,
+      n % 12 === 0 ? signIn(node, n / 12) : undefined
     ])
     const wave = 1 + Math.sin((n + phase * 20) / 12)
     await pause(Math.max(20, 120 + 120 * wave - (performance.now() - startedAt)))
   }
 }
 
-async function readSome(node: Node, tokens: Tokens, n: number): Promise<void> {
+async function readSome(node: Node, tokens: Tokens, n: number, reader: number): Promise<void> {
   const viewer = caller(node, tokens.viewer)
-  const code = codeOf(n % ITEMS)
-  await Promise.all([
-    viewer('GET', `/api/inventory?limit=50&q=item`),
-    viewer('GET', `/api/inventory/${code}`),
-    viewer('GET', `/api/inventory/${code}/movements?limit=20`),
-    viewer('GET', `/api/ai/forecast/${code}`),
-    n % 5 === 0 ? viewer('GET', '/api/dashboard/stats') : undefined,
-    n % 40 === 0 ? caller(node, tokens.manager)('GET', '/api/ledger/verify') : undefined,
-    n % 25 === 0 ? caller(node, tokens.manager)('GET', '/api/export/items') : undefined
-  ])
+  const look = async (path: string) => {
+    for (let times = 0; times < 2; times++) await viewer('GET', path)
+  }
+  const popular = codeOf(Math.floor(n / 10) % 5)
+  await look('/api/inventory?limit=50')
+  await look(`/api/inventory/${popular}`)
+  await look(`/api/ai/forecast/${popular}`)
+  if (reader > 0) return
+  await viewer('GET', `/api/inventory/${codeOf(n % ITEMS)}/movements?limit=20`)
+  if (n % 5 === 0) await look('/api/dashboard/stats')
+  if (n % 40 === 0) await caller(node, tokens.manager)('GET', '/api/ledger/verify')
+  if (n % 25 === 0) await caller(node, tokens.manager)('GET', '/api/export/items')
 }
 
 async function writeSome(node: Node, tokens: Tokens, n: number): Promise<void> {
   const staff = caller(node, tokens.staff)
   const itemCode = codeOf((n * 7) % ITEMS)
-  const key = { 'idempotency-key': `traffic-${node.name}-${Math.floor(n / 3)}` }
   const line = (quantity: number, more = {}) => ({ lines: [{ itemCode, quantity, ...more }] })
   await staff('POST', '/api/movements', { type: 'issue', ...line(1 + (n % 3)) })
-  if (n % 2 === 0) await staff('POST', '/api/movements', { type: 'receipt', ...line(3, { unitCost: 4 }) }, key)
+  // Every fifth delivery is sent again, by whoever had no answer.
+  for (let times = n % 15 === 0 ? 2 : n % 3 === 0 ? 1 : 0; times > 0; times--) {
+    const delivery = { type: 'receipt', ...line(12, { unitCost: 4 }) }
+    await staff('POST', '/api/movements', delivery, { 'idempotency-key': `traffic-${node.name}-${n}` })
+  }
   if (n % 7 === 0) await staff('POST', '/api/movements', { type: 'transfer', ...line(1, { toLocation: 'shop' }) })
   if (n % 11 === 0) await staff('POST', '/api/movements', { type: 'waste', ...line(1), reason: 'broken' })
-  if (n % 13 === 0) await staff('POST', '/api/movements', { type: 'issue', ...line(1_000_000) })
+  if (n % 29 === 0) await staff('POST', '/api/movements', { type: 'issue', ...line(1_000_000) })
   if (n % 9 === 0)
     await staff('POST', '/api/reservations', { itemCode, quantity: 1, expiresAt: iso(Date.now() + 60_000) })
 }
@@ -245,6 +253,6 @@ async function refuseSome(node: Node, tokens: Tokens, n: number): Promise<void> 
 
 async function signIn(node: Node, n: number): Promise<void> {
   const open = caller(node, '')
-  const username = n % 12 === 0 ? 'a-viewer' : n % 18 === 0 ? 'nobody' : 'a-staff'
-  await open('POST', '/api/auth/login', { username, password: n % 30 === 0 ? 'wrong password' : PASSWORD })
+  const username = n % 16 === 7 ? 'nobody' : n % 2 === 0 ? 'a-viewer' : 'a-staff'
+  await open('POST', '/api/auth/login', { username, password: n % 20 === 4 ? 'wrong password' : PASSWORD })
 }

@@ -62,6 +62,7 @@ export interface EventService extends Events {
   count(tenant: Tenant): Promise<void>
   /** Resolves when nothing is being delivered. */
   idle(): Promise<void>
+  /** Waits for the event that is being delivered; what else is there waits for the next start, or for another node. */
   close(): Promise<void>
 }
 
@@ -111,8 +112,14 @@ export function createEvents({ log, registry, tracing }: EventsOptions): EventSe
     while (!closed) {
       const rows = await claim(tenant)
       const done: number[] = []
-      for (const row of rows) if (await deliver(tenant, row)) done.push(row.id)
+      let begun = 0
+      // A batch may take longer than a process that ends has left.
+      for (; begun < rows.length && !closed; begun++) {
+        const row = rows[begun]
+        if (row !== undefined && (await deliver(tenant, row))) done.push(row.id)
+      }
       await forget(tenant, done)
+      await giveBack(tenant, rows.slice(begun))
       if (rows.length < BATCH && !wanted.delete(tenant.id)) return
     }
   }
@@ -232,6 +239,15 @@ async function forget(tenant: Tenant, ids: readonly number[]): Promise<void> {
   await tenant.transact(
     ({ db }) => db.withTables<CoreTables>().deleteFrom('outbox').where('id', 'in', ids).execute(),
     RELAXED
+  )
+}
+
+/** What was claimed and not begun: the next start or another node goes on at once. */
+async function giveBack(tenant: Tenant, rows: readonly OutboxRow[]): Promise<void> {
+  if (rows.length === 0) return
+  const ids = rows.map(({ id }) => id)
+  await tenant.transact(({ db }) =>
+    db.withTables<CoreTables>().updateTable('outbox').set({ claimed_until: 0 }).where('id', 'in', ids).execute()
   )
 }
 

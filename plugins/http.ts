@@ -5,7 +5,8 @@ import rateLimit from '@fastify/rate-limit'
 import Fastify, { type FastifyInstance } from 'fastify'
 import type { Registry } from 'prom-client'
 import { answerProblem, MethodNotAllowed, RouteNotFound, TooManyRequests } from './errors.js'
-import { countingStore, limitMetrics, limitRoutes, networkOf, type RateLimits } from './rate-limits.js'
+import { networkOf } from './network.js'
+import { countingStore, limitMetrics, limitRoutes, type RateLimits } from './rate-limits.js'
 import type { RedisLink } from './redis.js'
 
 const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE']

@@ -4,6 +4,7 @@ import { LRUCache } from 'lru-cache'
 import { Counter, type Registry } from 'prom-client'
 import type { LimitClass, Principal } from './contracts.js'
 import { TooManyRequests } from './errors.js'
+import { networkOf } from './network.js'
 import type { RedisLink } from './redis.js'
 
 /** How many requests a minute one caller may make, by what they cost. */
@@ -106,14 +107,4 @@ function classOf({ config, method, url }: RouteOptions): LimitClass {
 const callerOf = (request: FastifyRequest): string => {
   const principal = request.getDecorator<Principal | null>('principal')
   return principal === null ? networkOf(request.ip) : `${principal.tenant} ${principal.subject}`
-}
-
-/** A subscriber has a whole /64 of IPv6 addresses to ask from. */
-export function networkOf(address: string): string {
-  if (!address.includes(':') || address.includes('.')) return address
-  const [head = '', tail] = address.split('::')
-  const before = head.split(':').filter((group) => group !== '')
-  const after = (tail ?? '').split(':').filter((group) => group !== '')
-  const missing = tail === undefined ? 0 : 8 - before.length - after.length
-  return [...before, ...Array<string>(missing).fill('0'), ...after].slice(0, 4).join(':')
 }

@@ -6,6 +6,7 @@ import type { Registry } from 'prom-client'
 import t from 'tap'
 import { Type } from 'typebox'
 import { selectorsOf } from '../alerts/promql.js'
+import { FOLLOWS, journeys, routing } from '../alerts/routing.js'
 import { alertsOf, ROOT, readYaml, recordingsOf, ruleFiles, testFiles } from '../alerts/rules.js'
 import { blocksOf, runbookNames, textOf } from '../alerts/runbooks.js'
 import { createHistory } from '../modules/slo/history.js'
@@ -227,6 +228,43 @@ t.test('GET /api/slo: what this process has seen, and what it has not', async (t
   t.match(await state('forecast-age'), { status: 'unknown' })
   t.equal((await client(app, 'viewer').get('/api/slo')).status, 403)
 })
+
+t.test(
+  'who hears of an alert is written down for each, and what holds one back names alerts that there are',
+  async (t) => {
+    const { receivers, inhibit_rules: rules, time_intervals: intervals } = routing()
+    const told = new Set(journeys().flatMap(({ receivers }) => receivers.split(',')))
+    t.same([...told].sort(), receivers.map(({ name }) => name).sort(), 'every receiver hears of something')
+    const names = alerts.map(({ alert }) => alert)
+    const matched = (matchers: readonly string[]) => {
+      const [, expression] = matchers.flatMap((each) => /^alertname=~?"(.+)"$/.exec(each) ?? [])
+      return expression === undefined ? undefined : expression.split('|').map((one) => new RegExp(`^(?:${one})$`))
+    }
+    t.equal(rules.length, FOLLOWS.length, 'each is tried by verify:alerts')
+    for (const [n, { source_matchers: source, target_matchers: target }] of rules.entries()) {
+      const [cause = '', effect = ''] = FOLLOWS[n] ?? []
+      t.ok(
+        matched(source)?.some((one) => one.test(cause)),
+        cause
+      )
+      t.ok(matched(target)?.some((one) => one.test(effect)) ?? true, effect)
+      for (const one of [...(matched(source) ?? []), ...(matched(target) ?? [])])
+        t.ok(
+          names.some((name) => one.test(name)),
+          `${one} is an alert`
+        )
+    }
+    const minutes = (time: string) => Number(time.slice(0, 2)) * 60 + Number(time.slice(3))
+    const asleep = (time: string) =>
+      intervals.some(({ time_intervals }) =>
+        time_intervals.some(({ times }) =>
+          times.some((each) => minutes(each.start_time) <= minutes(time) && minutes(time) < minutes(each.end_time))
+        )
+      )
+    t.same(['20:00', '23:59', '00:00', '06:59'].map(asleep), [true, true, true, true])
+    t.same(['07:00', '12:00', '19:59'].map(asleep), [false, false, false])
+  }
+)
 
 const Compose = Type.Object({
   services: Type.Record(

@@ -1,18 +1,20 @@
 import { once } from 'node:events'
 import { connect } from 'node:net'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { gunzipSync } from 'node:zlib'
 import Fastify from 'fastify'
 import { Registry } from 'prom-client'
 import t from 'tap'
 import type { Answer } from '../plugins/cluster.js'
-import type { Health } from '../plugins/contracts.js'
+import type { Events, Health } from '../plugins/contracts.js'
+import type { Tenants } from '../plugins/core.js'
 import { registerHealth } from '../plugins/health.js'
 import { kept } from '../plugins/kept-figures.js'
 import { answerWhileStarting } from '../plugins/starting.js'
-import { buildApp } from './helper.js'
-import { serviceEnvironment, startService } from './service-process.js'
-import { freePort } from './services.js'
+import { buildApp, eachDialect } from './helper.js'
+import { serviceEnvironment, startService, temporaryFolder } from './service-process.js'
+import { freePort, freshDatabase } from './services.js'
 
 /** What balancers and orchestrators are told; the checks of the database and Redis are in app.test.ts. */
 
@@ -221,4 +223,38 @@ t.test('who was being answered when it closed, and keeps the connection, does no
   t.equal((await ended)[0], 0)
   t.match(answer, /^HTTP\/1\.1 201 /)
   t.ok(performance.now() - startedAt < 4_000, 'it did not wait for the client to go')
+})
+
+await eachDialect(t, async (t, dialect) => {
+  const database = dialect === 'postgres' ? await freshDatabase() : undefined
+  if (database !== undefined) t.teardown(() => database.drop())
+  const config = { DATABASE_URL: database?.url ?? `sqlite:${join(temporaryFolder(t), 'inventory.sqlite')}` }
+  /** A service that notes which events reached it; each takes it so long. */
+  const start = async (milliseconds: number) => {
+    const app = await buildApp(t, { dialect, config })
+    const seen: unknown[] = []
+    app.getDecorator<Events>('events').subscribe({
+      topic: 'test.told',
+      name: 'slow',
+      handle: async ({ payload }) => {
+        seen.push(payload)
+        await sleep(milliseconds)
+      }
+    })
+    return { app, seen, tenant: await app.getDecorator<Tenants>('tenants').get('main') }
+  }
+  const told = Array.from({ length: 60 }, (_, n) => ({ n }))
+  const first = await start(100)
+  await first.tenant.transact(async (tx) => {
+    for (const payload of told) await tx.publish('test.told', payload)
+  })
+  while (first.seen.length < 3) await sleep(1)
+  await first.app.close()
+  t.ok(first.seen.length < told.length, 'the one that is being delivered is waited for, and not the rest of its batch')
+  const second = await start(0)
+  await second.tenant.transact((tx) => tx.publish('test.told', { n: 60 }))
+  const startedAt = performance.now()
+  while (first.seen.length + second.seen.length < 61) await sleep(5)
+  t.ok(performance.now() - startedAt < 30_000, 'the next process has the others before the claim of the first runs out')
+  t.same([...first.seen, ...second.seen], [...told, { n: 60 }], 'each once, in their order')
 })

@@ -1,7 +1,6 @@
 import { createHash } from 'node:crypto'
-import { isIPv6 } from 'node:net'
 import { LRUCache } from 'lru-cache'
-import type { SharedStore } from '../../plugins/contracts.js'
+import { networkOf, type SharedStore } from '../../plugins/contracts.js'
 import type { Exhausted } from './metrics.js'
 
 interface Limit {
@@ -176,21 +175,4 @@ async function takeShared(shared: SharedStore, attempt: LoginAttempt): Promise<n
 
 async function succeedShared(shared: SharedStore, attempt: LoginAttempt): Promise<void> {
   await shared.call((redis) => redis.eval(SUCCEED, 4, ...sharedKeys(shared.prefix, attempt), FAMILIAR_MILLISECONDS))
-}
-
-/** One household has 2⁶⁴ IPv6 addresses: the first four groups count as one. */
-export function networkOf(address: string): string {
-  const [plain = ''] = address.toLowerCase().split('%', 1)
-  if (!isIPv6(plain)) return plain
-  const mapped = /^(?:0*:)*:?ffff:(\d+\.\d+\.\d+\.\d+)$/.exec(plain)?.[1]
-  if (mapped !== undefined) return mapped
-  const [head = '', tail] = plain.split('::')
-  const front = head === '' ? [] : head.split(':')
-  const back = tail === undefined || tail === '' ? [] : tail.split(':')
-  const zeros = tail === undefined ? 0 : 8 - front.length - back.length
-  const groups = [...front, ...Array<string>(Math.max(0, zeros)).fill('0'), ...back]
-  return `${groups
-    .slice(0, 4)
-    .map((group) => group.replace(/^0+(?=.)/, ''))
-    .join(':')}::/64`
 }
