@@ -31,7 +31,7 @@ const RESTORE_SECONDS = 300
 
 interface Ran {
   seconds: number
-  /** The most memory that the process had, and of that what is its own: the rest are files, of the database too, that it has mapped. */
+  /** The most memory that the process had, and of that what is its own: the rest is mapped from files. */
   peakMegabytes: number
   ownMegabytes: number
   told: Record<string, unknown>
@@ -68,7 +68,7 @@ export async function run(args: string[]): Promise<void> {
           ['moves', '', 'rows', 'database MB', 'backup MB', 's', 's for 1 GB', 'peak RSS MB', 'own MB', goal],
           rows
         ),
-        'MB are of 10^6 bytes, of the SQLite file. “own” is what is not a mapped file, such as the database. “start alone” is a command that opens the service and does nothing: what every other one has too.\nWith a passphrase instead of a key 128 MB are needed once, before the first row.\n'
+        'MB are of 10^6 bytes, of the SQLite file. “own” is what is not mapped from files. “start alone” is a command that opens the service and does nothing: what every other one has too.\nWith a passphrase instead of a key 128 MB are needed once, before the first row.\n'
       ].join('\n')
     )
   })

@@ -37,7 +37,7 @@ interface Options {
 }
 interface Sample {
   seconds: number
-  /** Memory of the process's own, in MB: pages of the database file that are mapped do not count. */
+  /** Memory of the process's own, in MB: what is mapped from files does not count. */
   anonymous: number
   resident: number
   heap: number
@@ -154,7 +154,7 @@ const FIGURES: readonly { figure: Figure; title: string; bounded: 'by 5 %' | 'by
   { figure: 'heap', title: 'heap', bounded: 'by 5 %' },
   { figure: 'committed', title: 'heap, with what is free in it', bounded: 'no' },
   { figure: 'external', title: 'buffers outside the heap', bounded: 'by 5 %' },
-  { figure: 'resident', title: 'resident, with the mapped database', bounded: 'no' },
+  { figure: 'resident', title: 'resident', bounded: 'no' },
   { figure: 'descriptors', title: 'descriptors', bounded: 'by 3' },
   { figure: 'handles', title: 'handles', bounded: 'by 3' },
   { figure: 'timers', title: 'timers', bounded: 'by 3' },
