@@ -143,6 +143,8 @@ for (const { backend, url } of backends) {
     const { caches, registry, redis } = await startNode(t, {
       ...setup(),
       maxBytes,
+      // Until it hears of other nodes an entry lives for a second, and what is let go for its age is not pushed out.
+      localTtlMilliseconds: 60_000,
       namespaces: ['inventory', 'anomaly']
     })
     const cache = caches.forTenant('main', unknown)
