@@ -26,12 +26,15 @@ const CONTROLS_A_DAY = 25
 const say = (line) => process.stdout.write(`${line}\n`)
 const compiledName = (file) => (file.endsWith('.ts') ? join('dist', file.replace(/\.ts$/, '.js')) : file)
 
-/** A clone that shares everything but what is changed: the compiled program and the scripts. */
+/**
+ * A clone that shares everything but what is changed: the compiled program and the scripts, and the folder in which tests have their
+ * files: two clones that run the same test at once would remove each other's.
+ */
 function copyOf(folder) {
   mkdirSync(folder)
   for (const name of readdirSync(root)) {
     if (name === 'dist' || name === 'scripts') cpSync(join(root, name), join(folder, name), { recursive: true })
-    else if (name !== '.git') symlinkSync(join(root, name), join(folder, name))
+    else if (name !== '.git' && name !== '.tap') symlinkSync(join(root, name), join(folder, name))
   }
   return folder
 }
@@ -76,6 +79,7 @@ async function runTest(folder, { suite, path, chosen }, env) {
   let verdict
   let passed = 0
   let noise = ''
+  let tap = ''
   const parser = follow(path, {
     failed: () => {
       verdict ??= 'failed'
@@ -84,7 +88,10 @@ async function runTest(folder, { suite, path, chosen }, env) {
     },
     passed: () => passed++
   })
-  child.stdout.setEncoding('utf8').on('data', (text) => void parser.write(text))
+  child.stdout.setEncoding('utf8').on('data', (text) => {
+    tap = (tap + text).slice(-STDERR_KEPT_CHARS)
+    parser.write(text)
+  })
   child.stderr.setEncoding('utf8').on('data', (text) => {
     noise = (noise + text).slice(-STDERR_KEPT_CHARS)
   })
@@ -100,7 +107,7 @@ async function runTest(folder, { suite, path, chosen }, env) {
   parser.end()
   if (verdict !== undefined) return verdict
   if (passed === 0)
-    return `ended with status ${status} before any assertion of the test: ${noise.trim().split('\n').at(-1) ?? ''}`
+    return `ended with status ${status} before any assertion of the test: ${noise.trim().split('\n').at(-1) ?? ''}\n${tap}`
   return status === 0 ? 'passed' : `ended with status ${status}, the test itself not having failed`
 }
 
