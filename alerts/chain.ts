@@ -30,6 +30,7 @@ export interface Heard {
   readonly at: number
 }
 
+const WORKERS = 2
 const METRICS_TOKEN = 'scrapes-of-the-verification'
 const JWT_SECRET = 'Tq9-vKx2mZp7wLt4yHc8sRd1nJf6bGu3e'
 const DEPLOYED = join(ROOT, 'deploy', 'monitoring')
@@ -40,6 +41,10 @@ export interface Chain {
   readonly alertmanagerUrl: string
   /** Of a second one, where it is never night; its receivers are called `day-…`. */
   readonly daytimeUrl: string
+  /** Stops one of the service's processes where it is, as if it hung. @returns what lets it go on */
+  hang(): () => void
+  /** How many series a query of Prometheus finds now. */
+  found(query: string): Promise<number>
   /** SIGKILL to the service. @returns when, in `performance.now()` */
   kill(): number
   close(): Promise<void>
@@ -74,7 +79,8 @@ export async function startChain(tools: Tools, folder: string): Promise<Chain> {
 
   const service = start('service', process.execPath, [join(ROOT, 'dist', 'server.js')], {
     PATH: process.env.PATH,
-    ...env
+    ...env,
+    CLUSTER_WORKERS: String(WORKERS)
   })
   const storage = `--storage.tsdb.path=${join(folder, 'prometheus')}`
   const web = `--web.listen-address=127.0.0.1:${prometheusPort}`
@@ -91,6 +97,8 @@ export async function startChain(tools: Tools, folder: string): Promise<Chain> {
   const daytimeUrl = `http://127.0.0.1:${daytimePort}`
   const serviceUrl = `http://127.0.0.1:${servicePort}`
   const prometheusUrl = `http://127.0.0.1:${prometheusPort}`
+  const found = (query: string) => countFound(prometheusUrl, query)
+  const log = join(folder, 'service.log')
   const close = async () => {
     for (const child of children) child.kill('SIGKILL')
     await receiver.close()
@@ -98,9 +106,12 @@ export async function startChain(tools: Tools, folder: string): Promise<Chain> {
   }
   try {
     await until('the service is ready', 60, () => answers(`${serviceUrl}/health/ready`))
-    const query = new URLSearchParams({ query: 'up{job="inventory-enterprise"} == 1' })
     await until('it is day', 60, () => answers(`${daytimeUrl}/-/ready`))
-    await until('Prometheus scrapes the service', 60, () => finds(`${prometheusUrl}/api/v1/query?${query}`))
+    await until(
+      'Prometheus scrapes every process of the service',
+      60,
+      async () => (await found(`cluster_workers{job="inventory-enterprise",state="scraped"} == ${WORKERS}`)) === 1
+    )
   } catch (error) {
     const tail = ['service', 'prometheus', 'alertmanager'].map((name) =>
       readFileSync(join(folder, `${name}.log`), 'utf8').slice(-1500)
@@ -114,11 +125,17 @@ export async function startChain(tools: Tools, folder: string): Promise<Chain> {
       INVENTORY_URL: serviceUrl,
       PROMETHEUS_URL: prometheusUrl,
       ALERTMANAGER_URL: `http://127.0.0.1:${alertmanagerPort}`,
-      LOG: join(folder, 'service.log')
+      LOG: log
     },
     heard: receiver.heard,
     alertmanagerUrl: `http://127.0.0.1:${alertmanagerPort}`,
     daytimeUrl,
+    found,
+    hang: () => {
+      const pid = Number(/"pid":(\d+),"msg":"a worker serves"/.exec(readFileSync(log, 'utf8'))?.[1])
+      process.kill(pid, 'SIGSTOP')
+      return () => void process.kill(pid, 'SIGCONT')
+    },
     kill: () => {
       service.kill('SIGKILL')
       return performance.now()
@@ -130,10 +147,11 @@ export async function startChain(tools: Tools, folder: string): Promise<Chain> {
 const answers = async (url: string) => (await fetch(url).catch(() => undefined))?.ok === true
 
 const Found = Type.Object({ data: Type.Object({ result: Type.Array(Type.Unknown()) }) })
-async function finds(url: string): Promise<boolean> {
-  const answer = await fetch(url).catch(() => undefined)
+
+async function countFound(prometheusUrl: string, query: string): Promise<number> {
+  const answer = await fetch(`${prometheusUrl}/api/v1/query?${new URLSearchParams({ query })}`).catch(() => undefined)
   const body: unknown = answer?.ok === true ? JSON.parse(await answer.text()) : undefined
-  return Value.Check(Found, body) && body.data.result.length > 0
+  return Value.Check(Found, body) ? body.data.result.length : 0
 }
 
 interface Local {
