@@ -1,11 +1,10 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { createWriteStream, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:http'
 import { join } from 'node:path'
 import { Type } from 'typebox'
 import { Value } from 'typebox/value'
 import { parse, stringify } from 'yaml'
-import { freePort, freshDatabase, redisUrl } from '../test/services.js'
+import { freePort, freshDatabase, listening, redisUrl } from '../test/services.js'
 import { ROOT, RULES } from './rules.js'
 import { until } from './run.js'
 
@@ -101,7 +100,7 @@ export async function startChain(tools: Tools, folder: string): Promise<Chain> {
   const log = join(folder, 'service.log')
   const close = async () => {
     for (const child of children) child.kill('SIGKILL')
-    await receiver.close()
+    receiver.close()
     await database.drop()
   }
   try {
@@ -214,7 +213,7 @@ function writeConfiguration(folder: string, { servicePort, alertmanagerPort, rec
 /** Stands for everybody who is told. */
 async function listen() {
   const heard: Heard[] = []
-  const server = createServer((request, response) => {
+  const { url, close } = await listening((request, response) => {
     const chunks: Buffer[] = []
     request.on('data', (chunk: Buffer) => chunks.push(chunk))
     request.on('end', () => {
@@ -226,13 +225,7 @@ async function listen() {
       response.end()
     })
   })
-  const port = await freePort()
-  await new Promise<void>((resolve) => server.listen(port, '127.0.0.1', resolve))
-  return {
-    heard,
-    url: `http://127.0.0.1:${port}`,
-    close: () => new Promise<void>((resolve) => void server.close(() => resolve()).closeAllConnections())
-  }
+  return { heard, url, close }
 }
 
 /** Tells Alertmanager of alerts as Prometheus would. */
