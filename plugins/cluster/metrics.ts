@@ -1,5 +1,5 @@
 import { Counter, Gauge, Registry } from 'prom-client'
-import { exposed } from '../metrics/index.js'
+import { exposition } from '../metrics/exposition.js'
 
 /** What one process says of itself, in Prometheus' or the OpenMetrics format. */
 export type Exposition = (openMetrics: boolean) => Promise<string>
@@ -32,7 +32,7 @@ export function createClusterMetrics(wanted: number, registry: Registry = new Re
     text: async (parts, running, openMetrics) => {
       workers.set({ state: 'running' }, running)
       workers.set({ state: 'scraped' }, parts.size)
-      return merged(parts, await exposed(registry, openMetrics).metrics(), openMetrics)
+      return merged(parts, await exposition(registry, openMetrics), openMetrics)
     }
   }
 }
