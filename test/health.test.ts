@@ -53,8 +53,9 @@ t.test('a module adds its check; what it can do without makes it degraded, what 
   health.add({ name: 'counted', optional: true, probe: async () => void asked++ })
   health.add({ name: 'frozen', optional: true, probe: () => new Promise(() => {}) })
   const answers = await Promise.all(Array.from({ length: 500 }, () => app.inject('/health')))
+  const text = (await app.inject('/metrics')).body
   t.ok(answers.every(({ statusCode }) => statusCode === 200))
-  t.equal(asked, 1, 'all who asked meanwhile shared one look')
+  t.equal(asked, 1, 'all who asked meanwhile shared one look, the scrape too')
   const { status, state, checks } = answers[499]?.json() ?? {}
   t.match({ status, state }, { status: 'degraded', state: 'ready' })
   t.match(checks, {
@@ -67,21 +68,13 @@ t.test('a module adds its check; what it can do without makes it degraded, what 
     checks.frozen.latencyMilliseconds >= 1_990 && checks.database.latencyMilliseconds < 1_990,
     'each its own latency'
   )
-  // A slow machine may look once more for it, which takes the two seconds.
-  let text = ''
-  const told = async () => {
-    text = (await app.inject('/metrics')).body
-    return text.includes('app_ready{check="scale"}')
-  }
-  for (const deadline = Date.now() + 15_000; !(await told()) && Date.now() < deadline; ) await sleep(50)
   t.match(text, /^app_ready\{check="scale"\} 0$/m)
   t.match(text, /^app_ready\{check="database"\} 1$/m)
   t.match(text, /^app_ready\{check="lifecycle"\} 1$/m)
 
   health.add({ ...broken, name: 'heart', optional: false })
-  const ready = async () => (await app.inject('/health/ready')).statusCode
-  for (const deadline = Date.now() + 15_000; (await ready()) === 200 && Date.now() < deadline; ) await sleep(50)
-  t.equal(await ready(), 503)
+  await sleep(1_001)
+  t.match((await app.inject('/health/ready')).statusCode, 503)
   health.drain()
   t.match((await app.inject('/health')).json(), { status: 'down', state: 'draining' })
 })
