@@ -27,7 +27,7 @@ import privacy from './modules/privacy/index.js'
 import realtime from './modules/realtime/index.js'
 import slo from './modules/slo/index.js'
 import webhooks from './modules/webhooks/index.js'
-import type { Config } from './plugins/config.js'
+import type { Config } from './plugins/config/index.js'
 import type { Auth, Member, Mirror, Telemetry, Tenants } from './plugins/core.js'
 import core, { personalData as corePersonal } from './plugins/core.js'
 

@@ -2,13 +2,13 @@ import { setFlagsFromString } from 'node:v8'
 import Fastify, { type FastifyBaseLogger, type FastifyInstance } from 'fastify'
 import { pino } from 'pino'
 import type { Surroundings } from './app.js'
-import { joinCluster, type Member, supervise } from './plugins/cluster.js'
-import { type Config, ConfigError, loadConfig } from './plugins/config.js'
+import { joinCluster, type Member, supervise } from './plugins/cluster/index.js'
+import { type Config, ConfigError, loadConfig } from './plugins/config/index.js'
 import type { Health, Tenants } from './plugins/core.js'
-import { Front, type Mirror, openMirror, primaryOf } from './plugins/mirror.js'
-import { serverOptions } from './plugins/server-options.js'
+import { serverOptions } from './plugins/http/server-options.js'
+import { Front, type Mirror, openMirror, primaryOf } from './plugins/mirror/index.js'
 import { answerWhileStarting } from './plugins/starting.js'
-import { openTelemetry } from './plugins/telemetry.js'
+import { openTelemetry } from './plugins/telemetry/index.js'
 
 // V8 lets the heap grow to four times what lives in it before it clears up: 150 MB more of memory, and no less time, in a
 // large import. Half as much again is enough here.

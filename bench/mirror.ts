@@ -2,9 +2,9 @@ import { randomUUID } from 'node:crypto'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import autocannon from 'autocannon'
+import { MirrorFiles, type MirrorOrder } from '../plugins/mirror/index.js'
 import { MIRROR_TABLES } from '../plugins/mirror/side.js'
 import { sqliteSide } from '../plugins/mirror/sqlite-side.js'
-import { MirrorFiles, type MirrorOrder } from '../plugins/mirror.js'
 import { seedCatalogue } from './catalogue.js'
 import {
   BenchError,

@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
-import { NO_TRACING } from '../plugins/tracing.js'
+import { NO_TRACING } from '../plugins/telemetry/tracing.js'
 import { BenchError, median, numbers, progress, quantile, random, table } from './support.js'
 import { LOADS, type Load, type Turn, type Turns } from './turns.js'
 

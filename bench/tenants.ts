@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { inParallel } from '../alerts/run.js'
-import { loadConfig } from '../plugins/config.js'
+import { loadConfig } from '../plugins/config/index.js'
 import type { Tenants } from '../plugins/core.js'
 import { build } from '../server.js'
 import { BenchError, newSecret, numbers, postgres, progress, say, startTarget, table, withCleanup } from './support.js'

@@ -1,5 +1,5 @@
 import type { FastifyInstance } from 'fastify'
-import { loadConfig } from '../plugins/config.js'
+import { loadConfig } from '../plugins/config/index.js'
 import type { Auth } from '../plugins/contracts.js'
 import { build } from '../server.js'
 import { BenchError, Cleanup, newSecret, random } from './support.js'

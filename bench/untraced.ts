@@ -1,7 +1,7 @@
 import Fastify, { type FastifyInstance } from 'fastify'
 import { app } from '../app.js'
-import type { Config } from '../plugins/config.js'
-import { serverOptions } from '../plugins/server-options.js'
+import type { Config } from '../plugins/config/index.js'
+import { serverOptions } from '../plugins/http/server-options.js'
 import { BenchError } from './support.js'
 
 const HOOKS = new Set(['nameLog', 'logAnswer'])

@@ -1,6 +1,6 @@
 import { type Command, InvalidArgumentError, Option } from 'commander'
-import type { ArchiveService } from '../plugins/archive.js'
-import { type Config, ConfigError, loadConfig } from '../plugins/config.js'
+import type { ArchiveService } from '../plugins/archive/index.js'
+import { type Config, ConfigError, loadConfig } from '../plugins/config/index.js'
 import {
   follow,
   type JobView,
@@ -47,7 +47,7 @@ async function withArchives(
   work: (archives: ArchiveService, config: Config) => Promise<void>
 ): Promise<void> {
   const config = loadConfig(env)
-  const archives = (await import('../plugins/archive.js')).archivesOf(config)
+  const archives = (await import('../plugins/archive/index.js')).archivesOf(config)
   try {
     await work(archives, config)
   } finally {
@@ -92,8 +92,8 @@ function parseBackupId(text: string): string {
 }
 
 async function restore(terminal: Terminal, { tenant: named, at, backup, json }: RestoreOptions): Promise<void> {
-  const { restoreTenant } = await import('../plugins/archive.js')
-  const { primaryOf } = await import('../plugins/mirror.js')
+  const { restoreTenant } = await import('../plugins/archive/index.js')
+  const { primaryOf } = await import('../plugins/mirror/index.js')
   const config = primaryOf(quietConfig(terminal))
   const tenant = tenantName(config, named)
   const { ledgerProof } = await import('../modules/inventory/index.js')

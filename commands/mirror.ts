@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import type { Command } from 'commander'
-import { loadConfig } from '../plugins/config.js'
-import type { MirrorFiles, MirrorOrder, MirrorOutcome } from '../plugins/mirror.js'
+import { loadConfig } from '../plugins/config/index.js'
+import type { MirrorFiles, MirrorOrder, MirrorOutcome } from '../plugins/mirror/index.js'
 import { jsonOption, POLL_MILLISECONDS, quietConfig, theService } from './service.js'
 import { fail, type Terminal } from './terminal.js'
 
@@ -10,7 +10,7 @@ const ALIVE_MILLISECONDS = 5_000
 /** Has the service do it, where one runs; else it is done here. */
 async function orderMirror(terminal: Terminal, order: MirrorOrder): Promise<MirrorOutcome> {
   const config = quietConfig(terminal)
-  const { mirrorFiles, openMirror } = await import('../plugins/mirror.js')
+  const { mirrorFiles, openMirror } = await import('../plugins/mirror/index.js')
   const files = mirrorFiles(config)
   const mirror = openMirror(config)
   if (files === undefined || mirror === undefined) fail({ detail: 'MIRROR_URL is not set: it names the copy' })
@@ -52,7 +52,7 @@ async function outcomeOf(terminal: Terminal, files: MirrorFiles, id: string): Pr
 }
 
 async function status(terminal: Terminal, { json }: { json?: boolean }): Promise<void> {
-  const { mirrorFiles } = await import('../plugins/mirror.js')
+  const { mirrorFiles } = await import('../plugins/mirror/index.js')
   const files = mirrorFiles(loadConfig(terminal.env))
   if (files === undefined) fail({ detail: 'only a SQLite file can have a mirror' })
   const [state, report] = [files.state(), files.report()]

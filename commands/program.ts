@@ -1,5 +1,5 @@
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
-import { ConfigError, loadConfig } from '../plugins/config.js'
+import { ConfigError, loadConfig } from '../plugins/config/index.js'
 import { Problem } from '../plugins/contracts.js'
 import { VERSION } from '../plugins/version.js'
 import { addBackups } from './backups.js'

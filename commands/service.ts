@@ -1,6 +1,6 @@
 import { InvalidArgumentError, Option } from 'commander'
 import type { FastifyInstance } from 'fastify'
-import { type Config, loadConfig } from '../plugins/config.js'
+import { type Config, loadConfig } from '../plugins/config/index.js'
 import type { AuditEntry, Tenant } from '../plugins/contracts.js'
 import type { Tenants } from '../plugins/core.js'
 import type { Terminal } from './terminal.js'

@@ -1,9 +1,9 @@
 import { appendFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Command, InvalidArgumentError } from 'commander'
-import type { Config } from '../plugins/config.js'
+import type { Config } from '../plugins/config/index.js'
 import type { Tenants } from '../plugins/core.js'
-import { TenantNotFound } from '../plugins/errors.js'
+import { TenantNotFound } from '../plugins/http/errors.js'
 import { jsonOption, record, tenantsOf, withService } from './service.js'
 import { fail, type Terminal } from './terminal.js'
 
@@ -35,7 +35,7 @@ async function drop(tenants: Tenants, id: string, dataDir: string): Promise<stri
 
 const move = (terminal: Terminal, tenant: string, { to, json }: { to: string; json?: boolean }) =>
   withService(terminal, async (service, config) => {
-    const { moveTenantOf } = await import('../plugins/mirror.js')
+    const { moveTenantOf } = await import('../plugins/mirror/index.js')
     if (!(await tenantsOf(service).list()).includes(tenant)) fail({ detail: `there is no tenant ${tenant}` })
     const moved = await moveTenantOf(config, tenantsOf(service).migrations(), tenant, to)
     const { rows, tables, hash } = moved.verified

@@ -1,5 +1,5 @@
 import { type Kysely, sql } from 'kysely'
-import type { Migrations } from '../plugins/migrate.js'
+import type { Migrations } from '../plugins/migrate/index.js'
 import { identity, instant, isPostgres, makeAppendOnly, text } from './columns.js'
 
 export const auditMigrations: Migrations = { '0001-trail': { up: trail } }

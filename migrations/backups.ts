@@ -1,5 +1,5 @@
 import type { Kysely } from 'kysely'
-import type { Migrations } from '../plugins/migrate.js'
+import type { Migrations } from '../plugins/migrate/index.js'
 import { instant, text } from './columns.js'
 
 /** Bookkeeping of backups; it is not in them. */

@@ -1,5 +1,5 @@
 import type { Kysely } from 'kysely'
-import type { Migrations } from '../plugins/migrate.js'
+import type { Migrations } from '../plugins/migrate/index.js'
 import { identity, instant, text } from './columns.js'
 
 /** What the core keeps in each tenant's database. */

@@ -1,5 +1,5 @@
 import { type Kysely, sql } from 'kysely'
-import type { Migrations } from '../plugins/migrate.js'
+import type { Migrations } from '../plugins/migrate/index.js'
 import { instant, isPostgres, micros, text } from './columns.js'
 
 const OUTCOME_FIGURES = [

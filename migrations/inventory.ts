@@ -1,5 +1,5 @@
 import { type Kysely, type RawBuilder, sql } from 'kysely'
-import type { Migrations } from '../plugins/migrate.js'
+import type { Migrations } from '../plugins/migrate/index.js'
 import { identity, instant, isPostgres, makeAppendOnly, micros, text } from './columns.js'
 
 export const inventoryMigrations: Migrations = {

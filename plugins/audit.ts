@@ -1,8 +1,8 @@
 import type { FastifyRequest } from 'fastify'
 import type { Kysely } from 'kysely'
 import type { Agent, Audit, AuditEntry, AuditTrail, Principal, Tenant } from './contracts.js'
-import { Problem } from './problem.js'
-import { traceIdOf } from './trace-id.js'
+import { Problem } from './http/problem.js'
+import { traceIdOf } from './telemetry/trace-id.js'
 
 /** What the process does by itself: upkeep, jobs. */
 export const SYSTEM: Agent = {

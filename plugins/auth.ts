@@ -3,7 +3,7 @@ import { LRUCache } from 'lru-cache'
 import { Counter, type Registry } from 'prom-client'
 import type { Role, TokenClaims, TokenUse } from '../schemas/common.js'
 import type { Auth, OpaqueToken, OpaqueTokens, Principal, RevocationCheck, Tenant } from './contracts.js'
-import { createCookies, requireSameSite } from './cookies.js'
+import { createCookies, requireSameSite } from './http/cookies.js'
 import {
   CrossSite,
   Forbidden,
@@ -12,8 +12,8 @@ import {
   ScopeMissing,
   SecondFactorRequired,
   Unauthenticated
-} from './errors.js'
-import { Problem } from './problem.js'
+} from './http/errors.js'
+import { Problem } from './http/problem.js'
 import { createTokens, REJECTIONS, rejection, type TokenOptions } from './tokens.js'
 
 export { createTokens, type TokenOptions } from './tokens.js'

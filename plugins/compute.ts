@@ -3,9 +3,9 @@ import { basename } from 'node:path'
 import { Piscina } from 'piscina'
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
 import type { Compute } from './contracts.js'
-import { ComputeMemoryExceeded, ComputeThreadLost } from './errors.js'
-import type { TracedInput, TracedOutput } from './traced-worker.js'
-import { NO_TRACING, type Tracing } from './tracing.js'
+import { ComputeMemoryExceeded, ComputeThreadLost } from './http/errors.js'
+import type { TracedInput, TracedOutput } from './telemetry/traced-worker.js'
+import { NO_TRACING, type Tracing } from './telemetry/tracing.js'
 
 const IDLE_TIMEOUT_MS = 10_000
 const MEMORY_MEGABYTES = 512
@@ -75,7 +75,7 @@ export function createCompute(options: ComputeOptions): ComputeService {
   }
 }
 
-const TRACED_WORKER = new URL('traced-worker.js', import.meta.url).href
+const TRACED_WORKER = new URL('./telemetry/traced-worker.js', import.meta.url).href
 
 /** One span for the task as a whole, with its wait for a thread, and one for what the thread did. */
 function traced(pool: Piscina, tracing: Tracing, task: TracedInput, how: { signal?: AbortSignal }) {

@@ -3,7 +3,7 @@ import type { Redis } from 'ioredis'
 import type { Kysely } from 'kysely'
 import type { Job, Role, TokenClaims, TokenUse } from '../schemas/common.js'
 import type { Activity } from '../schemas/personal.js'
-import type { Migrations as MigrationsByName } from './migrate.js'
+import type { Migrations as MigrationsByName } from './migrate/index.js'
 import type { Portability } from './portable/types.js'
 
 export type { TokenClaims, TokenUse } from '../schemas/common.js'
@@ -12,14 +12,14 @@ export { atMost, forEachOf } from './at-most.js'
 export { agentOf } from './audit.js'
 export { csvCell } from './csv.js'
 export { decodeCursor, encodeCursor, pageOf } from './cursor.js'
-export { kept } from './kept-figures.js'
-export { PayloadTooLarge } from './limits.js'
-export { networkOf } from './network.js'
+export { PayloadTooLarge } from './http/limits.js'
+export { networkOf } from './http/network.js'
+export { type Locale, type Localised, localeOf, Problem, type ProblemParams, problem } from './http/problem.js'
+export { shape } from './http/validation.js'
+export { kept } from './metrics/kept-figures.js'
 export type * from './portable/types.js'
 export { type Prepared, prepared, slots } from './prepared.js'
-export { type Locale, type Localised, localeOf, Problem, type ProblemParams, problem } from './problem.js'
-export { NO_TRACING, type Tracing } from './tracing.js'
-export { shape } from './validation.js'
+export { NO_TRACING, type Tracing } from './telemetry/tracing.js'
 
 /** What a domain may rely on. A host that embeds one domain supplies these decorators itself, or registers the core. */
 
@@ -254,7 +254,7 @@ export interface Auth extends Tokens {
   accept(tokens: OpaqueTokens): void
   /** What the routes of this app are about, as scopes name it. */
   areas(): readonly string[]
-  /** How cookies are called and limited for this request; see `plugins/cookies.ts`. */
+  /** How cookies are called and limited for this request; see `plugins/http/cookies.ts`. */
   readonly cookies: SessionCookies
 }
 

@@ -1,4 +1,4 @@
-import { problem } from './problem.js'
+import { problem } from './http/problem.js'
 
 export const CursorInvalid = problem('CURSOR_INVALID', 400, {
   en: 'This cursor does not belong to this list, order or filter; start again without one.',

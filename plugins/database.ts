@@ -1,11 +1,11 @@
-import { ConfigError } from './config-error.js'
+import { ConfigError } from './config/error.js'
+import type { TlsIdentity } from './config/secrets.js'
 import type { Place } from './contracts.js'
 import type { DatabaseEvents, DatabaseServer } from './dialects/dialect.js'
 import { HOME, placedServer, postgresPlacements } from './dialects/placed.js'
 import { postgresServer, SCHEMA_PREFIX } from './dialects/postgres.js'
 import { replicatedServer } from './dialects/replica.js'
 import { sqliteServer, tenantFile } from './dialects/sqlite.js'
-import type { TlsIdentity } from './secrets.js'
 import { tlsFailure } from './tls-failure.js'
 
 export interface DatabaseOptions {

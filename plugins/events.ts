@@ -3,7 +3,7 @@ import type { Generated, Kysely } from 'kysely'
 import { Counter, Gauge, type Registry } from 'prom-client'
 import type { EventHandler, Events, Tenant } from './contracts.js'
 import { prepared } from './prepared.js'
-import type { Tracing } from './tracing.js'
+import type { Tracing } from './telemetry/tracing.js'
 
 type OutboxTable = {
   id: Generated<number>

@@ -4,9 +4,9 @@ import type { FastifyInstance, FastifyReply } from 'fastify'
 import { Gauge, type Registry } from 'prom-client'
 import { type Static, Type } from 'typebox'
 import { Closed, problems } from '../schemas/common.js'
+import { CheckStatus, type Processes, ServingState, WorkerHealth, workersHealth } from './cluster/worker-health.js'
 import { access, type Health, type HealthCheck } from './contracts.js'
-import { kept, PROBED } from './kept-figures.js'
-import { CheckStatus, type Processes, ServingState, WorkerHealth, workersHealth } from './worker-health.js'
+import { kept, PROBED } from './metrics/kept-figures.js'
 
 const Check = Closed({ status: CheckStatus, latencyMilliseconds: Type.Number() })
 const Report = Closed({

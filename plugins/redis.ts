@@ -1,6 +1,6 @@
 import { Redis, type RedisOptions, ReplyError } from 'ioredis'
-import { ConfigError } from './config-error.js'
-import type { TlsIdentity } from './secrets.js'
+import { ConfigError } from './config/error.js'
+import type { TlsIdentity } from './config/secrets.js'
 import { tlsFailure } from './tls-failure.js'
 
 /** Longest a caller waits for Redis. One such wait opens the breaker, and the callers after it do not wait at all. */

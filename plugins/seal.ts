@@ -1,6 +1,6 @@
 import { createCipheriv, createDecipheriv, hkdfSync, randomBytes } from 'node:crypto'
 import type { Seal } from './contracts.js'
-import { problem } from './problem.js'
+import { problem } from './http/problem.js'
 
 /** AES-256-GCM (NIST SP 800-38D) with a random 96-bit nonce: good for 2³² values under one key. */
 const ALGORITHM = 'aes-256-gcm'

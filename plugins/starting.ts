@@ -1,6 +1,6 @@
 import { once } from 'node:events'
 import { createServer } from 'node:http'
-import { ServiceStarting } from './errors.js'
+import { ServiceStarting } from './http/errors.js'
 import { VERSION } from './version.js'
 
 const RETRY_SECONDS = 1

@@ -4,8 +4,8 @@ import Fastify, { type FastifyInstance } from 'fastify'
 import { type Static, Type } from 'typebox'
 import { TokenClaims } from '../schemas/common.js'
 import type { Tokens } from './contracts.js'
-import { Unauthenticated } from './errors.js'
-import { shape } from './validation.js'
+import { Unauthenticated } from './http/errors.js'
+import { shape } from './http/validation.js'
 
 /** The one algorithm: a token never chooses how it is checked (RFC 8725, 3.1). */
 const ALGORITHM = 'HS256'

@@ -11,10 +11,10 @@ import { Redis } from 'ioredis'
 import { Registry } from 'prom-client'
 import t, { type Test } from 'tap'
 import cacheStats from '../modules/cache-stats/index.js'
-import { type Caches, type CachesOptions, createCaches, type TenantCache } from '../plugins/cache.js'
+import { type Caches, type CachesOptions, createCaches, type TenantCache } from '../plugins/cache/index.js'
+import { SharedCache } from '../plugins/cache/shared.js'
 import type { EnterModule } from '../plugins/contracts.js'
 import { openRedis, type RedisLink } from '../plugins/redis.js'
-import { SharedCache } from '../plugins/shared-cache.js'
 import { redisUrl, startRedis } from './services.js'
 
 const quiet = { info: () => {}, warn: () => {} }

@@ -8,7 +8,7 @@ import { armor, Encrypter, generateX25519Identity, identityToRecipient } from 'a
 import Sqlite from 'better-sqlite3'
 import pg from 'pg'
 import t from 'tap'
-import { loadConfig } from '../plugins/config.js'
+import { loadConfig } from '../plugins/config/index.js'
 import { build } from '../server.js'
 import { runCommand } from './command.js'
 import { temporaryFolder } from './service-process.js'

@@ -3,8 +3,8 @@ import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import Fastify from 'fastify'
 import t from 'tap'
-import { useProblems } from '../plugins/errors.js'
-import { serverOptions } from '../plugins/server-options.js'
+import { useProblems } from '../plugins/http/errors.js'
+import { serverOptions } from '../plugins/http/server-options.js'
 
 /** docs/errors.md and the coded errors of the program, held together in both directions. */
 

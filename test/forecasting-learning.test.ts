@@ -20,7 +20,7 @@ import {
 import { closureCandidates, dayNumber, estimateAt } from '../modules/forecasting/series.js'
 import { dailyUseByLocation, items } from '../modules/inventory/index.js'
 import type { Tenants } from '../plugins/core.js'
-import type { JobService } from '../plugins/jobs.js'
+import type { JobService } from '../plugins/jobs/index.js'
 import { AccuracyAnswer, Explanation, Forecast, ItemAccuracy } from '../schemas/forecasting.js'
 import { Aggregate, ItemLocations } from '../schemas/hierarchy.js'
 import { day, type Entry, type Host, onBothDatabases, random, weeklyUse } from './ai-harness.js'

@@ -3,7 +3,7 @@ import identity, { type IdentityOptions, issueToken } from '../modules/identity/
 import { codeAt, stepAt } from '../modules/identity/totp.js'
 import type { Auth, Seal, Tenant } from '../plugins/contracts.js'
 import core, { type Tenants } from '../plugins/core.js'
-import { serverOptions } from '../plugins/server-options.js'
+import { serverOptions } from '../plugins/http/server-options.js'
 import type { Role } from '../schemas/common.js'
 
 /** The identity module on the core alone, with a clock that the test moves. */

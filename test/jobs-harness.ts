@@ -6,10 +6,10 @@ import { coreMigrations } from '../migrations/core.js'
 import type { Tenant } from '../plugins/contracts.js'
 import { openDatabaseServer } from '../plugins/database.js'
 import { UNWATCHED } from '../plugins/dialects/dialect.js'
-import { TenantNotFound } from '../plugins/errors.js'
-import { createJobs, type JobsOptions } from '../plugins/jobs.js'
-import { migrate } from '../plugins/migrate.js'
-import { problem } from '../plugins/problem.js'
+import { TenantNotFound } from '../plugins/http/errors.js'
+import { problem } from '../plugins/http/problem.js'
+import { createJobs, type JobsOptions } from '../plugins/jobs/index.js'
+import { migrate } from '../plugins/migrate/index.js'
 
 export const OutOfPaper = problem<{ sheets: number }>('TEST_OUT_OF_PAPER', 409, {
   en: 'Only {sheets} sheets are left.',

@@ -82,7 +82,9 @@ t.test('who may import whom', async (t) => {
   t.same(forbidden(/^schemas\//, schema), [], 'schemas import TypeBox and each other')
 
   const migration = ({ target, ours, typeOnly }: Import) =>
-    ours ? target === 'migrations/columns.ts' || (typeOnly && target === 'plugins/migrate.ts') : target === 'kysely'
+    ours
+      ? target === 'migrations/columns.ts' || (typeOnly && target === 'plugins/migrate/index.ts')
+      : target === 'kysely'
   t.same(forbidden(/^migrations\//, migration), [], 'migrations import the column types')
 
   const module = ({ target, ours }: Import, path: string) => {
@@ -103,11 +105,13 @@ t.test('who may import whom', async (t) => {
   )
 
   const map = ({ target, ours }: Import) =>
-    !ours || /^(modules\/[\w-]+\/index|plugins\/(core|config|contracts))\.ts$/.test(target)
+    !ours || /^(modules\/[\w-]+\/index|plugins\/(core|config\/index|contracts))\.ts$/.test(target)
   t.same(forbidden(/^app\.ts$/, map), [], 'the map imports the core and the modules by their front doors')
   const entry = ({ target, ours }: Import) =>
     !ours ||
-    /^(app|server|commands\/\w+|demo\/\w+|modules\/[\w-]+\/index|plugins\/[\w-]+|schemas\/[\w-]+)\.ts$/.test(target)
+    /^(app|server|commands\/\w+|demo\/\w+|modules\/[\w-]+\/index|plugins\/([\w-]+(\/index)?|http\/(errors|server-options))|schemas\/[\w-]+)\.ts$/.test(
+      target
+    )
   t.same(
     forbidden(/^((server|cli)\.ts$|commands\/)/, entry),
     [],
@@ -118,7 +122,7 @@ t.test('who may import whom', async (t) => {
   t.same(
     forbidden(/^(\w+\.ts$|(commands|demo|plugins|modules|schemas|migrations)\/)/, quick),
     [],
-    'no start reads the checkers of typebox; plugins/validation.ts has one'
+    'no start reads the checkers of typebox; plugins/http/validation.ts has one'
   )
 })
 
@@ -199,6 +203,16 @@ t.test('no file is dead', async (t) => {
       )
     t.ok(used, `${path} is used`)
   }
+})
+
+t.test('the map of the rooms names each', async (t) => {
+  const map = textOf('docs/architecture.md')
+  const rooms = sources.flatMap((path) => /^(?:(?:plugins|modules)\/[\w-]+|[\w-]+)(?=\/)/.exec(path) ?? [])
+  t.ok(rooms.includes('plugins/telemetry') && rooms.includes('bench'))
+  t.same(
+    [...new Set(rooms)].filter((room) => !map.includes(`\`${room}`)),
+    []
+  )
 })
 
 const LINES_MAX = 450

@@ -1,4 +1,4 @@
-import { problem } from '../problem.js'
+import { problem } from '../http/problem.js'
 
 export const ArchiveNotFound = problem<{ reason: string }>('BACKUP_NOT_FOUND', 404, {
   en: 'The backup cannot be used: {reason}.',

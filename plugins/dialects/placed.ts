@@ -1,5 +1,5 @@
 import pg from 'pg'
-import type { TlsIdentity } from '../secrets.js'
+import type { TlsIdentity } from '../config/secrets.js'
 import type { DatabaseServer, TenantDatabase } from './dialect.js'
 import { withoutTlsParameters } from './postgres.js'
 

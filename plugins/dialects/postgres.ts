@@ -9,7 +9,7 @@ import {
   TableNode
 } from 'kysely'
 import pg from 'pg'
-import type { TlsIdentity } from '../secrets.js'
+import type { TlsIdentity } from '../config/secrets.js'
 import { type DatabaseEvents, type DatabaseServer, PLUGINS, type RawTransact, type TenantDatabase } from './dialect.js'
 import { explainAt } from './postgres-explain.js'
 import { createStatistics } from './postgres-statistics.js'

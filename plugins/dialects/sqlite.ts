@@ -26,7 +26,7 @@ import {
 } from 'kysely'
 import { LRUCache } from 'lru-cache'
 import type { TransactOptions } from '../contracts.js'
-import { DatabaseBusy } from '../errors.js'
+import { DatabaseBusy } from '../http/errors.js'
 import {
   type DatabaseEvents,
   type DatabaseServer,

@@ -1,8 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Queue, Worker } from 'bullmq'
 import { Redis, type RedisOptions } from 'ioredis'
+import type { TlsIdentity } from '../config/secrets.js'
 import { hearAllErrors, tlsOptions } from '../redis.js'
-import type { TlsIdentity } from '../secrets.js'
 import type { JobLog } from './runner.js'
 import type { QueuedJob } from './store.js'
 

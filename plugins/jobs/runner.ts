@@ -1,8 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { JobContext, Tenant } from '../contracts.js'
-import { JobFailed } from '../errors.js'
-import { Problem } from '../problem.js'
-import type { Tracing } from '../tracing.js'
+import { JobFailed } from '../http/errors.js'
+import { Problem } from '../http/problem.js'
+import type { Tracing } from '../telemetry/tracing.js'
 import type { JobMetrics } from './metrics.js'
 import { type ClaimedJob, createJobStore, type Ending, type JobStore, type Progress, type QueuedJob } from './store.js'
 

@@ -2,8 +2,8 @@ import type { Kysely } from 'kysely'
 import { v7 as uuidv7 } from 'uuid'
 import type { Job, JobStatus } from '../../schemas/common.js'
 import type { Tenant } from '../contracts.js'
-import { JobAbandoned, JobLost } from '../errors.js'
-import type { Problem } from '../problem.js'
+import { JobAbandoned, JobLost } from '../http/errors.js'
+import type { Problem } from '../http/problem.js'
 import type { Liveness } from './liveness.js'
 
 type JobTable = {

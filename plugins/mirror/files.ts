@@ -1,7 +1,7 @@
 import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, writeSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { type Static, type TSchema, Type } from 'typebox'
-import { shape } from '../validation.js'
+import { shape } from '../http/validation.js'
 
 /** A folder beside the SQLite database: which database counts, what the console asks for, and how it goes. */
 

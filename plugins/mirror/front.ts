@@ -3,8 +3,8 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
-import { DatabaseSwitching } from '../errors.js'
-import { endIdleConnections } from '../idle-connections.js'
+import { DatabaseSwitching } from '../http/errors.js'
+import { endIdleConnections } from '../http/idle-connections.js'
 
 /** Those inside get so long to end before a switch goes on without them: they are told to come again. */
 const DRAIN_MILLISECONDS = 2_000

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import type { Place, Portability, PortableRow, PortableSchema, PortableTable, PortableWriter } from '../contracts.js'
-import { FENCED_MESSAGE, FENCED_STATE } from '../errors.js'
+import { FENCED_MESSAGE, FENCED_STATE } from '../http/errors.js'
 import {
   advanceIdentities,
   connect,

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import Sqlite from 'better-sqlite3'
 import type { Portability, PortableRow, PortableSchema, PortableTable, PortableWriter } from '../contracts.js'
-import { FENCED_MESSAGE } from '../errors.js'
+import { FENCED_MESSAGE } from '../http/errors.js'
 import { sqliteRows, sqliteSchema, sqliteWriter } from '../portable/sqlite.js'
 import { keyOf } from '../portable/values.js'
 import {

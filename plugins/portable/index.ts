@@ -1,7 +1,7 @@
 import type { MigrationSet, Place, Portability, PortableReader, PortableSchema, PortableWriter } from '../contracts.js'
 import { type DatabaseOptions, openDatabaseServer, placeOf } from '../database.js'
 import { UNWATCHED } from '../dialects/dialect.js'
-import { migrate } from '../migrate.js'
+import { migrate } from '../migrate/index.js'
 import { postgresReader, postgresWriter } from './postgres.js'
 import { sqliteReader, sqliteWriter } from './sqlite.js'
 

@@ -1,5 +1,5 @@
+import type { TlsIdentity } from '../config/secrets.js'
 import type { Dialect } from '../contracts.js'
-import type { TlsIdentity } from '../secrets.js'
 
 /** How a value travels between engines; see `plugins/portable/values.ts`. */
 export type ColumnKind = 'integer' | 'number' | 'text' | 'boolean' | 'json' | 'bytes' | 'instant'

@@ -2,8 +2,8 @@ import { context, type Span, SpanStatusCode } from '@opentelemetry/api'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { agentOf } from '../audit.js'
 import type { Tenant } from '../contracts.js'
-import { keepTraceId } from '../trace-id.js'
 import type { Provider } from './provider.js'
+import { keepTraceId } from './trace-id.js'
 
 /** Asked all the time by machines, and of no interest to anybody afterwards. */
 const SILENT = /^\/(metrics|health)(\/|$)/

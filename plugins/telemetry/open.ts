@@ -1,7 +1,7 @@
-import type { Telemetry, TelemetrySettings } from '../telemetry.js'
 import { listenToChannels } from './channels.js'
 import { traceRequests } from './http.js'
 import { Provider } from './provider.js'
+import type { Telemetry, TelemetrySettings } from './tracing.js'
 
 export function openProvider(settings: TelemetrySettings): Telemetry {
   const provider = new Provider(settings)

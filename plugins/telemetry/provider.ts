@@ -28,8 +28,7 @@ import {
   TraceIdRatioBasedSampler,
   TracerProvider
 } from '@opentelemetry/sdk-trace'
-import type { TelemetrySettings } from '../telemetry.js'
-import type { SpanOptions, SpanTime, Tracing } from '../tracing.js'
+import type { SpanOptions, SpanTime, TelemetrySettings, Tracing } from './tracing.js'
 
 /** One batch to the collector; what it does not take by then is lost. */
 const EXPORT_TIMEOUT_MS = 5_000

@@ -1,7 +1,7 @@
 import type { FastifyInstance, FastifySchema } from 'fastify'
 import t, { type Test } from 'tap'
 import type { Auth, Tenants } from '../../plugins/core.js'
-import { createValidatorCompiler } from '../../plugins/validation.js'
+import { createValidatorCompiler } from '../../plugins/http/validation.js'
 import type { Role } from '../../schemas/common.js'
 import { buildApp, client, eachDialect } from '../helper.js'
 import { isObject } from './schema-arbitrary.js'

@@ -1,7 +1,7 @@
 import * as fc from 'fast-check'
 import type { InjectOptions } from 'fastify'
 import type { Auth } from '../../plugins/contracts.js'
-import { createValidatorCompiler } from '../../plugins/validation.js'
+import { createValidatorCompiler } from '../../plugins/http/validation.js'
 import type { Role } from '../../schemas/common.js'
 import { type Answer, answerOf, checkAnswer } from '../helper.js'
 import { arbitraryOf, csvText, HOSTILE, isObject, Known, odd, type Schema, Verbatim } from './schema-arbitrary.js'

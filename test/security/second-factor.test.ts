@@ -6,10 +6,10 @@ import { app as registerAll } from '../../app.js'
 import { hashRecoveryCode } from '../../modules/identity/recovery-codes.js'
 import { createSecondFactorStore } from '../../modules/identity/second-factor-store.js'
 import { base32, codeAt, matchingStep, otpauthUri, stepAt } from '../../modules/identity/totp.js'
-import { loadConfig } from '../../plugins/config.js'
+import { loadConfig } from '../../plugins/config/index.js'
 import type { Auth, Tenant } from '../../plugins/contracts.js'
+import { serverOptions } from '../../plugins/http/server-options.js'
 import { createSeal } from '../../plugins/seal.js'
-import { serverOptions } from '../../plugins/server-options.js'
 import { type Dialect, eachDialect } from '../helper.js'
 import {
   enrolled,

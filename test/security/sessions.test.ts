@@ -19,7 +19,7 @@ import {
   type TokenUse
 } from '../../plugins/contracts.js'
 import core, { type Tenants } from '../../plugins/core.js'
-import { serverOptions } from '../../plugins/server-options.js'
+import { serverOptions } from '../../plugins/http/server-options.js'
 import type { Role } from '../../schemas/common.js'
 import { DIALECTS, type Dialect, eachDialect } from '../helper.js'
 import { freshDatabase, startRedis } from '../services.js'

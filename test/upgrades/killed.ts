@@ -2,7 +2,7 @@
 import { pathToFileURL } from 'node:url'
 import { openDatabaseServer } from '../../plugins/database.js'
 import { UNWATCHED } from '../../plugins/dialects/dialect.js'
-import { migrate } from '../../plugins/migrate.js'
+import { migrate } from '../../plugins/migrate/index.js'
 import { versionTwo } from './versions.js'
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {

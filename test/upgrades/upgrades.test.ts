@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url'
 import { type Kysely, sql } from 'kysely'
 import pg from 'pg'
 import t, { type Test } from 'tap'
-import type { MigrationSet } from '../../plugins/migrate.js'
+import type { MigrationSet } from '../../plugins/migrate/index.js'
 import { buildApp, client, eachDialect } from '../helper.js'
 import { spawnNode } from '../service-process.js'
 import {

@@ -1,5 +1,5 @@
 import { type Kysely, sql } from 'kysely'
-import type { MigrationSet } from '../../plugins/migrate.js'
+import type { MigrationSet } from '../../plugins/migrate/index.js'
 
 /** A module in two versions: the second adds a column, fills it and indexes it, without stopping those who write. */
 

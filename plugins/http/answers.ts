@@ -1,0 +1,282 @@
+import { createHash } from 'node:crypto'
+import { negotiate } from '@fastify/accept-negotiator'
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import type { Kysely } from 'kysely'
+import type { Registry } from 'prom-client'
+import type { Job } from '../../schemas/common.js'
+import { agentOf, defaultEntry } from '../audit.js'
+import { etagOf } from '../cache/index.js'
+import type { Answers, CachedText, Principal, Tenant, Transaction } from '../contracts.js'
+import { idempotencyMetrics } from '../metrics/idempotency.js'
+import { prepared } from '../prepared.js'
+import { IdempotencyInProgress, IdempotencyKeyInvalid, IdempotencyKeyReused, PreconditionFailed } from './errors.js'
+
+type IdempotencyTable = {
+  key: string
+  request_hash: string
+  status: number | null
+  headers: string | null
+  body: string | null
+  created_at: number
+}
+type IdempotencyTables = {
+  idempotency_keys: IdempotencyTable
+}
+
+const JSON_TYPE = 'application/json; charset=utf-8'
+/** Below this a compressed answer saves nothing. */
+const COMPRESS_MIN_BYTES = 1024
+const KEY_PATTERN = /^[\x21-\x7e]{1,255}$/
+const WAIT_MAX_SECONDS = 60
+/** A key whose request neither ended nor failed within this time belongs to a process that died. */
+const ABANDONED_MILLISECONDS = 60_000
+
+const encodings = new Map<string, 'br' | 'gzip' | undefined>()
+/** Clients send a handful of different headers, so each is parsed once. */
+function encodingFor(request: FastifyRequest): 'br' | 'gzip' | undefined {
+  const header = request.headers['accept-encoding']
+  if (typeof header !== 'string') return undefined
+  if (encodings.has(header)) return encodings.get(header)
+  const best = negotiate(header, ['br', 'gzip'])
+  const encoding = best === 'br' || best === 'gzip' ? best : undefined
+  if (encodings.size < 1000) encodings.set(header, encoding)
+  return encoding
+}
+
+/** Whether an `If-None-Match` or `If-Match` list names this validator (weak prefixes are ignored, as for 304). */
+const names = (header: string | undefined, etag: string) =>
+  header !== undefined && (header === '*' || header.split(',').some((each) => each.trim().replace(/^W\//, '') === etag))
+
+const varied = new Map<string, string>()
+/** Adds to what other plugins have set, such as CORS its `Origin`; that is one of a handful of texts. */
+function vary(reply: FastifyReply): void {
+  const set = String(reply.getHeader('vary') ?? '')
+  const known = varied.get(set)
+  if (known !== undefined) return void reply.header('vary', known)
+  const missing = ['accept-encoding', 'authorization'].filter((field) => !set.toLowerCase().includes(field))
+  const full = [set, ...missing].filter((field) => field !== '').join(', ')
+  if (varied.size < 100) varied.set(set, full)
+  reply.header('vary', full)
+}
+
+function sendText(request: FastifyRequest, reply: FastifyReply, text: CachedText): FastifyReply {
+  reply.header('etag', text.etag)
+  reply.header('cache-control', 'private, no-cache')
+  vary(reply)
+  if (names(request.headers['if-none-match'], text.etag)) return reply.code(304).send()
+  reply.header('content-type', JSON_TYPE)
+  const encoding = text.body.length < COMPRESS_MIN_BYTES ? undefined : encodingFor(request)
+  if (encoding === undefined) return reply.send(text.body)
+  return reply.header('content-encoding', encoding).send(text.encoded(encoding))
+}
+
+interface AnswersOptions {
+  registry: Registry
+  waitForJob(tenant: Tenant, id: string, seconds: number): Promise<Job>
+}
+
+interface Stored {
+  status: number
+  headers: Record<string, string>
+  body: string
+}
+
+export function createAnswers({ registry, waitForJob }: AnswersOptions): Answers {
+  const counted = idempotencyMetrics(registry)
+  const tenantOf = (request: FastifyRequest) => request.getDecorator<Tenant>('tenant')
+
+  const reserve = async (tenant: Tenant, key: string, hash: string): Promise<Stored | undefined> =>
+    tenant.transact(async (tx) => takeKey(tx.db, key, hash)).catch(counted.refused)
+
+  return {
+    async read(request, reply, namespace, key, load) {
+      const text = await tenantOf(request).cache.read(namespace, key, async () => {
+        const answer = await load()
+        if (typeof answer === 'string' || Buffer.isBuffer(answer)) return answer
+        const serialized = reply.code(200).serialize(answer)
+        return typeof serialized === 'string' ? serialized : serialized.toString()
+      })
+      return sendText(request, reply, text)
+    },
+
+    async write(request, reply, status, work) {
+      const key = keyOf(request)
+      const hash = key === undefined ? '' : hashOf(request)
+      let again = false
+      const answerOnce = async (tx: Transaction): Promise<Stored> => {
+        const stored = key === undefined ? undefined : await takeKey(tx.db, key, hash)
+        again = stored !== undefined
+        if (stored !== undefined) return stored
+        const result = await audited(tx, request, status, work)
+        reply.code(status)
+        const fresh: Stored = {
+          status,
+          headers: headersOf(reply),
+          body: result === undefined ? '' : String(reply.serialize(result))
+        }
+        if (key !== undefined) await keepAnswer(tx.db, key, fresh)
+        return fresh
+      }
+      const answer = await tenantOf(request)
+        .transact(answerOnce, { agent: agentOf(request) })
+        .catch(counted.refused)
+      if (key !== undefined) counted.answered(again)
+      return sendStored(reply, answer)
+    },
+
+    async job(request, reply, start, fingerprint) {
+      const tenant = tenantOf(request)
+      const key = keyOf(request)
+      const replayed = key === undefined ? undefined : await reserve(tenant, key, hashOf(request, fingerprint))
+      const job = replayed === undefined ? await begin() : undefined
+      if (key !== undefined) counted.answered(replayed !== undefined)
+      const id = replayed?.headers.location?.split('/').at(-1) ?? job?.id ?? ''
+      const seconds = waitSeconds(request)
+      if (seconds > 0) {
+        const ended = await waitForJob(tenant, id, seconds)
+        if (ended.finishedAt !== null)
+          return reply.code(200).header('preference-applied', `wait=${seconds}`).send(ended)
+      }
+      if (replayed !== undefined) return sendStored(reply, replayed)
+      return reply.code(202).header('location', `/api/jobs/${id}`).send(job)
+
+      async function begin(): Promise<Job> {
+        try {
+          const started = await start()
+          const body = String(reply.code(202).serialize(started))
+          const fresh = { status: 202, headers: { location: `/api/jobs/${started.id}` }, body }
+          await tenant.transact(
+            async (tx) => {
+              if (key !== undefined) await keepAnswer(tx.db, key, fresh)
+              tx.audit({ action: `${started.kind}.start`, object: { type: 'job', id: started.id } })
+            },
+            { agent: agentOf(request) }
+          )
+          return started
+        } catch (error) {
+          // What did not start may be tried again under the same key.
+          if (key !== undefined) {
+            await tenant.transact(async (tx) => {
+              await tx.db
+                .withTables<IdempotencyTables>()
+                .deleteFrom('idempotency_keys')
+                .where('key', '=', key)
+                .execute()
+            })
+          }
+          throw error
+        }
+      }
+    },
+
+    requireMatch(request, reply, current) {
+      const header = request.headers['if-match']
+      if (header === undefined) return
+      const etag = etagOf(Buffer.from(String(reply.code(200).serialize(current))))
+      if (!names(header, etag)) throw new PreconditionFailed({ current: etag })
+    }
+  }
+}
+
+/** Every write leaves an entry in the audit trail: the work's own, or else its route and path. */
+async function audited<R>(
+  tx: Transaction,
+  request: FastifyRequest,
+  status: number,
+  work: (tx: Transaction) => Promise<R>
+): Promise<R> {
+  let told = false
+  const audit: Transaction['audit'] = (entry) => {
+    told = true
+    tx.audit(entry)
+  }
+  const result = await work({ ...tx, audit })
+  if (!told) tx.audit(defaultEntry(request, status))
+  return result
+}
+
+/** Keys are a caller's own: the same key of another user is another key. */
+function keyOf(request: FastifyRequest): string | undefined {
+  const header = request.headers['idempotency-key']
+  if (header === undefined) return undefined
+  if (typeof header !== 'string' || !KEY_PATTERN.test(header)) throw new IdempotencyKeyInvalid({})
+  return `${request.getDecorator<Principal | null>('principal')?.subject ?? ''} ${header}`
+}
+
+function hashOf(request: FastifyRequest, fingerprint?: string): string {
+  const hash = createHash('sha256').update(`${request.method} ${request.url}\n`)
+  return hash.update(fingerprint ?? JSON.stringify(request.body ?? null)).digest('base64url')
+}
+
+const insertKey = prepared<{ key: string; hash: string; now: number }, unknown>((db, slot) =>
+  db
+    .withTables<IdempotencyTables>()
+    .insertInto('idempotency_keys')
+    .values({
+      key: slot('key'),
+      request_hash: slot('hash'),
+      status: null,
+      headers: null,
+      body: null,
+      created_at: slot('now')
+    })
+    .onConflict((conflict) => conflict.column('key').doNothing())
+)
+const fillKey = prepared<{ key: string; status: number; headers: string; body: string }, unknown>((db, slot) =>
+  db
+    .withTables<IdempotencyTables>()
+    .updateTable('idempotency_keys')
+    .set({ status: slot('status'), headers: slot('headers'), body: slot('body') })
+    .where('key', '=', slot('key'))
+)
+
+/**
+ * Takes the key for this request, or answers what is stored under it. On PostgreSQL a second request with the same key
+ * waits in the insert until the first commits; on SQLite writers take turns anyway.
+ */
+async function takeKey(root: Kysely<unknown>, key: string, hash: string): Promise<Stored | undefined> {
+  const db = root.withTables<IdempotencyTables>()
+  const now = Date.now()
+  const { numAffectedRows = 0n } = await root.executeQuery(insertKey(root, { key, hash, now }))
+  if (numAffectedRows > 0n) return undefined
+  const row = await db.selectFrom('idempotency_keys').selectAll().where('key', '=', key).executeTakeFirstOrThrow()
+  if (row.request_hash !== hash) throw new IdempotencyKeyReused({})
+  if (row.status !== null) return { status: row.status, headers: JSON.parse(row.headers ?? '{}'), body: row.body ?? '' }
+  if (row.created_at > now - ABANDONED_MILLISECONDS) throw new IdempotencyInProgress({ retryAfterSeconds: 1 })
+  await db.updateTable('idempotency_keys').set({ created_at: now }).where('key', '=', key).execute()
+  return undefined
+}
+
+async function keepAnswer(db: Kysely<unknown>, key: string, { headers, ...answer }: Stored): Promise<void> {
+  await db.executeQuery(fillKey(db, { key, headers: JSON.stringify(headers), ...answer }))
+}
+
+/** A key counts for a week; a retry comes within minutes. */
+const KEY_LIFE_MILLISECONDS = 7 * 86_400_000
+
+export async function forgetOldKeys(tenant: Tenant): Promise<void> {
+  await tenant.transact(({ db }) =>
+    db
+      .withTables<IdempotencyTables>()
+      .deleteFrom('idempotency_keys')
+      .where('created_at', '<', Date.now() - KEY_LIFE_MILLISECONDS)
+      .execute()
+  )
+}
+
+function headersOf(reply: FastifyReply): Record<string, string> {
+  const location = reply.getHeader('location')
+  return typeof location === 'string' ? { location } : {}
+}
+
+function sendStored(reply: FastifyReply, { status, headers, body }: Stored): FastifyReply {
+  reply.code(status).headers(headers).header('cache-control', 'no-store')
+  return body === '' ? reply.send() : reply.header('content-type', JSON_TYPE).send(body)
+}
+
+/** RFC 7240 `Prefer: wait=N`. */
+function waitSeconds(request: FastifyRequest): number {
+  const prefer = request.headers.prefer
+  const wait = /(?:^|[,;\s])wait=(\d{1,4})/.exec(typeof prefer === 'string' ? prefer : '')?.[1]
+  return Math.min(Number(wait ?? 0), WAIT_MAX_SECONDS)
+}

@@ -1,0 +1,88 @@
+import { createHash } from 'node:crypto'
+import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
+import { type Static, Type } from 'typebox'
+import { Closed, Job, JobStatus, List, PageQuery, problems, Uuid } from '../../schemas/common.js'
+import { agentOf } from '../audit.js'
+import { access, type EnterModule, type ModuleOptions, type Tenant } from '../contracts.js'
+import { CursorInvalid } from '../http/errors.js'
+import { shape } from '../http/validation.js'
+import type { JobFilter, JobPosition, JobService } from './index.js'
+
+const Params = Closed({ id: Uuid })
+const Query = Closed({
+  ...PageQuery,
+  status: Type.Optional(JobStatus),
+  kind: Type.Optional(Type.String({ minLength: 1, maxLength: 100 }))
+})
+const Cursor = Type.Tuple([Type.Integer(), Type.String(), Type.String()])
+const tags = ['jobs']
+
+/** What background work is doing: `/api/jobs`. Starting it belongs to the route of each domain. */
+export const jobRoutes: FastifyPluginAsyncTypebox<ModuleOptions> = async (app, options) => {
+  app.getDecorator<EnterModule>('enterModule')(app, options)
+  const jobs = app.getDecorator<JobService>('jobs')
+
+  const list = {
+    tags,
+    summary: 'Lists jobs, newest first',
+    querystring: Query,
+    response: { 200: List(Job), ...problems }
+  }
+  app.get('/', { schema: list, config: access('staff') }, async (request, reply) => {
+    const { limit = 50, cursor, ...filter } = request.query
+    const after = cursor === undefined ? undefined : positionOf(cursor, filter)
+    const rows = await jobs.list(request.getDecorator<Tenant>('tenant'), filter, limit + 1, after)
+    const page = rows.slice(0, limit)
+    const last = page.at(-1)
+    const nextCursor = rows.length > limit && last !== undefined ? cursorOf(last[0], filter) : null
+    reply.header('cache-control', 'no-store')
+    return { data: page.map(([, job]) => job), page: { limit, nextCursor } }
+  })
+
+  const one = { tags, summary: 'Shows a job', params: Params, response: { 200: Job, ...problems } }
+  app.get('/:id', { schema: one, config: access('staff') }, async (request, reply) => {
+    reply.header('cache-control', 'no-store')
+    return jobs.get(request.getDecorator<Tenant>('tenant'), request.params.id)
+  })
+
+  const cancel = {
+    tags,
+    summary: 'Cancels a job',
+    description:
+      'A queued job ends at once; a running one is asked to stop and ends soon after. Repeating it changes nothing.',
+    params: Params,
+    response: { 202: Job, ...problems }
+  }
+  app.delete('/:id', { schema: cancel, config: access('manager') }, async (request, reply) => {
+    const tenant = request.getDecorator<Tenant>('tenant')
+    const job = await jobs.cancel(tenant, request.params.id)
+    await tenant.transact(
+      async (tx) => tx.audit({ action: `${job.kind}.cancel`, object: { type: 'job', id: job.id } }),
+      { agent: agentOf(request) }
+    )
+    return reply.code(202).header('cache-control', 'no-store').send(job)
+  })
+}
+
+const filterHash = ({ status, kind }: JobFilter) =>
+  createHash('sha256')
+    .update(JSON.stringify([status, kind]))
+    .digest('base64url')
+    .slice(0, 8)
+
+function cursorOf({ createdAt, id }: JobPosition, filter: JobFilter): string {
+  const cursor: Static<typeof Cursor> = [createdAt, id, filterHash(filter)]
+  return Buffer.from(JSON.stringify(cursor)).toString('base64url')
+}
+
+/** @throws CURSOR_INVALID for a cursor of another list or filter */
+function positionOf(cursor: string, filter: JobFilter): JobPosition {
+  let value: unknown
+  try {
+    value = JSON.parse(Buffer.from(cursor, 'base64url').toString())
+  } catch {
+    throw new CursorInvalid({})
+  }
+  if (!shape(Cursor)(value) || value[2] !== filterHash(filter)) throw new CursorInvalid({})
+  return { createdAt: value[0], id: value[1] }
+}
