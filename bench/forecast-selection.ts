@@ -46,7 +46,9 @@ const HEAD = ['claimed', 'real', 'base %', 'right %', 'served', 'combined', 'bas
 
 /** How well the choice between combination and baseline does, set by set. */
 export function printSelections(sets: readonly Dataset[]): void {
-  console.log('\nthe choice, out of sample: error of the combination over that of the baseline as claimed and as it came,')
+  console.log(
+    '\nthe choice, out of sample: error of the combination over that of the baseline as claimed and as it came,'
+  )
   console.log('baselines served, choices that were right, scaled errors of what served and of what might have')
   console.log(`${''.padEnd(22)}${HEAD.map((h) => h.padStart(9)).join('')}`)
   for (const set of sets) printSelection(set)

@@ -7,7 +7,8 @@ export interface Row {
   scores: Scores
 }
 
-export const cell = (value: number, digits = 2): string => (Number.isFinite(value) ? value.toFixed(digits) : '–').padStart(9)
+export const cell = (value: number, digits = 2): string =>
+  (Number.isFinite(value) ? value.toFixed(digits) : '–').padStart(9)
 
 export function printTable(set: Dataset, rows: readonly Row[], goals: string): void {
   const reference = rows.find(({ label }) => label === 'naive2')!.scores

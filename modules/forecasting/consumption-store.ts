@@ -172,7 +172,10 @@ export function createConsumptionStore(db: Kysely<ConsumptionTables>, dialect: D
 
     /** Replaces the named items' days from `fromDay` on (all when undefined); only what differs is written. */
     async replace(itemCodes: readonly string[], fromDay: string | undefined, rows: readonly ConsumptionData[]) {
-      let stored = db.selectFrom('consumption_data').selectAll().where('item_code', 'in', [...itemCodes])
+      let stored = db
+        .selectFrom('consumption_data')
+        .selectAll()
+        .where('item_code', 'in', [...itemCodes])
       if (fromDay !== undefined) stored = stored.where('day', '>=', fromDay)
       const before = new Map((await stored.execute()).map((row) => [keyOf(row), row]))
       const changed = rows.filter((row) => {

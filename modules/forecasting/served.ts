@@ -20,8 +20,7 @@ export async function answerOf(
   itemCode: string,
   frequency: Frequency | undefined
 ): Promise<string | undefined> {
-  const query =
-    frequency === undefined ? readAnswer(root, { itemCode }) : readAnswerOf(root, { itemCode, frequency })
+  const query = frequency === undefined ? readAnswer(root, { itemCode }) : readAnswerOf(root, { itemCode, frequency })
   return (await root.executeQuery(query)).rows[0]?.answer
 }
 
