@@ -2,16 +2,18 @@ import { type Kysely, sql } from 'kysely'
 import { isPostgres } from '../../migrations/columns.js'
 import { prepared } from '../../plugins/contracts.js'
 import type { Frequency } from '../../schemas/forecasting.js'
+import type { ForecastingTables } from './store.js'
 
 /** What forecasts are read for most: the answer of one item, and the mean demand of many. */
 
-const readAnswer = prepared<{ itemCode: string }, { answer: string }>(
-  (_, slot) => sql`select answer from ${sql.table('ai_forecasts')} where item_code = ${slot('itemCode')}
-    order by frequency limit 1`
+const answers = (root: Kysely<unknown>) =>
+  root.withTables<ForecastingTables>().selectFrom('ai_forecasts').select('answer')
+
+const readAnswer = prepared<{ itemCode: string }, { answer: string }>((root, slot) =>
+  answers(root).where('item_code', '=', slot('itemCode')).orderBy('frequency').limit(1)
 )
-const readAnswerOf = prepared<{ itemCode: string; frequency: Frequency }, { answer: string }>(
-  (_, slot) => sql`select answer from ${sql.table('ai_forecasts')} where item_code = ${slot('itemCode')}
-    and frequency = ${slot('frequency')}`
+const readAnswerOf = prepared<{ itemCode: string; frequency: Frequency }, { answer: string }>((root, slot) =>
+  answers(root).where('item_code', '=', slot('itemCode')).where('frequency', '=', slot('frequency'))
 )
 
 /** The stored answer, ready to send; without a frequency the daily one, else the weekly. */
