@@ -289,10 +289,13 @@ export function createAggregation({ source, compute, now }: Dependencies) {
     const m = sums.length
     const n = m + parts.length
     const all = [...sums, ...parts.map(({ series }) => series)]
+    await turn()
     const chosen = choose(hierarchy, all, base.slice(0, n), (end + 1 - begin) / stepDays, shape)
+    await turn()
     const ahead = (i: number): number[] => (i < m ? undefined : parts[i - m]?.own) ?? base[i]?.ahead?.mean ?? []
     const made = all.map((_, i) => ahead(i))
     const agreed = chosen.method === 'mint' ? reconcile(hierarchy, made, chosen, horizon) : undefined
+    await turn()
     await serve(tenant, shape, parts, agreed, first)
     const paths: number[][] = []
     for (const [i, part] of parts.entries()) {

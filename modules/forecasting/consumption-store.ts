@@ -46,14 +46,18 @@ export async function markStale(root: Kysely<unknown>, itemCodes: readonly strin
   await root.executeQuery(staleMarks(root, { names, fromDay }))
 }
 
+const keyOf = ({ item_code, day }: ConsumptionData) => `${day} ${item_code}`
+const isSame = (a: ConsumptionData, b: ConsumptionData) =>
+  a.quantity_micros === b.quantity_micros && a.closing_micros === b.closing_micros && a.censored === b.censored
+
 export function createConsumptionStore(db: Kysely<ConsumptionTables>, dialect: Dialect) {
   /** One parameter carries all rows: neither database bounds its length as it bounds the number of parameters. */
   const fromJson = (rows: readonly ConsumptionData[]) =>
     dialect === 'postgres'
       ? sql`select item_code, day, quantity_micros, closing_micros, censored from jsonb_to_recordset(${JSON.stringify(rows)}::jsonb)
           as row(item_code text, day text, quantity_micros bigint, closing_micros bigint, censored integer)`
-      : sql`select value ->> 'item_code', value ->> 'day', value ->> 'quantity_micros', value ->> 'closing_micros',
-          value ->> 'censored' from json_each(${JSON.stringify(rows)})`
+      : sql`select value ->> 'item_code' as item_code, value ->> 'day' as day, value ->> 'quantity_micros',
+          value ->> 'closing_micros', value ->> 'censored' from json_each(${JSON.stringify(rows)}) where true`
 
   return {
     async stale(itemCodes?: readonly string[]): Promise<Stale[]> {
@@ -166,14 +170,28 @@ export function createConsumptionStore(db: Kysely<ConsumptionTables>, dialect: D
       return new Map(rows.map((row) => [row.item_code, row.closing_micros]))
     },
 
-    /** Replaces the named items' days from `fromDay` on (all when undefined). */
+    /** Replaces the named items' days from `fromDay` on (all when undefined); only what differs is written. */
     async replace(itemCodes: readonly string[], fromDay: string | undefined, rows: readonly ConsumptionData[]) {
-      let removal = db.deleteFrom('consumption_data').where('item_code', 'in', [...itemCodes])
-      if (fromDay !== undefined) removal = removal.where('day', '>=', fromDay)
-      await removal.execute()
-      for (const part of chunks(rows, ROWS_PER_STATEMENT)) {
+      let stored = db
+        .selectFrom('consumption_data')
+        .selectAll()
+        .where('item_code', 'in', [...itemCodes])
+      if (fromDay !== undefined) stored = stored.where('day', '>=', fromDay)
+      const before = new Map((await stored.execute()).map((row) => [keyOf(row), row]))
+      const changed = rows.filter((row) => {
+        const old = before.get(keyOf(row))
+        before.delete(keyOf(row))
+        return old === undefined || !isSame(old, row)
+      })
+      for (const part of chunks([...before.values()], ROWS_PER_STATEMENT)) {
+        await sql`delete from ${sql.table('consumption_data')} where (item_code, day) in
+          (select item_code, day from (${fromJson(part)}) as gone)`.execute(db)
+      }
+      for (const part of chunks(changed, ROWS_PER_STATEMENT)) {
         await sql`insert into ${sql.table('consumption_data')}
-          (item_code, day, quantity_micros, closing_micros, censored) ${fromJson(part)}`.execute(db)
+          (item_code, day, quantity_micros, closing_micros, censored) ${fromJson(part)}
+          on conflict (item_code, day) do update set quantity_micros = excluded.quantity_micros,
+          closing_micros = excluded.closing_micros, censored = excluded.censored`.execute(db)
       }
     },
 

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { setTimeout as sleep } from 'node:timers/promises'
+import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises'
 import type { Tenant } from '../../plugins/contracts.js'
 import {
   type ConsumptionStore,
@@ -93,6 +93,7 @@ export function createDerivation(source: ConsumptionSource, now: () => number) {
     const flows = await source.dailyFlow(tenant, { itemCodes, ...(fromDay === undefined ? {} : { fromDay }) })
     const openings = fromDay === undefined ? new Map() : await storeOf(tenant).closings(itemCodes, fromDay)
     const rows = toRows(flows, openings)
+    await turn()
     await tenant.transact(async (tx) => {
       const store = createConsumptionStore(tx.db.withTables<ConsumptionTables>(), tenant.dialect)
       await store.replace(itemCodes, fromDay, rows)

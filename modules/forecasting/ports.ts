@@ -5,7 +5,8 @@ import { createConsumptionStore } from './consumption-store.js'
 import type { ConsumptionSource } from './derive.js'
 import { createLearningStore } from './learning-store.js'
 import { daily, dayNumber, dayText, estimateAt, MILLISECONDS_PER_DAY, periodDays, weekly } from './series.js'
-import { createForecastStore, dailyMeans, type ForecastingTables } from './store.js'
+import { dailyMeans } from './served.js'
+import { createForecastStore, type ForecastingTables } from './store.js'
 
 /** What other domains read of forecasting; a host hands these functions to them as options. */
 

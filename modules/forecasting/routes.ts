@@ -26,6 +26,7 @@ import { seriesOf } from './ports.js'
 import { calendarRoutes } from './routes-calendar.js'
 import { learningRoutes } from './routes-learning.js'
 import { MILLISECONDS_PER_DAY, periodDays } from './series.js'
+import { answerOf } from './served.js'
 import type { ForecastingTables } from './store.js'
 import { horizonOf } from './train.js'
 
@@ -144,8 +145,8 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) =
       const { frequency } = request.query
       return answers.read(request, reply, NAMESPACE, `forecast:${frequency ?? ''}:${itemCode}`, async () => {
         const tenant = tenantOf(request)
-        const row = await forecastsOf(tenant).answer(itemCode, frequency)
-        if (row !== undefined) return JSON.parse(row.answer)
+        const answer = await answerOf(tenant.db, itemCode, frequency)
+        if (answer !== undefined) return answer
         await requireItem(context, tenant, itemCode)
         throw new NotTrained({ itemCode, frequency: frequency ?? 'day, week' })
       })

@@ -1,6 +1,4 @@
 import { type Kysely, sql } from 'kysely'
-import { isPostgres } from '../../migrations/columns.js'
-import { prepared } from '../../plugins/contracts.js'
 import type { Frequency, ModelRow } from '../../schemas/forecasting.js'
 import type { Aggregate } from '../../schemas/hierarchy.js'
 import { type ConsumptionTables, chunks } from './consumption-store.js'
@@ -184,13 +182,6 @@ export function createForecastStore(db: Kysely<ForecastingTables>) {
       }
     },
 
-    /** The stored answer; without a frequency the daily one, else the weekly. */
-    answer: (itemCode: string, frequency: Frequency | undefined) => {
-      let query = db.selectFrom('ai_forecasts').select('answer').where('item_code', '=', itemCode)
-      if (frequency !== undefined) query = query.where('frequency', '=', frequency)
-      return query.orderBy('frequency').limit(1).executeTakeFirst()
-    },
-
     /** The stored forecast of one series, the model's own beside what is served. */
     forecast: (itemCode: string, frequency: Frequency) =>
       db
@@ -371,26 +362,3 @@ export function createForecastStore(db: Kysely<ForecastingTables>) {
 }
 
 export type ForecastStore = ReturnType<typeof createForecastStore>
-
-/** Pairs in one text: as rows, what the driver makes of them costs several times the query. */
-const readDailyMeans = prepared<{ codes: string }, { means: string | null }>((root, slot) => {
-  // One parameter: binding each code apart costs more than the answer.
-  const asked = isPostgres(root)
-    ? sql`jsonb_array_elements_text(${slot('codes')}::jsonb) as j(value)`
-    : sql`json_each(${slot('codes')}) as j`
-  const pairs = isPostgres(root)
-    ? sql`json_agg(json_build_array(item_code, mean))::text`
-    : sql`json_group_array(json_array(item_code, mean))`
-  // Materialized, or the mean is looked for once to see whether there is one and once to show it.
-  return sql`
-    with found as materialized (select j.value as item_code, (select daily_mean from ${sql.table('ai_forecasts')} as f
-      where f.item_code = j.value order by f.frequency limit 1) as mean from ${asked})
-    select ${pairs} as means from found where mean is not null`
-})
-
-/** Mean forecast per day: the weekly one where no daily one was trained. */
-export async function dailyMeans(root: Kysely<unknown>, itemCodes: readonly string[]): Promise<Map<string, number>> {
-  const { rows } = await root.executeQuery(readDailyMeans(root, { codes: JSON.stringify(itemCodes) }))
-  const means: [string, number][] = JSON.parse(rows[0]?.means ?? '[]')
-  return new Map(means)
-}

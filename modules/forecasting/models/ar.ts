@@ -1,3 +1,4 @@
+import { scratch } from './scratch.js'
 import { usablePeriods } from './seasons.js'
 import type { Fit, FitContext, Fitted } from './types.js'
 
@@ -124,6 +125,8 @@ function iterate(x: Float64Array, n: number, { lags, coefficients, intercept }: 
   }
 }
 
+const viewed = scratch()
+
 /** Autoregression on first differences or on levels, with the lags m and m + 1 of every season. */
 export function autoregression(differenced: boolean): Fit {
   return (y: Float64Array, context: FitContext): Fitted | undefined => {
@@ -131,7 +134,7 @@ export function autoregression(differenced: boolean): Fit {
     const view = (values: Float64Array, reach: number, room: number): Float64Array => {
       const from = Math.max(0, values.length - reach)
       const shift = differenced ? 1 : 0
-      const x = new Float64Array(values.length - from - shift + room)
+      const x = viewed(values.length - from - shift + room)
       for (let i = 0; i < x.length - room; i++) {
         const value = values[from + i + shift]!
         x[i] = differenced ? value - values[from + i]! : value

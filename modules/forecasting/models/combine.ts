@@ -1,4 +1,5 @@
 import type { RollingPlan } from './rolling.js'
+import { scratch } from './scratch.js'
 
 const POWER = 4
 /** Errors that equal weights count for, while few have been seen. */
@@ -139,6 +140,8 @@ export function blend(weights: Float64Array, values: Float64Array, share: number
   return average
 }
 
+const blended = scratch()
+
 /** Members' forecasts blended step by step: `members[m][offset + k]`. */
 export function blendSteps(
   members: readonly Float64Array[],
@@ -147,7 +150,7 @@ export function blendSteps(
   share: number,
   out: Float64Array
 ): void {
-  const values = new Float64Array(members.length)
+  const values = blended(members.length)
   const order = new Int32Array(members.length)
   for (let k = 0; k < out.length; k++) {
     for (let m = 0; m < values.length; m++) values[m] = members[m]![offset + k]!

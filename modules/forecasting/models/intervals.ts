@@ -171,7 +171,10 @@ export function learnErrors(
   const freedoms = windows.map((count) =>
     cumulative ? Math.max(LEAST_WINDOWS.sums, SUMS_SHARE * count) : Math.max(LEAST_WINDOWS.steps, count)
   )
-  const shapes = Array.from(shape, (error, l) => freedoms.map((freedom) => error * widening(Z[l]!, freedom)))
+  const shapes = quantileRows(horizon)
+  for (let l = 0; l < shapes.length; l++) {
+    for (let k = 0; k < horizon; k++) shapes[l]![k] = shape[l]! * widening(Z[l]!, freedoms[k]!)
+  }
   return { scales, shapes, least: 0.1 * level }
 }
 
@@ -194,7 +197,10 @@ function smoothScales(sums: Float64Array, masses: Float64Array, cumulative: bool
 }
 
 /** Rows for the quantiles of every level. */
-export const quantileRows = (horizon: number): Float64Array[] => Array.from(LEVELS, () => new Float64Array(horizon))
+export function quantileRows(horizon: number): Float64Array[] {
+  const all = new Float64Array(LEVELS.length * horizon)
+  return Array.from(LEVELS, (_, l) => all.subarray(l * horizon, (l + 1) * horizon))
+}
 
 /** Quantiles per level around the point forecast, sorted so that they never cross. */
 export function spread(

@@ -1,5 +1,6 @@
 import { inOnePass } from './ends.js'
 import { minimise } from './optimise.js'
+import { scratch } from './scratch.js'
 import { bestSmoothing, smooth } from './smoothing.js'
 import type { Ends, Fit } from './types.js'
 
@@ -46,9 +47,11 @@ export const fitTheta: Fit = (y) => {
 }
 
 /** Least-squares lines through the first 1, 2, 3, … values: intercepts at time 0 and slopes. */
-function runningLines(y: Float64Array): { intercepts: Float64Array; slopes: Float64Array } {
-  const intercepts = new Float64Array(y.length)
-  const slopes = new Float64Array(y.length)
+function runningLines(
+  y: Float64Array,
+  intercepts = new Float64Array(y.length),
+  slopes = new Float64Array(y.length)
+): { intercepts: Float64Array; slopes: Float64Array } {
   let average = 0
   let b = 0
   for (let i = 0; i < y.length; i++) {
@@ -93,10 +96,13 @@ export function dotmErrors(y: Float64Array): (p: DotmParameters) => number {
   }
 }
 
+const lineIntercepts = scratch()
+const lineSlopes = scratch()
+
 /** Forecasts from each end of `y`, going on beyond the data by feeding the model its own. */
 export function dotmForecast(y: Float64Array, { alpha, theta, start }: DotmParameters, ends: Ends): void {
   const { lengths, horizon, out } = ends
-  const { intercepts, slopes } = runningLines(y)
+  const { intercepts, slopes } = runningLines(y, lineIntercepts(y.length), lineSlopes(y.length))
   const rest = 1 - alpha
   const share = 1 - 1 / theta
   let level = start

@@ -1,4 +1,5 @@
 import { forecastEach, inOnePass, rowOf } from './ends.js'
+import { scratch } from './scratch.js'
 import { applySeasons, dominantPeriod, findSeasons, usablePeriods } from './seasons.js'
 import type { Ends, Fit, Fitted } from './types.js'
 
@@ -80,9 +81,10 @@ function removeSorted(sorted: Float64Array, count: number, value: number): void 
   for (; at < count - 1; at++) sorted[at] = sorted[at + 1]!
 }
 
+const window = new Float64Array(2 * HALF_WINDOW + 2)
+
 /** Running medians of 13 of the first `n` values from `from` on, of fewer towards the ends, put into `medians`. */
 function runningMedians(y: Float64Array, from: number, n: number, medians: Float64Array): void {
-  const window = new Float64Array(2 * HALF_WINDOW + 2)
   let count = 0
   for (let i = Math.max(0, from - HALF_WINDOW); i < Math.min(from + HALF_WINDOW, n); i++) {
     insertSorted(window, count++, y[i]!)
@@ -118,6 +120,8 @@ export function select(values: Float64Array, rank: number): number {
   return values[rank] ?? 0
 }
 
+const localMedians = scratch()
+
 /**
  * Holds the first so many values within three robust standard deviations of their running median of 13, as if no more were
  * known. Source: Hampel (1974).
@@ -126,7 +130,8 @@ export function hampel(y: Float64Array): (length: number) => Float64Array {
   const medians = new Float64Array(y.length)
   runningMedians(y, 0, y.length, medians)
   return (length) => {
-    const local = medians.slice(0, length)
+    const local = localMedians(length)
+    local.set(medians.subarray(0, length))
     // only the windows that reach beyond the end differ
     if (length < y.length) runningMedians(y, Math.max(0, length - HALF_WINDOW), length, local)
     const clean = new Float64Array(length)
@@ -169,8 +174,12 @@ const WIDTHS = [1, 2, 3, 4, 6]
 const LEAST_BUCKETS = 8
 
 /** Means of `width` periods, aligned to the end of the first `length` values. */
-function bucketMeans(y: Float64Array, width: number, length = y.length): Float64Array {
-  const means = new Float64Array(Math.floor(length / width))
+function bucketMeans(
+  y: Float64Array,
+  width: number,
+  length = y.length,
+  means = new Float64Array(Math.floor(length / width))
+): Float64Array {
   for (let b = 0, i = length % width; b < means.length; b++) {
     let sum = 0
     for (let j = 0; j < width; j++) sum += y[i++]!
@@ -178,6 +187,9 @@ function bucketMeans(y: Float64Array, width: number, length = y.length): Float64
   }
   return means
 }
+
+const levelAhead = scratch()
+const levelMeans = scratch()
 
 /** Adds `share` of the forecasts made of averages over `width` periods, read back between bucket centres. */
 function addLevel(fitted: Fitted, width: number, share: number, y: Float64Array, ends: Ends): void {
@@ -189,10 +201,11 @@ function addLevel(fitted: Fitted, width: number, share: number, y: Float64Array,
     let count = 0
     for (let j = 0; j < lengths.length; j++) if (lengths[j]! % width === residue) rows[count++] = j
     if (count === 0) continue
-    const ahead = new Float64Array(count * reach)
+    const ahead = levelAhead(count * reach).fill(0)
     const buckets = new Int32Array(count)
     for (let r = 0; r < count; r++) buckets[r] = Math.floor(lengths[rows[r]!]! / width)
-    const means = width === 1 ? y : bucketMeans(y, width, lengths[rows[count - 1]!]!)
+    const known = lengths[rows[count - 1]!]!
+    const means = width === 1 ? y : bucketMeans(y, width, known, levelMeans(Math.floor(known / width)))
     forecastEach(fitted, means, { lengths: buckets, horizon: reach, out: ahead })
     for (let k = 0; k < horizon; k++) {
       const position = (k + 0.5) / width - 0.5
