@@ -4,13 +4,12 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { gunzipSync } from 'node:zlib'
 import Fastify from 'fastify'
-import { Counter, Gauge, Histogram, Registry, Summary } from 'prom-client'
+import { Registry } from 'prom-client'
 import t from 'tap'
 import type { Answer } from '../plugins/cluster/index.js'
 import type { Events, Health } from '../plugins/contracts.js'
 import type { Tenants } from '../plugins/core.js'
 import { registerHealth } from '../plugins/health.js'
-import { exposition, openRegistry } from '../plugins/metrics/exposition.js'
 import { kept } from '../plugins/metrics/kept-figures.js'
 import { answerWhileStarting } from '../plugins/starting.js'
 import { buildApp, eachDialect } from './helper.js'
@@ -172,48 +171,6 @@ t.test('a scrape tells what was found last and waits for nothing', async (t) => 
   found[6]?.tell(0)
   t.equal(await down, 0, 'what is worth a moment is waited for')
   t.equal(await probed(), 0, 'and for a moment only')
-
-  const watched = kept(find, { freshMilliseconds: 100, everyMilliseconds: 50 })
-  const seen = watched()
-  const looks = found.length
-  found.at(-1)?.tell(1)
-  t.equal(await seen, 1)
-  while (found.length === looks) await turn()
-  found.at(-1)?.tell(0)
-  await turn()
-  t.equal(await watched(), 0, 'what is watched is found again though nobody asks')
-  await sleep(200)
-  t.equal(await watched(), undefined, 'and not told when it hangs')
-})
-
-t.test('what a scrape says is what prom-client would', async (t) => {
-  const open = openRegistry()
-  const registers = [open]
-  const help = 'A \\ in it,\nand two lines.'
-  const counter = new Counter({ name: 'things_total', help, labelNames: ['kind', 'code'], registers })
-  counter.inc({ kind: 'a "b"\\c\nd', code: 200 }, 3)
-  counter.inc({ kind: 'plain' })
-  const gauge = new Gauge({ name: 'level', help, registers })
-  new Gauge({ name: 'depth', help, labelNames: ['side'], registers }).set({ side: 'left' }, Number.NEGATIVE_INFINITY)
-  gauge.set(Number.POSITIVE_INFINITY)
-  new Summary({ name: 'sizes', help, registers }).observe(4)
-  const names = { name: 'seconds', help, labelNames: ['route'], buckets: [0.1, 1] }
-  const histogram = new Histogram<string>({ ...names, enableExemplars: true, registers })
-  histogram.observe({ labels: { route: '/a' }, value: 0.5, exemplarLabels: { trace_id: 'f00d' } })
-  histogram.observe({ labels: { route: '/b' }, value: 2, exemplarLabels: {} })
-
-  const told = await exposition(open, true)
-  const plain = await exposition(open, false)
-  t.match(told, /^seconds_bucket\{le="1",route="\/a"\} 1 # \{trace_id="f00d"\} 0\.5 \d+/m)
-  t.notMatch(plain, /f00d/)
-  const closed = new Registry()
-  for (const { name } of open.getMetricsAsArray()) {
-    const metric = open.getSingleMetric(name)
-    if (metric !== undefined) closed.registerMetric(metric)
-  }
-  t.equal(plain, (await closed.metrics()).replaceAll('\n\n', '\n'))
-  // Last: it takes the end off the counter's name.
-  t.equal(told, await open.metrics())
 })
 
 t.test('a scrape comes compressed to who takes it so', async (t) => {
