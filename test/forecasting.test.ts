@@ -173,6 +173,24 @@ onBothDatabases(t, 'derivation', async (t, host) => {
   const job = await call('POST', '/api/ai/consumption/derive', { itemCodes: ['A'], from: day(10) }, WAIT)
   t.equal(job.body.result.items, 1)
   t.equal((await call('GET', '/api/ai/consumption/A')).body.points[10].quantity, 2, 'the cached answer was dropped')
+
+  const stored = () => tenant.db.withTables<ForecastingTables>().selectFrom('consumption_data').selectAll()
+  const right = await stored().orderBy('item_code').orderBy('day').execute()
+  await tenant.transact(async (tx) => {
+    const data = tx.db.withTables<ForecastingTables>()
+    await data
+      .insertInto('consumption_data')
+      .values({ ...right[0]!, day: day(2) })
+      .execute()
+    await data.updateTable('consumption_data').set({ quantity_micros: 7 }).where('item_code', '=', 'B').execute()
+    await data.deleteFrom('consumption_data').where('item_code', '=', 'A').where('day', '=', day(6)).execute()
+  })
+  await call('POST', '/api/ai/consumption/derive', {}, WAIT)
+  t.same(
+    await stored().orderBy('item_code').orderBy('day').execute(),
+    right,
+    'what is too much, wrong or missing is mended'
+  )
 })
 
 onBothDatabases(t, 'what is derived step by step equals what is derived at once', async (t, host) => {
