@@ -1,11 +1,10 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { createWriteStream, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:http'
 import { join } from 'node:path'
 import { Type } from 'typebox'
 import { Value } from 'typebox/value'
 import { parse, stringify } from 'yaml'
-import { freePort, freshDatabase, redisUrl } from '../test/services.js'
+import { freePort, freshDatabase, listening, redisUrl } from '../test/services.js'
 import { ROOT, RULES } from './rules.js'
 import { until } from './run.js'
 
@@ -30,6 +29,7 @@ export interface Heard {
   readonly at: number
 }
 
+const WORKERS = 2
 const METRICS_TOKEN = 'scrapes-of-the-verification'
 const JWT_SECRET = 'Tq9-vKx2mZp7wLt4yHc8sRd1nJf6bGu3e'
 const DEPLOYED = join(ROOT, 'deploy', 'monitoring')
@@ -40,6 +40,10 @@ export interface Chain {
   readonly alertmanagerUrl: string
   /** Of a second one, where it is never night; its receivers are called `day-…`. */
   readonly daytimeUrl: string
+  /** Stops one of the service's processes where it is, as if it hung. @returns what lets it go on */
+  hang(): () => void
+  /** How many series a query of Prometheus finds now. */
+  found(query: string): Promise<number>
   /** SIGKILL to the service. @returns when, in `performance.now()` */
   kill(): number
   close(): Promise<void>
@@ -74,7 +78,8 @@ export async function startChain(tools: Tools, folder: string): Promise<Chain> {
 
   const service = start('service', process.execPath, [join(ROOT, 'dist', 'server.js')], {
     PATH: process.env.PATH,
-    ...env
+    ...env,
+    CLUSTER_WORKERS: String(WORKERS)
   })
   const storage = `--storage.tsdb.path=${join(folder, 'prometheus')}`
   const web = `--web.listen-address=127.0.0.1:${prometheusPort}`
@@ -91,16 +96,21 @@ export async function startChain(tools: Tools, folder: string): Promise<Chain> {
   const daytimeUrl = `http://127.0.0.1:${daytimePort}`
   const serviceUrl = `http://127.0.0.1:${servicePort}`
   const prometheusUrl = `http://127.0.0.1:${prometheusPort}`
+  const found = (query: string) => countFound(prometheusUrl, query)
+  const log = join(folder, 'service.log')
   const close = async () => {
     for (const child of children) child.kill('SIGKILL')
-    await receiver.close()
+    receiver.close()
     await database.drop()
   }
   try {
     await until('the service is ready', 60, () => answers(`${serviceUrl}/health/ready`))
-    const query = new URLSearchParams({ query: 'up{job="inventory-enterprise"} == 1' })
     await until('it is day', 60, () => answers(`${daytimeUrl}/-/ready`))
-    await until('Prometheus scrapes the service', 60, () => finds(`${prometheusUrl}/api/v1/query?${query}`))
+    await until(
+      'Prometheus scrapes every process of the service',
+      60,
+      async () => (await found(`cluster_workers{job="inventory-enterprise",state="scraped"} == ${WORKERS}`)) === 1
+    )
   } catch (error) {
     const tail = ['service', 'prometheus', 'alertmanager'].map((name) =>
       readFileSync(join(folder, `${name}.log`), 'utf8').slice(-1500)
@@ -114,11 +124,17 @@ export async function startChain(tools: Tools, folder: string): Promise<Chain> {
       INVENTORY_URL: serviceUrl,
       PROMETHEUS_URL: prometheusUrl,
       ALERTMANAGER_URL: `http://127.0.0.1:${alertmanagerPort}`,
-      LOG: join(folder, 'service.log')
+      LOG: log
     },
     heard: receiver.heard,
     alertmanagerUrl: `http://127.0.0.1:${alertmanagerPort}`,
     daytimeUrl,
+    found,
+    hang: () => {
+      const pid = Number(/"pid":(\d+),"msg":"a worker serves"/.exec(readFileSync(log, 'utf8'))?.[1])
+      process.kill(pid, 'SIGSTOP')
+      return () => void process.kill(pid, 'SIGCONT')
+    },
     kill: () => {
       service.kill('SIGKILL')
       return performance.now()
@@ -130,10 +146,11 @@ export async function startChain(tools: Tools, folder: string): Promise<Chain> {
 const answers = async (url: string) => (await fetch(url).catch(() => undefined))?.ok === true
 
 const Found = Type.Object({ data: Type.Object({ result: Type.Array(Type.Unknown()) }) })
-async function finds(url: string): Promise<boolean> {
-  const answer = await fetch(url).catch(() => undefined)
+
+async function countFound(prometheusUrl: string, query: string): Promise<number> {
+  const answer = await fetch(`${prometheusUrl}/api/v1/query?${new URLSearchParams({ query })}`).catch(() => undefined)
   const body: unknown = answer?.ok === true ? JSON.parse(await answer.text()) : undefined
-  return Value.Check(Found, body) && body.data.result.length > 0
+  return Value.Check(Found, body) ? body.data.result.length : 0
 }
 
 interface Local {
@@ -196,7 +213,7 @@ function writeConfiguration(folder: string, { servicePort, alertmanagerPort, rec
 /** Stands for everybody who is told. */
 async function listen() {
   const heard: Heard[] = []
-  const server = createServer((request, response) => {
+  const { url, close } = await listening((request, response) => {
     const chunks: Buffer[] = []
     request.on('data', (chunk: Buffer) => chunks.push(chunk))
     request.on('end', () => {
@@ -208,13 +225,7 @@ async function listen() {
       response.end()
     })
   })
-  const port = await freePort()
-  await new Promise<void>((resolve) => server.listen(port, '127.0.0.1', resolve))
-  return {
-    heard,
-    url: `http://127.0.0.1:${port}`,
-    close: () => new Promise<void>((resolve) => void server.close(() => resolve()).closeAllConnections())
-  }
+  return { heard, url, close }
 }
 
 /** Tells Alertmanager of alerts as Prometheus would. */

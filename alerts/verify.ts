@@ -19,6 +19,8 @@ export interface Verification {
 
 const DEPLOYED = join(ROOT, 'deploy', 'monitoring')
 const PAGED_SECONDS_MAX = 90
+/** Two scrapes may be left open by the one that hangs, each for as long as Prometheus waits. */
+const SILENT_SECONDS_MAX = 60
 const COMMAND_SECONDS_MAX = 60
 const PROCESSES = 2
 
@@ -87,6 +89,7 @@ async function proveChain(options: Verification): Promise<void> {
     say(
       `routing: what follows from ${FOLLOWS.length} causes is held back, and told without them; the data team sleeps at night, and hears it by day; the dead man is heard`
     )
+    await proveSilence(chain, say)
     const killedAt = chain.kill()
     const paged = () =>
       chain.heard.find(
@@ -101,6 +104,24 @@ async function proveChain(options: Verification): Promise<void> {
   } finally {
     await chain.close()
   }
+}
+
+/** A process that hangs is told of by the others, in a way that the rule sees; and no longer when it goes on. */
+async function proveSilence(chain: Chain, say: Verification['say']): Promise<void> {
+  const rule = deployedAlerts().find(({ alert }) => alert === 'WorkerSilent')
+  if (rule === undefined) throw new Error('there is no alert WorkerSilent')
+  const holds = async () => (await chain.found(rule.expr)) > 0
+  if (await holds()) throw new Error('WorkerSilent holds while every process answers')
+  const started = performance.now()
+  const goOn = chain.hang()
+  try {
+    await until('a process that hangs is missed', SILENT_SECONDS_MAX, holds)
+  } finally {
+    goOn()
+  }
+  const missed = seconds(started)
+  await until('it answers again', SILENT_SECONDS_MAX, async () => !(await holds()))
+  say(`a process of two was stopped: WorkerSilent held ${missed} s later, and no longer when it went on`)
 }
 
 /** Runs every command of the runbooks, as the operator would: a shell, the variables of docs/runbooks/README.md. */

@@ -1,5 +1,7 @@
+import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { NewItem } from '../schemas/inventory.js'
+import type { Request } from 'autocannon'
+import type { NewItem, NewMovement } from '../schemas/inventory.js'
 import { random, type Service } from './support.js'
 
 type Good = readonly [name: string, nameFr: string, category: string, unit: string]
@@ -82,4 +84,20 @@ export async function seedCatalogue(service: Service, count: number, quantity?: 
     await post(service, '/api/movements', { type: 'receipt', reference: 'bench', lines: lines.slice(at, at + 500) })
   }
   return items.map(({ itemCode }) => itemCode)
+}
+
+/** One line out or in, of any of the items; out as often as in, so that stock neither ends nor grows. */
+export const movementOf = (codes: readonly string[], next: () => number, quantity = 1): NewMovement => ({
+  type: next() < 0.5 ? 'issue' : 'receipt',
+  lines: [{ itemCode: codes[Math.floor(next() * codes.length)] ?? '', quantity }]
+})
+
+/** Makes of each request a movement of its own, with a key, as a careful client sends it. */
+export function movementSender({ token }: Pick<Service, 'token'>, codes: readonly string[], next: () => number) {
+  const headers = { authorization: `Bearer ${token}`, 'content-type': 'application/json' }
+  return (request: Request): Request => ({
+    ...request,
+    headers: { ...headers, 'idempotency-key': randomUUID() },
+    body: JSON.stringify(movementOf(codes, next))
+  })
 }

@@ -1,5 +1,4 @@
 import { join } from 'node:path'
-import autocannon from 'autocannon'
 import Sqlite from 'better-sqlite3'
 import pg from 'pg'
 import { postMovement } from '../modules/inventory/movements.js'
@@ -7,9 +6,9 @@ import { loadConfig } from '../plugins/config/index.js'
 import type { Tenant, Tenants } from '../plugins/core.js'
 import type { NewMovement } from '../schemas/inventory.js'
 import { build } from '../server.js'
-import { seedCatalogue } from './catalogue.js'
+import { movementOf, seedCatalogue } from './catalogue.js'
+import { fire } from './fire.js'
 import {
-  BenchError,
   type Cleanup,
   newSecret,
   numbers,
@@ -90,35 +89,22 @@ const row = (name: string, clients: number, { perSecond, p50, p95 }: Result): Ro
   p95
 ]
 
-const movement = (codes: readonly string[]): NewMovement => ({
-  type: next() < 0.5 ? 'issue' : 'receipt',
-  lines: [{ itemCode: codes[Math.floor(next() * codes.length)] ?? '', quantity: 1 + Math.floor(next() * 5) }]
-})
+const movement = (codes: readonly string[]): NewMovement => movementOf(codes, next, 1 + Math.floor(next() * 5))
 
 async function overHttp(service: Service, codes: readonly string[], clients: number, seconds: number): Promise<Result> {
-  const times: number[] = []
-  const headers = { authorization: `Bearer ${service.token}`, 'content-type': 'application/json' }
-  const result = await new Promise<autocannon.Result>((resolve, reject) => {
-    const instance = autocannon(
+  const { perSecond, times } = await fire(service, {
+    connections: clients,
+    duration: seconds,
+    requests: [
       {
-        url: service.url,
-        connections: clients,
-        duration: seconds,
-        requests: [
-          {
-            method: 'POST',
-            path: '/api/movements',
-            headers,
-            setupRequest: (request) => ({ ...request, body: JSON.stringify(movement(codes)) })
-          }
-        ]
-      },
-      (error, done) => (error ? reject(error) : resolve(done))
-    )
-    instance.on('response', (_client, _status, _bytes, milliseconds) => void times.push(milliseconds))
+        method: 'POST',
+        path: '/api/movements',
+        headers: { authorization: `Bearer ${service.token}`, 'content-type': 'application/json' },
+        setupRequest: (request) => ({ ...request, body: JSON.stringify(movement(codes)) })
+      }
+    ]
   })
-  if (result.non2xx > 0) throw new BenchError(`${result.non2xx} postings were refused`)
-  return { perSecond: result['2xx'] / result.duration, p50: quantile(times, 0.5), p95: quantile(times, 0.95) }
+  return { perSecond, p50: quantile(times, 0.5), p95: quantile(times, 0.95) }
 }
 
 /** The service in this process, behind no HTTP. */

@@ -1,10 +1,9 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import autocannon from 'autocannon'
 import pg from 'pg'
 import { seedCatalogue } from './catalogue.js'
+import { fire } from './fire.js'
 import {
-  BenchError,
   type Cleanup,
   median,
   newSecret,
@@ -146,25 +145,12 @@ async function measure(contenders: readonly Contender[], options: Shot & { round
   return runs
 }
 
-async function shoot({ name, target, token }: Contender, { connections, seconds, encoding }: Shot): Promise<Run> {
-  const times: number[] = []
-  const cpu = target.cpuMilliseconds()
-  const result = await new Promise<autocannon.Result>((resolve, reject) => {
-    const instance = autocannon(
-      { url: target.url + PATH, connections, duration: seconds, headers: headersOf(token, encoding) },
-      (error, done) => (error ? reject(error) : resolve(done))
-    )
-    instance.on('response', (_client, _status, _bytes, milliseconds) => void times.push(milliseconds))
-  })
-  if (result.non2xx > 0 || result.errors > 0)
-    throw new BenchError(`${name}: ${result.non2xx} answers were not 2xx, ${result.errors} connections failed`)
-  return {
-    rate: result['2xx'] / result.duration,
-    p50: quantile(times, 0.5),
-    p95: quantile(times, 0.95),
-    p99: quantile(times, 0.99),
-    cpuMicroseconds: ((target.cpuMilliseconds() - cpu) * 1000) / result['2xx']
-  }
+async function shoot({ target, token }: Contender, { connections, seconds, encoding }: Shot): Promise<Run> {
+  const url = target.url + PATH
+  const fired = await fire(target, { url, connections, duration: seconds, headers: headersOf(token, encoding) })
+  const { perSecond: rate, cpuMicroseconds, times } = fired
+  const of = (share: number) => quantile(times, share)
+  return { rate, p50: of(0.5), p95: of(0.95), p99: of(0.99), cpuMicroseconds }
 }
 
 function report(

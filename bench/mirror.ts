@@ -1,11 +1,11 @@
 import { randomUUID } from 'node:crypto'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import autocannon from 'autocannon'
 import { MirrorFiles, type MirrorOrder } from '../plugins/mirror/index.js'
 import { MIRROR_TABLES } from '../plugins/mirror/side.js'
 import { sqliteSide } from '../plugins/mirror/sqlite-side.js'
-import { seedCatalogue } from './catalogue.js'
+import { movementSender, seedCatalogue } from './catalogue.js'
+import { fire } from './fire.js'
 import {
   BenchError,
   median,
@@ -125,38 +125,15 @@ async function post(
   codes: readonly string[],
   { connections, duration, rate }: { connections: number; duration: number; rate?: number | undefined }
 ): Promise<Phase> {
-  const times: number[] = []
-  const headers = { authorization: `Bearer ${service.token}`, 'content-type': 'application/json' }
-  const cpuBefore = service.cpuMilliseconds()
-  const result = await new Promise<autocannon.Result>((resolve, reject) => {
-    const setupRequest = (request: autocannon.Request) => ({
-      ...request,
-      headers: { ...headers, 'idempotency-key': randomUUID() },
-      body: JSON.stringify({
-        type: next() < 0.5 ? 'issue' : 'receipt',
-        lines: [{ itemCode: codes[Math.floor(next() * codes.length)], quantity: 1 }]
-      })
-    })
-    const instance = autocannon(
-      {
-        url: service.url,
-        connections,
-        duration,
-        ...(rate === undefined ? {} : { overallRate: rate }),
-        requests: [{ method: 'POST', path: '/api/movements', headers, setupRequest }]
-      },
-      (error, done) => (error ? reject(error) : resolve(done))
-    )
-    instance.on('response', (_client, _status, _bytes, milliseconds) => void times.push(milliseconds))
+  const sender = { method: 'POST' as const, path: '/api/movements', setupRequest: movementSender(service, codes, next) }
+  const { perSecond, times, cpuMicroseconds } = await fire(service, {
+    connections,
+    duration,
+    ...(rate === undefined ? {} : { overallRate: rate }),
+    requests: [sender]
   })
-  if (result.non2xx > 0) throw new BenchError(`${result.non2xx} postings were refused`)
-  const cpu = service.cpuMilliseconds() - cpuBefore
-  return {
-    perSecond: result['2xx'] / result.duration,
-    mean: times.reduce((sum, time) => sum + time, 0) / times.length,
-    p50: quantile(times, 0.5),
-    cpuMicroseconds: (cpu * 1000) / result['2xx']
-  }
+  const mean = times.reduce((sum, time) => sum + time, 0) / times.length
+  return { perSecond, mean, p50: quantile(times, 0.5), cpuMicroseconds }
 }
 
 async function order(files: MirrorFiles, what: MirrorOrder): Promise<void> {

@@ -1,12 +1,13 @@
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
-import autocannon from 'autocannon'
+import type autocannon from 'autocannon'
 import Fastify from 'fastify'
 import { createTokens } from '../plugins/auth.js'
 import { loadConfig } from '../plugins/config/index.js'
 import type { Tenants } from '../plugins/core.js'
 import { build } from '../server.js'
+import { fire } from './fire.js'
 import type { Scrapes } from './scraper.js'
 import {
   BenchError,
@@ -135,27 +136,14 @@ async function measure(
     return 0
   })
   await during('full load', async () => {
-    const { requests, non2xx, errors } = await load(service.url, tokens, seconds, connections)
-    if (non2xx + errors > 0) throw new BenchError(`${non2xx + errors} requests of the load failed`)
-    return requests.average
-  })
-  return rows
-}
-
-/** Lists of items, of one tenant after the other, as many as are answered. */
-function load(url: string, tokens: readonly string[], duration: number, connections: number) {
-  let next = 0
-  const request = {
-    method: 'GET' as const,
-    path: '/api/inventory?limit=50',
-    setupRequest: (one: autocannon.Request) => ({
+    let next = 0
+    // Lists of items, of one tenant after the other.
+    const setupRequest = (one: autocannon.Request) => ({
       ...one,
       headers: { authorization: `Bearer ${tokens[next++ % tokens.length]}` }
     })
-  }
-  return new Promise<autocannon.Result>((resolve, reject) => {
-    autocannon({ url, connections, duration, requests: [request] }, (error, result) =>
-      error ? reject(error) : resolve(result)
-    )
+    const requests = [{ method: 'GET' as const, path: '/api/inventory?limit=50', setupRequest }]
+    return (await fire(service, { connections, duration: seconds, requests })).perSecond
   })
+  return rows
 }

@@ -1,10 +1,9 @@
-import { randomUUID } from 'node:crypto'
-import { createServer } from 'node:http'
 import { join } from 'node:path'
-import autocannon from 'autocannon'
-import { seedCatalogue } from './catalogue.js'
+import type autocannon from 'autocannon'
+import { listening } from '../test/services.js'
+import { movementSender, seedCatalogue } from './catalogue.js'
+import { fire } from './fire.js'
 import {
-  BenchError,
   type Cleanup,
   median,
   newSecret,
@@ -75,17 +74,11 @@ async function start(
 
 /** A collector that takes everything and keeps nothing. */
 async function startDrain(cleanup: Cleanup): Promise<string> {
-  const server = createServer((request, response) => {
+  const { url, close } = await listening((request, response) => {
     request.resume().on('end', () => response.writeHead(200).end())
   })
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  cleanup.add(() => {
-    server.closeAllConnections()
-    server.close()
-  })
-  const address = server.address()
-  if (address === null || typeof address === 'string') throw new BenchError('no port for the collector')
-  return `http://127.0.0.1:${address.port}`
+  cleanup.add(close)
+  return url
 }
 
 interface Options {
@@ -100,47 +93,22 @@ async function measure(contenders: readonly Contender[], load: Load, options: Op
   for (let round = 0; round < options.rounds; round++) {
     say(`${load}: round ${round + 1} of ${options.rounds}`)
     // Nobody is always first, or always after the same one.
-    const order = contenders.map(
-      (_, n) => (round % 2 === 0 ? n + round : round - n + contenders.length * round) % contenders.length
-    )
-    for (const n of order) {
-      const contender = contenders[n]
-      if (contender !== undefined) phases[n]?.push(await shoot(contender, load, options))
-    }
+    const from = round % contenders.length
+    const turned = [...contenders.entries()].slice(from).concat([...contenders.entries()].slice(0, from))
+    for (const [n, contender] of round % 2 === 0 ? turned : turned.reverse())
+      phases[n]?.push(await shoot(contender, load, options))
   }
   return phases
 }
 
 async function shoot(contender: Contender, load: Load, { seconds, connections }: Options): Promise<Phase> {
-  const { url, token, codes } = contender
-  const times: number[] = []
-  const headers = { authorization: `Bearer ${token}`, 'content-type': 'application/json' }
-  const write = (request: autocannon.Request) => ({
-    ...request,
-    headers: { ...headers, 'idempotency-key': randomUUID() },
-    body: JSON.stringify({
-      type: next() < 0.5 ? 'issue' : 'receipt',
-      lines: [{ itemCode: codes[Math.floor(next() * codes.length)], quantity: 1 }]
-    })
-  })
+  const headers = { authorization: `Bearer ${contender.token}` }
   const request: autocannon.Request =
     load === 'read'
       ? { method: 'GET', path: '/api/inventory?limit=50', headers }
-      : { method: 'POST', path: '/api/movements', headers, setupRequest: write }
-  const cpu = contender.cpuMilliseconds()
-  const result = await new Promise<autocannon.Result>((resolve, reject) => {
-    const instance = autocannon({ url, connections, duration: seconds, requests: [request] }, (error, done) =>
-      error ? reject(error) : resolve(done)
-    )
-    instance.on('response', (_client, _status, _bytes, milliseconds) => void times.push(milliseconds))
-  })
-  if (result.non2xx > 0 || result.errors > 0)
-    throw new BenchError(`${contender.name}: ${result.non2xx} answers were not 2xx`)
-  return {
-    perSecond: result['2xx'] / result.duration,
-    p50: quantile(times, 0.5),
-    cpuMicroseconds: ((contender.cpuMilliseconds() - cpu) * 1000) / result['2xx']
-  }
+      : { method: 'POST', path: '/api/movements', setupRequest: movementSender(contender, contender.codes, next) }
+  const fired = await fire(contender, { connections, duration: seconds, requests: [request] })
+  return { ...fired, p50: quantile(fired.times, 0.5) }
 }
 
 function report(load: Load, contenders: readonly Contender[], phases: readonly Phase[][], options: Options): void {

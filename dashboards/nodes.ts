@@ -218,7 +218,7 @@ export const nodes: Dashboard = {
           ],
           'short',
           query('sum by (state) (cluster_workers{$F}) or on() vector(0)', '{{state}}'),
-          { width: 10 }
+          { width: 8, runbooks: ['WorkerSilent'] }
         ),
         timeseries(
           ['Requests by worker', 'Requêtes par processus'],
@@ -228,7 +228,19 @@ export const nodes: Dashboard = {
             'sum by (instance, worker) (rate(http_requests_total{$F,worker!=""}[$__rate_interval])) or on() vector(0)',
             '{{instance}} {{worker}}'
           ),
-          { stacked: true, width: 10 }
+          { stacked: true, width: 8 }
+        ),
+        stat(
+          ['Workers that are silent', 'Processus muets'],
+          [
+            'That are wanted and did not answer the scrape: they hang, are stopped, or do not start.',
+            'Qui sont voulus et n’ont pas répondu à la collecte : ils sont bloqués, arrêtés, ou ne démarrent pas.'
+          ],
+          'short',
+          query(
+            'sum(cluster_workers{$F,state="wanted"} - ignoring (state) cluster_workers{$F,state="scraped"}) or on() vector(0)'
+          ),
+          { levels: rising(1, 1), decimals: 0, width: 4, runbooks: ['WorkerSilent'] }
         ),
         stat(
           ['Workers replaced', 'Processus remplacés'],

@@ -32,8 +32,9 @@ import { createJobs } from './jobs/index.js'
 import { jobRoutes } from './jobs/routes.js'
 import { certificateMetrics } from './metrics/certificates.js'
 import { databaseStatistics } from './metrics/database-statistics.js'
+import { exposition } from './metrics/exposition.js'
 import { httpMetrics } from './metrics/http.js'
-import { createRegistry, databaseGauges, databaseMetrics, exposed, metricsRoute } from './metrics/index.js'
+import { createRegistry, databaseGauges, databaseMetrics, metricsRoute } from './metrics/index.js'
 import { processMetrics } from './metrics/process.js'
 import { redisMetrics } from './metrics/redis.js'
 import { forgetMirrored, MIRROR_TABLES, type Mirror, mirrorCheck, mirrorMetrics } from './mirror/index.js'
@@ -110,7 +111,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     logRequests(app)
     httpMetrics(app, registry, telemetry.on)
   }
-  options.member?.provide((openMetrics) => exposed(registry, openMetrics).metrics())
+  options.member?.provide((openMetrics) => exposition(registry, openMetrics))
 
   const dialect = options.databaseUrl.startsWith('sqlite:') ? 'sqlite' : 'postgresql'
   const slow = { seconds: slowQueryMilliseconds / 1000, log: app.log, tracing: telemetry, dialect }

@@ -6,7 +6,7 @@ import { type Static, Type } from 'typebox'
 import { Closed, problems } from '../schemas/common.js'
 import { CheckStatus, type Processes, ServingState, WorkerHealth, workersHealth } from './cluster/worker-health.js'
 import { access, type Health, type HealthCheck } from './contracts.js'
-import { kept, PROBED } from './metrics/kept-figures.js'
+import { kept, PROBED, WATCHED } from './metrics/kept-figures.js'
 
 const Check = Closed({ status: CheckStatus, latencyMilliseconds: Type.Number() })
 const Report = Closed({
@@ -73,7 +73,7 @@ export function registerHealth(app: FastifyInstance, { version, registry, proces
   // A balancer does not wait for a process that it did not ask.
   const workersSeen = workers && kept(workers, PROBED)
   healthRoutes(app, { health: () => report(workers), ready: () => report(workersSeen) })
-  healthGauges(registry, seen, () => !draining)
+  healthGauges(registry, kept(look, WATCHED), () => !draining)
   return { add: (check) => void checks.push(check), drain }
 }
 

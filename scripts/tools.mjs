@@ -11,6 +11,7 @@ const TOOLS = {
   haproxy: { names: ['haproxy'], debian: 'haproxy' },
   pgbouncer: { names: ['pgbouncer'], debian: 'pgbouncer' },
   curl: { names: ['curl'], debian: 'curl' },
+  ps: { names: ['ps'], debian: 'procps' },
   psql: { names: ['psql'], debian: 'postgresql-client' },
   redis: { names: ['redis-cli', 'valkey-cli'], debian: 'redis-tools' }
 }

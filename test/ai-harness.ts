@@ -1,6 +1,7 @@
 /** A host of forecasting, anomaly and dashboard over a ledger in memory, for test/forecasting.test.ts and test/anomaly.test.ts. */
 import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify'
 import type { Test } from 'tap'
+import { random } from '../bench/support.js'
 import anomaly, { anomalyHeadline } from '../modules/anomaly/index.js'
 import dashboard from '../modules/dashboard/index.js'
 import forecasting, {
@@ -17,6 +18,8 @@ import type { Role } from '../schemas/common.js'
 import type { InventoryHeadline } from '../schemas/dashboard.js'
 import { StockMoved } from '../schemas/inventory.js'
 import { freshDatabase } from './services.js'
+
+export { random }
 
 export interface Entry {
   itemCode: string
@@ -172,17 +175,6 @@ export function onBothDatabases(t: Test, name: string, run: (t: Test, host: Host
     t.teardown(() => database.drop())
     await run(t, await openHost(t, database.url))
   })
-}
-
-/** A reproducible source of numbers in [0, 1): mulberry32. */
-export function random(seed: number): () => number {
-  let state = seed
-  return () => {
-    state = (state + 0x6d2b79f5) | 0
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4_294_967_296
-  }
 }
 
 /** `days` days of use with a week in it, after an ample opening stock. */

@@ -13,6 +13,7 @@ import { createHistory } from '../modules/slo/history.js'
 import { judge } from '../modules/slo/index.js'
 import { BURNS, type Counts, LONG, NOT_COUNTED, OBJECTIVES, WINDOWS } from '../modules/slo/objectives.js'
 import { seenRequests } from '../modules/slo/seen.js'
+import { createClusterMetrics } from '../plugins/cluster/metrics.js'
 import { Environment } from '../plugins/config/index.js'
 import { mirrorMetrics } from '../plugins/mirror/index.js'
 import { buildApp, client } from './helper.js'
@@ -83,7 +84,8 @@ async function scraped(app: FastifyInstance): Promise<Map<string, Map<string, Se
   const found = new Map<string, Map<string, Set<string>>>()
   await client(app, 'admin').get('/api/inventory')
   const registry = app.getDecorator<Registry>('registry')
-  // A mirror is there by choice.
+  // A mirror is there by choice, and so are several processes.
+  createClusterMetrics(2, registry)
   mirrorMetrics(registry, {
     status: () => ({ on: false, tenants: [], errors: 0, error: undefined, verified: undefined })
   })

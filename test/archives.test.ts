@@ -2,7 +2,6 @@ import { spawnSync } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:http'
 import { join } from 'node:path'
 import { gunzipSync } from 'node:zlib'
 import { generateX25519Identity, identityToRecipient } from 'age-encryption'
@@ -21,7 +20,7 @@ import { fullArchive } from '../plugins/archive/write.js'
 import { loadConfig } from '../plugins/config/index.js'
 import type { ArchiveEntry, PortableRow, PortableTable } from '../plugins/contracts.js'
 import { spawnNode, temporaryFolder } from './service-process.js'
-import { freePort } from './services.js'
+import { freePort, listening } from './services.js'
 
 /** The form of an archive: what opens it, what refuses it, where it is kept and how long. */
 
@@ -242,7 +241,7 @@ t.test('a store that speaks S3 does too', async (t) => {
 
 t.test('a list of more than one page, and a store that is ill for a moment', async (t) => {
   const asked: (string | null)[] = []
-  const server = createServer((request, response) => {
+  const { url: endpoint, close } = await listening((request, response) => {
     const marker = new URL(request.url ?? '', 'http://localhost').searchParams.get('marker')
     asked.push(marker)
     response.statusCode = asked.length === 2 ? 503 : 200
@@ -250,12 +249,9 @@ t.test('a list of more than one page, and a store that is ill for a moment', asy
     response.end(
       `<ListBucketResult><IsTruncated>${marker === null}</IsTruncated>${marker === null ? content('a&amp;b') + content('c') : content('d')}</ListBucketResult>`
     )
-  }).listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  t.teardown(() => server.close())
-  const address = server.address()
-  if (address === null || typeof address === 'string') throw new Error('it listens')
-  const [endpoint, region] = [`http://127.0.0.1:${address.port}`, 'us-east-1']
+  })
+  t.teardown(close)
+  const region = 'us-east-1'
   const s3 = { endpoint, region, bucket: 'b', prefix: 'p/', accessKeyId: 'id', secretAccessKey: 'secret' }
   const files = await openStore({ s3 }).list('tenants/main')
   t.same(

@@ -1,6 +1,7 @@
-import { createServer, type IncomingMessage } from 'node:http'
+import type { IncomingMessage } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Test } from 'tap'
+import { listening } from './services.js'
 
 /** What a collector does: takes OTLP over HTTP in protobuf (opentelemetry/proto/collector/trace/v1), and says what came. */
 
@@ -110,21 +111,15 @@ export interface Collector {
 export async function startCollector(t: Test): Promise<Collector> {
   const spans: ReceivedSpan[] = []
   let status = 200
-  const server = createServer(async (request, response) => {
+  const { url, close } = await listening(async (request, response) => {
     const body = await bodyOf(request)
     if (status === 0) return
     if (status === 200 && request.url === '/v1/traces') spans.push(...spansOf(body))
     response.writeHead(status, { 'content-type': 'application/x-protobuf' }).end()
   })
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  t.teardown(() => {
-    server.closeAllConnections()
-    server.close()
-  })
-  const address = server.address()
-  if (address === null || typeof address === 'string') throw new Error('the collector has no port')
+  t.teardown(close)
   return {
-    endpoint: `http://127.0.0.1:${address.port}`,
+    endpoint: url,
     spans,
     answer: (next) => {
       status = next

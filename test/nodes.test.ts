@@ -212,8 +212,12 @@ t.test('a node of two processes and one of one, on an empty database', async (t)
     t.ok(since >= stoppedAt && since <= Date.now(), `since ${since - stoppedAt} ms after it`)
     const askedAt = performance.now()
     t.match(await health('/health/ready'), { code: 200, status: 'degraded' }, 'who answers is ready')
-    await afresh(`${pair.url}/metrics`)
+    const { body: metrics } = await afresh(`${pair.url}/metrics`)
     t.ok(performance.now() - askedAt < 1_000, 'and nobody waits for the other again')
+    t.match(
+      metrics,
+      /^cluster_workers\{state="wanted"\} 2\ncluster_workers\{state="running"\} 2\n.*\{state="scraped"\} 1$/m
+    )
     t.match(pair.output(), `"pid":${pid},"msg":"a worker does not answer"`)
     process.kill(pid, 'SIGCONT')
     await until('it answers again', whole)
@@ -275,6 +279,7 @@ t.test('without Redis the level of the log is that of every process of a cluster
   }
   await until('both drain', async () => (await ready()).workers?.every(({ state }) => state === 'draining') === true)
   for (let n = 0; n < 4; n++) t.match(await ready(), { code: 503, status: 'down' }, 'whichever answers')
+  t.match((await afresh(`${pair.url}/metrics`)).body, /^cluster_workers\{state="wanted"\} 0$/m, 'nobody is missed')
   t.equal(await pair.end('SIGTERM'), 0)
 })
 

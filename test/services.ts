@@ -7,6 +7,7 @@ import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { chownSync, closeSync, mkdtempSync, openSync, readFileSync, writeFileSync } from 'node:fs'
+import { createServer as createWebServer, type RequestListener } from 'node:http'
 import { connect, createServer, Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -63,6 +64,19 @@ export async function freshDatabase(): Promise<{ url: string; drop(): Promise<vo
   const url = new URL(postgresUrl())
   url.pathname = `/${name}`
   return { url: url.href, drop: () => administer(`DROP DATABASE IF EXISTS ${name} WITH (FORCE)`) }
+}
+
+/** A web server of the test's own. @returns its URL, and what ends it with whatever it still answers */
+export async function listening(answer: RequestListener): Promise<{ url: string; port: number; close(): void }> {
+  const server = createWebServer(answer).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const address = server.address()
+  if (address === null || typeof address === 'string') throw new Error('no TCP port could be had')
+  const close = () => {
+    server.closeAllConnections()
+    server.close()
+  }
+  return { url: `http://127.0.0.1:${address.port}`, port: address.port, close }
 }
 
 /** A TCP port on 127.0.0.1 that nothing listened on a moment ago. */

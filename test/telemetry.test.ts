@@ -1,4 +1,4 @@
-import { createServer, get, type RequestListener } from 'node:http'
+import { get, type RequestListener } from 'node:http'
 import { createRequire } from 'node:module'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
@@ -15,6 +15,7 @@ import { UNWATCHED } from '../plugins/dialects/dialect.js'
 import { explainAt } from '../plugins/dialects/postgres-explain.js'
 import { serverOptions } from '../plugins/http/server-options.js'
 import { databaseMetrics } from '../plugins/metrics/index.js'
+import { openRedis } from '../plugins/redis.js'
 import { NO_TRACING, openTelemetry } from '../plugins/telemetry/index.js'
 import { createLogLevels } from '../plugins/telemetry/log-level.js'
 import { logSlowQueries } from '../plugins/telemetry/slow-queries.js'
@@ -22,7 +23,7 @@ import { StockMoved } from '../schemas/inventory.js'
 import { type Collector, type ReceivedSpan, startCollector } from './collector.js'
 import { buildApp, client, DIALECTS, type Dialect } from './helper.js'
 import { spawnNode, temporaryFolder } from './service-process.js'
-import { freePort, freshDatabase, redisUrl } from './services.js'
+import { freePort, freshDatabase, listening, redisUrl, startRedis } from './services.js'
 
 /** Traces from the request to the worker thread and to a worker process, and what becomes of them where none takes them. */
 
@@ -66,15 +67,13 @@ function path(spans: readonly ReceivedSpan[], span: ReceivedSpan | undefined): s
 /** Somebody else's server, and which `traceparent` it was sent each time. */
 async function listen(t: Test, answer: RequestListener) {
   const asked: (string | undefined)[] = []
-  const server = createServer((request, response) => {
+  const { url, close } = await listening((request, response) => {
     asked.push(request.headers.traceparent?.toString())
     request.resume()
     answer(request, response)
   })
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  t.teardown(() => server.close())
-  const address = server.address()
-  return { url: `http://127.0.0.1:${typeof address === 'object' ? address?.port : ''}`, asked }
+  t.teardown(close)
+  return { url, asked }
 }
 const named = (spans: readonly ReceivedSpan[], name: string) => spans.find((span) => span.name === name)
 
@@ -378,6 +377,11 @@ t.test('every line of a request says whose it is, and no line tells a secret', a
   t.notMatch(JSON.stringify(lines), /canary/)
 })
 
+const eventually = async (check: () => boolean) => {
+  for (const deadline = Date.now() + 5_000; !check() && Date.now() < deadline; ) await sleep(20)
+  return check()
+}
+
 t.test('the level of the log is changed for a while, on every node', async (t) => {
   const { url, drop } = await freshDatabase()
   t.teardown(() => drop())
@@ -397,10 +401,6 @@ t.test('the level of the log is changed for a while, on every node', async (t) =
   t.match(body, { level: 'debug', configured: 'info' })
   t.ok(Math.abs(Date.parse(body.until) - Date.now() - 300_000) < 10_000)
   t.equal(first.app.log.level, 'debug')
-  const eventually = async (check: () => boolean) => {
-    for (const deadline = Date.now() + 5_000; !check() && Date.now() < deadline; ) await sleep(20)
-    return check()
-  }
   t.ok(await eventually(() => second.app.log.level === 'debug'), 'the other node hears of it')
   const third = await logged(t, env)
   t.ok(await eventually(() => third.app.log.level === 'debug'), 'and so does one that starts later')
@@ -411,6 +411,29 @@ t.test('the level of the log is changed for a while, on every node', async (t) =
   t.match(JSON.stringify(entry), /"debug"/)
   await admin.put('/api/log-level', { level: 'info' })
   t.ok(await eventually(() => second.app.log.level === 'info'), 'what is configured ends it')
+})
+
+t.test('a level that is set while Redis is away is told when it is back', async (t) => {
+  const server = await startRedis()
+  t.teardown(() => server.stop())
+  const node = () => {
+    const { log } = Fastify({ logger: { level: 'info', stream: { write: () => {} } } })
+    const redis = openRedis({ url: server.url, log })
+    t.teardown(() => redis.close())
+    return { log, redis, levels: createLogLevels(log, redis) }
+  }
+  const [first, second] = [node(), node()]
+  const both = (state: string) => [first, second].every(({ redis }) => redis.state() === state)
+  t.ok(await eventually(() => both('up')))
+  first.levels.set('warn', 5)
+  t.ok(await eventually(() => second.log.level === 'warn'))
+  await server.kill()
+  t.ok(await eventually(() => both('down')))
+  first.levels.set('debug', 5)
+  await server.restart()
+  t.ok(await eventually(() => second.log.level === 'debug'), 'the other node hears of it')
+  t.equal(first.log.level, 'debug')
+  for (const { levels } of [first, second]) levels.close()
 })
 
 t.test('a level ends by itself', async (t) => {

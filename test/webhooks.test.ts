@@ -1,6 +1,5 @@
-import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
-import { createServer, type IncomingHttpHeaders, type ServerResponse } from 'node:http'
+import type { IncomingHttpHeaders, ServerResponse } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 import Sqlite from 'better-sqlite3'
 import fc from 'fast-check'
@@ -27,7 +26,7 @@ import { StockMoved } from '../schemas/inventory.js'
 import { PUBLIC_TOPICS, WebhookDisabled } from '../schemas/webhooks.js'
 import { buildApp, client, type Dialect, eachDialect } from './helper.js'
 import { serviceEnvironment, startService, temporaryFolder } from './service-process.js'
-import { freshDatabase } from './services.js'
+import { freshDatabase, listening } from './services.js'
 
 const SECRETS_KEYS = [{ id: 'default', secret: 'Zr8#kq2Lw9-Tn4vXb7yHd3mPf6sJg1cQ' }] as const
 const HOUR = 3_600_000
@@ -45,7 +44,7 @@ type Answer = (response: ServerResponse, received: Received, count: number) => u
 async function receiver(t: Test) {
   const requests: Received[] = []
   const state: { answer: Answer } = { answer: (response) => response.writeHead(204).end() }
-  const server = createServer((request, response) => {
+  const { url, port, close } = await listening((request, response) => {
     let body = ''
     request.setEncoding('utf8').on('data', (text) => {
       body += text
@@ -56,15 +55,9 @@ async function receiver(t: Test) {
       requests.push(received)
       state.answer(response, received, requests.length)
     })
-  }).listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  t.teardown(() => {
-    server.closeAllConnections()
-    server.close()
   })
-  const address = server.address()
-  const port = typeof address === 'object' && address !== null ? address.port : 0
-  return { url: `http://127.0.0.1:${port}/in`, port, requests, state }
+  t.teardown(close)
+  return { url: `${url}/in`, port, requests, state }
 }
 const flat = (headers: IncomingHttpHeaders) =>
   Object.fromEntries(Object.entries(headers).map(([name, value]) => [name, String(value)]))

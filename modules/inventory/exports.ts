@@ -1,6 +1,7 @@
 import { csvCell, reportsOf, type Tenant } from '../../plugins/contracts.js'
 import { fromMicros } from '../../schemas/decimal.js'
 import type { ExportKind } from '../../schemas/inventory.js'
+import { ITEM_FIELDS } from './import-reader.js'
 import { faceOf } from './item-rows.js'
 import { createItemStore, type ItemRecord } from './item-store.js'
 import { createLedgerQueries } from './ledger-queries.js'
@@ -10,19 +11,7 @@ const PAGE = 500
 
 /** Those of items are what an import of items reads, so that a file may go out, be edited and come back. */
 const COLUMNS = {
-  items: [
-    'itemCode',
-    'name',
-    'unit',
-    'nameFr',
-    'category',
-    'barcode',
-    'reorderPoint',
-    'parLevel',
-    'unitCost',
-    'tracking',
-    'shelfLifeDays'
-  ],
+  items: ITEM_FIELDS,
   stock: ['itemCode', 'name', 'unit', 'onHand'],
   movements: [
     'movementId',

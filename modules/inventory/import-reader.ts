@@ -13,20 +13,22 @@ import { ImportUnreadable } from './errors.js'
 
 /** From the bytes of a file to rows of known fields, each value checked; nothing here knows the database. */
 
+/** Of a file of items, in the order of an export. */
+export const ITEM_FIELDS = [
+  'itemCode',
+  'name',
+  'unit',
+  'nameFr',
+  'category',
+  'barcode',
+  'reorderPoint',
+  'parLevel',
+  'unitCost',
+  'tracking',
+  'shelfLifeDays'
+] as const
 const FIELDS = {
-  items: [
-    'itemCode',
-    'name',
-    'unit',
-    'nameFr',
-    'category',
-    'barcode',
-    'reorderPoint',
-    'parLevel',
-    'unitCost',
-    'tracking',
-    'shelfLifeDays'
-  ],
+  items: ITEM_FIELDS,
   movements: [
     'itemCode',
     'type',

@@ -180,6 +180,7 @@ class Supervisor {
     const { log, drainSeconds } = this.#options
     const order = this.#ending === undefined ? 'drain' : 'close'
     this.#ending = order
+    this.#scrapes.ending()
     log.info({ signal, workers: this.#running.size }, `every worker is told to ${order}`)
     for (const worker of this.#running.values()) tell(worker, order)
     this.#left()
@@ -273,6 +274,10 @@ class Scrapes {
 
   exited(): void {
     this.#metrics.exited()
+  }
+
+  ending(): void {
+    this.#metrics.ending()
   }
 
   hear(n: number, worker: Worker): void {

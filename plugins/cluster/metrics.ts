@@ -1,11 +1,13 @@
 import { Counter, Gauge, Registry } from 'prom-client'
-import { exposed } from '../metrics/index.js'
+import { exposition } from '../metrics/exposition.js'
 
 /** What one process says of itself, in Prometheus' or the OpenMetrics format. */
 export type Exposition = (openMetrics: boolean) => Promise<string>
 
 export interface ClusterMetrics {
   exited(): void
+  /** From here on none is wanted. */
+  ending(): void
   /** The text that Prometheus reads: what each worker says, and what is known of them all. */
   text(parts: ReadonlyMap<number, string>, running: number, openMetrics: boolean): Promise<string>
 }
@@ -13,7 +15,7 @@ export interface ClusterMetrics {
 export function createClusterMetrics(wanted: number, registry: Registry = new Registry()): ClusterMetrics {
   const workers = new Gauge({
     name: 'cluster_workers',
-    help: 'Processes of CLUSTER_WORKERS: wanted, running, and those whose metrics are in this scrape.',
+    help: 'Processes of CLUSTER_WORKERS: wanted (0 in a drain), running, and those whose metrics are in this scrape.',
     labelNames: ['state'] as const,
     registers: [registry]
   })
@@ -26,10 +28,11 @@ export function createClusterMetrics(wanted: number, registry: Registry = new Re
   workers.set({ state: 'wanted' }, wanted)
   return {
     exited: () => exits.inc(),
+    ending: () => workers.set({ state: 'wanted' }, 0),
     text: async (parts, running, openMetrics) => {
       workers.set({ state: 'running' }, running)
       workers.set({ state: 'scraped' }, parts.size)
-      return merged(parts, await exposed(registry, openMetrics).metrics(), openMetrics)
+      return merged(parts, await exposition(registry, openMetrics), openMetrics)
     }
   }
 }

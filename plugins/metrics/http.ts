@@ -1,7 +1,7 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
 import { sampledTraceIdOf } from '../telemetry/trace-id.js'
-import { openRegistry } from './index.js'
+import { openRegistry } from './exposition.js'
 
 const SECONDS = [0.005, 0.01, 0.025, 0.05, 0.087, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
 const BYTES = [256, 1_024, 4_096, 16_384, 65_536, 262_144, 1_048_576, 16_777_216]

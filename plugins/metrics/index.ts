@@ -1,12 +1,13 @@
 import { gzipSync } from 'node:zlib'
 import { negotiate } from '@fastify/accept-negotiator'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { Counter, Gauge, Histogram, type OpenMetricsContentType, Registry } from 'prom-client'
+import { Counter, Gauge, Histogram, Registry } from 'prom-client'
 import { problems } from '../../schemas/common.js'
 import { access } from '../contracts.js'
 import type { DatabaseEvents, DatabaseServer } from '../dialects/dialect.js'
 import type { Tenants } from '../tenants.js'
-import { kept, PROBED } from './kept-figures.js'
+import { exposition, expositionType } from './exposition.js'
+import { kept, WATCHED } from './kept-figures.js'
 
 const DATABASE_SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5]
 
@@ -135,7 +136,7 @@ export function databaseGauges(registry: Registry, server: DatabaseServer, tenan
       () => 1,
       () => 0
     )
-  const ping = kept(answers, PROBED)
+  const ping = kept(answers, WATCHED)
   new Gauge({
     name: 'db_up',
     help: '1 when the database answers a probe.',
@@ -205,31 +206,9 @@ export function metricsRoute(
   app.get('/metrics', { schema, config: access('public'), logLevel: 'warn' }, async (request, reply: FastifyReply) => {
     if (!allowed(request)) throw refuse()
     const openMetrics = request.headers.accept?.includes('application/openmetrics-text') === true
-    const own = exposed(registry, openMetrics)
-    const told = await (gather?.(openMetrics) ?? own.metrics())
-    reply.type(own.contentType)
+    const told = await (gather?.(openMetrics) ?? exposition(registry, openMetrics))
+    reply.type(expositionType(openMetrics))
     if (negotiate(request.headers['accept-encoding'] ?? '', ['br', 'gzip']) !== 'gzip') return reply.send(told)
     return reply.header('content-encoding', 'gzip').send(gzipSync(told, GZIP))
   })
-}
-
-/** The registry in the format that is asked for. */
-export const exposed = (registry: Registry, openMetrics: boolean) => (openMetrics ? openMetricsOf(registry) : registry)
-
-/** What takes exemplars has to be registered with one of these. */
-export function openRegistry(): Registry<OpenMetricsContentType> {
-  const open = new Registry<OpenMetricsContentType>()
-  open.setContentType(Registry.OPENMETRICS_CONTENT_TYPE)
-  return open
-}
-
-/** The same metrics under the other format: in prom-client the format belongs to the registry, not to the call. */
-function openMetricsOf(registry: Registry): Registry<OpenMetricsContentType> {
-  const open = openRegistry()
-  for (const { name } of registry.getMetricsAsArray()) {
-    const metric = registry.getSingleMetric(name)
-    // A counter is written without the end of its name, and prom-client takes that off the counter itself, for ever.
-    if (metric !== undefined) open.registerMetric(metric instanceof Counter ? Object.create(metric) : metric)
-  }
-  return open
 }

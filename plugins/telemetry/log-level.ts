@@ -71,11 +71,24 @@ export function createLogLevels(
     const told = parsed(message)
     if (shape(Told)(told)) apply(told)
   }
-  // A node that starts, or was cut off, finds what it missed.
+  /** What was set here and Redis has not taken yet. */
+  let untold: Told | undefined
+  const tellNodes = async () => {
+    const told = untold
+    const left = told === undefined ? 0 : told.until - Date.now()
+    if (left <= 0) return
+    const message = JSON.stringify(told)
+    const taken = await redis?.call((client) =>
+      Promise.all([client.set(key, message, 'PX', left), client.publish(key, message)])
+    )
+    if (taken !== undefined && untold === told) untold = undefined
+  }
+  // A node that starts, or was cut off, finds what it missed; what it was told itself meanwhile is newer.
   const catchUp = async () => {
     const message = await redis?.call((client) => client.get(key))
-    if (typeof message === 'string') hear(message)
+    if (typeof message === 'string' && untold === undefined) hear(message)
   }
+  redis?.onReady(() => void tellNodes())
   const tellProcesses = member?.share('log-level', hear)
   redis?.subscribe(key, hear, () => void catchUp())
   return {
@@ -87,11 +100,9 @@ export function createLogLevels(
     set: (level, minutes) => {
       const told = { level, until: Date.now() + minutes * 60_000 }
       apply(told)
-      const message = JSON.stringify(told)
-      tellProcesses?.(message)
-      void redis?.call((client) =>
-        Promise.all([client.set(key, message, 'PX', minutes * 60_000), client.publish(key, message)])
-      )
+      tellProcesses?.(JSON.stringify(told))
+      if (redis !== null) untold = told
+      void tellNodes()
     },
     close: () => clearTimeout(timer)
   }
