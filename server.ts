@@ -1,3 +1,4 @@
+import net from 'node:net'
 import { setFlagsFromString } from 'node:v8'
 import Fastify, { type FastifyBaseLogger, type FastifyInstance } from 'fastify'
 import { pino } from 'pino'
@@ -125,7 +126,12 @@ export const listening = (service: FastifyInstance): Listening => ({
   ready: () => service.ready(),
   listen: (at) => service.listen(at),
   drain: () => service.getDecorator<Health>('health').drain(),
-  close: () => service.close()
+  close: async () => {
+    // At once, while clients still keep their connections: told to let go of them they come anew, and whoever was not read yet when
+    // the door closes is cut off.
+    net.Server.prototype.close.call(service.server)
+    await service.close()
+  }
 })
 
 /** With a mirror the service may be exchanged for one on the other database while the port stays open. */

@@ -1,6 +1,5 @@
 import type { FastifyRequest } from 'fastify'
-import type { Kysely } from 'kysely'
-import type { Agent, Audit, AuditEntry, AuditTrail, Principal, Tenant } from './contracts.js'
+import type { Agent, Audit, AuditEntry, AuditTrail, Principal, Tenant, Writer } from './contracts.js'
 import { Problem } from './http/problem.js'
 import { traceIdOf } from './telemetry/trace-id.js'
 
@@ -30,7 +29,7 @@ export function agentOf(request: FastifyRequest): Agent {
 }
 
 export interface AuditService extends Audit {
-  append(db: Kysely<unknown>, agent: Agent, entries: readonly AuditEntry[]): Promise<void>
+  append(tx: Writer, agent: Agent, entries: readonly AuditEntry[]): Promise<void>
   /** An answer that refused somebody, and the problem it told. */
   denied(request: FastifyRequest, error: unknown): void
 }
@@ -50,8 +49,8 @@ export function createAudit(): AuditService {
       if (trail !== undefined) throw new Error('only one module may keep the audit trail')
       trail = given
     },
-    append: async (db, agent, entries) => {
-      if (entries.length > 0) await trail?.append(db, agent, entries)
+    append: async (tx, agent, entries) => {
+      if (entries.length > 0) await trail?.append(tx, agent, entries)
     },
     denied: (request, error) => {
       if (noted.has(request)) return

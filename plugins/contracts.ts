@@ -5,6 +5,7 @@ import type { Job, Role, TokenClaims, TokenUse } from '../schemas/common.js'
 import type { Activity } from '../schemas/personal.js'
 import type { Migrations as MigrationsByName } from './migrate/index.js'
 import type { Portability } from './portable/types.js'
+import type { Writer } from './writer.js'
 
 export type { TokenClaims, TokenUse } from '../schemas/common.js'
 export type * from './archive/types.js'
@@ -20,15 +21,14 @@ export { kept } from './metrics/kept-figures.js'
 export type * from './portable/types.js'
 export { type Prepared, prepared, slots } from './prepared.js'
 export { NO_TRACING, type Tracing } from './telemetry/tracing.js'
+export { send, type Writer } from './writer.js'
 
 /** What a domain may rely on. A host that embeds one domain supplies these decorators itself, or registers the core. */
 
 export type Dialect = 'sqlite' | 'postgres'
 
 /** One database transaction. What is published or invalidated takes effect only after it commits. */
-export interface Transaction {
-  /** Stores inside a transaction are built on this; a call on `tenant.db` from here would leave the transaction. */
-  readonly db: Kysely<unknown>
+export interface Transaction extends Writer {
   /** Writes an event to the outbox, within the transaction. Delivered at least once, in order, after commit. */
   publish(topic: string, payload: unknown): Promise<void>
   /** Drops cached answers of a namespace after commit: here at once, on other nodes through Redis. */
@@ -107,7 +107,7 @@ export interface RetentionRule {
 /** What keeps audit entries. */
 export interface AuditTrail {
   /** In the transaction of the change. */
-  append(db: Kysely<unknown>, agent: Agent, entries: readonly AuditEntry[]): Promise<void>
+  append(tx: Writer, agent: Agent, entries: readonly AuditEntry[]): Promise<void>
   /** `tenant` is null where none was recognised. Must not throw. */
   note(tenant: Tenant | null, agent: Agent, entry: AuditEntry): void
 }
@@ -156,6 +156,11 @@ export interface Tenant {
   /** Reads; on SQLite it refuses writes. A store says which tables it knows: `db.withTables<InventoryTables>()`. */
   readonly db: Kysely<unknown>
   readonly transact: Transact
+  /**
+   * Reads on a connection that is kept for what every request waits for before it is let in: it must not stand in line behind the work
+   * of those who are in. Left out where there is none.
+   */
+  readonly gate?: Kysely<unknown>
   readonly cache: Cache
   /**
    * For what leaves as a file, page by page: how to read it, on a replica that has all that was committed before this call, where there
@@ -371,6 +376,11 @@ export interface EventHandler {
   /** Names the subscription in logs. */
   readonly name: string
   handle(event: OutboxEvent, tenant: Tenant): Promise<void>
+  /**
+   * Given where events of the topic wait one behind the other: handles them together. When it fails each is handled alone.
+   * @returns those that are to be handled alone all the same
+   */
+  handleAll?(events: readonly OutboxEvent[], tenant: Tenant): Promise<readonly OutboxEvent[]>
 }
 
 export interface Events {

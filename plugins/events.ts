@@ -1,7 +1,7 @@
 import type { FastifyBaseLogger } from 'fastify'
-import type { Generated, Kysely } from 'kysely'
+import type { CompiledQuery, Generated, Kysely } from 'kysely'
 import { Counter, Gauge, type Registry } from 'prom-client'
-import type { EventHandler, Events, Tenant } from './contracts.js'
+import type { EventHandler, Events, OutboxEvent, Tenant } from './contracts.js'
 import { prepared } from './prepared.js'
 import type { Tracing } from './telemetry/tracing.js'
 
@@ -44,14 +44,12 @@ const intoOutbox = prepared<{ topic: string; payload: string; now: number; trace
 )
 
 /** `trace`: the `traceparent` of what made it true. */
-export async function appendToOutbox(
+export const toOutbox = (
   db: Kysely<unknown>,
   topic: string,
   payload: unknown,
   trace: string | null
-): Promise<void> {
-  await db.executeQuery(intoOutbox(db, { topic, payload: JSON.stringify(payload), now: Date.now(), trace }))
-}
+): CompiledQuery<unknown> => intoOutbox(db, { topic, payload: JSON.stringify(payload), now: Date.now(), trace })
 
 export interface EventService extends Events {
   /** Delivers what the tenant's outbox holds, soon and in the background. */
@@ -87,12 +85,32 @@ export function createEvents({ log, registry, tracing }: EventsOptions): EventSe
   for (const outcome of ['success', 'failure'] as const) delivered.inc({ outcome }, 0)
   const count = outboxMetrics(registry)
 
+  /** What can be said to a handler of several events at once. @returns those that this handler has now */
+  async function deliverAll(
+    tenant: Tenant,
+    handler: EventHandler,
+    events: readonly OutboxEvent[]
+  ): Promise<Set<number>> {
+    const { topic, name, handleAll } = handler
+    if (handleAll === undefined) return new Set()
+    const attributes = { 'inventory.handler': name, 'inventory.tenant': tenant.id, 'inventory.events': events.length }
+    try {
+      const span = { kind: 'consumer', attributes } as const
+      const rest = new Set(await tracing.span(`events ${topic}`, span, () => handleAll(events, tenant)))
+      const had = events.filter((event) => !rest.has(event))
+      delivered.inc({ outcome: 'success' }, had.length)
+      return new Set(had.map(({ id }) => id))
+    } catch (error) {
+      log.warn({ err: error, topic, handler: name, tenant: tenant.id }, 'events are handled one by one')
+      return new Set()
+    }
+  }
+
   /** @returns whether every handler has it */
-  async function deliver(tenant: Tenant, row: OutboxRow): Promise<boolean> {
-    const { id, topic, payload, created_at, attempts, trace } = row
-    const event = { id, topic, payload: JSON.parse(payload), createdAt: created_at }
+  async function deliver(tenant: Tenant, { row, event }: Claimed, had: Had): Promise<boolean> {
+    const { id, topic, attempts, trace } = row
     for (const handler of handlers) {
-      if (handler.topic !== topic) continue
+      if (handler.topic !== topic || had.get(handler)?.has(id) === true) continue
       try {
         const attributes = { 'inventory.handler': handler.name, 'inventory.tenant': tenant.id }
         const span = { kind: 'consumer', parent: trace, attributes } as const
@@ -114,9 +132,25 @@ export function createEvents({ log, registry, tracing }: EventsOptions): EventSe
       const done: number[] = []
       let begun = 0
       // A batch may take longer than a process that ends has left.
-      for (; begun < rows.length && !closed; begun++) {
-        const row = rows[begun]
-        if (row !== undefined && (await deliver(tenant, row))) done.push(row.id)
+      while (begun < rows.length && !closed) {
+        const run = runOf(rows, begun).map((row) => ({ row, event: eventOf(row) }))
+        const had: Had = new Map()
+        if (run.length > 1)
+          for (const handler of handlers)
+            if (handler.topic === run[0]?.event.topic)
+              had.set(
+                handler,
+                await deliverAll(
+                  tenant,
+                  handler,
+                  run.map(({ event }) => event)
+                )
+              )
+        for (const one of run) {
+          if (closed) break
+          begun++
+          if (await deliver(tenant, one, had)) done.push(one.row.id)
+        }
       }
       await forget(tenant, done)
       await giveBack(tenant, rows.slice(begun))
@@ -205,6 +239,27 @@ interface OutboxRow {
   created_at: number
   attempts: number
   trace: string | null
+}
+
+interface Claimed {
+  row: OutboxRow
+  event: OutboxEvent
+}
+/** Ids of what a handler has of a run already. */
+type Had = Map<EventHandler, ReadonlySet<number>>
+
+const eventOf = ({ id, topic, payload, created_at }: OutboxRow): OutboxEvent => ({
+  id,
+  topic,
+  payload: JSON.parse(payload),
+  createdAt: created_at
+})
+
+/** Those of one topic that follow each other: what is of another topic between them keeps its place. */
+function runOf(rows: readonly OutboxRow[], from: number): readonly OutboxRow[] {
+  const topic = rows[from]?.topic
+  const end = rows.findIndex((row, n) => n > from && row.topic !== topic)
+  return rows.slice(from, end === -1 ? rows.length : end)
 }
 
 const isAnyDue = async ({ db }: Tenant): Promise<boolean> => {

@@ -1,4 +1,4 @@
-import { type CompiledQuery, type Kysely, PostgresAdapter, type RawBuilder, sql } from 'kysely'
+import { type CompiledQuery, type Kysely, PostgresAdapter, type RawBuilder, type RootOperationNode, sql } from 'kysely'
 
 /** Stands for a value while a query is compiled. */
 class Slot {
@@ -10,6 +10,11 @@ export const slots =
   (name) =>
     sql`${new Slot(name)}`
 
+const names = new WeakMap<RootOperationNode, string>()
+let named = 0
+/** What a connection may keep a statement under: undefined for one that was not made by `prepared`. */
+export const statementName = ({ query }: CompiledQuery): string | undefined => names.get(query)
+
 /** A query builder, or a text of `sql`. */
 interface Unbuilt<Row> {
   compile(db: Kysely<unknown>): CompiledQuery<Row>
@@ -18,7 +23,8 @@ export type Prepared<Values, Row> = (db: Kysely<unknown>, values: Values) => Com
 
 /**
  * A query whose text does not depend on its values: built and compiled once for each database, which costs several times what
- * SQLite needs to run it. `db.executeQuery` runs what this answers.
+ * SQLite needs to run it. On PostgreSQL a connection keeps its plan too, so it names its columns: the result of a statement that is kept may
+ * not change. `db.executeQuery` runs what this answers.
  */
 export function prepared<Values extends object, Row>(
   build: (db: Kysely<unknown>, slot: Slots<Values>) => Unbuilt<Row>
@@ -27,8 +33,11 @@ export function prepared<Values extends object, Row>(
   const slot = slots<Values>()
   return (db, values) => {
     const key = textKey(db)
-    const query = compiled.get(key) ?? build(db, slot).compile(db)
+    const known = compiled.get(key)
+    if (known !== undefined) return withValues(known, values)
+    const query = build(db, slot).compile(db)
     compiled.set(key, query)
+    names.set(query.query, `prepared_${++named}`)
     return withValues(query, values)
   }
 }

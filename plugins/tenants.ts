@@ -1,12 +1,20 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
-import type { Kysely } from 'kysely'
+import type { CompiledQuery, Kysely } from 'kysely'
 import { TenantId } from '../schemas/common.js'
 import { atMost, TENANTS_AT_ONCE } from './at-most.js'
 import { type AuditService, SYSTEM } from './audit.js'
 import type { Caches, TenantCache } from './cache/index.js'
-import type { AuditEntry, MigrationSet, Tenant, Transaction, TransactOptions } from './contracts.js'
+import {
+  type AuditEntry,
+  type MigrationSet,
+  send,
+  type Tenant,
+  type Transaction,
+  type TransactOptions,
+  type Writer
+} from './contracts.js'
 import type { DatabaseServer, TenantDatabase } from './dialects/dialect.js'
-import { appendToOutbox, type EventService } from './events.js'
+import { type EventService, toOutbox } from './events.js'
 import { TenantNameInvalid, TenantNotFound } from './http/errors.js'
 import { shape } from './http/validation.js'
 import { migrate } from './migrate/index.js'
@@ -187,6 +195,7 @@ export class Tenants {
       db: database.db,
       cache,
       foreignVersion: database.foreignVersion,
+      ...(database.gate === undefined ? {} : { gate: database.gate }),
       ...(database.reports === undefined ? {} : { reports: database.reports }),
       transact: (work, options) => tracing.span('transaction', span, () => transact(surroundings, work, options))
     }
@@ -212,20 +221,21 @@ async function transact<R>(
   // Made anew for each attempt: a transaction that is run again must not invalidate or count twice.
   let effects = noEffects()
   // A group commit runs it where another request waits.
-  const bound = tracing.bind(async (db: Kysely<unknown>) => {
+  const bound = tracing.bind(async (db: Kysely<unknown>, write?: (query: CompiledQuery) => void) => {
     const current = noEffects()
     effects = current
+    const writer: Writer = { db, ...(write === undefined ? {} : { write }) }
     const done = await work({
-      db,
+      ...writer,
       publish: async (topic, payload) => {
         current.published = true
-        await appendToOutbox(db, topic, payload, tracing.carrier())
+        await send(writer, toOutbox(db, topic, payload, tracing.carrier()))
       },
       invalidate: (namespace) => void current.namespaces.add(namespace),
       afterCommit: (run) => void current.callbacks.push(run),
       audit: (entry) => void current.entries.push(entry)
     })
-    await audit.append(db, options.agent ?? SYSTEM, current.entries)
+    await audit.append(writer, options.agent ?? SYSTEM, current.entries)
     current.complete = true
     return done
   })

@@ -1,5 +1,5 @@
 /**
- * Reads what test files print: says one line for each as it ends, and at the end every failure with its diagnostics.
+ * Reads what test files print: says one line for each process as it ends, and at the end every failure with its diagnostics.
  * What is counted is the single assertion, and beside it whatever went wrong without one (a crash, a time-out).
  */
 import { inspect } from 'node:util'
@@ -44,9 +44,9 @@ export function createTapReader(say) {
   const failures = []
   const totals = { passed: 0, skipped: 0, todo: 0 }
 
-  /** One test file: what its process prints goes to `write`; `end` says how it ended and prints its line. */
-  function open(path) {
-    const file = sourceName(path)
+  /** The test files of one process: what it prints goes to `write`; `end` says how it ended and prints its line. */
+  function open(paths) {
+    const file = paths.map(sourceName).join(', ')
     const parser = new Parser()
     const own = []
     const counts = { passed: 0, skipped: 0, todo: 0 }
@@ -58,7 +58,7 @@ export function createTapReader(say) {
       else own.push({ path: [...names, result.name], diag: result.diag })
     }
 
-    /** Listens to one parser and those below it; `names` are the tests around it, the file first. */
+    /** Listens to one parser and those below it; `names` are the tests around it, the files first. */
     function listen(to, names) {
       to.on('child', (child) => listen(child, [...names, child.name]))
       to.on('bailout', (reason) => own.push({ path: [...names, `bailed out: ${reason}`] }))
@@ -98,7 +98,7 @@ export function createTapReader(say) {
       else if (totals.passed + failures.length === 0) failures.push({ path: ['no test ran'] })
       for (const failure of failures) {
         say(`\n${describe(failure)}`)
-        if (failure.noise) say(`\n    The file wrote on stderr:\n${indent(failure.noise)}`)
+        if (failure.noise) say(`\n    It wrote on stderr:\n${indent(failure.noise)}`)
       }
       if (failures.length > 0) say('')
       if (totals.skipped + totals.todo > 0) say(`${totals.skipped} skipped, ${totals.todo} to do`)

@@ -14,13 +14,31 @@ import { provideServices, ServicesError } from './services.mjs'
 import { createTapReader } from './tap-reader.mjs'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
-const FILE_TIMEOUT_S = 300
+const TIMEOUT_S = 300
 // Two more than there are processors: files wait for servers, disks and clocks. On two of them 277 s, with one less 332.
 const JOBS = Math.min(availableParallelism() + 2, 6)
 /** They take longest, so they start first: whatever began last would otherwise run alone at the end. */
 const LONGEST = [
   ...['faults/service', 'backups', 'mirror', 'cli', 'embed', 'forecasting-learning', 'faults/network'],
-  ...['upgrades/upgrades', 'telemetry', 'forecasting', 'tenancy', 'nodes', 'imports', 'ledger', 'app', 'inventory']
+  ...['upgrades/upgrades', 'telemetry', 'tenancy', 'nodes', 'imports']
+]
+/**
+ * Files that share a process, since each costs two seconds of CPU to start. Those that measure their own process, or change it,
+ * have one of their own, as has any that is not named.
+ */
+const TOGETHER = [
+  ['ledger', 'inventory', 'app', 'portable'],
+  ['forecast-models', 'forecast-references', 'forecasting', 'forecasting-calendar', 'anomaly'],
+  [
+    'security/sessions',
+    'security/accounts',
+    'security/second-factor',
+    'security/passkeys',
+    'security/oidc',
+    'identity'
+  ],
+  ['security/input', 'security/access', 'security/http', 'security/fuzz', 'security/documents', 'audit', 'privacy'],
+  ['archives', 'webhooks', 'realtime', 'dashboards', 'alerts', 'errors', 'tidy']
 ]
 const STDERR_KEPT_CHARS = 20_000
 const say = (line) => process.stdout.write(`${line}\n`)
@@ -39,17 +57,18 @@ function compiledFile(name) {
   return found
 }
 
-const longest = LONGEST.map((name) => join('dist', 'test', `${name}.test.js`))
-/** Its place among the longest, or after them. */
-const rank = (file) => (longest.includes(file) ? longest.indexOf(file) : longest.length)
+const compiled = (name) => join('dist', 'test', `${name}.test.js`)
 
+/** What one process each runs, the longest first. */
 function allFiles() {
   const folder = join(root, 'dist', 'test')
   const names = existsSync(folder) ? readdirSync(folder, { recursive: true }) : []
-  return names
-    .filter((name) => name.endsWith('.test.js'))
-    .map((name) => join('dist', 'test', name))
-    .sort((a, b) => rank(a) - rank(b) || (a < b ? -1 : 1))
+  const files = names.filter((name) => name.endsWith('.test.js')).map((name) => join('dist', 'test', name))
+  const first = [...LONGEST.map((name) => [compiled(name)]), ...TOGETHER.map((group) => group.map(compiled))]
+  const gone = first.flat().filter((file) => !files.includes(file))
+  if (gone.length > 0) throw new UsageError(`named in scripts/test.mjs and not there: ${gone.join(', ')}`)
+  const others = files.filter((file) => !first.flat().includes(file)).sort()
+  return [...first, ...others.map((file) => [file])]
 }
 
 function parseArguments(argv) {
@@ -57,9 +76,9 @@ function parseArguments(argv) {
   const unknown = argv.find((word) => word.startsWith('-') && !known.test(word))
   if (unknown) throw new UsageError(`no option ${unknown}; there are --coverage and --jobs=N`)
   const names = argv.filter((word) => !word.startsWith('-'))
-  const files = names.length > 0 ? names.map(compiledFile) : allFiles()
+  const runs = names.length > 0 ? names.map((name) => [compiledFile(name)]) : allFiles()
   const jobs = Number(argv.find((word) => word.startsWith('--jobs='))?.slice('--jobs='.length) || JOBS)
-  return { coverage: argv.includes('--coverage'), jobs, files }
+  return { coverage: argv.includes('--coverage'), jobs, runs }
 }
 
 /** The tests choose their own databases: what the developer's shell names must not be written to. */
@@ -68,24 +87,25 @@ function testEnvironment(services, coverageFolder) {
     ...process.env,
     ...services,
     // A test of tap may take as long as its file.
-    TAP_TIMEOUT: String(FILE_TIMEOUT_S),
+    TAP_TIMEOUT: String(TIMEOUT_S),
     ...(coverageFolder && { NODE_V8_COVERAGE: coverageFolder })
   }
   for (const name of ['DATABASE_URL', 'DATA_DIR', 'MIRROR_URL', 'REDIS_URL']) delete env[name]
   return env
 }
 
-/** Runs one file; its process leads a group, so that what it started goes with it. */
-async function runFile(file, { env, reader, running }) {
+/** Runs the files of one process; it leads a group, so that what it started goes with it. */
+async function run(files, { env, reader, running }) {
   const startedAt = performance.now()
-  const child = spawn(process.execPath, ['--enable-source-maps', file], {
+  const program = files.length === 1 ? files : [join('scripts', 'test-files.mjs'), ...files]
+  const child = spawn(process.execPath, ['--enable-source-maps', ...program], {
     cwd: root,
     env,
     detached: true,
     stdio: ['ignore', 'pipe', 'pipe']
   })
   running.add(child)
-  const report = reader.open(file)
+  const report = reader.open(files)
   let noise = ''
   child.stdout.setEncoding('utf8').on('data', report.write)
   child.stderr.setEncoding('utf8').on('data', (text) => {
@@ -96,20 +116,20 @@ async function runFile(file, { env, reader, running }) {
     late = true
     endGroup(child, 'SIGTERM')
     setTimeout(endGroup, 2000, child, 'SIGKILL').unref()
-  }, FILE_TIMEOUT_S * 1000)
+  }, TIMEOUT_S * 1000)
   const [status, signal] = await new Promise((resolve) => child.on('close', (...end) => resolve(end)))
   clearTimeout(timeout)
   running.delete(child)
   const ended = signal ? `ended by ${signal}` : status === 0 ? undefined : `ended with status ${status}`
-  const problem = late ? `took longer than ${FILE_TIMEOUT_S} s` : ended
+  const problem = late ? `took longer than ${TIMEOUT_S} s` : ended
   report.end({ problem, seconds: (performance.now() - startedAt) / 1000, noise })
 }
 
-/** Runs the files, some at a time, until all are done or `stopped` says so. */
-async function runFiles({ files, jobs, stopped, ...how }) {
-  const waiting = [...files]
+/** Some processes at a time, until all are done or `stopped` says so. */
+async function runAll({ runs, jobs, stopped, ...how }) {
+  const waiting = [...runs]
   const runNext = async () => {
-    while (waiting.length > 0 && !stopped()) await runFile(waiting.shift(), how)
+    while (waiting.length > 0 && !stopped()) await run(waiting.shift(), how)
   }
   await Promise.all(Array.from({ length: jobs }, runNext))
 }
@@ -140,7 +160,7 @@ function onSignals(running) {
 }
 
 async function main() {
-  const { coverage, jobs, files } = parseArguments(process.argv.slice(2))
+  const { coverage, jobs, runs } = parseArguments(process.argv.slice(2))
   const started = performance.now()
   const running = new Set()
   const signalled = onSignals(running)
@@ -150,11 +170,11 @@ async function main() {
     for (const note of services.notes) say(note)
     const reader = createTapReader(say)
     const env = testEnvironment(services.env, coverageFolder)
-    await runFiles({ files, jobs, env, reader, running, stopped: signalled })
+    await runAll({ runs, jobs, env, reader, running, stopped: signalled })
     const { passed, failed } = reader.finish(signalled())
     const uncovered = coverageFolder ? await reportCoverage({ root, rawFolder: coverageFolder, say }) : 0
     const seconds = ((performance.now() - started) / 1000).toFixed(1)
-    say(`${files.length} files, ${seconds} s`)
+    say(`${runs.flat().length} files, ${seconds} s`)
     await services.stop()
     say(`${passed} passed, ${failed} failed`)
     if (signalled()) return 128 + constants.signals[signalled()]

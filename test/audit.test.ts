@@ -4,7 +4,7 @@ import t, { type Test } from 'tap'
 import { app as register } from '../app.js'
 import { pruneTrail, sealTrail, verifyTrail } from '../modules/audit/index.js'
 import { createNotes } from '../modules/audit/notes.js'
-import { createAuditStore, type NewEntry, rowOf } from '../modules/audit/store.js'
+import { appendEntries, createAuditStore, type NewEntry, rowOf } from '../modules/audit/store.js'
 import type { AuditTables } from '../modules/audit/tables.js'
 import { createUser } from '../modules/identity/index.js'
 import { loadConfig } from '../plugins/config/index.js'
@@ -343,14 +343,14 @@ async function retention(t: Test, app: FastifyInstance): Promise<void> {
   const before = await verifyTrail(tenant)
   const old = now - 40 * DAY_MS
   for (const at of [old, old + DAY_MS]) {
-    await tenant.transact(({ db }) => createAuditStore(db).append(filler(30, at)))
+    await tenant.transact((tx) => appendEntries(tx, filler(30, at)))
     await sealTrail(tenant, () => at + 60_000)
   }
   // What was there first is younger, and nothing behind it goes before it.
   await pruneTrail(tenant, 30, now)
   t.match(await verifyTrail(tenant), { ok: true, removed: 0, entries: before.entries + 60 })
   const later = now + 35 * DAY_MS
-  await tenant.transact(({ db }) => createAuditStore(db).append(filler(5, later)))
+  await tenant.transact((tx) => appendEntries(tx, filler(5, later)))
   await sealTrail(tenant, () => later)
   const full = await verifyTrail(tenant, later)
   await pruneTrail(tenant, 30, later)
@@ -373,7 +373,7 @@ async function retention(t: Test, app: FastifyInstance): Promise<void> {
 async function tampering(t: Test, app: FastifyInstance, dialect: Dialect): Promise<void> {
   const tenant = await tenantOf(app)
   for (let n = 0; n < 3; n++) {
-    await tenant.transact(({ db }) => createAuditStore(db).append(filler(20, Date.now())))
+    await tenant.transact((tx) => appendEntries(tx, filler(20, Date.now())))
     await sealTrail(tenant)
   }
   await openUp(tenant, dialect)
@@ -473,12 +473,12 @@ async function late(t: Test, tenant: Tenant): Promise<void> {
     drawn = resolve
   })
   const slow = tenant.transact(async ({ db }) => {
-    await createAuditStore(db).append(filler(1, Date.now()))
+    await appendEntries({ db }, filler(1, Date.now()))
     drawn()
     await gate
   })
   await inserted
-  await tenant.transact(({ db }) => createAuditStore(db).append(filler(2, Date.now())))
+  await tenant.transact((tx) => appendEntries(tx, filler(2, Date.now())))
   t.ok((await sealTrail(tenant)) >= 2)
   release()
   await slow
@@ -504,7 +504,7 @@ async function searching(t: Test, app: FastifyInstance): Promise<void> {
       at + n * 1000
     )
   )
-  await tenant.transact(({ db }) => createAuditStore(db).append(rows))
+  await tenant.transact((tx) => appendEntries(tx, rows))
   const iso = (n: number) => new Date(at + n * 1000).toISOString()
   const range = `&from=${iso(0)}&to=${iso(39)}`
   const cases: Record<string, (row: NewEntry, n: number) => boolean> = {

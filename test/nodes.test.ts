@@ -7,11 +7,15 @@ import { sql } from 'kysely'
 import t, { type Test } from 'tap'
 import { coreMigrations } from '../migrations/core.js'
 import { inventoryMigrations } from '../migrations/inventory.js'
+import { isRevoked } from '../modules/identity/revocations.js'
 import { merged } from '../plugins/cluster/metrics.js'
 import { loadConfig } from '../plugins/config/index.js'
+import { type Auth, type Events, type OutboxEvent, prepared } from '../plugins/contracts.js'
+import type { Tenants } from '../plugins/core.js'
 import { openDatabaseServer } from '../plugins/database.js'
+import { type DatabaseServer, UNWATCHED } from '../plugins/dialects/dialect.js'
 import { migrate } from '../plugins/migrate/index.js'
-import { type Dialect, eachDialect } from './helper.js'
+import { buildApp, type Dialect, eachDialect } from './helper.js'
 import { runToEnd, type Service, serviceEnvironment, startService, temporaryFolder } from './service-process.js'
 import { freshDatabase, redisUrl } from './services.js'
 
@@ -301,3 +305,113 @@ t.test('a cluster is refused where one process serves, and its metrics are one t
     `${common}# HELP a About a.\n# TYPE a gauge\na{worker="1"} 1\n# HELP b_total B.\n# TYPE b_total counter\nb_total{worker="1",code="200"} 3\nb_total{worker="2",code="200"} 4 # {trace_id="x"} 1\n# EOF\n`
   )
 })
+
+t.test('PostgreSQL: a transaction sends its statements on, and all of them count or none', async (t) => {
+  const server = await connect(t, await databaseFor(t, 'postgres'))
+  await server.create('one')
+  const { db, transact } = await server.open('one')
+  await sql`create table ${sql.table('things')} (n int primary key)`.execute(db)
+  const insert = (n: unknown) => sql`insert into ${sql.table('things')} values (${n})`.compile(db)
+  const stored = async () =>
+    (await sql<{ n: number }>`select n from ${sql.table('things')} order by n`.execute(db)).rows
+
+  const failing = transact(async (_tx, write) => {
+    for (const n of [1, 'no number', 2]) write?.(insert(n))
+  })
+  await t.rejects(failing, { code: '22P02' }, 'what failed, and not that others were refused for it')
+  t.same(await stored(), [])
+
+  const hushed = transact(async (tx) => {
+    await tx.executeQuery(insert(1))
+    await tx.executeQuery(insert('no number')).catch(() => {})
+  })
+  await t.rejects(hushed, /rolled back at its commit/, 'a commit that was none is not acknowledged')
+  t.same(await stored(), [])
+
+  const thrown = transact(async (_tx, write) => {
+    write?.(insert(1))
+    throw new Error('changed its mind')
+  })
+  await t.rejects(thrown, /changed its mind/)
+  t.same(await stored(), [])
+
+  let left: Kysely<unknown> | undefined
+  const seen = await transact(async (tx, write) => {
+    left = tx
+    write?.(insert(1))
+    return (await sql`select n from ${sql.table('things')}`.execute(tx)).rows
+  })
+  t.same(seen, [{ n: 1 }], 'what is asked for later sees what was written before')
+  await t.rejects(Promise.resolve(left?.executeQuery(insert(2))), /has left it/)
+  t.same(await stored(), [{ n: 1 }])
+})
+
+t.test('PostgreSQL: a connection keeps what is prepared, and a pooled one does not', async (t) => {
+  const database = await freshDatabase()
+  t.teardown(() => database.drop())
+  const server = openDatabaseServer({ databaseUrl: database.url, tenancy: 'multi', poolSize: 1 }, UNWATCHED)
+  t.teardown(() => server.close())
+  await server.create('one')
+  const { db } = await server.open('one')
+  const same = prepared<{ n: number }, { n: number }>((_db, slot) => sql<{ n: number }>`select ${slot('n')}::int as n`)
+  for (const n of [1, 2, 3]) t.same((await db.executeQuery(same(db, { n }))).rows, [{ n }])
+  const { rows } = await sql`select statement from pg_prepared_statements`.execute(db)
+  t.same(
+    rows,
+    [{ statement: 'select $1::int as n' }],
+    'one plan for all of its values, and none for what was asked for once'
+  )
+})
+
+t.test('PostgreSQL: who holds a token is let in while the work of others has every connection', async (t) => {
+  const app = await buildApp(t, { dialect: 'postgres', config: { POSTGRES_POOL_SIZE: '3' } })
+  const tenant = await app.getDecorator<Tenants>('tenants').get('main')
+  const auth = app.getDecorator<Auth>('auth')
+  const token = auth.sign({ subject: 'test', role: 'admin', tenant: 'main' }, 600)
+  const claims = auth.verify(token)
+  let letGo = () => {}
+  const work = new Promise<void>((resolve) => {
+    letGo = resolve
+  })
+  const held = Array.from({ length: 6 }, () => tenant.transact(() => work))
+  await sleep(50)
+  const { waiting } = app.getDecorator<DatabaseServer>('database').pool()
+  t.ok(waiting > 0, `${waiting} wait for a connection`)
+  t.equal(await Promise.race([isRevoked(claims, tenant), sleep(1_500, 'not in time')]), false)
+  letGo()
+  await Promise.all(held)
+})
+
+t.test('events that wait are handled together, where a handler can', (t) =>
+  eachDialect(t, async (t, dialect) => {
+    const app = await buildApp(t, { dialect })
+    const tenant = await app.getDecorator<Tenants>('tenants').get('main')
+    const events = app.getDecorator<Events>('events')
+    const had: Record<string, unknown[]> = { together: [], alone: [], failing: [] }
+    const numberOf = ({ payload }: OutboxEvent) => payload
+    events.subscribe({
+      topic: 'test.told',
+      name: 'all but the second',
+      handle: async (event) => void had.alone?.push(numberOf(event)),
+      handleAll: async (all) => {
+        had.together?.push(all.map(numberOf))
+        return all.slice(1, 2)
+      }
+    })
+    events.subscribe({
+      topic: 'test.told',
+      name: 'none together',
+      handle: async (event) => void had.failing?.push(numberOf(event)),
+      handleAll: async () => {
+        throw new Error('not these')
+      }
+    })
+    await tenant.transact(async (tx) => {
+      for (const n of [1, 2, 3]) await tx.publish('test.told', n)
+      await tx.publish('test.other', 0)
+      await tx.publish('test.told', 4)
+    })
+    for (const deadline = Date.now() + 10_000; had.failing?.length !== 4 && Date.now() < deadline; ) await sleep(5)
+    t.same(had, { together: [[1, 2, 3]], alone: [2, 4], failing: [1, 2, 3, 4] })
+  })
+)

@@ -2,7 +2,7 @@ import type { FastifyInstance } from 'fastify'
 import { type Kysely, sql } from 'kysely'
 import t, { type Test } from 'tap'
 import { pruneTrail, sealTrail, verifyTrail } from '../modules/audit/index.js'
-import { createAuditStore, rowOf } from '../modules/audit/store.js'
+import { appendEntries, createAuditStore, rowOf } from '../modules/audit/store.js'
 import { forgetTokenEnds } from '../modules/identity/revocations.js'
 import { forgetSessions } from '../modules/identity/session-store.js'
 import { marksOf } from '../modules/privacy/register.js'
@@ -310,7 +310,7 @@ async function retention(t: Test, tenant: Tenant, userId: string): Promise<void>
       ...{ actor: 'old', role: null, method: null, session: null },
       ...{ requestId: null, traceId: null, address: null }
     }
-    await createAuditStore(tx.db).append([rowOf(agent, { action: 'old.deed' }, now - 400 * DAY_MS)])
+    await appendEntries(tx, [rowOf(agent, { action: 'old.deed' }, now - 400 * DAY_MS)])
   })
   await tenant.transact(async (tx) => {
     await forgetSessions(tx)

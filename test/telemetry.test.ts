@@ -124,12 +124,12 @@ for (const dialect of DIALECTS) {
       resource: { 'service.name': 'inventory-enterprise', 'service.version': String }
     })
     t.equal(request?.attributes['inventory.request_id'], posted.headers['x-request-id'])
-    const insert = spans.find(({ name }) => name === 'insert stock_moves')
+    const insert = spans.find(({ name }) => name === 'insert stock_transactions')
     t.match(insert, {
       kind: CLIENT,
       attributes: { 'db.system.name': dialect === 'postgres' ? 'postgresql' : 'sqlite' }
     })
-    t.same(path(spans, insert), ['insert stock_moves', 'transaction', 'POST /api/movements'])
+    t.same(path(spans, insert), ['insert stock_transactions', 'transaction', 'POST /api/movements'])
     const event = named(spans, `event ${StockMoved.topic}`)
     t.match(event, { kind: CONSUMER, attributes: { 'inventory.tenant': 'main' } })
     t.same(path(spans, event).slice(1), ['transaction', 'POST /api/movements'], 'what it causes is part of it')

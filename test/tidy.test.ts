@@ -126,16 +126,6 @@ t.test('who may import whom', async (t) => {
   )
 })
 
-t.test('the tests that start first are there', async (t) => {
-  const [, names = ''] = /LONGEST = \[(.+?)\n\]/s.exec(textOf('scripts/test.mjs')) ?? []
-  const first = [...names.matchAll(/'([^']+)'/g)].map(([, name]) => `test/${name}.test.ts`)
-  t.ok(first.length > 0)
-  t.same(
-    first.filter((path) => !sources.includes(path)),
-    []
-  )
-})
-
 /** Arithmetic and texts: no database, no HTTP, no clock of their own. */
 const PURE = [
   /^modules\/forecasting\/models\//,

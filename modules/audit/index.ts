@@ -1,14 +1,13 @@
 import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
-import type { Kysely } from 'kysely'
 import type { Registry } from 'prom-client'
 import { auditMigrations } from '../../migrations/audit.js'
-import type { Audit, EnterModule, Migrations, ModuleOptions, Periodic } from '../../plugins/contracts.js'
+import type { Audit, EnterModule, Migrations, ModuleOptions, Periodic, Writer } from '../../plugins/contracts.js'
 import { createAuditMetrics } from './metrics.js'
 import { createNotes } from './notes.js'
 import { routes } from './routes.js'
 import { pruneTrail, sealTrail } from './seal.js'
-import { createAuditStore, type NewEntry, rowOf } from './store.js'
+import { appendEntries, type NewEntry, rowOf } from './store.js'
 import { verifyTrail } from './verify.js'
 
 export interface AuditOptions extends ModuleOptions {
@@ -31,8 +30,8 @@ async function audit(app: FastifyInstance, options: AuditOptions): Promise<void>
   app.getDecorator<EnterModule>('enterModule')(app, options)
   app.getDecorator<Migrations>('migrations').add({ module: 'audit', migrations: auditMigrations })
   const metrics = createAuditMetrics(app.getDecorator<Registry>('registry'))
-  const append = async (db: Kysely<unknown>, rows: readonly NewEntry[]) => {
-    await createAuditStore(db).append(rows)
+  const append = async (tx: Writer, rows: readonly NewEntry[]) => {
+    await appendEntries(tx, rows)
     for (const { outcome } of rows) metrics.written(outcome)
   }
   const notes = createNotes({
@@ -40,7 +39,7 @@ async function audit(app: FastifyInstance, options: AuditOptions): Promise<void>
     lost: metrics.lost,
     keep: async (tenant, rows) => {
       if (tenant !== null) {
-        await tenant.transact(({ db }) => append(db, rows))
+        await tenant.transact((tx) => append(tx, rows))
         return
       }
       metrics.unattributed(rows.reduce((sum, { occurrences }) => sum + (occurrences ?? 1), 0))
@@ -49,10 +48,10 @@ async function audit(app: FastifyInstance, options: AuditOptions): Promise<void>
     }
   })
   app.getDecorator<Audit>('audit').keepIn({
-    append: (db, agent, entries) => {
+    append: (tx, agent, entries) => {
       const now = Date.now()
       return append(
-        db,
+        tx,
         entries.map((entry) => rowOf(agent, entry, now))
       )
     },

@@ -1,5 +1,5 @@
 import { type Insertable, type Kysely, type Selectable, sql } from 'kysely'
-import { type Agent, prepared, type AuditEntry as Told } from '../../plugins/contracts.js'
+import { type Agent, prepared, send, type AuditEntry as Told, type Writer } from '../../plugins/contracts.js'
 import type { AuditEntry, AuditFilter } from '../../schemas/audit.js'
 import { addressDigest, newSalt, type Range } from './chain.js'
 import { changesOf, clean, concealed } from './changes.js'
@@ -92,6 +92,11 @@ const insertEntry = prepared<NewEntry, unknown>((root, slot) =>
     })
 )
 
+/** In the caller's transaction. */
+export async function appendEntries(tx: Writer, rows: readonly NewEntry[]): Promise<void> {
+  for (const row of rows) await send(tx, insertEntry(tx.db, row))
+}
+
 /** The trail's tables. A transaction's `db` is a Kysely too: inside one, build a second store on it. */
 export function createAuditStore(root: Kysely<unknown>) {
   const db = root.withTables<AuditTables>()
@@ -102,10 +107,6 @@ export function createAuditStore(root: Kysely<unknown>) {
     )})`
 
   return {
-    append: async (rows: readonly NewEntry[]): Promise<void> => {
-      for (const row of rows) await root.executeQuery(insertEntry(root, row))
-    },
-
     /** Newest first. */
     list: (filter: AuditFilter, before: number, limit: number): Promise<EntryRow[]> => {
       const { actor, action, outcome, objectType, objectId, requestId, from, to } = filter

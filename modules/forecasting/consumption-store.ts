@@ -32,18 +32,21 @@ const NAMES_PER_STATEMENT = 500
 export const chunks = <T>(all: readonly T[], size: number): T[][] =>
   Array.from({ length: Math.ceil(all.length / size) }, (_, i) => all.slice(i * size, (i + 1) * size))
 
-const staleMarks = prepared<{ names: string; fromDay: string }, unknown>((root, slot) => {
-  const [names, earlier] = isPostgres(root)
-    ? [sql`select jsonb_array_elements_text(${slot('names')}::jsonb), ${slot('fromDay')}::text, 1`, sql.raw('least')]
-    : [sql`select value, ${slot('fromDay')}, 1 from json_each(${slot('names')}) where true`, sql.raw('min')]
-  return sql`insert into ${sql.table('consumption_stale')} as old (item_code, from_day, mark) ${names}
+const staleMarks = prepared<{ rows: string }, unknown>((root, slot) => {
+  const [rows, earlier] = isPostgres(root)
+    ? [
+        sql`select row ->> 0, row ->> 1, 1 from jsonb_array_elements(${slot('rows')}::jsonb) as rows (row)`,
+        sql.raw('least')
+      ]
+    : [sql`select value ->> 0, value ->> 1, 1 from json_each(${slot('rows')}) where true`, sql.raw('min')]
+  return sql`insert into ${sql.table('consumption_stale')} as old (item_code, from_day, mark) ${rows}
     on conflict (item_code) do update set from_day = ${earlier}(old.from_day, excluded.from_day), mark = old.mark + 1`
 })
-/** Notes that the ledger has changed what these items used since a day. Every posting ends here. */
-export async function markStale(root: Kysely<unknown>, itemCodes: readonly string[], fromDay: string): Promise<void> {
+/** Notes that the ledger has changed what these items used, each since a day. Every posting ends here. */
+export async function markStale(root: Kysely<unknown>, fromDays: ReadonlyMap<string, string>): Promise<void> {
   // In one order, so that two cannot wait for each other.
-  const names = JSON.stringify([...new Set(itemCodes)].sort())
-  await root.executeQuery(staleMarks(root, { names, fromDay }))
+  const codes = [...fromDays.keys()].sort()
+  await root.executeQuery(staleMarks(root, { rows: JSON.stringify(codes.map((code) => [code, fromDays.get(code)])) }))
 }
 
 const keyOf = ({ item_code, day }: ConsumptionData) => `${day} ${item_code}`

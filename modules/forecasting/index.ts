@@ -116,19 +116,31 @@ async function forecasting(app: FastifyInstance, options: ForecastingOptions) {
   await app.register(routes, { prefix: '/ai', answers: app.getDecorator<Answers>('answers'), jobs, consumption, now })
 }
 
+async function noteMoved(payloads: readonly unknown[], tenant: Tenant): Promise<void> {
+  const from = new Map<string, string>()
+  for (const payload of payloads) {
+    if (!shape(StockMoved.payload)(payload)) throw new TypeError(`the payload of ${StockMoved.topic} has another shape`)
+    for (const itemCode of payload.itemCodes) {
+      const day = from.get(itemCode)
+      if (day === undefined || payload.fromDay < day) from.set(itemCode, payload.fromDay)
+    }
+  }
+  // The events are forgotten by a later commit, so that where this is lost, that is too.
+  await tenant.transact(({ db }) => markStale(db, from), { durability: 'relaxed' })
+}
+
 /** Notes what moved, so that only that is derived again. */
 function subscribe(events: Events): void {
   events.subscribe({
     topic: StockMoved.topic,
     name: 'forecasting.stale',
-    async handle({ payload }, tenant) {
-      if (!shape(StockMoved.payload)(payload))
-        throw new TypeError(`the payload of ${StockMoved.topic} has another shape`)
-      await tenant.transact(
-        ({ db }) => markStale(db, payload.itemCodes, payload.fromDay),
-        // The event is forgotten by a later commit, so that where this is lost, that is too.
-        { durability: 'relaxed' }
+    handle: ({ payload }, tenant) => noteMoved([payload], tenant),
+    handleAll: async (moved, tenant) => {
+      await noteMoved(
+        moved.map(({ payload }) => payload),
+        tenant
       )
+      return []
     }
   })
   events.subscribe({

@@ -1,5 +1,10 @@
-import type { CompiledQuery } from 'kysely'
-import type { RevocationCheck, Tenant, TokenClaims, Transaction } from '../../plugins/contracts.js'
+import {
+  prepared,
+  type RevocationCheck,
+  type Tenant,
+  type TokenClaims,
+  type Transaction
+} from '../../plugins/contracts.js'
 import { RevocationsUnavailable } from './errors.js'
 
 /**
@@ -38,7 +43,6 @@ interface Known {
   version: number
   /** The database's own count of foreign commits before that; undefined until it was read once. */
   foreign: number | undefined
-  query: CompiledQuery<TokenEndsTables['token_ends']> | undefined
   /** A read that has not begun: whoever comes meanwhile may wait for it too. */
   coming: Promise<void> | undefined
   running: Promise<void>
@@ -56,7 +60,6 @@ function of(tenant: Tenant): Known {
     epochs: new Map(),
     version: 0,
     foreign: undefined,
-    query: undefined,
     coming: undefined,
     running: Promise.resolve(),
     prunedAt: 0
@@ -143,23 +146,22 @@ function read(known: Known, tenant: Tenant): Promise<void> {
 /** After the sockets of this turn were read: what arrived together is answered by one read. */
 const nextTurn = () => new Promise<void>((resolve) => void setImmediate(resolve))
 
-async function load(known: Known, tenant: Tenant): Promise<void> {
-  const foreign = foreignVersion(tenant)
-  // Compiled once for each version: to build it anew would cost more than to ask it.
-  known.query ??= tenant.db
+const readEnds = prepared<{ after: number }, TokenEndsTables['token_ends']>((db, slot) =>
+  db
     .withTables<TokenEndsTables>()
     .selectFrom('token_ends')
-    .selectAll()
-    .where('version', '>', known.version)
+    .select(['version', 'kind', 'key', 'epoch', 'expires_at'])
+    .where('version', '>', slot('after'))
     .orderBy('version')
-    .compile()
-  const { rows } = await tenant.db.executeQuery(known.query)
+)
+
+async function load(known: Known, tenant: Tenant): Promise<void> {
+  const foreign = foreignVersion(tenant)
+  const db = tenant.gate ?? tenant.db
+  const { rows } = await db.executeQuery(readEnds(db, { after: known.version }))
   for (const line of rows) note(known, line)
   const last = rows.at(-1)
-  if (last !== undefined && last.version > known.version) {
-    known.version = last.version
-    known.query = undefined
-  }
+  if (last !== undefined && last.version > known.version) known.version = last.version
   known.foreign = foreign
   prune(known)
 }
@@ -174,7 +176,9 @@ function prune(known: Known): void {
 async function inTime(reading: Promise<void>): Promise<void> {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => reject(new Error('the database did not answer in time')), DATABASE_TIMEOUT_MILLISECONDS)
+    const refuse = () => reject(new Error('the database did not answer in time'))
+    // Where this process itself was held up, the answer may lie in the socket, which is read before an immediate and after a timer.
+    timer = setTimeout(() => setImmediate(refuse), DATABASE_TIMEOUT_MILLISECONDS)
   })
   try {
     await Promise.race([reading, late])

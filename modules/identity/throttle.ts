@@ -16,7 +16,8 @@ const PAIR: Limit = { name: 'pair', burst: 5, seconds: 60 }
 const ADDRESS: Limit = { name: 'address', burst: 50, seconds: 10 }
 /** One user from all addresses: NIST SP 800-63B asks for at most 100 failures in a row. */
 const USER: Limit = { name: 'user', burst: 50, seconds: 30 }
-const KEPT_MAX = 20_000
+/** As a size, for `max` would have room for all of them set aside at the start. */
+const KEPT = { maxSize: 20_000, sizeCalculation: () => 1 }
 const FAMILIAR_MILLISECONDS = 30 * 86_400_000
 
 interface Bucket {
@@ -79,11 +80,11 @@ export function createLoginThrottle(
 const wholeSeconds = (wait: number) => (wait > 0 ? Math.max(1, Math.ceil(wait - 0.001)) : 0)
 
 function createBuckets(now: () => number, exhausted: (limit: Exhausted) => void) {
-  const buckets = () => new LRUCache<string, Bucket>({ max: KEPT_MAX })
+  const buckets = () => new LRUCache<string, Bucket>(KEPT)
   const pairs = buckets()
   const addresses = buckets()
   const users = buckets()
-  const familiar = new LRUCache<string, number>({ max: KEPT_MAX })
+  const familiar = new LRUCache<string, number>(KEPT)
 
   const claimsOf = (attempt: LoginAttempt): Claimed[] => {
     const { pair, user, network } = namesOf(attempt)

@@ -1,5 +1,5 @@
 import { v7 as uuidv7 } from 'uuid'
-import type { Localised } from '../../plugins/contracts.js'
+import type { Localised, Writer } from '../../plugins/contracts.js'
 import { fromMicros, multiplyMicros, toMicros } from '../../schemas/decimal.js'
 import type { Movement, MovementLine, MovementType } from '../../schemas/inventory.js'
 import {
@@ -12,7 +12,7 @@ import {
   MovementRule,
   UnitNotConvertible
 } from './errors.js'
-import type { LedgerItem, LedgerLocation, LedgerStore, TransactionHead } from './ledger-store.js'
+import type { AccountRow, LedgerItem, LedgerLocation, LedgerStore, TransactionHead } from './ledger-store.js'
 import { movementOf, type Posted } from './posted.js'
 import { type AccountState, apply, byExpiry, type LotState, type Move, ROUTES, type Transfer } from './posting.js'
 import * as rules from './rules.js'
@@ -44,6 +44,11 @@ export interface Reversible {
 }
 
 type StoredMove = Awaited<ReturnType<LedgerStore['movesOf']>>[number]
+
+interface Saving {
+  meanwhile?: (() => Promise<void>) | undefined
+  write?: Writer['write']
+}
 
 /** Where what comes in comes from, and what goes out goes to. */
 const virtualPlaces = (type: MovementType) =>
@@ -96,20 +101,7 @@ export class Book {
   }
 
   async #loadPlaces(codes: ReadonlySet<string>, places: ReadonlySet<string>, lots: ReadonlySet<string>): Promise<void> {
-    const newCodes = [...codes].filter((code) => !this.#items.has(code))
-    for (const item of await this.#store.items(newCodes, this.#lock)) {
-      this.#items.set(item.code, item)
-      this.#lots.set(keyOf(item.id, DEFAULT_LOT), {
-        id: item.defaultLotId,
-        itemId: item.id,
-        code: DEFAULT_LOT,
-        expiresOn: null,
-        status: 'ok'
-      })
-    }
-    const newPlaces = [...places].filter((code) => !this.#locations.has(code))
-    for (const location of await this.#store.locations(newPlaces)) this.#locations.set(location.code, location)
-
+    await this.#fetch(codes, places)
     const items = [...codes].map((code) => this.#items.get(code)).filter((item) => item !== undefined)
     const serials = items.filter(({ tracking }) => tracking === 'serial').map(({ id }) => id)
     // A serial number is in one place, which a receipt at another has to know.
@@ -121,20 +113,55 @@ export class Book {
     )) {
       if (!this.#lots.has(keyOf(lot.itemId, lot.code))) this.#lots.set(keyOf(lot.itemId, lot.code), lot)
     }
-    const wanted = serials.length === 0 ? places : this.#locations.keys()
-    const locations = [...wanted].map((code) => this.#locations.get(code)).filter((location) => location !== undefined)
+    if (serials.length > 0) await this.#fetch(codes, new Set(this.#locations.keys()))
+  }
+
+  /**
+   * Items, which are locked by that, locations, and the accounts of each at each. All are asked for at once and answered one after the
+   * other, so balances are those that were there when the lock was.
+   */
+  async #fetch(codes: ReadonlySet<string>, places: ReadonlySet<string>): Promise<void> {
+    const newCodes = [...codes].filter((code) => !this.#items.has(code))
+    const newPlaces = [...places].filter((code) => !this.#locations.has(code))
     // What is in memory is newer than what is stored: a pair that was loaded is never loaded again.
-    const missing = items.filter((item) =>
-      locations.some((location) => !this.#loaded.has(keyOf(item.id, location.code)))
-    )
-    const stored = await this.#store.accounts(
-      missing.map(({ id }) => id),
-      locations
-    )
-    for (const account of stored) {
-      if (!this.#loaded.has(keyOf(account.itemId, account.location.code))) this.#remember(account)
+    const missing = [...codes].filter((code) => [...places].some((place) => !this.#loaded.has(pairOf(code, place))))
+    const [items, locations, accounts] = await Promise.all([
+      this.#store.items(newCodes, this.#lock),
+      this.#store.locations(newPlaces),
+      this.#store.accounts(missing, [...places])
+    ])
+    for (const item of items) {
+      this.#items.set(item.code, item)
+      this.#lots.set(keyOf(item.id, DEFAULT_LOT), {
+        id: item.defaultLotId,
+        itemId: item.id,
+        code: DEFAULT_LOT,
+        expiresOn: null,
+        status: 'ok'
+      })
     }
-    for (const item of missing) for (const location of locations) this.#loaded.add(keyOf(item.id, location.code))
+    for (const location of locations) this.#locations.set(location.code, location)
+    this.#rememberStored(accounts, missing)
+    for (const code of missing.filter((each) => this.#items.has(each)))
+      for (const place of places) if (this.#locations.has(place)) this.#loaded.add(pairOf(code, place))
+  }
+
+  #rememberStored(accounts: readonly AccountRow[], codes: readonly string[]): void {
+    const byId = new Map([...this.#locations.values()].map((location) => [location.id, location]))
+    const codeOf = new Map(codes.flatMap((code) => [[this.#items.get(code)?.id, code] as const]))
+    for (const { id, itemId, locationId, lotId, lot, expiresOn, status, onHand, reserved } of accounts) {
+      const [location, code] = [byId.get(locationId), codeOf.get(itemId)]
+      if (location === undefined || code === undefined || this.#loaded.has(pairOf(code, location.code))) continue
+      this.#remember({
+        id,
+        itemId,
+        location,
+        lot: { id: lotId, itemId, code: lot, expiresOn, status },
+        internal: INTERNAL_KINDS.includes(location.kind),
+        onHand: onHand ?? 0,
+        reserved: reserved ?? 0
+      })
+    }
   }
 
   async #loadUnits(lines: readonly MovementLine[]): Promise<void> {
@@ -205,29 +232,20 @@ export class Book {
 
   /**
    * Writes all that was posted, in the caller's transaction.
-   * @param meanwhile is begun while the database writes the moves, which takes it longest
+   * @param meanwhile is begun while the database writes, which takes it longest
+   * @param write given: the end of the transaction is waited for, and not the writing
    */
-  async save(meanwhile?: () => Promise<void>): Promise<Movement[]> {
-    const store = this.#store
-    const moves = this.#posted.flatMap((posted) => posted.moves)
+  async save({ meanwhile, write }: Saving = {}): Promise<Movement[]> {
+    const posted = [...this.#posted]
+    const moves = posted.flatMap((posting) => posting.moves)
     const accounts = [...new Set(moves.flatMap(({ from, to }) => [from, to]))]
     const lots = [...new Set(accounts.map(({ lot }) => lot))]
-    await store.insertLots(lots.filter(({ id }) => id === 0))
-    await store.insertAccounts(accounts.filter(({ id }) => id === 0))
-    const seqs = await store.insertTransactions(this.#posted.map(({ head }) => head))
-    const written = store.insertMoves(
-      this.#posted.map(({ head, moves }, index) => ({ seq: seqs[index] ?? 0, occurredAt: head.occurredAt, moves }))
-    )
-    const rest = async () => {
-      await meanwhile?.()
-      // Asked for without waiting for the moves: the transaction sends one after the other.
-      return allOf([
-        store.saveBalances(accounts.filter(({ internal }) => internal)),
-        store.saveTotals([...new Set(moves.map(({ item }) => item))])
-      ])
-    }
-    const writing = allOf([written, rest()])
-    const saved = this.#posted.map((posted) => movementOf(posted, this.#items))
+    await this.#store.insertLots(lots.filter(({ id }) => id === 0))
+    await this.#store.insertAccounts(accounts.filter(({ id }) => id === 0))
+    const items = [...new Set(moves.map(({ item }) => item))]
+    const left = { posted, accounts: accounts.filter(({ internal }) => internal), items }
+    const writing = allOf([this.#store.savePostings(left, write), meanwhile?.() ?? Promise.resolve()])
+    const saved = posted.map((posting) => movementOf(posting, this.#items))
     await writing
     this.#posted.length = 0
     return saved
@@ -423,5 +441,6 @@ export class Book {
   }
 }
 
+const pairOf = (itemCode: string, place: string) => `${itemCode}\n${place}`
 const keyOf = (itemId: number, code: string) => `${itemId} ${code}`
 const accountKey = (itemId: number, location: string, lot: string) => `${itemId} ${location}\n${lot}`

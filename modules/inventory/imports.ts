@@ -223,7 +223,7 @@ async function postMovements(
       const book = new Book(createLedgerStore(tx.db), { lock: true })
       await book.load(...touchedBy(groups))
       for (const { draft } of groups) book.post({ ...draft, importId: posting.id }, posting.author)
-      const saved = await book.save(server ? readOn : undefined)
+      const saved = await book.save({ meanwhile: server ? readOn : undefined })
       await advance(tx, posting.id, last)
       await announce(tx, saved)
       return saved

@@ -1,11 +1,11 @@
 import type { Kysely } from 'kysely'
 import { isPostgres } from '../../migrations/columns.js'
-import { prepared } from '../../plugins/contracts.js'
+import { prepared, type Writer } from '../../plugins/contracts.js'
 import type { LocationKind, MovementType, Tracking } from '../../schemas/inventory.js'
 import { among, amongSlot, insertRows, listOf } from './bulk.js'
-import type { AccountState, ItemState, LotState, Move } from './posting.js'
-import { statusOf } from './posting.js'
-import { DEFAULT_LOT, INTERNAL_KINDS, type InventoryTables } from './tables.js'
+import { BALANCES, balanceRow, type Postings, TOTALS, totalRow, writePostings } from './ledger-writes.js'
+import type { AccountState, ItemState, LotState } from './posting.js'
+import { DEFAULT_LOT, type InventoryTables } from './tables.js'
 
 export interface LedgerItem extends ItemState {
   readonly unit: string
@@ -60,28 +60,42 @@ const readLocations = prepared<{ codes: unknown }, LedgerLocation>((root, slot) 
     .where(amongSlot(root, 'code', slot('codes')))
 )
 
-interface AccountRow {
-  id: number
-  item_id: number
-  location_id: number
-  lotId: number
-  lot: string
-  expires_on: string | null
-  status: LotState['status']
-  on_hand: number | null
-  reserved: number | null
+export interface AccountRow {
+  readonly id: number
+  readonly itemId: number
+  readonly locationId: number
+  readonly lotId: number
+  readonly lot: string
+  readonly expiresOn: string | null
+  readonly status: LotState['status']
+  readonly onHand: number | null
+  readonly reserved: number | null
 }
-const readAccounts = prepared<{ itemIds: unknown; locationIds: unknown }, AccountRow>((root, slot) =>
-  root
-    .withTables<InventoryTables>()
+const readAccounts = prepared<{ codes: unknown; places: unknown }, AccountRow>((root, slot) => {
+  const db = root.withTables<InventoryTables>()
+  return db
     .selectFrom('stock_accounts as a')
     .innerJoin('lots as l', 'l.id', 'a.lot_id')
     .leftJoin('stock_balances as b', 'b.account_id', 'a.id')
-    .where(amongSlot(root, 'a.item_id', slot('itemIds')))
-    .where(amongSlot(root, 'a.location_id', slot('locationIds')))
-    .select(['a.id', 'a.item_id', 'a.location_id', 'l.id as lotId', 'l.code as lot'])
-    .select(['l.expires_on', 'l.status', 'b.on_hand', 'b.reserved'])
-)
+    .where(
+      'a.item_id',
+      'in',
+      db
+        .selectFrom('items')
+        .select('id')
+        .where(amongSlot(root, 'code', slot('codes')))
+    )
+    .where(
+      'a.location_id',
+      'in',
+      db
+        .selectFrom('locations')
+        .select('id')
+        .where(amongSlot(root, 'code', slot('places')))
+    )
+    .select(['a.id', 'a.item_id as itemId', 'a.location_id as locationId', 'l.id as lotId', 'l.code as lot'])
+    .select(['l.expires_on as expiresOn', 'l.status', 'b.on_hand as onHand', 'b.reserved'])
+})
 
 /** What a posting reads and writes. Built on a transaction; with `lock`, items are taken in order, so that two postings cannot deadlock. */
 export function createLedgerStore(root: Kysely<unknown>) {
@@ -123,24 +137,11 @@ export function createLedgerStore(root: Kysely<unknown>) {
         .execute()
     },
 
-    async accounts(itemIds: readonly number[], locations: readonly LedgerLocation[]): Promise<AccountState[]> {
-      if (itemIds.length === 0 || locations.length === 0) return []
-      const byId = new Map(locations.map((location) => [location.id, location]))
-      const lists = { itemIds: listOf(root, itemIds), locationIds: listOf(root, [...byId.keys()]) }
-      const { rows } = await root.executeQuery(readAccounts(root, lists))
-      return rows.flatMap((row) => {
-        const location = byId.get(row.location_id)
-        if (location === undefined) return []
-        return {
-          id: row.id,
-          itemId: row.item_id,
-          location,
-          lot: { id: row.lotId, itemId: row.item_id, code: row.lot, expiresOn: row.expires_on, status: row.status },
-          internal: INTERNAL_KINDS.includes(location.kind),
-          onHand: row.on_hand ?? 0,
-          reserved: row.reserved ?? 0
-        }
-      })
+    /** Asked for by codes, so that it need not wait for what they are. */
+    async accounts(itemCodes: readonly string[], places: readonly string[]): Promise<AccountRow[]> {
+      if (itemCodes.length === 0 || places.length === 0) return []
+      const lists = { codes: listOf(root, itemCodes), places: listOf(root, places) }
+      return (await root.executeQuery(readAccounts(root, lists))).rows
     },
 
     async unitRatios(itemIds: readonly number[]) {
@@ -185,94 +186,15 @@ export function createLedgerStore(root: Kysely<unknown>) {
         account.id = ids.get(`${account.itemId} ${account.location.id} ${account.lot.id}`) ?? 0
     },
 
-    /** @returns the sequence number of each, in the order given */
-    async insertTransactions(heads: readonly TransactionHead[]): Promise<number[]> {
-      const rows = await insertRows<{ seq: number; id: string }>(root, {
-        table: 'stock_transactions',
-        columns: {
-          id: 'text',
-          type: 'text',
-          occurred_at: 'integer',
-          recorded_at: 'integer',
-          actor: 'text',
-          reason: 'text',
-          reference: 'text',
-          reverses: 'integer',
-          import_id: 'text',
-          request_id: 'text'
-        },
-        rows: heads.map((head) => [
-          head.id,
-          head.type,
-          head.occurredAt,
-          head.recordedAt,
-          head.actor,
-          head.reason,
-          head.reference,
-          head.reverses,
-          head.importId,
-          head.requestId
-        ]),
-        returning: ['seq', 'id']
-      })
-      const seqs = new Map(rows.map((row) => [row.id, row.seq]))
-      return heads.map((head) => seqs.get(head.id) ?? 0)
-    },
-
-    async insertMoves(
-      transactions: readonly { seq: number; occurredAt: number; moves: readonly Move[] }[]
-    ): Promise<void> {
-      await insertRows(root, {
-        table: 'stock_moves',
-        columns: {
-          transaction_seq: 'integer',
-          line: 'integer',
-          item_id: 'integer',
-          from_account: 'integer',
-          to_account: 'integer',
-          quantity: 'integer',
-          entered_quantity: 'integer',
-          entered_unit: 'text',
-          request_line: 'integer',
-          unit_cost: 'integer',
-          value: 'integer',
-          occurred_at: 'integer'
-        },
-        rows: transactions.flatMap(({ seq, occurredAt, moves }) =>
-          moves.map((move, index) => [
-            seq,
-            index + 1,
-            move.item.id,
-            move.from.id,
-            move.to.id,
-            move.quantity,
-            move.enteredQuantity,
-            move.enteredUnit,
-            move.requestLine,
-            move.unitCost,
-            move.value,
-            occurredAt
-          ])
-        )
-      })
-    },
+    /** All that was posted; see `writePostings`. */
+    savePostings: (postings: Postings, write?: Writer['write']) => writePostings(root, postings, write),
 
     async saveBalances(accounts: readonly AccountState[]): Promise<void> {
-      await insertRows(root, {
-        table: 'stock_balances',
-        columns: { account_id: 'integer', item_id: 'integer', on_hand: 'integer', reserved: 'integer' },
-        rows: accounts.map((account) => [account.id, account.itemId, account.onHand, account.reserved]),
-        upsertOn: 'account_id'
-      })
+      await insertRows(root, { ...BALANCES, rows: accounts.map(balanceRow) })
     },
 
     async saveTotals(items: readonly ItemState[]): Promise<void> {
-      await insertRows(root, {
-        table: 'item_totals',
-        columns: { item_id: 'integer', on_hand: 'integer', reserved: 'integer', value: 'integer', status: 'text' },
-        rows: items.map((item) => [item.id, item.onHand, item.reserved, item.value, statusOf(item)]),
-        upsertOn: 'item_id'
-      })
+      await insertRows(root, { ...TOTALS, rows: items.map(totalRow) })
     },
 
     /** The moves of these transactions with all that a reversal needs. */

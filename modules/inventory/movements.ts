@@ -21,7 +21,7 @@ export async function postMovement(tx: Transaction, body: NewMovement, author: A
   const book = new Book(createLedgerStore(tx.db), { lock: true })
   await book.load(draft.lines, [draft.type])
   book.post(draft, author)
-  const [movement] = await book.save()
+  const [movement] = await book.save({ write: tx.write })
   if (movement === undefined) throw new Error('a posted transaction was not saved')
   await announce(tx, [movement])
   tx.audit(posted('ledger.post', movement))
@@ -53,7 +53,7 @@ export async function reverseMovement(
   const reversedBy = (await store.findTransaction(id))?.reversedBy
   if (reversedBy != null) throw new AlreadyReversed({ id, reversedBy })
   book.reverse(original, moves, reason, author)
-  const [movement] = await book.save()
+  const [movement] = await book.save({ write: tx.write })
   if (movement === undefined) throw new Error('a reversal was not saved')
   await announce(tx, [movement])
   tx.audit(posted('ledger.reverse', movement))

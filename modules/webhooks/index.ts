@@ -69,7 +69,9 @@ async function webhooks(app: FastifyInstance, options: WebhooksOptions): Promise
   const events = app.getDecorator<Events>('events')
   for (const topic of PUBLIC_TOPICS) {
     const handle = (event: OutboxEvent, tenant: Tenant) => fanOut(event, tenant, { dispatcher, tracing, now })
-    events.subscribe({ topic, name: 'webhooks', handle })
+    const handleAll = async (all: readonly OutboxEvent[], { db }: Tenant) =>
+      (await createWebhookStore(db).subscribers(topic)).length === 0 ? [] : all
+    events.subscribe({ topic, name: 'webhooks', handle, handleAll })
   }
   const periodic = app.getDecorator<Periodic>('periodic')
   periodic.every(pollSeconds, 'webhooks', (tenant) => dispatcher.wake(tenant))

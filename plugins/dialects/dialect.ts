@@ -2,13 +2,17 @@ import { type CompiledQuery, HandleEmptyInListsPlugin, type Kysely, replaceWithN
 import type { Dialect, Report, TransactOptions } from '../contracts.js'
 
 /** What a transaction needs from the core while it runs; the tenant layer turns it into outbox rows and invalidations. */
-export type RawTransact = <R>(work: (db: Kysely<unknown>) => Promise<R>, options?: TransactOptions) => Promise<R>
+export type RawTransact = <R>(work: Work<R>, options?: TransactOptions) => Promise<R>
+/** `write`: see `Transaction.write`; left out where a statement is done at once. */
+export type Work<R> = (db: Kysely<unknown>, write?: (query: CompiledQuery) => void) => Promise<R>
 
 /** One tenant's database: a file on SQLite, a schema on PostgreSQL. */
 export interface TenantDatabase {
   readonly dialect: Dialect
   readonly db: Kysely<unknown>
   readonly transact: RawTransact
+  /** See `Tenant.gate`; left out where a read waits for nobody, and where there are too few connections. */
+  readonly gate?: Kysely<unknown>
   /** Migrations run here: outside the group commit, with transactional DDL. */
   readonly migrator: { readonly db: Kysely<unknown>; readonly schema?: string }
   /** Changes when another process committed to this database; undefined where the engine cannot tell cheaply. */

@@ -1,23 +1,17 @@
-import {
-  Kysely,
-  type KyselyPlugin,
-  OperationNodeTransformer,
-  PostgresDialect,
-  type QueryId,
-  type RawNode,
-  sql,
-  TableNode
-} from 'kysely'
+import { Kysely, type KyselyPlugin, OperationNodeTransformer, type QueryId, type RawNode, sql, TableNode } from 'kysely'
 import pg from 'pg'
 import type { TlsIdentity } from '../config/secrets.js'
 import { type DatabaseEvents, type DatabaseServer, PLUGINS, type RawTransact, type TenantDatabase } from './dialect.js'
 import { explainAt } from './postgres-explain.js'
+import { openPool, PooledDialect } from './postgres-pool.js'
 import { createStatistics } from './postgres-statistics.js'
+import { pipelined, unused } from './postgres-transaction.js'
 import { observe } from './sqlite.js'
-import { endSilent, WatchedClient } from './watched-client.js'
 
 const RETRIES_MAX = 5
 const PING_TIMEOUT_MS = 2_000
+/** An online migration takes two at once. */
+const POOL_MIN_WITH_GATE = 2
 /**
  * serialization_failure, deadlock_detected, unique_violation: the transaction had no effect and may run again. The last is
  * two that make the same thing at once; run again, the later one sees what the other made and says so in its own words.
@@ -44,29 +38,14 @@ export function postgresServer(options: PostgresServerOptions): DatabaseServer {
     connectionTimeoutMillis: 5_000,
     application_name: 'inventory-enterprise'
   }
-  const pool = new pg.Pool({ ...connection, max: poolSize, types: { getTypeParser }, Client: WatchedClient })
-  const unwatch = endSilent(pool, connection)
-  // An idle connection that breaks (server restart) must not end the process; the next checkout makes a new one.
-  pool.on('error', () => {})
-  // One that breaks between two statements of a transaction says so too; the statement that follows fails and tells the caller.
-  pool.on('connect', (client) => void client.on('error', () => {}))
-  const waits = {
-    connect: async () => {
-      const askedAt = performance.now()
-      try {
-        return await pool.connect()
-      } finally {
-        events.waited((performance.now() - askedAt) / 1000)
-      }
-    },
-    end: () => {
-      unwatch()
-      return pool.end()
-    }
-  }
-  const dialect = new PostgresDialect({ pool: waits })
+  // What every request waits for stands in no line behind those that were let in; where there are so few, all share them.
+  const kept = poolSize > POOL_MIN_WITH_GATE ? 1 : 0
+  const { pool, unwatch } = openPool(connection, poolSize - kept)
   const log = observe(events, explainAt(connection))
-  const root = new Kysely<unknown>({ dialect, log, plugins: PLUGINS })
+  const dialect = new PooledDialect({ pool, waited: events.waited, log })
+  const root = new Kysely<unknown>({ dialect, plugins: PLUGINS })
+  const gate = kept === 0 ? undefined : openGate(connection, log)
+  const open = { root, gate: gate?.root, rest: unused(dialect), events }
   return {
     dialect: 'postgres',
     tenants: async () => {
@@ -98,7 +77,7 @@ export function postgresServer(options: PostgresServerOptions): DatabaseServer {
         .cascade()
         .execute()
     },
-    open: async (tenant) => openSchema(root, schemaPrefix + tenant, events),
+    open: async (tenant) => openSchema(open, schemaPrefix + tenant),
     ping: async () => {
       const client = await pool.connect()
       try {
@@ -111,10 +90,14 @@ export function postgresServer(options: PostgresServerOptions): DatabaseServer {
       idle: pool.idleCount,
       active: pool.totalCount - pool.idleCount,
       waiting: pool.waitingCount,
-      max: poolSize
+      max: poolSize - kept
     }),
     statistics: createStatistics(pool),
-    close: () => root.destroy()
+    close: async () => {
+      unwatch()
+      await gate?.close()
+      await root.destroy()
+    }
   }
 }
 
@@ -125,12 +108,34 @@ export function withoutTlsParameters(url: string): string {
   return parsed.href
 }
 
-function openSchema(root: Kysely<unknown>, schema: string, events: DatabaseEvents): TenantDatabase {
-  const db = root.withSchema(schema).withPlugin(new RawTablesInSchema(schema))
+/** One connection, which takes no transactions. */
+function openGate(connection: pg.ClientConfig, log: ReturnType<typeof observe>) {
+  // Kept while nobody asks, too: when there is a crowd it may be late for a new one.
+  const { pool, unwatch } = openPool({ ...connection, idleTimeoutMillis: 0 }, 1)
+  const root = new Kysely<unknown>({ dialect: new PooledDialect({ pool, waited: () => {}, log }), plugins: PLUGINS })
+  const close = async () => {
+    unwatch()
+    await root.destroy()
+  }
+  return { root, close }
+}
+
+interface Open {
+  root: Kysely<unknown>
+  gate: Kysely<unknown> | undefined
+  rest: ReturnType<typeof unused>
+  events: DatabaseEvents
+}
+
+function openSchema({ root, gate, rest, events }: Open, schema: string): TenantDatabase {
+  const tables = new RawTablesInSchema(schema)
+  const own = (all: Kysely<unknown>) => all.withSchema(schema).withPlugin(tables)
+  const db = own(root)
   return {
     dialect: 'postgres',
     db,
-    transact: retrying(db, events),
+    transact: retrying(db, rest, events),
+    ...(gate === undefined ? {} : { gate: own(gate) }),
     migrator: { db, schema },
     foreignVersion: () => undefined,
     sizeBytes: async () => {
@@ -142,17 +147,13 @@ function openSchema(root: Kysely<unknown>, schema: string, events: DatabaseEvent
 }
 
 const retrying =
-  (db: Kysely<unknown>, events: DatabaseEvents): RawTransact =>
-  async (work, { durability = 'full' } = {}) => {
-    const run = async (tx: Kysely<unknown>) => {
-      if (durability === 'relaxed') await sql`set local synchronous_commit = off`.execute(tx)
-      return work(tx)
-    }
+  (db: Kysely<unknown>, rest: ReturnType<typeof unused>, events: DatabaseEvents): RawTransact =>
+  async (work, options = {}) => {
     for (let attempt = 1; ; attempt++) {
       const startedAt = performance.now()
       const seconds = () => (performance.now() - startedAt) / 1000
       try {
-        const result = await db.transaction().execute(run)
+        const result = await pipelined(db, rest, work, options)
         events.transaction('commit', seconds())
         return result
       } catch (error) {
@@ -162,19 +163,6 @@ const retrying =
       }
     }
   }
-
-/** BIGINT and NUMERIC come as text. All we store fits 2⁵³; what would not must fail rather than lose digits. */
-function getTypeParser(oid: number, format?: 'text' | 'binary') {
-  if (oid === pg.types.builtins.INT8 || oid === pg.types.builtins.NUMERIC) {
-    return (text: string) => {
-      const value = Number(text)
-      if (Number.isInteger(value) && !Number.isSafeInteger(value))
-        throw new RangeError('an integer from the database leaves 2^53')
-      return value
-    }
-  }
-  return pg.types.getTypeParser(oid, format === 'binary' ? 'text' : format)
-}
 
 /** `withSchema` leaves tables inside raw SQL alone; this puts `sql.table('x')` of a raw fragment into the tenant's schema too. */
 class RawTablesInSchema implements KyselyPlugin {

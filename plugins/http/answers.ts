@@ -6,7 +6,7 @@ import type { Registry } from 'prom-client'
 import type { Job } from '../../schemas/common.js'
 import { agentOf, defaultEntry } from '../audit.js'
 import { etagOf } from '../cache/index.js'
-import type { Answers, CachedText, Principal, Tenant, Transaction } from '../contracts.js'
+import { type Answers, type CachedText, type Principal, send, type Tenant, type Transaction } from '../contracts.js'
 import { idempotencyMetrics } from '../metrics/idempotency.js'
 import { prepared } from '../prepared.js'
 import { IdempotencyInProgress, IdempotencyKeyInvalid, IdempotencyKeyReused, PreconditionFailed } from './errors.js'
@@ -114,7 +114,7 @@ export function createAnswers({ registry, waitForJob }: AnswersOptions): Answers
           headers: headersOf(reply),
           body: result === undefined ? '' : String(reply.serialize(result))
         }
-        if (key !== undefined) await keepAnswer(tx.db, key, fresh)
+        if (key !== undefined) await keepAnswer(tx, key, fresh)
         return fresh
       }
       const answer = await tenantOf(request)
@@ -147,7 +147,7 @@ export function createAnswers({ registry, waitForJob }: AnswersOptions): Answers
           const fresh = { status: 202, headers: { location: `/api/jobs/${started.id}` }, body }
           await tenant.transact(
             async (tx) => {
-              if (key !== undefined) await keepAnswer(tx.db, key, fresh)
+              if (key !== undefined) await keepAnswer(tx, key, fresh)
               tx.audit({ action: `${started.kind}.start`, object: { type: 'job', id: started.id } })
             },
             { agent: agentOf(request) }
@@ -247,9 +247,8 @@ async function takeKey(root: Kysely<unknown>, key: string, hash: string): Promis
   return undefined
 }
 
-async function keepAnswer(db: Kysely<unknown>, key: string, { headers, ...answer }: Stored): Promise<void> {
-  await db.executeQuery(fillKey(db, { key, headers: JSON.stringify(headers), ...answer }))
-}
+const keepAnswer = (tx: Transaction, key: string, { headers, ...answer }: Stored): Promise<void> =>
+  send(tx, fillKey(tx.db, { key, headers: JSON.stringify(headers), ...answer }))
 
 /** A key counts for a week; a retry comes within minutes. */
 const KEY_LIFE_MILLISECONDS = 7 * 86_400_000

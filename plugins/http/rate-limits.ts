@@ -21,15 +21,15 @@ export const LIMIT_CLASSES: readonly LimitClass[] = [
 export type RateLimits = Readonly<Partial<Record<LimitClass, number>>>
 
 const MINUTE_MS = 60_000
-/** Counts that are kept in the process; the callers seen longest ago are forgotten first. */
-const CALLERS_MAX = 50_000
+/** Counts that are kept in the process; the callers seen longest ago are forgotten first. As a size: `max` would set room for all aside. */
+const CALLERS = { maxSize: 50_000, sizeCalculation: () => 1 }
 const COUNT = `local current = redis.call('INCR', KEYS[1])
 if current == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
 return {current, redis.call('PTTL', KEYS[1])}`
 
 /** Counts in Redis, for all nodes together; in the process where there is none, and while it does not answer. */
 export function countingStore(redis: RedisLink | null) {
-  const own = new LRUCache<string, { current: number; until: number }>({ max: CALLERS_MAX })
+  const own = new LRUCache<string, { current: number; until: number }>(CALLERS)
   const countHere = (key: string, milliseconds: number) => {
     const now = Date.now()
     const known = own.get(key)

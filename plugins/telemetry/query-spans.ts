@@ -1,7 +1,8 @@
 import type { DatabaseEvents } from '../dialects/dialect.js'
 import type { Tracing } from './tracing.js'
 
-const VERB = /^\s*(\w+)/
+/** Of several statements in one, the first. */
+const VERB = /^\s*(?:with\s+\w+\s+as\s+\(\s*)?(\w+)/i
 const TARGET = /\b(?:from|into|update)\s+(?:"[^"]+"\.)?"([^"]+)"/
 
 /** A span for each query below what is under way, on both databases alike. Its text has placeholders where the values were. */

@@ -1,0 +1,21 @@
+/**
+ * Test files in one process, one after the other: what a start costs, and what V8 learns, is shared. They have tap's one `t`, so
+ * a file's last teardowns come when all have ended.
+ *
+ * usage: node scripts/test-files.mjs <compiled file> …
+ */
+import { pathToFileURL } from 'node:url'
+
+// tap names its folders by the arguments, and a name may not be that long.
+const files = process.argv.splice(2)
+process.argv.push(files[0])
+const { default: t } = await import('tap')
+let tests = 0
+t.on('subtestAdd', () => {
+  tests += 1
+})
+for (const file of files) {
+  const before = tests
+  await import(pathToFileURL(file).href)
+  if (tests === before) t.fail(`${file} ran no test`)
+}
