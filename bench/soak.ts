@@ -19,8 +19,8 @@ import {
 } from './support.js'
 
 const SAMPLE_MS = 1_000
-/** The least of so many samples. */
-const WINDOW = 60
+/** The least of so long a time is taken. */
+const WINDOW_SECONDS = 60
 /** Left to itself, the collector comes once in one to three minutes at this load, so what it has not come to yet would be compared. */
 const COLLECT_EVERY = 20
 const COLLECTING_MS = 500
@@ -173,13 +173,16 @@ const FIGURES: readonly { figure: Figure; title: string; bounded: 'by 5 %' | 'by
 
 function judged(name: string, samples: readonly Sample[], failures: string[]): (string | number)[][] {
   return FIGURES.map(({ figure, title, bounded }) => {
-    const points: [number, number][] = []
-    for (let at = 0; at + WINDOW <= samples.length; at += WINDOW) {
-      const window = samples.slice(at, at + WINDOW)
-      points.push([window[WINDOW / 2]?.seconds ?? 0, Math.min(...window.map((sample) => sample[figure]))])
-    }
+    const [begun, ended] = [samples[0]?.seconds ?? 0, samples.at(-1)?.seconds ?? 0]
+    // The last sample comes a moment before its minute is over.
+    const windows = Math.round((ended - begun) / WINDOW_SECONDS)
+    const points = Array.from({ length: windows }, (_, n): [number, number] => {
+      const from = begun + n * WINDOW_SECONDS
+      const window = samples.filter(({ seconds }) => seconds >= from && seconds < from + WINDOW_SECONDS)
+      return [from + WINDOW_SECONDS / 2, Math.min(...window.map((sample) => sample[figure]))]
+    })
     if (points.length < 3) throw new BenchError('--minutes may be 3 or more: the least of each minute is compared')
-    const { first, last } = line(points, [samples[0]?.seconds ?? 0, samples.at(-1)?.seconds ?? 0])
+    const { first, last } = line(points, [begun, ended])
     const drift = first === 0 ? 0 : (last - first) / first
     const missed = bounded === 'by 5 %' ? drift > DRIFT_MAX : bounded === 'by 3' && last - first > 3
     if (missed) failures.push(`${name}: ${title} grew from ${first.toFixed(1)} to ${last.toFixed(1)}`)

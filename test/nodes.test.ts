@@ -321,6 +321,13 @@ t.test('PostgreSQL: a transaction sends its statements on, and all of them count
   await t.rejects(failing, { code: '22P02' }, 'what failed, and not that others were refused for it')
   t.same(await stored(), [])
 
+  const overlooked = transact(async (tx, write) => {
+    write?.(insert('no number'))
+    await sql`select 1`.execute(tx)
+  })
+  await t.rejects(overlooked, { code: '22P02' }, 'also where something that is waited for is refused for it')
+  t.same(await stored(), [])
+
   const hushed = transact(async (tx) => {
     await tx.executeQuery(insert(1))
     await tx.executeQuery(insert('no number')).catch(() => {})

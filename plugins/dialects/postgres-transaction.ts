@@ -9,6 +9,7 @@ import {
   SelectQueryNode,
   Transaction
 } from 'kysely'
+import pg from 'pg'
 import type { TransactOptions } from '../contracts.js'
 import type { Work } from './dialect.js'
 
@@ -18,6 +19,8 @@ const BEGIN_RELAXED = CompiledQuery.raw('begin; set local synchronous_commit = o
 const COMMIT = CompiledQuery.raw('commit')
 const ROLLBACK = CompiledQuery.raw('rollback')
 
+/** in_failed_sql_transaction */
+const TRANSACTION_FAILED = '25P02'
 const ignore = () => {}
 
 /** What Kysely wants of a transaction beside its connection, and does not use in one. */
@@ -58,22 +61,23 @@ export function pipelined<R>(
       line.end()
       committing = true
       sent.push(connection.executeQuery(COMMIT))
-      await allOf(sent)
+      const failed = await failureOf(sent)
+      if (failed !== undefined) throw failed.reason
       return value
     } catch (error) {
       line.end()
       // Answered after all that was sent before it. Where the connection is gone, so is the transaction.
       if (!committing) await connection.executeQuery(ROLLBACK).catch(ignore)
-      throw error
+      // Refused for a write before it, which nobody had waited for.
+      const refused = error instanceof pg.DatabaseError && error.code === TRANSACTION_FAILED
+      throw refused ? ((await failureOf(sent))?.reason ?? error) : error
     }
   })
 }
 
 /** Waits for each; of several that failed the first says why, those behind it only that something had. */
-async function allOf(sent: readonly Promise<unknown>[]): Promise<void> {
-  const failed = (await Promise.allSettled(sent)).find(({ status }) => status === 'rejected')
-  if (failed?.status === 'rejected') throw failed.reason
-}
+const failureOf = async (sent: readonly Promise<unknown>[]): Promise<PromiseRejectedResult | undefined> =>
+  (await Promise.allSettled(sent)).find((each) => each.status === 'rejected')
 
 /** Reads go behind `begin` at once; a write only when it is known to have begun, for else it would stand alone. */
 class Line implements ConnectionProvider {
