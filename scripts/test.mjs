@@ -38,7 +38,7 @@ const TOGETHER = [
     'identity'
   ],
   ['security/input', 'security/access', 'security/http', 'security/fuzz', 'security/documents', 'audit', 'privacy'],
-  ['archives', 'webhooks', 'realtime', 'dashboards', 'alerts', 'errors', 'tidy']
+  ['archives', 'webhooks', 'realtime', 'dashboards', 'alerts', 'errors', 'metrics', 'tidy']
 ]
 const STDERR_KEPT_CHARS = 20_000
 const say = (line) => process.stdout.write(`${line}\n`)
