@@ -1,8 +1,8 @@
 import { once } from 'node:events'
-import { readFileSync } from 'node:fs'
 import { Agent, type IncomingMessage, request } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Test } from 'tap'
+import { ownTime } from '../own-time.js'
 import type { Service } from '../service-process.js'
 
 /** Load on the running program, and what must hold of it whatever breaks. */
@@ -29,15 +29,6 @@ const agent = new Agent({ keepAlive: true, maxSockets: 64 })
 /** For the end of a test file: kept connections would keep the process. */
 export const hangUp = (): void => agent.destroy()
 
-/** How long the main thread of a process has waited for a processor so far, ms; 0 where the kernel does not say, or it is gone. */
-function keptWaiting(pid: number | undefined): number {
-  try {
-    return Number(readFileSync(`/proc/${pid}/schedstat`, 'utf8').split(' ')[1]) / 1e6
-  } catch {
-    return 0
-  }
-}
-
 /** Status 0: no answer came. */
 export async function send(
   service: Service,
@@ -46,7 +37,7 @@ export async function send(
   body?: object,
   headers = {}
 ): Promise<Outcome> {
-  const clock = () => performance.now() - keptWaiting(service.child.pid) - keptWaiting(process.pid)
+  const clock = () => ownTime(service.child.pid, process.pid)
   const startedAt = clock()
   const payload = body === undefined ? undefined : JSON.stringify(body)
   const type =
