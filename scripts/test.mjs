@@ -8,7 +8,7 @@ import { spawn } from 'node:child_process'
 import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { availableParallelism, constants, tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { fileURLToPath, pathToFileURL } from 'node:url'
 import { reportCoverage } from './coverage.mjs'
 import { provideServices, ServicesError } from './services.mjs'
 import { createTapReader } from './tap-reader.mjs'
@@ -98,7 +98,8 @@ function testEnvironment(services, coverageFolder) {
 async function run(files, { env, reader, running }) {
   const startedAt = performance.now()
   const program = files.length === 1 ? files : [join('scripts', 'test-files.mjs'), ...files]
-  const child = spawn(process.execPath, ['--enable-source-maps', ...program], {
+  const flags = ['--enable-source-maps', `--import=${pathToFileURL(join(root, 'scripts', 'test-start.mjs')).href}`]
+  const child = spawn(process.execPath, [...flags, ...program], {
     cwd: root,
     env,
     detached: true,

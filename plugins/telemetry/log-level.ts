@@ -88,7 +88,8 @@ export function createLogLevels(
     const message = await redis?.call((client) => client.get(key))
     if (typeof message === 'string' && untold === undefined) hear(message)
   }
-  redis?.onReady(() => void tellNodes())
+  // A subscription may begin before commands are taken again, and what is asked for then is not answered.
+  redis?.onReady(() => void tellNodes().then(catchUp))
   const tellProcesses = member?.share('log-level', hear)
   redis?.subscribe(key, hear, () => void catchUp())
   return {
