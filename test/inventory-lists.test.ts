@@ -242,8 +242,8 @@ async function history(t: Test, { manager, staff, viewer }: Context) {
     const stock = await viewer.get(`/api/stock?itemCode=HI-1&asOf=${asOf}`)
     t.match(stock.body.data, [{ itemCode: 'HI-1', unit: 'kg', onHand }], asOf)
   }
-  const now = await pagesOf(t, viewer, '/api/stock', 50)
-  t.same([...now].sort(), [...(await pagesOf(t, viewer, '/api/inventory', 100))].sort())
+  const now = await pagesOf(t, viewer, '/api/stock', 40)
+  t.same([...now].sort(), [...(await pagesOf(t, viewer, '/api/inventory', 80))].sort())
   t.equal((await viewer.get('/api/stock?asOf=2024-02-31')).status, 400)
   t.equal((await viewer.get('/api/stock?asOf=2024-12-31T23:59:60Z')).status, 400)
 
