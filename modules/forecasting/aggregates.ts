@@ -1,6 +1,6 @@
-import { setImmediate as turn } from 'node:timers/promises'
 import type { Compute, Tenant } from '../../plugins/contracts.js'
 import type { Forecast } from '../../schemas/forecasting.js'
+import { breather } from './breath.js'
 import type { Calendar, ScopedItem } from './calendar.js'
 import { CALENDAR_DAYS, calendarOf } from './calendar-store.js'
 import { chunks, createConsumptionStore } from './consumption-store.js'
@@ -13,7 +13,8 @@ import { ownTexts, reconciledForecast } from './overrides.js'
 import { toOverride } from './people-store.js'
 import { type DemandSeries, dayNumber, dayText, demand, MILLISECONDS_PER_DAY, mondayOnOrBefore } from './series.js'
 import { createForecastStore, type ForecastingTables } from './store.js'
-import { answersOf, type Bottom, choose, originsOf, reconcile, SHAPES, type Shape, sumAgain } from './sums.js'
+import { answersOf, type Bottom, originsOf, recentOf, SHAPES, type Shape, sumAgain } from './sums.js'
+import type { Agreed, SumsTask } from './sums-worker.js'
 
 /**
  * Forecasts of categories, locations and everything. What items serve is the truth, and a sum is the sum of that: where MinT did
@@ -21,6 +22,7 @@ import { answersOf, type Bottom, choose, originsOf, reconcile, SHAPES, type Shap
  */
 
 const WORKER = new URL('./hierarchy-worker.js', import.meta.url)
+const SUMS_WORKER = new URL('./sums-worker.js', import.meta.url)
 /** Items with a series of their own in the hierarchy, most used first; the others of a category are one series. */
 const ITEMS_MAX = 200
 const ITEMS_PER_READ = 4
@@ -112,12 +114,13 @@ export function createAggregation({ source, compute, now }: Dependencies) {
   async function mostUsed(tenant: Tenant, end: number): Promise<string[]> {
     const { consumption } = storesOf(tenant)
     const volumes: { item_code: string; quantity_micros: number }[] = []
+    const breathe = breather()
     for (let after = ''; ; ) {
       const page = await consumption.volumes(dayText(end - VOLUME_DAYS), after, 100)
       volumes.push(...page)
       if (page.length < 100) break
       after = page.at(-1)?.item_code ?? ''
-      await turn()
+      await breathe()
     }
     volumes.sort((a, b) => b.quantity_micros - a.quantity_micros || (a.item_code < b.item_code ? -1 : 1))
     return volumes.slice(0, ITEMS_MAX).map(({ item_code }) => item_code)
@@ -149,6 +152,7 @@ export function createAggregation({ source, compute, now }: Dependencies) {
     const closures = await consumption.closures(end)
     const parts: Part[] = []
     const rests = new Map<string, Part>()
+    const breathe = breather()
     for (const codes of chunks([...categories.keys()], ITEMS_PER_READ)) {
       signal.throwIfAborted()
       const own = await meansOf(tenant, codes, shape, first, 'own')
@@ -175,7 +179,7 @@ export function createAggregation({ source, compute, now }: Dependencies) {
         rest.itemCodes.push(code)
         rests.set(category, rest)
       }
-      await turn()
+      await breathe()
     }
     return [...parts, ...rests.values()]
   }
@@ -184,6 +188,7 @@ export function createAggregation({ source, compute, now }: Dependencies) {
     const found = new Map<string, DemandSeries>()
     if (source.dailyUseByLocation === undefined) return found
     const periods = (end + 1 - first) / shape.stepDays
+    const breathe = breather()
     for (const part of chunks([...(await categoriesOf(tenant)).keys()], ITEMS_PER_READ)) {
       signal.throwIfAborted()
       const query = { itemCodes: part, fromDay: dayText(first), toDay: dayText(end) }
@@ -192,7 +197,7 @@ export function createAggregation({ source, compute, now }: Dependencies) {
         series.values[Math.floor((dayNumber(day) - first) / shape.stepDays)]! += usedMicros / 1_000_000
         found.set(location, series)
       }
-      await turn()
+      await breathe()
     }
     for (const { values } of found.values()) for (let i = 0; i < values.length; i++) values[i] = Math.max(0, values[i]!)
     return found
@@ -220,12 +225,13 @@ export function createAggregation({ source, compute, now }: Dependencies) {
     agreed: number[][] | undefined,
     first: number
   ) {
+    const breathe = breather()
     for (const [i, part] of parts.entries()) {
       for (const codes of chunks(part.itemCodes, ITEMS_PER_READ)) {
         const rows = (await storesOf(tenant).forecasts.rows(codes, shape.frequency)).filter(
           ({ reconciled }) => agreed !== undefined || reconciled !== null
         )
-        await turn()
+        await breathe()
         if (rows.length === 0) continue
         await tenant.transact(async (tx) => {
           const store = createForecastStore(tx.db.withTables<ForecastingTables>())
@@ -242,6 +248,7 @@ export function createAggregation({ source, compute, now }: Dependencies) {
           }
           tx.invalidate('forecasting')
         }, RELAXED)
+        await breathe()
       }
     }
   }
@@ -289,13 +296,19 @@ export function createAggregation({ source, compute, now }: Dependencies) {
     const m = sums.length
     const n = m + parts.length
     const all = [...sums, ...parts.map(({ series }) => series)]
-    await turn()
-    const chosen = choose(hierarchy, all, base.slice(0, n), (end + 1 - begin) / stepDays, shape)
-    await turn()
     const ahead = (i: number): number[] => (i < m ? undefined : parts[i - m]?.own) ?? base[i]?.ahead?.mean ?? []
-    const made = all.map((_, i) => ahead(i))
-    const agreed = chosen.method === 'mint' ? reconcile(hierarchy, made, chosen, horizon) : undefined
-    await turn()
+    const { method, backTest, agreed } = await compute.run<SumsTask, Agreed>(
+      SUMS_WORKER,
+      {
+        hierarchy,
+        all: all.map((series) => recentOf(series, shape)),
+        base: base.slice(0, n).map(({ past }) => ({ past })),
+        periods: (end + 1 - begin) / stepDays,
+        shape,
+        made: all.map((_, i) => ahead(i))
+      },
+      { signal }
+    )
     await serve(tenant, shape, parts, agreed, first)
     const paths: number[][] = []
     for (const [i, part] of parts.entries()) {
@@ -313,8 +326,8 @@ export function createAggregation({ source, compute, now }: Dependencies) {
         return own === undefined ? [] : [{ location, series, base: own }]
       }),
       first,
-      method: chosen.method,
-      backTest: chosen.backTest,
+      method,
+      backTest,
       trainedAt: new Date(now()).toISOString(),
       dataTo: dayText(end)
     })
@@ -328,11 +341,12 @@ export function createAggregation({ source, compute, now }: Dependencies) {
   /** What items serve together; undefined where one of them serves nothing of these periods. */
   async function servedBy(tenant: Tenant, shape: Shape, itemCodes: readonly string[], first: number) {
     let sum: number[] | undefined = new Array<number>(shape.horizon).fill(0)
+    const breathe = breather()
     for (const codes of chunks(itemCodes, 2 * ITEMS_PER_READ)) {
       const served = await meansOf(tenant, codes, shape, first, 'served')
       for (const code of codes) sum = add(sum, served.get(code))
       if (sum === undefined) return undefined
-      await turn()
+      await breathe()
     }
     return sum
   }

@@ -1,7 +1,7 @@
-import { setImmediate as turn } from 'node:timers/promises'
 import type { Compute, Tenant } from '../../plugins/contracts.js'
 import type { Forecast, Frequency } from '../../schemas/forecasting.js'
 import type { ItemLocations } from '../../schemas/hierarchy.js'
+import { breather } from './breath.js'
 import type { Calendar } from './calendar.js'
 import { chunks, createConsumptionStore } from './consumption-store.js'
 import type { ConsumptionSource } from './derive.js'
@@ -15,7 +15,7 @@ import type { TrainingBatch, TrainingResult, TrainingSeries } from './worker.js'
 
 const WORKER = new URL('./worker.js', import.meta.url)
 const SERIES_PER_BATCH = 16
-const SERIES_PER_TRANSACTION = 8
+const SERIES_PER_TRANSACTION = 2
 /** Part of every data hash, as for items. */
 const VERSION = 1
 /** Separates an item from a location in one name; neither may hold it. */
@@ -86,6 +86,7 @@ export function createLocations({ source, compute, now }: Dependencies) {
     }
     const kept: { itemCode: string; location: string }[] = []
     let batch: TrainingSeries[] = []
+    const breathe = breather()
     const send = async () => {
       const input: TrainingBatch = { series: batch, frequency, horizon, trainedAt: new Date(now()).toISOString() }
       batch = []
@@ -98,6 +99,7 @@ export function createLocations({ source, compute, now }: Dependencies) {
         await tenant.transact((tx) => createForecastStore(tx.db.withTables<ForecastingTables>()).saveLocations(rows), {
           durability: 'relaxed'
         })
+        await breathe()
       }
     }
     for (const itemCode of itemCodes) {
@@ -123,7 +125,7 @@ export function createLocations({ source, compute, now }: Dependencies) {
         batch.push({ itemCode: `${itemCode}${SEPARATOR}${location}`, dataHash, ...series, known })
         if (batch.length >= SERIES_PER_BATCH) await send()
       }
-      await turn()
+      await breathe()
     }
     if (batch.length > 0) await send()
     await tenant.transact(async (tx) => {

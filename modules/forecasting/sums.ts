@@ -23,6 +23,11 @@ export const SHAPES: Record<Frequency, Shape> = {
 /** Origins of the back-test: the earlier one teaches the covariance, the later one judges. */
 export const originsOf = ({ horizon }: Shape): number[] => [2 * horizon, horizon]
 
+/** As much of a series as the back-test looks at: less to send to a thread. */
+export const recentOf = ({ values }: DemandSeries, shape: Shape): Pick<DemandSeries, 'values'> => ({
+  values: values.slice(-Math.max(...originsOf(shape)))
+})
+
 type Child = Aggregate['children'][number]
 export interface Bottom {
   level: Child['level']
@@ -36,8 +41,8 @@ const round = (value: number) => Math.round(value * MICROS) / MICROS
 
 /** Errors of the forecasts made from an origin, a row per period. */
 function errorsAt(
-  all: readonly DemandSeries[],
-  base: readonly BaseForecast[],
+  all: readonly Pick<DemandSeries, 'values'>[],
+  base: readonly Pick<BaseForecast, 'past'>[],
   origin: number,
   shape: Shape
 ): Float64Array[] {
@@ -57,8 +62,8 @@ export interface Chosen extends Pick<Aggregate, 'method' | 'backTest'> {
 /** Bottom-up or MinT: whichever erred less on the last horizon, over items and sums, from what was known before it. */
 export function choose(
   hierarchy: Hierarchy,
-  all: readonly DemandSeries[],
-  base: readonly BaseForecast[],
+  all: readonly Pick<DemandSeries, 'values'>[],
+  base: readonly Pick<BaseForecast, 'past'>[],
   periods: number,
   shape: Shape
 ): Chosen {

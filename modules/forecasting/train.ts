@@ -1,8 +1,8 @@
 import { availableParallelism } from 'node:os'
-import { setImmediate as turn } from 'node:timers/promises'
 import type { Compute, JobContext, Tenant, Transaction } from '../../plugins/contracts.js'
 import type { FactorEffect } from '../../schemas/calendar.js'
 import type { Frequency, TrainRequest } from '../../schemas/forecasting.js'
+import { breather } from './breath.js'
 import type { Calendar, Known } from './calendar.js'
 import { CALENDAR_DAYS, calendarOf, scopedItems } from './calendar-store.js'
 import { chunks, createConsumptionStore } from './consumption-store.js'
@@ -92,12 +92,13 @@ export function createTraining({
       }
     }
     const volumes: { item_code: string; quantity_micros: number }[] = []
+    const breathe = breather()
     for (let after = ''; ; ) {
       const page = await store.volumes(dayText(end - TOP_DAYS + 1), after, 100)
       volumes.push(...page.filter((row) => row.quantity_micros > 0))
       if (page.length < 100) break
       after = page.at(-1)?.item_code ?? ''
-      await turn()
+      await breathe()
     }
     volumes.sort((a, b) => b.quantity_micros - a.quantity_micros || (a.item_code < b.item_code ? -1 : 1))
     return volumes.slice(0, params.top).map((row) => row.item_code)
@@ -214,6 +215,7 @@ export function createTraining({
       pending.add(work)
     }
     let batch: TrainingSeries[] = []
+    const breathe = breather()
     for (const part of chunks(itemCodes, SERIES_PER_READ)) {
       if (run.signal.aborted || failure !== undefined) break
       batch.push(...(await changed(tenant, part, end, run, { realisation, calendar })))
@@ -221,7 +223,7 @@ export function createTraining({
         await send(batch)
         batch = []
       }
-      await turn()
+      await breathe()
     }
     if (batch.length > 0 && failure === undefined && !run.signal.aborted) await send(batch)
     await Promise.all(pending)
@@ -292,8 +294,8 @@ function createRun(
   return {
     /** One after the other, and between them the requests: batches that are ready together would keep several connections busy. */
     inTurn<R>(work: () => Promise<R>): Promise<R> {
-      const result = last.then(() => turn()).then(work)
-      last = result.catch(() => {})
+      const result = last.then(work)
+      last = last.then(breather).then((breathe) => result.catch(() => {}).then(breathe))
       return result
     },
     frequency,
