@@ -19,6 +19,7 @@ import {
   type ModelName
 } from '../modules/forecasting/models/index.js'
 import { learnErrors, spread, weightedShape } from '../modules/forecasting/models/intervals.js'
+import { phaseNoise } from '../modules/forecasting/models/phases.js'
 import { POOL } from '../modules/forecasting/models/pool.js'
 import { decompose } from '../modules/forecasting/models/seasons.js'
 import { fillMissing, isSeasonal } from '../modules/forecasting/models/series.js'
@@ -253,7 +254,7 @@ t.test('intervals of short and of jumping series', async (t) => {
   const rolled = new Float64Array(10).fill(100)
   const learnt = learnErrors(rolled, y, new Uint8Array(20).fill(1), plan, false)
   const ends = (centre: number, from: number, to: number) => {
-    const rows = spread(Float64Array.of(centre), learnt, Number.NEGATIVE_INFINITY)
+    const rows = spread(Float64Array.of(centre), learnt, Number.NEGATIVE_INFINITY, 0)
     return rows[LEVELS.indexOf(to)]![0]! - rows[LEVELS.indexOf(from)]![0]!
   }
   const shape = weightedShape(Float64Array.from(errors), new Float64Array(10).fill(1), 10)
@@ -267,9 +268,42 @@ t.test('intervals of short and of jumping series', async (t) => {
   t.ok(Math.abs(ratio - 2) < 1e-9, `sixteen times the level, twice the width: ${ratio}`)
   const equal = learnErrors(rolled, new Float64Array(20).fill(100), new Uint8Array(20).fill(1), plan, false)
   t.same(
-    Array.from(spread(Float64Array.of(100), equal, 0), (row) => Math.round(row[0]!)),
+    Array.from(spread(Float64Array.of(100), equal, 0, 0), (row) => Math.round(row[0]!)),
     Array(23).fill(100)
   )
+})
+
+t.test('hours that stray more than others, and whole demand', async (t) => {
+  const noise = uniform(11)
+  const hours = Float64Array.from({ length: 24 * 30 }, (_, i) => 200 + (i % 24 < 8 ? 4 : 60) * noise())
+  const observed = new Uint8Array(hours.length).fill(1)
+  const daily = { periods: [24] }
+  const known = phaseNoise(hours, observed, daily, 24 * 20)
+  t.ok(known![3]! < 0.3 && known![15]! > 1.2, `nights are quieter: ${known}`)
+  const later = hours.map((value, i) => (i < 24 * 20 ? value : 900))
+  t.same(phaseNoise(later, observed, daily, 24 * 20), known, 'what comes later changes nothing')
+  const unseen = observed.map((_, i) => (i % 24 === 15 ? 0 : 1))
+  t.equal(phaseNoise(hours, unseen, daily)![15], 1, 'an hour never seen is as the mean of all')
+  t.equal(phaseNoise(hours, observed, daily, 24 * 8 - 1), undefined, 'eight days are not known')
+  t.equal(phaseNoise(hours, observed, { periods: [] }), undefined, 'no season')
+  const alike = phaseNoise(Float64Array.from(hours, noise), observed, daily) ?? new Float64Array(24).fill(1)
+  t.ok(
+    alike.every((one) => Math.abs(one - 1) < 0.1),
+    `chance is no reason: ${alike}`
+  )
+  const counts = Float64Array.from({ length: 24 * 42 }, (_, i) => {
+    const mean = 3 + 2.8 * Math.sin((2 * Math.PI * i) / 24)
+    return Math.max(0, Math.round(mean + 2 * Math.sqrt(mean) * noise()))
+  })
+  const { quantiles, cumulativeQuantiles, intervals, members } = forecast({
+    values: counts,
+    frequency: 24,
+    horizon: 24
+  })
+  t.ok(members.length > 4, 'the season is followed')
+  t.ok([...quantiles, ...cumulativeQuantiles].every((row) => row.every(Number.isInteger)))
+  const width = (k: number) => intervals[80].upper[k]! - intervals[80].lower[k]!
+  t.ok(width(18) < 0.6 * width(6), `${width(18)} at night, ${width(6)} at noon`)
 })
 
 t.test('selection is honest', async (t) => {
