@@ -278,13 +278,11 @@ t.test('hours that stray more than others, and whole demand', async (t) => {
   const hours = Float64Array.from({ length: 24 * 30 }, (_, i) => 200 + (i % 24 < 8 ? 4 : 60) * noise())
   const observed = new Uint8Array(hours.length).fill(1)
   const daily = { periods: [24] }
-  const known = phaseNoise(hours, observed, daily, 24 * 20)
-  t.ok(known![3]! < 0.3 && known![15]! > 1.2, `nights are quieter: ${known}`)
-  const later = hours.map((value, i) => (i < 24 * 20 ? value : 900))
-  t.same(phaseNoise(later, observed, daily, 24 * 20), known, 'what comes later changes nothing')
+  const found = phaseNoise(hours, observed, daily)
+  t.ok(found![3]! < 0.3 && found![15]! > 1.2, `nights are quieter: ${found}`)
   const unseen = observed.map((_, i) => (i % 24 === 15 ? 0 : 1))
   t.equal(phaseNoise(hours, unseen, daily)![15], 1, 'an hour never seen is as the mean of all')
-  t.equal(phaseNoise(hours, observed, daily, 24 * 8 - 1), undefined, 'eight days are not known')
+  t.equal(phaseNoise(hours.subarray(0, 24 * 8 - 1), observed, daily), undefined, 'eight days are not known')
   t.equal(phaseNoise(hours, observed, { periods: [] }), undefined, 'no season')
   const alike = phaseNoise(Float64Array.from(hours, noise), observed, daily) ?? new Float64Array(24).fill(1)
   t.ok(

@@ -28,7 +28,8 @@ export interface Distribution {
  * high, so half of that power is left: with the whole of it, an item forecast to jump has intervals that nothing it ever did
  * speaks for.
  */
-export const levelTerm = (centre: number, least: number): number => Math.sqrt(Math.sqrt(Math.max(Math.abs(centre), least)))
+export const levelTerm = (centre: number, least: number): number =>
+  Math.sqrt(Math.sqrt(Math.max(Math.abs(centre), least)))
 
 const phaseTerm = (phases: Float64Array | undefined, t: number): number => phases?.[t % phases.length] ?? 1
 

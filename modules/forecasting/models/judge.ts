@@ -33,8 +33,8 @@ function roundRows(rows: readonly Float64Array[], into: readonly Float64Array[] 
 
 /**
  * Conformal intervals from the errors of the rolled forecasts. For the accuracy figures each half of the origins is
- * covered by intervals learnt on the other half, with the noise of the phases known before all of them. Of whole demand the
- * quantiles are whole; the ends of intervals stay between, as whole ones would cover too much.
+ * covered by intervals learnt on the other half, all phases alike: their noise is known from the targets too. Of whole demand
+ * the quantiles are whole; the ends of intervals stay between, as whole ones would cover too much.
  */
 export function judgeByErrors(
   rolled: Float64Array,
@@ -49,9 +49,8 @@ export function judgeByErrors(
   raise(point, floor)
   const whole = floor === 0 && y.every((value, i) => observed[i] !== 1 || Number.isInteger(value))
   const half = origins.length >> 1
-  const past = phaseNoise(y, observed, context, origins[0] ?? 0)
-  const early = learnErrors(rolled, y, observed, plan, false, 0, half, past)
-  const late = learnErrors(rolled, y, observed, plan, false, half, origins.length, past)
+  const early = learnErrors(rolled, y, observed, plan, false, 0, half)
+  const late = learnErrors(rolled, y, observed, plan, false, half)
   const rows = quantileRows(horizon)
   const wholeRows = whole ? quantileRows(horizon) : rows
   const ranges: Ranges = {

@@ -9,7 +9,7 @@ const LEAST = 0.1
 
 /**
  * How far the phases of the first season (hours of the day, weekdays) stray, each relative to their mean: from what one season
- * did to what the next one did, per level term, over the first `known` values. Nights are quieter than noons even once their level
+ * did to what the next one did, per level term, over all values. Nights are quieter than noons even once their level
  * is taken into account. Drawn to 1 as far as the phases differ no more than chance would have it.
  * Source: James & Stein (1961).
  * @returns undefined without a season, with fewer than eight of them, or when no phase stands out
@@ -17,21 +17,20 @@ const LEAST = 0.1
 export function phaseNoise(
   y: Float64Array,
   observed: Uint8Array,
-  { periods }: Pick<FitContext, 'periods'>,
-  known = y.length
+  { periods }: Pick<FitContext, 'periods'>
 ): Float64Array | undefined {
   const period = periods[0]
-  if (period === undefined || known < LEAST_SEASONS * period) return undefined
+  if (period === undefined || y.length < LEAST_SEASONS * period) return undefined
   const longest = periods.at(-1) ?? period
   // a Saturday's hours are told from a Friday's by the week before, where there are weeks
-  const lag = known > 3 * longest ? longest : period
+  const lag = y.length > 3 * longest ? longest : period
   let level = 0
-  for (let t = 0; t < known; t++) level += Math.abs(y[t]!) / known
+  for (let t = 0; t < y.length; t++) level += Math.abs(y[t]!) / y.length
   if (!(level > 0)) return undefined
   const means = new Float64Array(period)
   const squares = new Float64Array(period)
   const counts = new Float64Array(period)
-  for (let t = lag; t < known; t++) {
+  for (let t = lag; t < y.length; t++) {
     if (observed[t] !== 1 || observed[t - lag] !== 1) continue
     const stray = Math.abs(y[t]! - y[t - lag]!) / levelTerm((y[t]! + y[t - lag]!) / 2, 0.1 * level)
     means[t % period]! += stray
