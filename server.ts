@@ -80,6 +80,7 @@ export async function listen(service: Listening, config: Config, member?: Member
   member.onOrder('close', close)
 }
 
+/** The service until it is told to end: one process, a cluster of them, or one beside a copy in PostgreSQL. */
 export async function serve(config: Config): Promise<void> {
   setFlagsFromString(`--heap-growing-percent=${HEAP_GROWTH_PERCENT}`)
   const member = joinCluster()

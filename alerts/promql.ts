@@ -4,7 +4,7 @@ import { parser } from '@prometheus-io/lezer-promql'
 
 type SyntaxNode = ReturnType<typeof parser.parse>['topNode']
 
-export interface Selector {
+interface Selector {
   readonly metric: string
   readonly matchers: readonly { readonly label: string; readonly operator: string; readonly value: string }[]
 }
@@ -71,7 +71,7 @@ const FLIPPED: Readonly<Record<string, string>> = {
 }
 const OPERATORS = new Set(['Gtr', 'Lss', 'Gte', 'Lte', 'EqlC', 'Neq', 'And'])
 
-export interface Mutant {
+interface Mutant {
   readonly what: string
   readonly query: string
 }
@@ -91,7 +91,7 @@ export const mutantsOf = (query: string): Mutant[] =>
     })
 
 /** A counter, or any series, as a function over a range of time reads it. */
-export interface RangeRead {
+interface RangeRead {
   readonly function: string
   readonly metric: string
   /** As written: `5m`. */

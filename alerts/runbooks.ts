@@ -4,9 +4,9 @@ import { ROOT } from './rules.js'
 
 /** The runbooks, and the commands in them. */
 
-export const RUNBOOKS = join(ROOT, 'docs', 'runbooks')
+const RUNBOOKS = join(ROOT, 'docs', 'runbooks')
 
-export interface Block {
+interface Block {
   readonly runbook: string
   readonly line: number
   readonly command: string

@@ -1,7 +1,7 @@
 import autocannon from 'autocannon'
 import { BenchError, type Target } from './support.js'
 
-export interface Fired {
+interface Fired {
   readonly perSecond: number
   /** Of each answer, in milliseconds. */
   readonly times: readonly number[]

@@ -2,7 +2,7 @@ import { COVERAGES, type Intervals, LEVELS } from '../modules/forecasting/models
 import type { Case, Dataset } from './forecast-data.js'
 
 /** A forecast to be scored; quantiles per level of `LEVELS` where the method gives them. */
-export interface Forecasted {
+interface Forecasted {
   mean: ArrayLike<number>
   quantiles?: readonly ArrayLike<number>[]
   /** of the running sums */

@@ -27,7 +27,7 @@ const BENCHES: Record<string, Bench> = {
   soak: {
     file: 'soak.js',
     about: 'minutes of mixed load: memory, handles and errors stay flat, and SIGTERM drains, on both databases',
-    options: '--minutes 5 --warmup 2 --rate 60 --items 300 --history 60000'
+    options: '--minutes 5 --warmup 8 --rate 60 --items 300 --history 400000'
   },
   scrape: {
     file: 'scrape.js',
@@ -52,7 +52,7 @@ const BENCHES: Record<string, Bench> = {
   telemetry: {
     file: 'telemetry.js',
     about: 'what logs and traces cost a request while traces are off, by CPU time in turns of a millisecond',
-    options: '--processes 7 --reads 1500 --writes 150'
+    options: '--processes 10 --reads 1000 --writes 400'
   },
   traces: {
     file: 'traces.js',

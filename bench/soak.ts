@@ -19,6 +19,7 @@ import {
 } from './support.js'
 
 const SAMPLE_MS = 1_000
+const DAY_MS = 86_400_000
 /** The least of so long a time is taken. */
 const WINDOW_SECONDS = 60
 /** Left to itself, the collector comes once in one to three minutes at this load, so what it has not come to yet would be compared. */
@@ -29,6 +30,12 @@ const COLLECTS = new URL('collects.js', import.meta.url).href
 const DRIFT_MAX = 0.05
 /** 33 MB on SQLite, whose page cache (32 MB) would go on to fill as the load writes. */
 const HISTORY = 400_000
+const HISTORY_DAYS = 80
+/**
+ * What a process has to grow to (compiled code, what is known of types, the allocator's arenas, the heap beside its load) it has after some seven
+ * minutes of this load, and five that come after are flat.
+ */
+const WARM_UP_MINUTES = 8
 const DRAIN_MAX_MS = 10_000
 /** What the runtime says of code that loses track of something. */
 const LEAKY = /Unhandled|MaxListenersExceeded|Warning: |"level":[56]0/
@@ -63,7 +70,7 @@ type Figure = Exclude<keyof Sample, 'seconds'>
  * be answered wrongly or rejected unseen; and SIGTERM under load must end it within 10 s.
  */
 export async function run(args: string[]): Promise<void> {
-  const options = numbers(args, { minutes: 5, warmup: 2, rate: 60, items: 300, history: HISTORY })
+  const options = numbers(args, { minutes: 5, warmup: WARM_UP_MINUTES, rate: 60, items: 300, history: HISTORY })
   await withCleanup(async (cleanup) => {
     const failures: string[] = []
     const one = async (name: string, databaseUrl: string) => {
@@ -255,10 +262,7 @@ class Load {
     // Every two minutes what takes long: use is derived, models are trained.
     if (sent % (this.#rate * 120) === this.#rate * 30) await this.#job('/api/ai/consumption/derive', {})
     if (sent % (this.#rate * 120) === this.#rate * 40)
-      await this.#job('/api/ai/forecast/train', {
-        itemCodes: [this.#code(), this.#code()],
-        models: ['naive', 'seasonal-naive']
-      })
+      await this.#job('/api/ai/forecast/train', { itemCodes: [this.#code(), this.#code()] })
     if (sent % (this.#rate * 60) === this.#rate * 20) await this.#import()
     const share = this.#next()
     const itemCode = this.#code()
@@ -293,14 +297,17 @@ class Load {
     }
   }
 
+  /** Use of some months, so that there is something to train on. */
   async history(rows: number): Promise<void> {
-    for (let done = 0; done < rows; done += 10_000) await this.#import(Math.min(10_000, rows - done))
+    const midnight = Math.floor(Date.now() / DAY_MS) * DAY_MS
+    for (let day = HISTORY_DAYS; day > 0; day--)
+      await this.#import(Math.ceil(rows / HISTORY_DAYS), 'issue', new Date(midnight - day * DAY_MS))
     await this.#call('GET', '/api/ledger/verify')
   }
 
-  async #import(length = 200): Promise<void> {
-    const rows = Array.from({ length }, () => `${this.#code()},receipt,1`)
-    await this.#call('POST', '/api/import/movements', `itemCode,type,quantity\n${rows.join('\n')}\n`, {
+  async #import(length = 200, type = 'receipt', at = new Date()): Promise<void> {
+    const rows = Array.from({ length }, () => `${this.#code()},${type},1,${at.toISOString()}`)
+    await this.#call('POST', '/api/import/movements', `itemCode,type,quantity,occurredAt\n${rows.join('\n')}\n`, {
       'content-type': 'text/csv',
       prefer: 'wait=60'
     })

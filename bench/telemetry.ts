@@ -16,7 +16,7 @@ const SEAM_CALLS = 2_000_000
  * one happens to lie is drawn anew; the interval is of processes drawn again, and in each of turns.
  */
 export async function run(args: string[]): Promise<void> {
-  const { processes, reads, writes } = numbers(args, { processes: 7, reads: 1_500, writes: 150 })
+  const { processes, reads, writes } = numbers(args, { processes: 10, reads: 1_000, writes: 400 })
   const found: Turns[] = []
   const shown = progress('Turns in processes of their own', processes)
   for (let seed = 1; seed <= processes; seed++) {

@@ -11,7 +11,7 @@ import { buildUntraced } from './untraced.js'
  * than a real one, so a ratio is an upper bound.
  */
 
-export const CONTENDERS = ['without', 'again', 'by'] as const
+const CONTENDERS = ['without', 'again', 'by'] as const
 export type Turn = Readonly<Record<(typeof CONTENDERS)[number], number>>
 export const LOADS = {
   read: { batch: 10, what: 'GET /api/inventory?limit=50 from the cache' },

@@ -8,7 +8,7 @@ export interface Place {
   readonly w: number
   readonly h: number
 }
-export interface PlacedRow {
+interface PlacedRow {
   readonly title: Text
   readonly place: Place
   readonly panels: readonly { readonly panel: Panel; readonly place: Place }[]

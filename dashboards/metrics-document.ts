@@ -23,7 +23,7 @@ const UNITS: [RegExp, string][] = [
   [/_ratio$/, '0–1'],
   [/_info$/, '1']
 ]
-export const unitOf = (name: string): string => UNITS.find(([pattern]) => pattern.test(name))?.[1] ?? 'count'
+const unitOf = (name: string): string => UNITS.find(([pattern]) => pattern.test(name))?.[1] ?? 'count'
 
 const labelsOf = ({ name, labels }: Family): string => {
   const shown = [...labels].map(([label, values]) => {

@@ -25,7 +25,7 @@ const FRESH_SECONDS = 600
 const ROLES: readonly Role[] = ['viewer', 'staff', 'manager', 'admin']
 const RANK: Readonly<Record<Role, number>> = { viewer: 0, staff: 1, manager: 2, admin: 3 }
 
-export interface AuthOptions extends TokenOptions {
+interface AuthOptions extends TokenOptions {
   registry: Registry
   /** Cookies count as sent over HTTPS even where the request does not look so. */
   secureCookies?: boolean

@@ -15,7 +15,7 @@ type OutboxTable = {
   trace: string | null
 }
 
-export type CoreTables = {
+type CoreTables = {
   outbox: OutboxTable
 }
 

@@ -9,7 +9,7 @@ interface Task {
   work(tenant: Tenant): Promise<void>
 }
 
-export interface PeriodicService extends Periodic {
+interface PeriodicService extends Periodic {
   /** Begins; before it, tasks are only noted. */
   start(): void
   /** Waits for what is under way. */

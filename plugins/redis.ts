@@ -14,11 +14,11 @@ const PROBE_INTERVAL_MS = 250
 const HEARTBEAT_INTERVAL_MS = 1_000
 const LOG_INTERVAL_MS = 60_000
 
-export type RedisState = 'absent' | 'up' | 'down'
+type RedisState = 'absent' | 'up' | 'down'
 /** Why a call was not answered by Redis; `error`: it answered with an error. */
 export type Fallback = 'timeout' | 'connection' | 'breaker_open' | 'error'
 
-export interface RedisLog {
+interface RedisLog {
   info(fields: object, message: string): void
   warn(fields: object, message: string): void
 }
@@ -48,7 +48,7 @@ export interface RedisLink {
   close(): Promise<void>
 }
 
-export interface RedisLinkOptions {
+interface RedisLinkOptions {
   /** `redis://` or `rediss://`. */
   url?: string | undefined
   /** A host's own client, used instead of `url`. */

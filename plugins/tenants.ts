@@ -20,7 +20,7 @@ import { shape } from './http/validation.js'
 import { migrate } from './migrate/index.js'
 import { NO_TRACING, type Tracing } from './telemetry/tracing.js'
 
-export interface TenantsOptions {
+interface TenantsOptions {
   server: DatabaseServer
   tenancy: 'single' | 'multi'
   caches: Pick<Caches, 'forTenant' | 'remove'>

@@ -27,7 +27,7 @@ export const REJECTIONS = [
   'revoked',
   'unknown'
 ] as const
-export type Rejection = (typeof REJECTIONS)[number]
+type Rejection = (typeof REJECTIONS)[number]
 
 // No key is ever taken from the token itself (jwk, jku, x5u, x5c), so a header that offers one is not ours.
 const Decoded = Type.Object({

@@ -2,15 +2,11 @@ import { type Static, Type } from 'typebox'
 import { Closed, Code, Day, Instant, List, Nullable, PageQuery, Text, Uuid } from './common.js'
 import { JUDGEMENT, personal } from './personal.js'
 
-export const AnomalyKind = Type.Union([Type.Literal('spike'), Type.Literal('drop')])
-export const AnomalySeverity = Type.Union([Type.Literal('low'), Type.Literal('medium'), Type.Literal('high')])
+const AnomalyKind = Type.Union([Type.Literal('spike'), Type.Literal('drop')])
+const AnomalySeverity = Type.Union([Type.Literal('low'), Type.Literal('medium'), Type.Literal('high')])
 export const AnomalyStatus = Type.Union([Type.Literal('open'), Type.Literal('acknowledged'), Type.Literal('resolved')])
 export type AnomalyStatus = Static<typeof AnomalyStatus>
-export const AnomalyDetector = Type.Union([
-  Type.Literal('zscore'),
-  Type.Literal('seasonal'),
-  Type.Literal('count-tail')
-])
+const AnomalyDetector = Type.Union([Type.Literal('zscore'), Type.Literal('seasonal'), Type.Literal('count-tail')])
 export const Verdict = Type.Union([Type.Literal('confirmed'), Type.Literal('dismissed')])
 
 export const DetectRequest = Closed({

@@ -2,9 +2,9 @@ import { type Static, Type } from 'typebox'
 import { Closed, Instant, List, Nullable, PageQuery, Uuid } from './common.js'
 
 const Count = Type.Integer({ minimum: 0 })
-export const BackupId = Type.String({ pattern: '^[0-9a-f]{12}$' })
+const BackupId = Type.String({ pattern: '^[0-9a-f]{12}$' })
 export const BackupParams = Closed({ id: BackupId })
-export const BackupKind = Type.Enum(['full', 'increment'])
+const BackupKind = Type.Enum(['full', 'increment'])
 
 export const Backup = Closed({
   id: BackupId,
@@ -26,8 +26,8 @@ export type BackupDetail = Static<typeof BackupDetail>
 export const BackupQuery = Closed({ ...PageQuery, kind: Type.Optional(BackupKind) })
 export const BackupList = List(Backup)
 
-export const CheckKind = Type.Enum(['verify', 'drill'])
-export const CheckOutcome = Type.Enum(['success', 'failure'])
+const CheckKind = Type.Enum(['verify', 'drill'])
+const CheckOutcome = Type.Enum(['success', 'failure'])
 export const BackupCheck = Closed({
   id: Uuid,
   kind: CheckKind,

@@ -7,8 +7,8 @@ import { ACCOUNT, personal } from './personal.js'
 
 const Base64Url = (maxLength: number) => Type.String({ minLength: 1, maxLength, pattern: '^[A-Za-z0-9_-]+$' })
 
-export const TotpCode = Type.String({ pattern: '^[0-9]{6}$', description: 'What the authenticator app shows' })
-export const RecoveryCode = Type.String({
+const TotpCode = Type.String({ pattern: '^[0-9]{6}$', description: 'What the authenticator app shows' })
+const RecoveryCode = Type.String({
   minLength: 1,
   maxLength: 64,
   description: 'Case, spaces and dashes do not matter'

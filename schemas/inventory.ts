@@ -19,8 +19,8 @@ import { BOOKKEEPING, personal } from './personal.js'
 
 const oneOf = <V extends string[]>(...values: V): TEnum<V> => Type.Enum<V>(values)
 
-export const UnitCode = Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9_.-]{0,19}$' })
-export const Barcode = Type.String({ pattern: '^[A-Za-z0-9._-]{4,64}$' })
+const UnitCode = Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9_.-]{0,19}$' })
+const Barcode = Type.String({ pattern: '^[A-Za-z0-9._-]{4,64}$' })
 export const StockStatus = oneOf('in', 'low', 'out', 'over')
 export type StockStatus = Static<typeof StockStatus>
 export const Tracking = oneOf('none', 'lot', 'serial')
@@ -89,8 +89,7 @@ export const Item = Closed({
 })
 export type Item = Static<typeof Item>
 
-export const ItemSort = oneOf('itemCode', '-itemCode', 'name', '-name', 'onHand', '-onHand', 'value', '-value')
-export type ItemSort = Static<typeof ItemSort>
+const ItemSort = oneOf('itemCode', '-itemCode', 'name', '-name', 'onHand', '-onHand', 'value', '-value')
 export const ItemQuery = Closed({
   ...PageQuery,
   q: Type.Optional(Type.String({ minLength: 1, maxLength: 200, description: 'Part of a code, barcode or name' })),
@@ -106,7 +105,7 @@ export const Category = Closed({ name: Type.String(), nameFr: Nullable(Type.Stri
 export const CategoryList = List(Category)
 export const NewCategory = Closed({ name: Name, nameFr: Type.Optional(Nullable(Name)) })
 
-export const Dimension = oneOf('count', 'mass', 'volume', 'length', 'area')
+const Dimension = oneOf('count', 'mass', 'volume', 'length', 'area')
 export const Unit = Closed({
   unit: Type.String(),
   name: Type.String(),
@@ -187,7 +186,7 @@ export const NewLocation = Closed({
 })
 export type NewLocation = Static<typeof NewLocation>
 export const LocationParams = Closed({ location: Code })
-export const StockAtLocation = Closed({
+const StockAtLocation = Closed({
   itemCode: Type.String(),
   name: Type.String(),
   unit: Type.String(),
@@ -260,7 +259,7 @@ export const MovementQuery = Closed({
 export type MovementQuery = Static<typeof MovementQuery>
 export const Reversal = Closed({ reason: Type.Optional(Text) })
 
-export const ItemMovement = Closed({
+const ItemMovement = Closed({
   movementId: Uuid,
   type: MovementType,
   occurredAt: Instant,
@@ -280,7 +279,7 @@ export const StockQuery = Closed({
   asOf: Type.Optional(Type.Union([Instant, Day])),
   itemCode: Type.Optional(Code)
 })
-export const StockAsOf = Closed({
+const StockAsOf = Closed({
   itemCode: Type.String(),
   name: Type.String(),
   unit: Type.String(),
@@ -303,7 +302,7 @@ export const Verification = Closed({
 })
 export type Verification = Static<typeof Verification>
 
-export const ReservationStatus = oneOf('pending', 'posted', 'voided')
+const ReservationStatus = oneOf('pending', 'posted', 'voided')
 export const NewReservation = Closed({
   itemCode: Code,
   quantity: Quantity,

@@ -5,8 +5,8 @@
  */
 import { execFileSync, spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { existsSync, readdirSync, realpathSync } from 'node:fs'
-import { userInfo } from 'node:os'
+import { existsSync, mkdtempSync, readdirSync, realpathSync, rmSync } from 'node:fs'
+import { tmpdir, userInfo } from 'node:os'
 import { delimiter, dirname, join } from 'node:path'
 import { Redis } from 'ioredis'
 import pg from 'pg'
@@ -205,7 +205,7 @@ export async function provideServices(say) {
   }
   Object.assign(process.env, env)
   // Compiled from test/services.ts: the tests' private servers and these are started by the same code.
-  const { startPostgres, startRedis } = await import('../dist/test/services.js')
+  const { dropTemplate, startPostgres, startRedis } = await import('../dist/test/services.js')
   const results = await Promise.allSettled([
     provide({
       name: 'PostgreSQL',
@@ -233,7 +233,12 @@ export async function provideServices(say) {
       packages: { debian: 'redis-server', fedora: 'redis', alpine: 'redis', brew: 'redis' }
     })
   ])
+  const templates = mkdtempSync(join(tmpdir(), 'inventory-templates-'))
   const stop = async () => {
+    rmSync(templates, { recursive: true, force: true })
+    const [postgres] = results
+    // It would outlive us only on a server that does.
+    if (postgres.value && !postgres.value.server) await dropTemplate(postgres.value.url, templates)
     await Promise.all(results.map(({ value }) => value?.server?.stop()))
   }
   const failures = results.filter(({ status }) => status === 'rejected').map(({ reason }) => reason)
@@ -243,6 +248,6 @@ export async function provideServices(say) {
     throw unexpected ?? new ServicesError(failures.map(({ message }) => message).join('\n'))
   }
   const [postgres, redis] = results.map(({ value }) => value)
-  Object.assign(env, { TEST_POSTGRES_URL: postgres.url, TEST_REDIS_URL: redis.url })
+  Object.assign(env, { TEST_POSTGRES_URL: postgres.url, TEST_REDIS_URL: redis.url, TEST_TEMPLATES: templates })
   return { env, notes: [postgres.note, redis.note], stop }
 }

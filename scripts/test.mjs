@@ -17,28 +17,47 @@ const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const TIMEOUT_S = 300
 // Two more than there are processors: files wait for servers, disks and clocks. On two of them 277 s, with one less 332.
 const JOBS = Math.min(availableParallelism() + 2, 6)
-/** They take longest, so they start first: whatever began last would otherwise run alone at the end. */
-const LONGEST = [
-  ...['faults/service', 'backups', 'mirror', 'cli', 'embed', 'forecasting-learning', 'faults/network'],
-  ...['upgrades/upgrades', 'telemetry', 'tenancy', 'nodes', 'imports']
-]
 /**
- * Files that share a process, since each costs two seconds of CPU to start. Those that measure their own process, or change it,
- * have one of their own, as has any that is not named.
+ * Files that share a process, since each costs two seconds of CPU to start, and those that have one of their own, because they
+ * measure it or change it. What takes longest starts first: whatever began last would otherwise run alone at the end. Any file
+ * that is not named has a process of its own, after these.
  */
-const TOGETHER = [
-  ['ledger', 'inventory', 'app', 'portable'],
-  ['forecast-models', 'forecast-references', 'forecasting', 'forecasting-calendar', 'anomaly'],
+const PROCESSES = [
+  ['faults/service'],
+  ['backups', 'backups-kept'],
+  ['mirror'],
+  ['cli'],
   [
-    'security/sessions',
-    'security/accounts',
-    'security/second-factor',
-    'security/passkeys',
-    'security/oidc',
-    'identity'
+    ...['ledger', 'ledger-history', 'inventory', 'inventory-stock', 'inventory-lists', 'portable'],
+    ...['app', 'answers']
   ],
-  ['security/input', 'security/access', 'security/http', 'security/fuzz', 'security/documents', 'audit', 'privacy'],
-  ['archives', 'webhooks', 'realtime', 'dashboards', 'alerts', 'errors', 'metrics', 'tidy']
+  [
+    ...['security/sessions', 'security/sessions-nodes', 'security/tokens', 'security/accounts', 'security/passkeys'],
+    ...['security/second-factor', 'security/second-factor-codes', 'security/oidc', 'security/oidc-tokens'],
+    ...['identity', 'identity-tokens', 'identity-limits']
+  ],
+  [
+    ...['security/input', 'security/access', 'security/http', 'security/fuzz', 'security/documents'],
+    ...['audit', 'audit-proof', 'audit-secrets', 'privacy']
+  ],
+  ['imports', 'imports-refused', 'tenancy'],
+  [
+    ...['forecast-models', 'forecast-references', 'forecasting', 'forecasting-series', 'forecasting-calendar'],
+    ...['anomaly']
+  ],
+  ['nodes'],
+  [
+    ...['archives', 'webhooks', 'webhook-targets', 'realtime', 'dashboards', 'alerts', 'errors', 'metrics'],
+    ...['tidy']
+  ],
+  ['forecasting-learning', 'forecasting-nightly', 'forecasting-sums'],
+  ['upgrades/upgrades', 'upgrades/online'],
+  ['telemetry', 'telemetry-logs'],
+  ['embed'],
+  ['faults/network'],
+  ['caches', 'caches-redis', 'replicas'],
+  ['health'],
+  ['jobs', 'jobs-http']
 ]
 const STDERR_KEPT_CHARS = 20_000
 const say = (line) => process.stdout.write(`${line}\n`)
@@ -64,7 +83,7 @@ function allFiles() {
   const folder = join(root, 'dist', 'test')
   const names = existsSync(folder) ? readdirSync(folder, { recursive: true }) : []
   const files = names.filter((name) => name.endsWith('.test.js')).map((name) => join('dist', 'test', name))
-  const first = [...LONGEST.map((name) => [compiled(name)]), ...TOGETHER.map((group) => group.map(compiled))]
+  const first = PROCESSES.map((group) => group.map(compiled))
   const gone = first.flat().filter((file) => !files.includes(file))
   if (gone.length > 0) throw new UsageError(`named in scripts/test.mjs and not there: ${gone.join(', ')}`)
   const others = files.filter((file) => !first.flat().includes(file)).sort()

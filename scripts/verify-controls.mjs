@@ -162,7 +162,8 @@ async function main() {
   const services = await provideServices(say)
   const scratch = mkdtempSync(join(tmpdir(), 'inventory-controls-'))
   const env = { ...process.env, ...services.env, TAP_TIMEOUT: String(TEST_TIMEOUT_S) }
-  for (const name of ['DATABASE_URL', 'DATA_DIR', 'MIRROR_URL', 'REDIS_URL']) delete env[name]
+  // Databases are not copied: what one program without a control made, another would be tested on.
+  for (const name of ['DATABASE_URL', 'DATA_DIR', 'MIRROR_URL', 'REDIS_URL', 'TEST_TEMPLATES']) delete env[name]
   const waiting = [...chosen]
   const baselines = new Map()
   const problems = []

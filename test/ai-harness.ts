@@ -19,6 +19,11 @@ import type { InventoryHeadline } from '../schemas/dashboard.js'
 import { StockMoved } from '../schemas/inventory.js'
 import { freshDatabase } from './services.js'
 
+/** Quick to train; which models serve is not what these tests are about. */
+export const ONE_MODEL = { models: ['stl-damped'] }
+/** Answers when the job has ended, and not before. */
+export const WAIT = { prefer: 'wait=60' }
+
 export { random }
 
 export interface Entry {

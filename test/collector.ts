@@ -132,3 +132,10 @@ export async function startCollector(t: Test): Promise<Collector> {
     }
   }
 }
+
+export const TRACE = '4bf92f3577b34da6a3ce929d0e0e4736'
+export const CALLER = '00f067aa0ba902b7'
+export const traceparent = `00-${TRACE}-${CALLER}-01`
+export const SERVER = 2
+export const CLIENT = 3
+export const CONSUMER = 5

@@ -12,11 +12,11 @@ import { loadConfig } from '../plugins/config/index.js'
 import type { Auth } from '../plugins/contracts.js'
 import type { Role } from '../schemas/common.js'
 import { build } from '../server.js'
-import { freshDatabase } from './services.js'
+import { type Dialect, provideDatabase } from './templates.js'
 
 /** The whole service on an empty database, spoken to as a client does; every answer is held against its OpenAPI document. */
 
-export type Dialect = 'sqlite' | 'postgres'
+export type { Dialect } from './templates.js'
 export const DIALECTS: readonly Dialect[] = ['sqlite', 'postgres']
 
 /** Runs `work` as one subtest for each database. */
@@ -24,7 +24,7 @@ export async function eachDialect(t: Test, work: (t: Test, dialect: Dialect) => 
   for (const dialect of DIALECTS) await t.test(dialect, (t) => work(t, dialect))
 }
 
-export interface AppOptions {
+interface AppOptions {
   dialect: Dialect
   tenancy?: 'single' | 'multi'
   redisUrl?: string
@@ -37,15 +37,13 @@ export async function buildApp(t: Test, options: AppOptions): Promise<FastifyIns
   const { dialect, tenancy = 'single', redisUrl, config = {} } = options
   const dataDir = mkdtempSync(join(tmpdir(), 'inventory-test-'))
   t.teardown(() => rmSync(dataDir, { recursive: true, force: true }))
-  const own = dialect === 'postgres' && config.DATABASE_URL === undefined
-  const database = own ? await freshDatabase() : undefined
-  if (database !== undefined) t.teardown(() => database.drop())
+  const url = config.DATABASE_URL ?? (await provideDatabase(t, { dialect, tenancy, dataDir }))
   const app = await build(
     loadConfig({
       NODE_ENV: 'test',
       LOG_LEVEL: process.env.LOG_LEVEL ?? 'silent',
       DATA_DIR: dataDir,
-      DATABASE_URL: database?.url,
+      DATABASE_URL: url,
       TENANCY: tenancy,
       REDIS_URL: redisUrl,
       ...config

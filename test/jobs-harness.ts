@@ -11,7 +11,7 @@ import { problem } from '../plugins/http/problem.js'
 import { createJobs, type JobsOptions } from '../plugins/jobs/index.js'
 import { migrate } from '../plugins/migrate/index.js'
 
-export const OutOfPaper = problem<{ sheets: number }>('TEST_OUT_OF_PAPER', 409, {
+const OutOfPaper = problem<{ sheets: number }>('TEST_OUT_OF_PAPER', 409, {
   en: 'Only {sheets} sheets are left.',
   fr: 'Il ne reste que {sheets} feuilles.'
 })

@@ -1,65 +1,17 @@
 import { spawn } from 'node:child_process'
-import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
-import { readdirSync, writeFileSync } from 'node:fs'
+import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { fileURLToPath, pathToFileURL } from 'node:url'
-import Fastify from 'fastify'
-import { Registry } from 'prom-client'
-import t, { type Test } from 'tap'
-import { createCompute } from '../plugins/compute.js'
-import type { EnterModule, Tenant } from '../plugins/contracts.js'
-import { Forbidden, useProblems } from '../plugins/http/errors.js'
-import { createValidatorCompiler } from '../plugins/http/validation.js'
-import type { JobService, JobsOptions } from '../plugins/jobs/index.js'
-import { jobRoutes } from '../plugins/jobs/routes.js'
+import { fileURLToPath } from 'node:url'
+import t from 'tap'
 import type { JobTables } from '../plugins/jobs/store.js'
-import type { Job } from '../schemas/common.js'
-import { openJobs, openTenants, TIMINGS } from './jobs-harness.js'
-import { freshDatabase, redisUrl, startRedis } from './services.js'
-
-const until = async (what: () => Promise<boolean> | boolean, timeoutMs = 10_000) => {
-  const deadline = performance.now() + timeoutMs
-  while (!(await what())) {
-    if (performance.now() > deadline) throw new Error(`not within ${timeoutMs} ms: ${what}`)
-    await sleep(10)
-  }
-}
-const running = async (jobs: JobService, tenant: Tenant, id: string) =>
-  (await jobs.get(tenant, id)).status === 'running'
-const rowOf = (tenant: Tenant, id: string) =>
-  tenant.db.withTables<JobTables>().selectFrom('jobs').selectAll().where('id', '=', id).executeTakeFirstOrThrow()
-const change = (tenant: Tenant, id: string, set: Partial<JobTables['jobs']>) =>
-  tenant.transact(({ db }) => db.withTables<JobTables>().updateTable('jobs').set(set).where('id', '=', id).execute())
+import { TIMINGS } from './jobs-harness.js'
+import { change, rowOf, running, stage, until } from './jobs-stage.js'
+import { redisUrl, startRedis } from './services.js'
 
 // They mostly wait, each on a database of its own.
 t.jobs = 4
-
-type Dialect = 'sqlite' | 'postgres'
-
-/** One database, and as many processes' worth of services over it as the test opens; all is closed with the test. */
-async function stage(t: Pick<Test, 'teardown' | 'testdir'>, dialect: Dialect) {
-  const closers: (() => Promise<void>)[] = []
-  t.teardown(async () => {
-    for (const close of closers.reverse()) await close()
-  })
-  const database =
-    dialect === 'postgres'
-      ? await freshDatabase()
-      : { url: `sqlite:${join(t.testdir(), 'main.sqlite')}`, drop: async () => {} }
-  closers.push(database.drop)
-  const queueName = `jobs-${randomUUID()}`
-  const serve = async (options: Partial<JobsOptions> = {}) => {
-    const tenants = openTenants(database.url)
-    closers.push(tenants.close)
-    const tenant = await tenants.create('main')
-    const service = openJobs(tenants, { queueName, ...options })
-    closers.push(() => service.jobs.close())
-    return { ...service, tenant, tenants }
-  }
-  return { serve, url: database.url, queueName, closers }
-}
 
 for (const dialect of ['sqlite', 'postgres'] as const) {
   for (const queue of ['in-process', 'redis'] as const) {
@@ -391,133 +343,4 @@ t.test('a database that is away for a moment costs no run', async (t) => {
   tenants.away = false
   t.match(await jobs.wait(tenant, job.id, 5), { status: 'succeeded', result: 'slept' })
   t.same(ran, [job.id])
-})
-
-t.test('over HTTP', async (t) => {
-  const { serve, closers } = await stage(t, 'postgres')
-  const { jobs, tenant } = await serve({ concurrency: 1 })
-  const app = Fastify()
-  closers.push(() => app.close())
-  const enterModule: EnterModule = (context, { authorize }) => {
-    context.setValidatorCompiler(createValidatorCompiler())
-    useProblems(context)
-    context.addHook('onRequest', authorize)
-  }
-  app
-    .decorate('jobs', jobs)
-    .decorate('enterModule', enterModule)
-    .decorateRequest('tenant', null)
-    .decorateRequest('principal', null)
-  await app.register(jobRoutes, {
-    prefix: '/api/jobs',
-    authorize: (request, _reply, done) => {
-      request.setDecorator('tenant', tenant)
-      const { config } = request.routeOptions
-      const required = 'role' in config ? String(config.role) : 'none'
-      const role = String(request.headers.role ?? 'staff')
-      done(required === role || role === 'manager' ? undefined : new Forbidden({ required, role }))
-    }
-  })
-  const call = async (method: 'GET' | 'DELETE', url: string, role = 'manager') => {
-    const { statusCode: status, payload } = await app.inject({ method, url: `/api/jobs${url}`, headers: { role } })
-    return { status, body: JSON.parse(payload) }
-  }
-  const ids: string[] = []
-  for (let n = 0; n < 7; n++) ids.push((await jobs.start(tenant, n % 2 === 0 ? 'add' : 'wait', { a: n, b: 0 })).id)
-  // The same time for all: the id decides.
-  for (const id of ids) await change(tenant, id, { created_at: 1_700_000_000_000 })
-  const newest = [...ids].sort().reverse()
-
-  const read: string[] = []
-  let cursor = ''
-  for (let pages = 0; pages < 10; pages++) {
-    const { status, body } = await call('GET', `?limit=3${cursor === '' ? '' : `&cursor=${cursor}`}`, 'staff')
-    t.equal(status, 200)
-    read.push(...body.data.map(({ id }: Job) => id))
-    if (body.page.nextCursor === null) break
-    cursor = body.page.nextCursor
-  }
-  t.same(read, newest)
-  const adds = await call('GET', '?kind=add&status=queued')
-  t.equal(adds.body.data.length, 4)
-  t.same(adds.body.page, { limit: 50, nextCursor: null })
-  for (const bad of [
-    `?kind=add&cursor=${cursor}`,
-    '?cursor=%7B',
-    `?cursor=${Buffer.from('[1]').toString('base64url')}`
-  ]) {
-    t.match(await call('GET', bad), { status: 400, body: { code: 'CURSOR_INVALID' } })
-  }
-  for (const bad of ['?limit=0', '?status=lost', '?colour=red', '/not-a-uuid']) {
-    t.match(await call('GET', bad), { status: 400, body: { code: 'REQUEST_INVALID' } })
-  }
-
-  const [first = ''] = ids
-  t.match(await call('GET', `/${first}`), {
-    status: 200,
-    body: { id: first, kind: 'add', status: 'queued', createdAt: '2023-11-14T22:13:20.000Z', finishedAt: null }
-  })
-  t.match(await call('GET', `/${randomUUID()}`), { status: 404, body: { code: 'JOB_NOT_FOUND' } })
-  t.match(await call('DELETE', `/${first}`, 'staff'), {
-    status: 403,
-    body: { code: 'AUTH_FORBIDDEN', required: 'manager' }
-  })
-  t.match(await call('DELETE', `/${first}`), { status: 202, body: { id: first, status: 'cancelled' } })
-  t.match(await call('DELETE', `/${first}`), { status: 202, body: { status: 'cancelled' } })
-  await jobs.ready()
-  const third = ids[2] ?? ''
-  await jobs.wait(tenant, third, 5)
-  t.match(await call('GET', `/${third}`), { body: { status: 'succeeded', result: { sum: 2 }, progress: { done: 2 } } })
-  t.match(await call('DELETE', `/${third}`), { status: 409, body: { code: 'JOB_ENDED', jobStatus: 'succeeded' } })
-})
-
-t.test('compute: threads that end, die, are killed, and the pool that goes on', async (t) => {
-  const folder = t.testdir()
-  const file = (name: string, text: string) => {
-    writeFileSync(join(folder, name), text)
-    return pathToFileURL(join(folder, name))
-  }
-  const double = file('double.mjs', 'export default ({ n }) => ({ doubled: n * 2 })')
-  const exits = file('exits.mjs', 'export default () => process.exit(3)')
-  const throws = file('throws.mjs', "export default () => { throw new RangeError('too far') }")
-  const eats = file(
-    'eats.mjs',
-    'export default () => { const all = []; for (;;) all.push(new Array(100_000).fill({})) }'
-  )
-  const spins = file('spins.mjs', 'export default () => { for (;;); }')
-
-  const compute = createCompute({ threads: 1, memoryMegabytes: 64, registry: new Registry() })
-  t.same(await compute.run(double, { n: 21 }), { doubled: 42 })
-  await t.rejects(compute.run(throws, {}), { name: 'RangeError', message: 'too far' })
-  // What waits behind a thread that dies must still run.
-  const results = await Promise.allSettled([
-    compute.run(exits, {}),
-    compute.run(double, { n: 1 }),
-    compute.run(eats, {}),
-    compute.run(double, { n: 2 })
-  ])
-  t.match(results, [
-    { status: 'rejected', reason: { code: 'COMPUTE_THREAD_LOST' } },
-    { status: 'fulfilled', value: { doubled: 2 } },
-    { status: 'rejected', reason: { code: 'COMPUTE_MEMORY_EXCEEDED', params: { memoryMegabytes: 64 } } },
-    { status: 'fulfilled', value: { doubled: 4 } }
-  ])
-
-  const [spin, queued, before] = [new AbortController(), new AbortController(), AbortSignal.abort()]
-  const spinning = compute.run(spins, {}, { signal: spin.signal })
-  const waiting = compute.run(double, { n: 1 }, { signal: queued.signal })
-  const next = compute.run(double, { n: 3 })
-  queued.abort()
-  await t.rejects(waiting, { name: 'AbortError' }, 'one that waits ends at once')
-  await t.rejects(compute.run(double, { n: 1 }, { signal: before }), { name: 'AbortError' })
-  await sleep(100)
-  spin.abort()
-  await t.rejects(spinning, { name: 'AbortError' })
-  t.same(await next, { doubled: 6 })
-
-  const last = compute.run(spins, {})
-  await sleep(100)
-  await Promise.all([t.rejects(last, { code: 'COMPUTE_THREAD_LOST' }), compute.close()])
-  await t.rejects(compute.run(double, { n: 1 }), { code: 'COMPUTE_THREAD_LOST' })
-  await createCompute({ threads: 1, registry: new Registry() }).close()
 })

@@ -31,7 +31,7 @@ const TYPES = ['receipt', 'issue', 'transfer', 'adjustment', 'waste', 'return', 
 
 type Codes = Record<'plain' | 'lotted', string>
 /** Where the commands go. */
-export interface Real {
+interface Real {
   staff: Pick<Client, 'post'>
   manager: Pick<Client, 'post'>
   codes: Codes

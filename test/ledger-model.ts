@@ -6,7 +6,7 @@ import type { MovementType } from '../schemas/inventory.js'
  * with the program but its types. All quantities and values are 10⁻⁶.
  */
 
-export interface ModelLot {
+interface ModelLot {
   lot: string
   expiresOn: string | null
 }

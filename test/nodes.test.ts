@@ -16,6 +16,7 @@ import { openDatabaseServer } from '../plugins/database.js'
 import { type DatabaseServer, UNWATCHED } from '../plugins/dialects/dialect.js'
 import { migrate } from '../plugins/migrate/index.js'
 import { buildApp, type Dialect, eachDialect } from './helper.js'
+import { patience } from './patience.js'
 import { runToEnd, type Service, serviceEnvironment, startService, temporaryFolder } from './service-process.js'
 import { freshDatabase, redisUrl } from './services.js'
 
@@ -116,10 +117,7 @@ interface NodeHealth {
   status: string
   workers?: { worker: number; status: string; state: string; since: string }[]
 }
-const until = async (what: string, holds: () => Promise<boolean>) => {
-  for (const deadline = Date.now() + 20_000; !(await holds()); await sleep(20))
-    if (Date.now() > deadline) throw new Error(`not in time: ${what}`)
-}
+const until = patience({ seconds: 20, pauseMs: 20 })
 
 t.test('a node of two processes and one of one, on an empty database', async (t) => {
   const shared = { DATABASE_URL: await databaseFor(t, 'postgres'), REDIS_URL: redisUrl() }

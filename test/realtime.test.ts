@@ -8,6 +8,7 @@ import { WebSocket } from 'ws'
 import { Hub, type Stream } from '../modules/realtime/hub.js'
 import type { Auth } from '../plugins/contracts.js'
 import { buildApp, client, DIALECTS } from './helper.js'
+import { patience } from './patience.js'
 import { freshDatabase, startRedis } from './services.js'
 
 /** Streams as clients hear them: on a socket, on one node and on two. */
@@ -23,15 +24,8 @@ interface Listening {
   readonly ended: Promise<string | number>
   close(): void
 }
-const WAIT_MILLISECONDS = 10_000
 
-async function until(what: string, is: () => boolean): Promise<void> {
-  const deadline = Date.now() + WAIT_MILLISECONDS
-  while (!is()) {
-    if (Date.now() > deadline) throw new Error(`never came: ${what}`)
-    await sleep(5)
-  }
-}
+const until = patience({ seconds: 10, pauseMs: 5 })
 
 const tokenOf = (app: FastifyInstance, subject = 'ada', tenant = 'main') =>
   app.getDecorator<Auth>('auth').sign({ subject, role: 'viewer', tenant }, 600)

@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import { sql } from 'kysely'
 import pg from 'pg'
 import t from 'tap'
@@ -6,12 +5,10 @@ import { loadConfig } from '../plugins/config/index.js'
 import { reportsOf } from '../plugins/contracts.js'
 import type { Tenants } from '../plugins/core.js'
 import { buildApp, client } from './helper.js'
+import { patience } from './patience.js'
 import { type Server, startPostgres, startReplica } from './services.js'
 
-async function until(holds: () => Promise<boolean>, what: string): Promise<void> {
-  for (const deadline = Date.now() + 20_000; !(await holds()); await sleep(200))
-    if (Date.now() > deadline) throw new Error(`not seen in time: ${what}`)
-}
+const until = patience({ seconds: 20, pauseMs: 200 })
 
 /** A real PostgreSQL and a streaming replica of it. */
 
@@ -77,7 +74,7 @@ t.test('exports are read from a replica, never older than when they were asked f
   t.same(await places(), { replica: 22, primary: 2 })
   await ask(replica, 'select pg_wal_replay_resume()')
 
-  await until(async () => (await place())().then((at) => at === 'replica'), 'it is read again once it has caught up')
+  await until('it is read again once it has caught up', async () => (await place())().then((at) => at === 'replica'))
 
   await replica.kill()
   t.equal(await read(), 'primary', 'what began on the replica goes on without it')

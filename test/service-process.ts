@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
+import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -54,6 +55,17 @@ function run(env: Record<string, string>, program = SERVER): Run {
   return { child, output: () => text }
 }
 
+/** Whether anybody listens on a port of this machine. */
+const listens = (port: number) =>
+  new Promise<boolean>((resolve) => {
+    const socket = connect(port, '127.0.0.1')
+    const answer = (found: boolean) => {
+      socket.destroy()
+      resolve(found)
+    }
+    socket.once('connect', () => answer(true)).once('error', () => answer(false))
+  })
+
 /** Runs the server to its end, for one that is not expected to start. */
 export async function runToEnd(env: Record<string, string>): Promise<{ code: number | null; output: string }> {
   const { child, output } = run(env)
@@ -84,7 +96,10 @@ export async function startService(t: Test, env: Record<string, string>, program
   const url = `http://127.0.0.1:${env.PORT}`
   const deadline = Date.now() + START_TIMEOUT_MS
   for (;;) {
-    const ready = await fetch(`${url}/health/ready`).catch(() => undefined)
+    // A request that fails costs ten times what it does to see that nobody listens, and most of the start nobody does.
+    const ready = (await listens(Number(env.PORT)))
+      ? await fetch(`${url}/health/ready`).catch(() => undefined)
+      : undefined
     if (ready?.status === 200) break
     if (child.exitCode !== null || Date.now() > deadline) throw new Error(`the server did not start:\n${output()}`)
     await sleep(20)

@@ -4,7 +4,7 @@
  * folder goes, when the process that asked for it ends, even by SIGKILL.
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
-import { randomBytes } from 'node:crypto'
+import { createHash, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { chownSync, closeSync, mkdtempSync, openSync, readFileSync, writeFileSync } from 'node:fs'
 import { createServer as createWebServer, type RequestListener } from 'node:http'
@@ -47,8 +47,8 @@ export const postgresUrl = (): string => required('TEST_POSTGRES_URL')
 /** URL of the shared Redis. Other test files use it at the same time: prefix keys, do not flush. */
 export const redisUrl = (): string => required('TEST_REDIS_URL')
 
-async function administer(sql: string): Promise<void> {
-  const client = new pg.Client({ connectionString: postgresUrl() })
+async function administer(sql: string, url = postgresUrl()): Promise<void> {
+  const client = new pg.Client({ connectionString: url })
   await client.connect()
   try {
     await client.query(sql)
@@ -57,14 +57,25 @@ async function administer(sql: string): Promise<void> {
   }
 }
 
-/** Creates an empty database with a unique name on the shared PostgreSQL; `drop` removes it though sessions are open. */
-export async function freshDatabase(): Promise<{ url: string; drop(): Promise<void> }> {
+/**
+ * Creates a database with a unique name on the shared PostgreSQL, empty or as `template` is; `drop` removes it though sessions are
+ * open.
+ */
+export async function freshDatabase(template?: string): Promise<{ url: string; drop(): Promise<void> }> {
   const name = `inventory_test_${process.pid}_${randomBytes(6).toString('hex')}`
-  await administer(`CREATE DATABASE ${name}`)
+  await administer(`CREATE DATABASE ${name}${template === undefined ? '' : ` TEMPLATE ${template}`}`)
   const url = new URL(postgresUrl())
   url.pathname = `/${name}`
   return { url: url.href, drop: () => administer(`DROP DATABASE IF EXISTS ${name} WITH (FORCE)`) }
 }
+
+/** What the database is called that those of one run are copied from; `folder` is the run's own. */
+export const templateName = (folder: string): string =>
+  `inventory_test_${createHash('sha256').update(folder).digest('hex').slice(0, 12)}`
+
+/** For the end of a run on the server at `url`. */
+export const dropTemplate = (url: string, folder: string): Promise<void> =>
+  administer(`DROP DATABASE IF EXISTS ${templateName(folder)} WITH (FORCE)`, url)
 
 /** A web server of the test's own. @returns its URL, and what ends it with whatever it still answers */
 export async function listening(answer: RequestListener): Promise<{ url: string; port: number; close(): void }> {

@@ -30,7 +30,7 @@ export interface ItemFinding extends Omit<Finding, 'index'> {
   day: string
 }
 
-export interface AnomalyFilter {
+interface AnomalyFilter {
   itemCode?: string
   status?: AnomalyStatus
   severity?: Severity

@@ -29,7 +29,7 @@ interface Pad {
   waiting: NewEntry[]
 }
 
-export interface NotesOptions {
+interface NotesOptions {
   /** Rejects when the entries could not be kept; they are offered again. */
   keep(tenant: Tenant | null, rows: readonly NewEntry[]): Promise<void>
   /** Told how many were put together with others, and how many were lost. */

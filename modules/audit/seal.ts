@@ -68,7 +68,7 @@ async function unsealed(store: AuditStore, last: BatchTable | undefined, now: nu
 }
 
 /** Numbers below the last batch that no batch holds and where an entry may still appear. */
-export async function openGaps(store: AuditStore, now: number): Promise<Range[]> {
+async function openGaps(store: AuditStore, now: number): Promise<Range[]> {
   const settled = await store.lastBatchSealedBefore(now - LATE_MILLISECONDS)
   const recent = await store.batchesAfter(settled?.seq ?? 0, Number.MAX_SAFE_INTEGER)
   return gapsOf(

@@ -1,12 +1,12 @@
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
 
 const TYPES = ['full', 'incremental'] as const
-export type BackupType = (typeof TYPES)[number]
+type BackupType = (typeof TYPES)[number]
 const OUTCOMES = ['success', 'failure'] as const
 type Outcome = (typeof OUTCOMES)[number]
 
 /** What the last good ones of a tenant were, in milliseconds; 0: none. */
-export interface LastGood {
+interface LastGood {
   readonly full: number
   /** Up to when everything is in a backup. */
   readonly incremental: number

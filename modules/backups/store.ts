@@ -30,7 +30,7 @@ type BackupsTables = {
   }
 }
 export type ArchiveRow = BackupsTables['backup_archives']
-export type CheckRow = BackupsTables['backup_checks']
+type CheckRow = BackupsTables['backup_checks']
 export interface Chain extends ArchivePosition {
   readonly last: string
   readonly coveredAt: number

@@ -32,7 +32,7 @@ export type ApiTokenTables = {
 }
 type Row = Selectable<ApiTokenTables['api_tokens']>
 
-export interface NewApiToken {
+interface NewApiToken {
   readonly name: string
   readonly role: Role
   readonly scopes: readonly string[]
@@ -120,6 +120,7 @@ export async function deleteApiToken(tx: Transaction, tenant: Tenant, id: string
   return true
 }
 
+/** Those that have expired: they are refused by their own date, so nothing remembers them. */
 export async function forgetApiTokens(tx: Transaction): Promise<void> {
   const db = tx.db.withTables<ApiTokenTables>()
   await db.deleteFrom('api_tokens').where('expires_at', '<', Date.now()).execute()

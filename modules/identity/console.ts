@@ -13,7 +13,7 @@ import { type Account, addUser, changeUser, createIdentityStore, type UserChange
 /** What the operator may do at the console, where no token is asked for. A running server notices at its next request. */
 
 /** The subject of tokens that belong to no user. */
-export const CONSOLE_SUBJECT = 'cli'
+const CONSOLE_SUBJECT = 'cli'
 const hasher = createPasswordHasher()
 const CONSOLE: Agent = {
   actor: CONSOLE_SUBJECT,

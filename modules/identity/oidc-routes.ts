@@ -11,7 +11,7 @@ import { accountOf } from './oidc-accounts.js'
 import type { RouteContext } from './routes.js'
 import { proceed } from './sign-in.js'
 
-export interface OidcContext extends RouteContext {
+interface OidcContext extends RouteContext {
   readonly oidc: OidcOptions
   readonly seal: Seal
 }

@@ -60,13 +60,14 @@ const METADATA_MILLISECONDS = 3_600_000
 const FRESH_SECONDS = 120
 const RANK: readonly Role[] = ['viewer', 'staff', 'manager', 'admin']
 
-export interface OidcProvider {
+interface OidcProvider {
   /** @throws OidcUnavailable */
   depart(fresh: boolean, at: number): Promise<{ url: URL; departure: Departure }>
   /** @param query as the provider sent it. @throws OidcFailed, OidcUnavailable */
   arrive(query: string, departure: Departure): Promise<Arrival>
 }
 
+/** A provider by its discovery document, which is asked for when it is first needed (OpenID Connect Discovery 1.0). */
 export function createOidcProvider(options: OidcOptions, redirectUri: string): OidcProvider {
   const { issuer, clientId, clientSecret, scope = 'openid profile' } = options
   let found: { configuration: Promise<client.Configuration>; at: number } | undefined
@@ -187,6 +188,7 @@ export function claimAt(claims: object, path: string): unknown {
   return direct !== undefined ? direct : path.split('.').reduce<unknown>(own, claims)
 }
 
+/** The highest role that the groups grant; undefined when they grant none. */
 export function roleOf(groups: unknown, roles: Readonly<Record<string, Role>>): Role | undefined {
   if (!shape(Groups)(groups)) return undefined
   const granted = [groups].flat().map((group) => (Object.hasOwn(roles, group) ? roles[group] : undefined))

@@ -61,6 +61,7 @@ const toStored = (row: Selectable<PasskeyTables['passkeys']>): StoredPasskey => 
   transports: transportsOf(row.transports)
 })
 
+/** Passkeys by user; the store may stand in a transaction. */
 export function createPasskeyStore(database: Kysely<unknown>) {
   const db = database.withTables<PasskeyTables>()
   return {

@@ -16,7 +16,7 @@ const webauthn = () => import('@simplewebauthn/server')
 const webauthnHelpers = () => import('@simplewebauthn/server/helpers')
 
 /** Who a challenge was made for: it proves nothing for anything or anybody else. */
-export type Ceremony =
+type Ceremony =
   | { readonly purpose: 'register' | 'second-factor'; readonly userId: string }
   | { readonly purpose: 'sign-in' }
 

@@ -5,8 +5,8 @@ import { PasswordRefused } from './errors.js'
  * NIST SP 800-63B Rev. 4, 3.1.1.2: length and a list of known passwords; no rule of composition, no truncation. Fifteen
  * characters where the password is all that is asked for, eight where a second factor is asked for too.
  */
-export const SOLE_LENGTH_MIN = 15
-export const LENGTH_MIN = 8
+const SOLE_LENGTH_MIN = 15
+const LENGTH_MIN = 8
 const BYTES_MAX = 1024
 /** Part of every name list that is tried first against a service. */
 const PRODUCT_WORDS = ['inventory', 'enterprise']
@@ -15,7 +15,7 @@ const CONTEXT_WORD_MIN = 3
 const UNIT_MIN = 4
 const ROWS = ['1234567890', 'abcdefghijklmnopqrstuvwxyz', 'qwertyuiopasdfghjklzxcvbnm', 'azertyuiopqsdfghjklmwxcvbn']
 
-export interface PasswordContext {
+interface PasswordContext {
   readonly username: string
   readonly tenant: string
   /** Whether nothing but the password is asked for at a sign-in. */

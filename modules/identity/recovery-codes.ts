@@ -1,6 +1,6 @@
 import { createHash, randomBytes } from 'node:crypto'
 
-export const RECOVERY_CODES = 10
+const RECOVERY_CODES = 10
 const CHARACTERS = 24
 const GROUP = 6
 /** Crockford's base 32: no letter that is taken for another or for a digit. */

@@ -18,7 +18,7 @@ export const TOKEN_LIFE_SECONDS_MAX = 86_400
 const DATABASE_TIMEOUT_MILLISECONDS = 2_000
 const PRUNE_EVERY_MILLISECONDS = 60_000
 
-export type TokenEndsTables = {
+type TokenEndsTables = {
   token_ends_counter: { id: number; version: number }
   token_ends: {
     version: number
@@ -29,7 +29,7 @@ export type TokenEndsTables = {
   }
 }
 /** All tokens of a subject that were signed under an epoch below; those of one session; one alone. */
-export type TokenEnd =
+type TokenEnd =
   | { readonly kind: 'subject'; readonly key: string; readonly epoch: number }
   | { readonly kind: 'session'; readonly key: string }
   | { readonly kind: 'token'; readonly key: string; readonly expiresAt: number }

@@ -22,7 +22,7 @@ export interface Factors {
 /** Whether a sign-in of this user asks for more than the password. Recovery codes alone are no factor: they replace one. */
 export const isEnrolled = ({ totp, passkeys }: Factors): boolean => totp || passkeys > 0
 
-export interface TotpRow {
+interface TotpRow {
   /** Sealed; null until the first is confirmed. */
   readonly seed: string | null
   readonly pendingSeed: string | null
@@ -131,4 +131,3 @@ export function createSecondFactorStore(database: Kysely<unknown>) {
     }
   }
 }
-export type SecondFactorStore = ReturnType<typeof createSecondFactorStore>

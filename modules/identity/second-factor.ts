@@ -48,13 +48,14 @@ export interface SecondFactors extends SecondFactor {
   prove(tenant: Tenant, userId: string, proof: SecondFactorProof): Promise<ProofMethod | undefined>
 }
 
-export interface SecondFactorOptions {
+interface SecondFactorOptions {
   readonly seal: Seal
   readonly policy: SecondFactorPolicy
   readonly publicUrl: string
   readonly now: () => number
 }
 
+/** TOTP, recovery codes and passkeys of users, by what the policy demands of their roles. */
 export function createSecondFactors({ seal, policy, publicUrl, now }: SecondFactorOptions): SecondFactors {
   const passkeys = createPasskeys(seal, publicUrl, now)
   const of = (tenant: Tenant, userId: string) => createSecondFactorStore(tenant.db).factors(userId)
@@ -116,7 +117,7 @@ export function createSecondFactors({ seal, policy, publicUrl, now }: SecondFact
 }
 
 /** What may be given at a sign-in; nothing for a user who has no second factor. */
-export function methodsOf(factors: Factors): string[] {
+function methodsOf(factors: Factors): string[] {
   if (!isEnrolled(factors)) return []
   const { totp, passkeys, recoveryCodesLeft } = factors
   return [

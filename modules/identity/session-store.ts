@@ -61,7 +61,7 @@ const PER_USER_MAX = 50
 const PREFIX = 'ir_'
 const FORM = /^ir_([a-z][a-z0-9-]{0,39})_[A-Za-z0-9_-]{43}$/
 /** A refresh token that was used within this time may be sent again, and is answered with the same successor. */
-export const REFRESH_GRACE_SECONDS = 10
+const REFRESH_GRACE_SECONDS = 10
 
 const hashOf = (token: string) => createHash('sha256').update(token).digest('base64url')
 /** What follows a token: told from the token and a random seed, neither of which tells it alone. */

@@ -57,7 +57,7 @@ const PENDING_SECONDS: Readonly<Record<TokenUse, number>> = { enrol: 900, 'secon
 const STRONG: ReadonlySet<string> = new Set(['otp', 'hwk', 'swk', 'mfa'])
 
 /** Who has proved who it is by now, and what for. */
-export interface Passed extends Proof {
+interface Passed extends Proof {
   readonly tenant: Tenant
   /** Tokens in cookies. */
   readonly cookie: boolean
@@ -124,7 +124,7 @@ export async function proceed(
 export const isStrong = (methods: readonly string[]): boolean => methods.some((method) => STRONG.has(method))
 
 /** Every way in asks this: sign-in, refresh, API tokens. */
-export function missingStep(
+function missingStep(
   secondFactor: SecondFactor,
   { user }: Account,
   methods: readonly string[],
@@ -155,13 +155,13 @@ async function beginSession(
   return answerSession(service, request, reply, tenant, opened, passed.cookie)
 }
 
-export const deviceOf = (request: FastifyRequest): Device => ({
+const deviceOf = (request: FastifyRequest): Device => ({
   address: request.ip,
   userAgent: request.headers['user-agent'] ?? ''
 })
 
 /** The answer that hands over a session: its tokens in the body, or in cookies. */
-export function answerSession(
+function answerSession(
   service: SignIn,
   request: FastifyRequest,
   reply: FastifyReply,

@@ -34,7 +34,7 @@ export interface Account {
   readonly epoch: number
 }
 
-export interface NewUser {
+interface NewUser {
   readonly username: string
   readonly displayName: string
   readonly role: Role
@@ -230,4 +230,3 @@ export function createIdentityStore(database: Kysely<unknown>) {
     }
   }
 }
-export type IdentityStore = ReturnType<typeof createIdentityStore>

@@ -30,7 +30,7 @@ interface Claimed {
   readonly limit: Limit
 }
 
-export interface LoginAttempt {
+interface LoginAttempt {
   readonly tenant: string
   /** As it is compared: folded. */
   readonly username: string
@@ -38,7 +38,7 @@ export interface LoginAttempt {
   readonly address: string
 }
 
-export interface ThrottleOptions {
+interface ThrottleOptions {
   readonly now?: () => number
   /** Told when the last attempt of a limit is taken, so that the next one waits. */
   readonly exhausted?: (limit: Exhausted) => void

@@ -2,7 +2,7 @@ import { createHmac, timingSafeEqual } from 'node:crypto'
 
 /** Time-based one-time passwords (RFC 6238) of six digits with HMAC-SHA-1, which is what authenticator apps speak. */
 
-export const STEP_SECONDS = 30
+const STEP_SECONDS = 30
 const DIGITS = 6
 /** RFC 4226, 4: the seed is as long as the hash. */
 export const SEED_BYTES = 20

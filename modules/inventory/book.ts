@@ -35,7 +35,7 @@ export interface Author {
   readonly requestId: string
 }
 
-export interface Reversible {
+interface Reversible {
   readonly seq: number
   readonly id: string
   readonly type: MovementType

@@ -50,7 +50,7 @@ const REQUIRED = { items: ['itemCode'], movements: ['itemCode', 'quantity'] } as
 
 /** Keeps a spreadsheet from running a text as a formula; exports write it. */
 const TEXT_MARK = /^'(?='*[=+\-@])/
-export const CELL_MAX_LENGTH = 1_000
+const CELL_MAX_LENGTH = 1_000
 const RECORD_MAX_BYTES = 65_536
 
 export interface ReadOptions {

@@ -30,7 +30,7 @@ const CHUNK_LINES = 1_000
 /** A server has others wait only for the items of a chunk, and writes what is left of each item once. */
 const SERVER_CHUNK_LINES = 2_500
 const UNDO_CHUNK_TRANSACTIONS = 100
-export const ERRORS_SHOWN = 100
+const ERRORS_SHOWN = 100
 /** Beyond this many refused rows the file is plainly not what was meant, and reading on helps nobody. */
 const ERRORS_MAX = 10_000
 const PROGRESS_EVERY_ROWS = 5_000

@@ -297,7 +297,6 @@ export function createItemStore(root: Kysely<unknown>) {
     }
   }
 }
-export type ItemStore = ReturnType<typeof createItemStore>
 
 async function saveSearch(root: Kysely<unknown>, items: readonly (ItemRecord & { id: number })[]): Promise<void> {
   if (isPostgres(root)) {

@@ -31,6 +31,7 @@ export async function outlookFor(
   }
 }
 
+/** An item as a client sees it, with what is on order and how long it lasts. @throws ItemNotFound */
 export async function loadItem(
   context: Pick<Context, 'onOrder' | 'dailyDemand'>,
   tenant: Tenant,
@@ -105,6 +106,7 @@ function shownRecord(record: ItemRecord): object {
   }
 }
 
+/** @throws ItemExists, ItemCodeReserved, UnitNotFound, BarcodeTaken, ItemUnitFixed */
 export async function createItem(tx: Transaction, body: NewItem): Promise<void> {
   const store = createItemStore(tx.db)
   const catalogue = createCatalogueStore(tx.db)
@@ -125,6 +127,7 @@ export async function createItem(tx: Transaction, body: NewItem): Promise<void> 
   tx.invalidate(STOCK_CACHE)
 }
 
+/** What is not named stays as it is. @throws ItemNotFound, BarcodeTaken */
 export async function patchItem(tx: Transaction, itemCode: string, patch: ItemPatch): Promise<void> {
   const store = createItemStore(tx.db)
   const known = (await store.records([itemCode])).get(itemCode)

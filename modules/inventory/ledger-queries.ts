@@ -339,7 +339,6 @@ export function createLedgerQueries(root: Kysely<unknown>) {
     }
   }
 }
-export type LedgerQueries = ReturnType<typeof createLedgerQueries>
 
 const iso = (milliseconds: number) => new Date(milliseconds).toISOString()
 const isInternal = (kind: (typeof INTERNAL_KINDS)[number]) => INTERNAL_KINDS.includes(kind)

@@ -70,6 +70,7 @@ async function isNarrow(root: Kysely<unknown>, filter: Filter, values: Partial<V
   return (rows[0]?.items ?? 0) <= max
 }
 
+/** How a page of the list is found: by the order, by a narrow filter, or by the text. */
 export async function planList(root: Kysely<unknown>, order: Order, values: Partial<Values>): Promise<ListPlan> {
   const planned = isPostgres(root) ? await planOnPostgres(root, order, values) : await planOnSqlite(root, order, values)
   return { order, values, ...planned }

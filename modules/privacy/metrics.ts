@@ -1,7 +1,7 @@
 import { Counter, type Registry } from 'prom-client'
 
 const RIGHTS = ['access', 'rectification', 'erasure'] as const
-export type Right = (typeof RIGHTS)[number]
+type Right = (typeof RIGHTS)[number]
 
 export function createPrivacyMetrics(registry: Registry) {
   const requests = new Counter({

@@ -41,7 +41,7 @@ interface Room {
   forget?: NodeJS.Timeout
 }
 
-export interface HubOptions {
+interface HubOptions {
   readonly metrics: () => RealtimeMetrics
   /** A client that has so many bytes waiting is ended: it would never catch up, and they are memory of ours. */
   readonly waitingBytesMax: number

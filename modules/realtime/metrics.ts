@@ -4,7 +4,7 @@ export const TRANSPORTS = ['websocket', 'sse'] as const
 export type Transport = (typeof TRANSPORTS)[number]
 
 /** Why we ended a stream; the client may come again at once, but for `unauthorized`. */
-export const ENDINGS = ['unauthorized', 'slow', 'silent', 'spoke', 'closing'] as const
+const ENDINGS = ['unauthorized', 'slow', 'silent', 'spoke', 'closing'] as const
 export type Ending = (typeof ENDINGS)[number]
 
 export function createRealtimeMetrics(registry: Registry, open: () => Readonly<Record<Transport, number>>) {

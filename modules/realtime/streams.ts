@@ -18,6 +18,7 @@ const FAREWELL_MILLISECONDS = 2_000
 /** Where a control message has no id, a client does not take it for the last that it has seen. */
 const control = (topic: string, data: object) => ({ topic, data })
 
+/** A client on a WebSocket (RFC 6455): pings, farewells, and an end for one that falls silent or speaks. */
 export function webSocketStream(socket: WebSocket, listener: Listener): Stream {
   let answered = true
   // What it says is followed by `close`.

@@ -13,7 +13,7 @@ interface Pending {
   readonly response: ServerResponse
 }
 
-export interface Upgrades {
+interface Upgrades {
   /** Whether the request asks for a WebSocket. */
   asked(raw: IncomingMessage): boolean
   /** Makes it one. When the connection ends, so does the reply, for whoever counts requests. */

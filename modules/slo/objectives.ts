@@ -39,7 +39,7 @@ export const WINDOWS = {
 export type Window = keyof typeof WINDOWS
 export const WINDOW_NAMES = Object.keys(WINDOWS).filter((name): name is Window => name in WINDOWS)
 
-export interface Burn {
+interface Burn {
   readonly objective: Objective['name']
   readonly alert: string
   readonly short: Window

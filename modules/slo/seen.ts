@@ -38,13 +38,13 @@ export const seenRequests = (counts: Counts, history: History, now: number): See
   }))
 
 /** A moment of 0 is none: it has not happened in this process. */
-export async function seenState({ unit, gauge, provedAt }: State, registry: Registry): Promise<SeenState> {
+async function seenState({ unit, gauge, provedAt }: State, registry: Registry): Promise<SeenState> {
   const value = await largest(registry, gauge)
   const at = unit === 'seconds' ? value : provedAt === undefined ? undefined : await largest(registry, provedAt)
   return value === undefined || at === undefined || at <= 0 ? null : { value, at }
 }
 
-export interface Watch {
+interface Watch {
   readonly registry: Registry
   readonly history: History
   readonly states: readonly State[]
@@ -54,6 +54,7 @@ export interface Watch {
   readonly bornAt: number
 }
 
+/** What the objectives are judged by at this moment, from the metrics of this process. */
 export async function seenBy({ registry, history, states, startedAt, clock, bornAt }: Watch): Promise<Seen> {
   const counts = await countRequests(registry)
   const now = clock()

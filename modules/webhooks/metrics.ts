@@ -4,7 +4,7 @@ import type { AttemptOutcome, DisabledReason } from '../../schemas/webhooks.js'
 const OUTCOMES: AttemptOutcome[] = ['success', 'status', 'timeout', 'network', 'refused']
 
 /** Of one tenant. */
-export interface WebhookCounts {
+interface WebhookCounts {
   readonly active: number
   readonly disabled: number
   readonly waiting: number

@@ -8,8 +8,8 @@ export const ATTEMPTS_MAX = 12
 export const LIFE = 3 * 86_400_000
 
 /** A webhook is taken out of service when it has failed so often, for so long, without one success between. */
-export const FAILURES_MAX = 10
-export const FAILING_MAX = 3 * 86_400_000
+const FAILURES_MAX = 10
+const FAILING_MAX = 3 * 86_400_000
 /** From so many failures in a row on, one delivery at a time asks whether the receiver is back. */
 export const FAILURES_BEFORE_PROBING = 5
 

@@ -31,7 +31,7 @@ export interface Sender {
 }
 
 /** DNS itself, with short limits: the system's lookup would hold one of the few threads that hash passwords, too. */
-export const resolveByDns: Resolve = async (hostname) => {
+const resolveByDns: Resolve = async (hostname) => {
   const resolver = new Resolver(DNS)
   const none = (): string[] => []
   const answers = await Promise.all([resolver.resolve4(hostname).catch(none), resolver.resolve6(hostname).catch(none)])
@@ -53,6 +53,7 @@ interface SenderOptions {
   timeoutMilliseconds?: number
 }
 
+/** Posts to addresses that the policy allows, each resolved once; a redirect is a failure. */
 export function createSender(options: SenderOptions): Sender {
   const { policy, resolve = resolveByDns, timeoutMilliseconds = TIMEOUT_MILLISECONDS } = options
 

@@ -50,7 +50,7 @@ type AttemptRow = {
   detail: string | null
   duration_ms: number
 }
-export type WebhookTables = {
+type WebhookTables = {
   webhooks: WebhookRow
   webhook_deliveries: DeliveryRow
   webhook_attempts: AttemptRow

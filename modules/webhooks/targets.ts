@@ -2,7 +2,7 @@ import { BlockList, isIP } from 'node:net'
 
 /** Where a webhook may go: whoever names the URL must not thereby reach what only this machine can reach. */
 
-export type TargetRefusal = 'syntax' | 'scheme' | 'credentials' | 'fragment' | 'port' | 'host' | 'address'
+type TargetRefusal = 'syntax' | 'scheme' | 'credentials' | 'fragment' | 'port' | 'host' | 'address'
 
 export interface TargetPolicy {
   /** What is wrong with a URL before any name is looked up; undefined: nothing. */

@@ -22,14 +22,14 @@ import type { ArchiveSettings } from './operations.js'
 import { restoreInto, type Scratch } from './scratch.js'
 import type { Failure, Message, Order, Request, Result, ThreadData } from './thread.js'
 
-export interface ArchiveServiceOptions {
+interface ArchiveServiceOptions {
   readonly settings: ArchiveSettings
   readonly increments: boolean
   /** Where a tenant's database is. */
   readonly database: Omit<DatabaseOptions, 'poolSize'>
   readonly migrations: () => readonly MigrationSet[]
 }
-export interface RestoreRequest {
+interface RestoreRequest {
   readonly tenant: string
   readonly wanted: { readonly id: string } | { readonly at: number }
   readonly prove: (copy: TenantCopy) => Promise<readonly ArchiveProof[]>

@@ -62,6 +62,7 @@ export type Manifest = Static<typeof Manifest>
 export type PartKind = 'rows' | 'gone'
 export const partName = (kind: PartKind, table: string, n: number): string =>
   `${kind}/${table}/${String(n).padStart(6, '0')}.ndjson.gz`
+/** Undefined for a name that is none of ours. */
 export function parsePartName(name: string): { kind: PartKind; table: string } | undefined {
   const [, kind, table] = /^(rows|gone)\/(\w+)\/\d{6,}\.ndjson\.gz$/.exec(name) ?? []
   return table === undefined ? undefined : { kind: kind === 'rows' ? 'rows' : 'gone', table }

@@ -25,7 +25,7 @@ export function archivesOf(config: Config, sets: readonly MigrationSet[] = [], d
   })
 }
 
-export interface RestoreOrder {
+interface RestoreOrder {
   readonly tenant: string
   readonly wanted: { readonly id: string } | { readonly at: number }
   readonly sets: readonly MigrationSet[]

@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { existsSync, linkSync, readdirSync, renameSync, rmSync } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import Sqlite from 'better-sqlite3'
 import pg from 'pg'
 import type { ArchiveProof, MigrationSet, Place, PortableSchema, TenantCopy } from '../contracts.js'
@@ -177,14 +178,21 @@ function closeForGood(path: string): void {
 /** How services call themselves at the database; one that is idle looks for work every few seconds, so it holds a connection. */
 const SERVICE = 'inventory-enterprise'
 
+/** A process of the server ends a moment after its client has gone, as a service has that was stopped just now. */
+const LEAVING_MILLISECONDS = 1_000
+const LOOKED_AGAIN_MILLISECONDS = 50
+
 async function requireNoService(client: pg.Client): Promise<void> {
-  const { rows } = await client.query<{ count: string }>(
-    `select count(*) from pg_catalog.pg_stat_activity
-     where datname = current_database() and application_name = $1 and pid <> pg_backend_pid()`,
-    [SERVICE]
-  )
-  const others = Number(rows[0]?.count)
-  if (others > 0) throw new DatabaseInUse({ reason: `services hold ${others} connections to it` })
+  for (const deadline = performance.now() + LEAVING_MILLISECONDS; ; await sleep(LOOKED_AGAIN_MILLISECONDS)) {
+    const { rows } = await client.query<{ count: string }>(
+      `select count(*) from pg_catalog.pg_stat_activity
+       where datname = current_database() and application_name = $1 and pid <> pg_backend_pid()`,
+      [SERVICE]
+    )
+    const others = Number(rows[0]?.count)
+    if (others === 0) return
+    if (performance.now() > deadline) throw new DatabaseInUse({ reason: `services hold ${others} connections to it` })
+  }
 }
 
 /** Both names change in one transaction, under which nobody uses either. */

@@ -4,7 +4,7 @@ const BLOCK = 512
 /** No part is nearly as big; a header that claims more is no header of ours. */
 const CONTENT_MAX_BYTES = 1_100_000_000
 
-export interface TarEntry {
+interface TarEntry {
   readonly name: string
   readonly content: Buffer
 }
@@ -36,7 +36,7 @@ export function tarFile({ name, content }: TarEntry, at: Date): Buffer[] {
 
 export const tarEnd = (): Buffer => Buffer.alloc(2 * BLOCK)
 
-export class NotTar extends Error {}
+class NotTar extends Error {}
 
 /**
  * The files of a tar stream, one in memory at a time. `entering` is told of each before its content is read.

@@ -22,7 +22,7 @@ export interface Written {
   readonly counts: Record<string, number>
   readonly parts: number
 }
-export type Advance = (done: number, total: number) => void
+type Advance = (done: number, total: number) => void
 
 /** Lines of one table, cut into parts. */
 class Parts {

@@ -75,6 +75,7 @@ const GZIP = { level: 1, windowBits: 14, memLevel: 6, chunkSize: 4_096 }
 /** A strong validator for an HTTP body, quotes included. */
 export const etagOf = (body: Buffer): string => `"${hash('sha256', body, 'base64url').slice(0, 22)}"`
 
+/** A cache for each tenant, over one budget of bytes: in this process, and with `redis` shared with others. */
 export function createCaches(options: CachesOptions): Caches {
   const { redis, registry, namespaces = [] } = options
   const tenants = new Map<string, LocalCache>()

@@ -11,7 +11,7 @@ const SETTLE_MS = 1_000
 export type SharedOperation = 'get' | 'set' | 'delete'
 export type SharedResult = 'hit' | 'miss' | 'ok' | 'error'
 
-export interface SharedCacheOptions {
+interface SharedCacheOptions {
   redis: RedisLink
   ttlSeconds: number
   /** Another node has changed what the namespace shows. */

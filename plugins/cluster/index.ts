@@ -120,7 +120,7 @@ export function joinCluster(): Member | undefined {
   }
 }
 
-export interface ClusterOptions {
+interface ClusterOptions {
   readonly workers: number
   readonly drainSeconds: number
   readonly log: Pick<FastifyBaseLogger, 'info' | 'warn'>

@@ -18,7 +18,7 @@ export type WorkerHealth = Static<typeof WorkerHealth>
 
 /** What a process tells the others. */
 const Own = Closed({ status: CheckStatus, state: ServingState, since: Type.Integer() })
-export type Own = Static<typeof Own>
+type Own = Static<typeof Own>
 
 export type Processes = Pick<Member, 'answer' | 'askEach'>
 

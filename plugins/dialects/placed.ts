@@ -15,6 +15,7 @@ export interface Placements {
 
 const TABLE = 'inventory_control.placements'
 
+/** Which server holds which tenant, in a table of the first server. */
 export function postgresPlacements(url: string, tls?: TlsIdentity): Placements {
   const pool = new pg.Pool({
     connectionString: tls === undefined ? url : withoutTlsParameters(url),

@@ -14,6 +14,7 @@ import { endSilent, WatchedClient } from './watched-client.js'
 const STATEMENTS_MAX = 200
 const CHANGES = new Set(['INSERT', 'UPDATE', 'DELETE', 'MERGE'])
 
+/** @returns the pool, and what stops looking for connections that fell silent */
 export function openPool(connection: pg.PoolConfig, max: number): { pool: pg.Pool; unwatch: () => void } {
   const pool = new pg.Pool({ ...connection, max, types: { getTypeParser }, Client: WatchedClient, pipeline: true })
   const unwatch = endSilent(pool, connection)

@@ -81,6 +81,7 @@ interface Stored {
   body: string
 }
 
+/** How routes answer: reads from the cache with their ETag, writes once for each Idempotency-Key, jobs waited for. */
 export function createAnswers({ registry, waitForJob }: AnswersOptions): Answers {
   const counted = idempotencyMetrics(registry)
   const tenantOf = (request: FastifyRequest) => request.getDecorator<Tenant>('tenant')
@@ -253,6 +254,7 @@ const keepAnswer = (tx: Transaction, key: string, { headers, ...answer }: Stored
 /** A key counts for a week; a retry comes within minutes. */
 const KEY_LIFE_MILLISECONDS = 7 * 86_400_000
 
+/** Removes the keys, and with them the answers, that no retry can ask for any more. */
 export async function forgetOldKeys(tenant: Tenant): Promise<void> {
   await tenant.transact(({ db }) =>
     db

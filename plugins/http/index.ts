@@ -11,7 +11,7 @@ import { countingStore, limitMetrics, limitRoutes, type RateLimits } from './rat
 
 const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE']
 
-export interface HttpOptions {
+interface HttpOptions {
   version: string
   corsOrigins: readonly string[]
   /** Of each address; 0: no limit. */

@@ -35,7 +35,7 @@ const TIMINGS = {
   redisAnswer: 200,
   redisLost: 1_000
 }
-export type JobTimings = typeof TIMINGS
+type JobTimings = typeof TIMINGS
 
 export interface JobsOptions {
   tenants: { get(id: string): Promise<Tenant>; list(): Promise<string[]> }

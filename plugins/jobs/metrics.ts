@@ -5,7 +5,7 @@ const WAIT_SECONDS = [0.05, 0.25, 1, 5, 30, 120, 600]
 const OUTCOMES = ['success', 'failure', 'cancelled'] as const
 export type Outcome = (typeof OUTCOMES)[number]
 
-export interface QueueDepth {
+interface QueueDepth {
   readonly kind: string
   readonly depth: number
   /** Unix time in milliseconds of the oldest. */

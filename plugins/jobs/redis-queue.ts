@@ -17,7 +17,7 @@ interface Payload {
   jobId: string
 }
 
-export interface RedisQueueOptions {
+interface RedisQueueOptions {
   url: string
   tls?: TlsIdentity | undefined
   name: string
@@ -41,6 +41,7 @@ export interface RedisQueue {
   close(): Promise<void>
 }
 
+/** Jobs handed to whichever process is free, by BullMQ. What is in Redis is a hint: the truth is the row in the database. */
 export function createRedisQueue(options: RedisQueueOptions): RedisQueue {
   const { url, name, concurrency, answerMs, log } = options
   const secured = tlsOptions(url, options.tls)

@@ -22,7 +22,7 @@ export interface JobLog {
   error(fields: object, message: string): void
 }
 
-export interface RunnerOptions {
+interface RunnerOptions {
   getTenant(id: string): Promise<Tenant>
   readonly definitions: ReadonlyMap<string, Definition>
   readonly node: string

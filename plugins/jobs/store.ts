@@ -77,7 +77,7 @@ export interface JobPosition {
   readonly id: string
 }
 
-export interface Interrupted {
+interface Interrupted {
   readonly requeued: { kind: string }[]
   readonly cancelled: { kind: string }[]
   readonly lost: { kind: string }[]

@@ -9,7 +9,7 @@ const FORGOTTEN_MILLISECONDS = 60_000
 /** While there are none to tell; a database that hangs must not take the other metrics with it. */
 const FIRST_MILLISECONDS = 500
 
-export interface KeptOptions {
+interface KeptOptions {
   readonly freshMilliseconds?: number
   /** How long to wait for new ones while there are old ones; 0 when left out. */
   readonly waitMilliseconds?: number

@@ -17,13 +17,13 @@ const REPORT_EVERY_TICKS = 4
 const COMPARE_TENANTS_EVERY_TICKS = 8
 const CAUGHT_UP_TIMEOUT_MS = 60_000
 
-export interface MirrorOptions {
+interface MirrorOptions {
   readonly databases: Readonly<Record<Dialect, Omit<DatabaseOptions, 'poolSize'>>>
   readonly files: MirrorFiles
 }
 
 /** What changes hands at a switch. */
-export interface Door {
+interface Door {
   /** Lets no request in and resolves when those inside have ended and the service is closed. */
   hold(): Promise<void>
   /** Opens the service on the database that counts now, and lets the requests in that waited. */

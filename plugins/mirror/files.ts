@@ -11,7 +11,7 @@ const State = Type.Object({
   primary: Type.Union([Type.Literal('sqlite'), Type.Literal('postgres')]),
   since: Type.String()
 })
-export type MirrorState = Static<typeof State>
+type MirrorState = Static<typeof State>
 const OFF: MirrorState = { on: false, primary: 'sqlite', since: '' }
 
 export const ORDERS = ['start', 'verify', 'switch', 'stop'] as const
@@ -74,6 +74,7 @@ const Report = Type.Object({
 })
 export type MirrorReport = Static<typeof Report>
 
+/** What a service and the command tell each other about the copy: files in `mirror/` beside the database, each replaced as a whole. */
 export class MirrorFiles {
   readonly #folder: string
 

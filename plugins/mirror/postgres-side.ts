@@ -36,7 +36,7 @@ const id = pg.escapeIdentifier
 const text = pg.escapeLiteral
 
 /** The user of the database may not write past its guards, so it cannot hold a mirror. */
-export class MirrorNotAllowed extends Error {
+class MirrorNotAllowed extends Error {
   constructor() {
     super(
       'the user of the PostgreSQL database may not set session_replication_role: make it a superuser, or (PostgreSQL 15 and later) GRANT SET ON PARAMETER session_replication_role TO it'
@@ -51,6 +51,7 @@ async function asReplica(client: pg.Client): Promise<void> {
   })
 }
 
+/** @throws MirrorNotAllowed when the user may not write as a replica does */
 export async function postgresSide(
   place: PostgresPlace,
   traits: readonly Portability[],

@@ -102,6 +102,7 @@ export const pruneSqlite = (
 const parse = (position: string): Position => JSON.parse(position)
 const seqOf = (position: string): number => parse(position).seq
 
+/** Opens the file beside the service that uses it; its writes wait for the others, at most some seconds. */
 export function sqliteSide(path: string, traits: readonly Portability[], purpose: Purpose = 'mirror'): Side {
   const [CAPTURE, CHANGES] = [`${purpose}_capture`, `${purpose}_changes`]
   const CAPTURES = `${purpose}_note_*`

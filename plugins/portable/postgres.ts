@@ -210,6 +210,7 @@ async function* rowsOf({ client, name, types, cursor }: Scan, table: PortableTab
   await client.query(`close ${cursor}`)
 }
 
+/** The tables of a schema as both engines know them, and the types by which its values are read. */
 export async function postgresSchema(
   client: pg.Client,
   name: string,

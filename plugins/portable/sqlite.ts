@@ -82,6 +82,7 @@ export function sqliteWriter(path: string, traits: readonly Portability[], onto?
   }
 }
 
+/** The tables of a file as both engines know them. */
 export function sqliteSchema(db: Sqlite.Database, traits: readonly Portability[]): PortableSchema {
   const notCopied = new Set([SUSPENDED, ...traits.flatMap((trait) => trait.notCopied ?? [])])
   const renamed = new Map(

@@ -31,7 +31,7 @@ const Order = Closed({
 const Told = Closed({ level: Level, until: Type.Integer() })
 type Told = Static<typeof Told>
 
-export interface LogLevels {
+interface LogLevels {
   current(): LogLevel
   /** Here, in every process of this cluster, and on every node that Redis reaches; for so long, and never for good. */
   set(level: Told['level'], minutes: number): void
@@ -118,7 +118,7 @@ function parsed(message: string): unknown {
   }
 }
 
-export interface LogLevelOptions extends ModuleOptions {
+interface LogLevelOptions extends ModuleOptions {
   readonly levels: LogLevels
   readonly tenancy: 'single' | 'multi'
 }

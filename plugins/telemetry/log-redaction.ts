@@ -26,7 +26,7 @@ const SECRETS: readonly [RegExp, string][] = [
   // Tokens of ours: refresh, API, links.
   [/\bi[a-z]_[a-z][a-z0-9-]*_[\w-]{16,}/g, '***']
 ]
-export const withoutSecrets = (text: string): string =>
+const withoutSecrets = (text: string): string =>
   SECRETS.reduce((clean, [pattern, instead]) => clean.replace(pattern, instead), text)
 
 interface LoggedError {

@@ -3,6 +3,7 @@ import { traceRequests } from './http.js'
 import { Provider } from './provider.js'
 import type { Telemetry, TelemetrySettings } from './tracing.js'
 
+/** Read only where traces are on: without them no package of OpenTelemetry is loaded. */
 export function openProvider(settings: TelemetrySettings): Telemetry {
   const provider = new Provider(settings)
   let unlisten = () => {}

@@ -59,7 +59,7 @@ const SAMPLERS: Readonly<Record<string, (ratio: number) => Sampler>> = {
 }
 
 /** How many spans the collector took, and how many it did not. */
-export interface Exported {
+interface Exported {
   success: number
   failure: number
 }

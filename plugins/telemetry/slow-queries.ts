@@ -9,7 +9,7 @@ const SAME_PLAN_EVERY_MS = 600_000
 const TEXTS_MAX = 500
 const SQL_MAX_CHARS = 4_000
 
-export interface SlowQueryOptions {
+interface SlowQueryOptions {
   /** Longer than this is slow. */
   readonly seconds: number
   readonly log: FastifyBaseLogger

@@ -1,7 +1,7 @@
 import type { FastifyInstance } from 'fastify'
 
 /** What is known of a piece of work; ids and counts, never a person's data, never a query's values. */
-export type SpanAttributes = Readonly<Record<string, string | number | boolean>>
+type SpanAttributes = Readonly<Record<string, string | number | boolean>>
 
 export interface SpanOptions {
   /** `producer`, `consumer`: the two ends of work that waits in between. `internal` when left out. */

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { send } from './load.js'
 
 /** Requests a minute for one caller: exports, which nothing else here asks for. */
-export const EXPORTS = 20
+const EXPORTS = 20
 export const RATE_LIMITS = `export:${EXPORTS}`
 const PATH = '/api/export/items'
 /** More than the limit at each node. */

@@ -11,7 +11,7 @@ import { freePort } from '../services.js'
 const START_SECONDS = 120
 
 /** Only what is named: the developer's own variables must not leak in. */
-export interface Program {
+interface Program {
   readonly name: string
   readonly command: string
   readonly args: readonly string[]

@@ -6,14 +6,14 @@ import { temporaryFolder } from '../service-process.js'
 
 /** Certificates made for one test, by the openssl program that every PostgreSQL brings along. */
 
-export interface Issued {
+interface Issued {
   readonly cert: string
   readonly key: string
   /** Paths of the same two. */
   readonly certFile: string
   readonly keyFile: string
 }
-export interface Authority {
+interface Authority {
   readonly ca: string
   readonly caFile: string
   /** @param name the common name, and the name of a server @param days of life; negative: it has ended */

@@ -6,7 +6,7 @@ import { join } from 'node:path'
  * fail. The table is `controls.txt` beside this file's source; its head says how it is written.
  */
 
-export interface Removal {
+interface Removal {
   /** Of the program, as `plugins/auth.ts`. */
   readonly file: string
   /** Text of one line, as it is compiled. */

@@ -294,7 +294,7 @@ function judge({ app, content }: Service, knowledge: Knowledge): Judge {
   }
 }
 
-export interface Budget {
+interface Budget {
   seed: number
   milliseconds: number
   runs?: number

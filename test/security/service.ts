@@ -10,7 +10,7 @@ import { loadConfig } from '../../plugins/config/index.js'
 import { serverOptions } from '../../plugins/http/server-options.js'
 import type { Dialect } from '../helper.js'
 import { temporaryFolder } from '../service-process.js'
-import { freshDatabase } from '../services.js'
+import { provideDatabase } from '../templates.js'
 
 /** The whole service with what the security tests must see of its inside: the table of its routes and its database's content. */
 
@@ -49,9 +49,7 @@ interface Options {
 
 export async function openService(t: Test, { dialect, config = {}, plant }: Options): Promise<Service> {
   const folder = temporaryFolder(t)
-  const database = dialect === 'postgres' ? await freshDatabase() : undefined
-  if (database !== undefined) t.teardown(() => database.drop())
-  const path = join(folder, 'security.sqlite')
+  const path = join(folder, 'inventory.sqlite')
   const level = process.env.LOG_LEVEL ?? 'silent'
   const app = Fastify(serverOptions({ logLevel: level }))
   const routes: Route[] = []
@@ -59,7 +57,7 @@ export async function openService(t: Test, { dialect, config = {}, plant }: Opti
     const role = declared !== undefined && 'role' in declared ? declared.role : undefined
     for (const each of METHODS) if ([method].flat().includes(each)) routes.push({ method: each, url, role, schema })
   })
-  const url = database?.url ?? `sqlite:${path}`
+  const url = (await provideDatabase(t, { dialect, dataDir: folder })) ?? `sqlite:${path}`
   await register(
     app,
     loadConfig({ NODE_ENV: 'test', LOG_LEVEL: level, DATA_DIR: folder, DATABASE_URL: url, ...config })

@@ -1,0 +1,142 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import t from 'tap'
+import { createDerivation } from '../modules/forecasting/derive.js'
+import { createNightly, NIGHTLY_JOB } from '../modules/forecasting/nightly.js'
+import type { Tenants } from '../plugins/core.js'
+import type { JobService } from '../plugins/jobs/index.js'
+import { day, onBothDatabases, WAIT, weeklyUse } from './ai-harness.js'
+import { buildApp } from './helper.js'
+import { serviceEnvironment, startService } from './service-process.js'
+
+/** The training of the night, for each tenant its own, and what goes on of it where a process was killed. */
+
+onBothDatabases(t, 'the nightly training', async (t, host) => {
+  const { ledger, tenant, call, clock, app } = host
+  const jobs = app.getDecorator<JobService>('jobs')
+  await ledger.post(tenant, [...weeklyUse('A', 60, 9, 1), ...weeklyUse('B', 60, 4, 2), ...weeklyUse('C', 60, 2, 3)])
+  await call('POST', '/api/ai/forecast/train', { itemCodes: ['A'], models: ['ses'], horizonDays: 10 }, WAIT)
+  await call('POST', '/api/ai/forecast/train', { itemCodes: ['A'], models: ['naive'], frequency: 'week' }, WAIT)
+  const derivation = createDerivation(ledger, () => clock.now)
+  const node = () =>
+    createNightly({
+      jobs,
+      derivation,
+      aggregate: async () => 0,
+      hour: 2,
+      now: () => clock.now,
+      train: async () => {
+        throw new Error('the job is the service’s')
+      }
+    })
+  const started = async () =>
+    (
+      await tenant.db.withTables<{ jobs: { id: string; kind: string } }>().selectFrom('jobs').selectAll().execute()
+    ).filter(({ kind }) => kind === NIGHTLY_JOB)
+  clock.now = Date.parse(`${day(61)}T01:59:00Z`)
+  await node().tick(tenant)
+  t.equal((await started()).length, 0, 'not due yet')
+  clock.now = Date.parse(`${day(61)}T02:01:00Z`)
+  await Promise.all([node().tick(tenant), node().tick(tenant), node().tick(tenant)])
+  await node().tick(tenant)
+  const [first, ...others] = await started()
+  t.same(others, [], 'one node starts it, once a day')
+  const end = (id = '') => jobs.wait(tenant, id, 60)
+  const { result } = await end(first?.id)
+  t.match(
+    result,
+    { trained: 2, skipped: 2, failed: [] },
+    'what was asked for is kept, the rest is trained by the defaults'
+  )
+  t.equal((await call('GET', '/api/ai/forecast/A')).body.model, 'ses')
+  t.equal((await call('GET', '/api/ai/forecast/A')).body.points.length, 10)
+  clock.now += 24 * 3_600_000
+  await ledger.post(tenant, [{ itemCode: 'C', day: day(61), used: 2 }])
+  await node().tick(tenant)
+  const second = await end((await started()).find(({ id }) => id !== first?.id)?.id)
+  t.match(second, { status: 'succeeded', result: { trained: 3, failed: [] }, progress: { done: 4, total: 4 } })
+  t.equal((await call('GET', '/api/ai/forecast/A')).body.points.length, 10, 'as it was asked for')
+})
+
+t.test('each tenant has a night of its own', async (t) => {
+  const app = await buildApp(t, { dialect: 'sqlite', tenancy: 'multi' })
+  const tenants = app.getDecorator<Tenants>('tenants')
+  const jobs = app.getDecorator<JobService>('jobs')
+  const nightly = createNightly({
+    jobs,
+    derivation: createDerivation({ items: async () => [], dailyFlow: async () => [] }, Date.now),
+    aggregate: async () => 0,
+    hour: 0,
+    now: Date.now,
+    train: async () => {
+      throw new Error('the job is the service’s')
+    }
+  })
+  for (const name of ['one', 'two']) await tenants.create(name)
+  for (let round = 0; round < 2; round++) for (const tenant of await tenants.all()) await nightly.tick(tenant)
+  for (const tenant of await tenants.all()) {
+    const [[, job] = [], ...others] = await jobs.list(tenant, { kind: NIGHTLY_JOB })
+    t.same(others, [], `${tenant.id}: one`)
+    t.match(await jobs.wait(tenant, job?.id ?? '', 30), { status: 'succeeded', result: { trained: 0, failed: [] } })
+  }
+})
+
+t.test('training goes on where a killed process stopped', async (t) => {
+  const environment = await serviceEnvironment(t)
+  let service = await startService(t, environment)
+  const call = async (method: string, path: string, body?: string, headers: Record<string, string> = {}) => {
+    const answer = await fetch(`${service.url}${path}`, {
+      method,
+      headers: { authorization: `Bearer ${service.token}`, ...headers },
+      ...(body === undefined ? {} : { body })
+    })
+    const text = await answer.text()
+    return JSON.parse(text)
+  }
+  const csv = { 'content-type': 'text/csv', prefer: 'wait=60' }
+  const codes = Array.from({ length: 72 }, (_, i) => `K${i}`)
+  await call(
+    'POST',
+    '/api/import/items',
+    `itemCode,name,unit\n${codes.map((code) => `${code},${code},each`).join('\n')}`,
+    csv
+  )
+  const from = Date.now() - 80 * 86_400_000
+  const rows = codes.flatMap((code, i) => [
+    `${code},receipt,100000,${new Date(from).toISOString()}`,
+    ...Array.from({ length: 70 }, (_, n) => {
+      const at = new Date(from + (n + 1) * 86_400_000).toISOString()
+      return `${code},issue,${1 + ((n * 7 + i) % 13)},${at}`
+    })
+  ])
+  const moved = await call(
+    'POST',
+    '/api/import/movements',
+    `itemCode,type,quantity,occurredAt\n${rows.join('\n')}`,
+    csv
+  )
+  t.equal(moved.status, 'succeeded')
+  const json = { 'content-type': 'application/json' }
+  const { id } = await call('POST', '/api/ai/forecast/train', '{}', json)
+  let done = 0
+  while (done < 20) {
+    const job = await call('GET', `/api/jobs/${id}`)
+    t.not(job.status, 'succeeded', 'still running')
+    if (job.status === 'succeeded') return
+    done = job.progress.done
+    await sleep(5)
+  }
+  await service.end('SIGKILL')
+  service = await startService(t, environment)
+  const stored = (await call('GET', '/api/ai/accuracy')).series
+  t.ok(stored >= done && stored < codes.length, `${stored} of ${codes.length} were stored when it died`)
+  let job = await call('GET', `/api/jobs/${id}`)
+  // The new process sees that the old one is dead and does not wait for its heartbeat to be missed.
+  for (const deadline = Date.now() + 20_000; job.finishedAt === null && Date.now() < deadline; ) {
+    await sleep(50)
+    job = await call('GET', `/api/jobs/${id}`)
+  }
+  t.match(job, { status: 'succeeded', result: { failed: [] } })
+  t.equal(job.result.trained + job.result.skipped, codes.length)
+  t.ok(job.result.skipped >= done, `${job.result.skipped} were not trained twice`)
+  t.equal(await service.end('SIGTERM'), 0)
+})

@@ -1,0 +1,144 @@
+import { randomUUID } from 'node:crypto'
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { pathToFileURL } from 'node:url'
+import Fastify from 'fastify'
+import { Registry } from 'prom-client'
+import t from 'tap'
+import { createCompute } from '../plugins/compute.js'
+import type { EnterModule } from '../plugins/contracts.js'
+import { Forbidden, useProblems } from '../plugins/http/errors.js'
+import { createValidatorCompiler } from '../plugins/http/validation.js'
+import { jobRoutes } from '../plugins/jobs/routes.js'
+import type { Job } from '../schemas/common.js'
+import { change, stage } from './jobs-stage.js'
+
+t.test('over HTTP', async (t) => {
+  const { serve, closers } = await stage(t, 'postgres')
+  const { jobs, tenant } = await serve({ concurrency: 1 })
+  const app = Fastify()
+  closers.push(() => app.close())
+  const enterModule: EnterModule = (context, { authorize }) => {
+    context.setValidatorCompiler(createValidatorCompiler())
+    useProblems(context)
+    context.addHook('onRequest', authorize)
+  }
+  app
+    .decorate('jobs', jobs)
+    .decorate('enterModule', enterModule)
+    .decorateRequest('tenant', null)
+    .decorateRequest('principal', null)
+  await app.register(jobRoutes, {
+    prefix: '/api/jobs',
+    authorize: (request, _reply, done) => {
+      request.setDecorator('tenant', tenant)
+      const { config } = request.routeOptions
+      const required = 'role' in config ? String(config.role) : 'none'
+      const role = String(request.headers.role ?? 'staff')
+      done(required === role || role === 'manager' ? undefined : new Forbidden({ required, role }))
+    }
+  })
+  const call = async (method: 'GET' | 'DELETE', url: string, role = 'manager') => {
+    const { statusCode: status, payload } = await app.inject({ method, url: `/api/jobs${url}`, headers: { role } })
+    return { status, body: JSON.parse(payload) }
+  }
+  const ids: string[] = []
+  for (let n = 0; n < 7; n++) ids.push((await jobs.start(tenant, n % 2 === 0 ? 'add' : 'wait', { a: n, b: 0 })).id)
+  // The same time for all: the id decides.
+  for (const id of ids) await change(tenant, id, { created_at: 1_700_000_000_000 })
+  const newest = [...ids].sort().reverse()
+
+  const read: string[] = []
+  let cursor = ''
+  for (let pages = 0; pages < 10; pages++) {
+    const { status, body } = await call('GET', `?limit=3${cursor === '' ? '' : `&cursor=${cursor}`}`, 'staff')
+    t.equal(status, 200)
+    read.push(...body.data.map(({ id }: Job) => id))
+    if (body.page.nextCursor === null) break
+    cursor = body.page.nextCursor
+  }
+  t.same(read, newest)
+  const adds = await call('GET', '?kind=add&status=queued')
+  t.equal(adds.body.data.length, 4)
+  t.same(adds.body.page, { limit: 50, nextCursor: null })
+  for (const bad of [
+    `?kind=add&cursor=${cursor}`,
+    '?cursor=%7B',
+    `?cursor=${Buffer.from('[1]').toString('base64url')}`
+  ]) {
+    t.match(await call('GET', bad), { status: 400, body: { code: 'CURSOR_INVALID' } })
+  }
+  for (const bad of ['?limit=0', '?status=lost', '?colour=red', '/not-a-uuid']) {
+    t.match(await call('GET', bad), { status: 400, body: { code: 'REQUEST_INVALID' } })
+  }
+
+  const [first = ''] = ids
+  t.match(await call('GET', `/${first}`), {
+    status: 200,
+    body: { id: first, kind: 'add', status: 'queued', createdAt: '2023-11-14T22:13:20.000Z', finishedAt: null }
+  })
+  t.match(await call('GET', `/${randomUUID()}`), { status: 404, body: { code: 'JOB_NOT_FOUND' } })
+  t.match(await call('DELETE', `/${first}`, 'staff'), {
+    status: 403,
+    body: { code: 'AUTH_FORBIDDEN', required: 'manager' }
+  })
+  t.match(await call('DELETE', `/${first}`), { status: 202, body: { id: first, status: 'cancelled' } })
+  t.match(await call('DELETE', `/${first}`), { status: 202, body: { status: 'cancelled' } })
+  await jobs.ready()
+  const third = ids[2] ?? ''
+  await jobs.wait(tenant, third, 5)
+  t.match(await call('GET', `/${third}`), { body: { status: 'succeeded', result: { sum: 2 }, progress: { done: 2 } } })
+  t.match(await call('DELETE', `/${third}`), { status: 409, body: { code: 'JOB_ENDED', jobStatus: 'succeeded' } })
+})
+
+t.test('compute: threads that end, die, are killed, and the pool that goes on', async (t) => {
+  const folder = t.testdir()
+  const file = (name: string, text: string) => {
+    writeFileSync(join(folder, name), text)
+    return pathToFileURL(join(folder, name))
+  }
+  const double = file('double.mjs', 'export default ({ n }) => ({ doubled: n * 2 })')
+  const exits = file('exits.mjs', 'export default () => process.exit(3)')
+  const throws = file('throws.mjs', "export default () => { throw new RangeError('too far') }")
+  const eats = file(
+    'eats.mjs',
+    'export default () => { const all = []; for (;;) all.push(new Array(100_000).fill({})) }'
+  )
+  const spins = file('spins.mjs', 'export default () => { for (;;); }')
+
+  const compute = createCompute({ threads: 1, memoryMegabytes: 64, registry: new Registry() })
+  t.same(await compute.run(double, { n: 21 }), { doubled: 42 })
+  await t.rejects(compute.run(throws, {}), { name: 'RangeError', message: 'too far' })
+  // What waits behind a thread that dies must still run.
+  const results = await Promise.allSettled([
+    compute.run(exits, {}),
+    compute.run(double, { n: 1 }),
+    compute.run(eats, {}),
+    compute.run(double, { n: 2 })
+  ])
+  t.match(results, [
+    { status: 'rejected', reason: { code: 'COMPUTE_THREAD_LOST' } },
+    { status: 'fulfilled', value: { doubled: 2 } },
+    { status: 'rejected', reason: { code: 'COMPUTE_MEMORY_EXCEEDED', params: { memoryMegabytes: 64 } } },
+    { status: 'fulfilled', value: { doubled: 4 } }
+  ])
+
+  const [spin, queued, before] = [new AbortController(), new AbortController(), AbortSignal.abort()]
+  const spinning = compute.run(spins, {}, { signal: spin.signal })
+  const waiting = compute.run(double, { n: 1 }, { signal: queued.signal })
+  const next = compute.run(double, { n: 3 })
+  queued.abort()
+  await t.rejects(waiting, { name: 'AbortError' }, 'one that waits ends at once')
+  await t.rejects(compute.run(double, { n: 1 }, { signal: before }), { name: 'AbortError' })
+  await sleep(100)
+  spin.abort()
+  await t.rejects(spinning, { name: 'AbortError' })
+  t.same(await next, { doubled: 6 })
+
+  const last = compute.run(spins, {})
+  await sleep(100)
+  await Promise.all([t.rejects(last, { code: 'COMPUTE_THREAD_LOST' }), compute.close()])
+  await t.rejects(compute.run(double, { n: 1 }), { code: 'COMPUTE_THREAD_LOST' })
+  await createCompute({ threads: 1, registry: new Registry() }).close()
+})
