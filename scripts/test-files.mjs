@@ -30,4 +30,8 @@ for (const file of files) {
   left -= 1
 }
 for (const args of teardowns) teardown.apply(t, args)
+// A file alone would wait for what it does not await itself; here that would be left out, and nobody would know.
+t.test = () => {
+  throw new Error('a test began after its file: something at its top is not awaited')
+}
 t.end()

@@ -259,7 +259,7 @@ onBothDatabases(t, 'forecasts of sums', async (t, host) => {
   t.equal((await call('GET', '/api/ai/forecast/aggregate?level=planet')).status, 400)
 })
 
-eachDialect(t, async (t, dialect) => {
+await eachDialect(t, async (t, dialect) => {
   const app = await buildApp(t, { dialect })
   const manager = client(app, 'manager')
   const [tenant] = await app.getDecorator<Tenants>('tenants').all()
