@@ -72,9 +72,12 @@ t.test('reconciliation', async (t) => {
   close(fitToTotal(Float64Array.of(1, 20), Float64Array.of(3, 1), 5), [0, 5], 'none below nil')
 })
 
-const transpose = (a: number[][]) => (a[0] ?? []).map((_, j) => a.map((row) => row[j]!))
-const multiply = (a: number[][], b: number[][]) =>
-  a.map((row) => transpose(b).map((column) => row.reduce((sum, value, k) => sum + value * column[k]!, 0)))
+function transpose(a: number[][]): number[][] {
+  return (a[0] ?? []).map((_, j) => a.map((row) => row[j]!))
+}
+function multiply(a: number[][], b: number[][]): number[][] {
+  return a.map((row) => transpose(b).map((column) => row.reduce((sum, value, k) => sum + value * column[k]!, 0)))
+}
 /** Gauss and Jordan, without pivoting: enough for positive definite matrices. */
 function invert(a: number[][]): number[][] {
   const n = a.length
