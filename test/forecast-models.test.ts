@@ -253,7 +253,7 @@ t.test('intervals of short and of jumping series', async (t) => {
   const rolled = new Float64Array(10).fill(100)
   const learnt = learnErrors(rolled, y, new Uint8Array(20).fill(1), plan, false)
   const ends = (centre: number, from: number, to: number) => {
-    const rows = spread(Float64Array.of(centre), learnt, Number.NEGATIVE_INFINITY)
+    const rows = spread(Float64Array.of(centre), learnt, Number.NEGATIVE_INFINITY, 0)
     return rows[LEVELS.indexOf(to)]![0]! - rows[LEVELS.indexOf(from)]![0]!
   }
   const shape = weightedShape(Float64Array.from(errors), new Float64Array(10).fill(1), 10)
@@ -267,7 +267,7 @@ t.test('intervals of short and of jumping series', async (t) => {
   t.ok(Math.abs(ratio - 2) < 1e-9, `sixteen times the level, twice the width: ${ratio}`)
   const equal = learnErrors(rolled, new Float64Array(20).fill(100), new Uint8Array(20).fill(1), plan, false)
   t.same(
-    Array.from(spread(Float64Array.of(100), equal, 0), (row) => Math.round(row[0]!)),
+    Array.from(spread(Float64Array.of(100), equal, 0, 0), (row) => Math.round(row[0]!)),
     Array(23).fill(100)
   )
 })

@@ -19,6 +19,8 @@ export interface Distribution {
   shapes: Float64Array[]
   /** smallest level that counts */
   least: number
+  /** how far each phase of the season strays beside the others, if they differ */
+  phases: Float64Array | undefined
 }
 
 /**
@@ -26,7 +28,10 @@ export interface Distribution {
  * high, so half of that power is left: with the whole of it, an item forecast to jump has intervals that nothing it ever did
  * speaks for.
  */
-const levelTerm = (centre: number, least: number): number => Math.sqrt(Math.sqrt(Math.max(Math.abs(centre), least)))
+export const levelTerm = (centre: number, least: number): number =>
+  Math.sqrt(Math.sqrt(Math.max(Math.abs(centre), least)))
+
+const phaseTerm = (phases: Float64Array | undefined, t: number): number => phases?.[t % phases.length] ?? 1
 
 /** Horizons after which an error counts half: what is uncertain now says more than what was. */
 const HALF_LIFE_HORIZONS = 3
@@ -122,6 +127,7 @@ export function weightedShape(errors: Float64Array, weights: Float64Array, indep
  * changed (Barber et al. 2023).
  * @param from first origin used
  * @param to end of the origins used
+ * @param phases noise per phase of the season, relative to their mean
  */
 export function learnErrors(
   rolled: Float64Array,
@@ -130,7 +136,8 @@ export function learnErrors(
   plan: RollingPlan,
   cumulative: boolean,
   from = 0,
-  to = plan.origins.length
+  to = plan.origins.length,
+  phases?: Float64Array
 ): Distribution {
   const { origins, horizon } = plan
   const ofOrigin = originWeights(plan, from, to)
@@ -155,7 +162,8 @@ export function learnErrors(
       running = cumulative ? running + error : error
       centre = cumulative ? centre + forecast : forecast
       const least = 0.1 * level * (cumulative ? k + 1 : 1)
-      errors[count] = least > 0 ? running / levelTerm(centre, least) : 0
+      const term = levelTerm(centre, least) * phaseTerm(phases, origins[o]! + k)
+      errors[count] = term > 0 ? running / term : 0
       weights[count] = ofOrigin[o - from]!
       sums[k]! += weights[count]! * Math.abs(errors[count]!)
       masses[k]! += weights[count]!
@@ -175,7 +183,7 @@ export function learnErrors(
   for (let l = 0; l < shapes.length; l++) {
     for (let k = 0; k < horizon; k++) shapes[l]![k] = shape[l]! * widening(Z[l]!, freedoms[k]!)
   }
-  return { scales, shapes, least: 0.1 * level }
+  return { scales, shapes, least: 0.1 * level, phases }
 }
 
 /** Weighted mean |error| per step, smoothed over neighbours and non-decreasing; steps never measured grow with √time. */
@@ -202,15 +210,19 @@ export function quantileRows(horizon: number): Float64Array[] {
   return Array.from(LEVELS, (_, l) => all.subarray(l * horizon, (l + 1) * horizon))
 }
 
-/** Quantiles per level around the point forecast, sorted so that they never cross. */
+/**
+ * Quantiles per level around the point forecast, sorted so that they never cross.
+ * @param start which value of the series the first step is
+ */
 export function spread(
   centre: Float64Array,
-  { scales, shapes, least }: Distribution,
+  { scales, shapes, least, phases }: Distribution,
   floor: number,
+  start: number,
   rows = quantileRows(centre.length)
 ): Float64Array[] {
   for (let k = 0; k < centre.length; k++) {
-    const unit = scales[k]! * levelTerm(centre[k]!, least)
+    const unit = scales[k]! * levelTerm(centre[k]!, least) * phaseTerm(phases, start + k)
     let lowest = floor
     for (let l = 0; l < rows.length; l++) {
       lowest = Math.max(centre[k]! + shapes[l]![k]! * unit, lowest)

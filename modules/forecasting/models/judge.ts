@@ -2,6 +2,7 @@ import { measure, naiveScale, type Ranges } from './accuracy.js'
 import { type CountMixture, mixtureIntervals, mixtureMean, mixtureQuantiles } from './counts.js'
 import { centralIntervals, coversCentrally, learnErrors, quantileRows, spread } from './intervals.js'
 import { type Intervals, LEVELS } from './levels.js'
+import { phaseNoise } from './phases.js'
 import type { Prepared } from './prepare.js'
 import type { RollingPlan } from './rolling.js'
 import type { ForecastOutput } from './types.js'
@@ -23,9 +24,17 @@ function accumulate(values: Float64Array): Float64Array {
   return sums
 }
 
+/** Rounded, in place or into `into`: nothing between two whole numbers can be the quantile of whole demand. */
+function roundRows(rows: readonly Float64Array[], into: readonly Float64Array[] = rows): void {
+  for (let l = 0; l < rows.length; l++) {
+    for (let k = 0; k < rows[l]!.length; k++) into[l]![k] = Math.round(rows[l]![k]!)
+  }
+}
+
 /**
  * Conformal intervals from the errors of the rolled forecasts. For the accuracy figures each half of the origins is
- * covered by intervals learnt on the other half.
+ * covered by intervals learnt on the other half, all phases alike: their noise is known from the targets too. Of whole demand
+ * the quantiles are whole; the ends of intervals stay between, as whole ones would cover too much.
  */
 export function judgeByErrors(
   rolled: Float64Array,
@@ -38,26 +47,36 @@ export function judgeByErrors(
   const { origins, horizon } = plan
   raise(rolled, floor)
   raise(point, floor)
-  const learn = (cumulative: boolean, from = 0, to = origins.length) =>
-    learnErrors(rolled, y, observed, plan, cumulative, from, to)
+  const whole = floor === 0 && y.every((value, i) => observed[i] !== 1 || Number.isInteger(value))
   const half = origins.length >> 1
-  const early = learn(false, 0, half)
-  const late = learn(false, half)
+  const early = learnErrors(rolled, y, observed, plan, false, 0, half)
+  const late = learnErrors(rolled, y, observed, plan, false, half)
   const rows = quantileRows(horizon)
+  const wholeRows = whole ? quantileRows(horizon) : rows
   const ranges: Ranges = {
-    quantiles: rows,
+    quantiles: wholeRows,
     covers: (actual, k, coverage) => coversCentrally(rows, floor, actual, k, coverage)
   }
   const rangesAt = (o: number): Ranges => {
-    spread(row(rolled, o, horizon), o < half ? late : early, floor, rows)
+    spread(row(rolled, o, horizon), o < half ? late : early, floor, origins[o]!, rows)
+    if (whole) roundRows(rows, wholeRows)
     return ranges
   }
-  const quantiles = spread(point, learn(false), floor)
+  const phases = phaseNoise(y, observed, context)
+  const steps = learnErrors(rolled, y, observed, plan, false, 0, origins.length, phases)
+  const quantiles = spread(point, steps, floor, y.length)
+  const intervals = centralIntervals(quantiles, floor)
+  const sums = learnErrors(rolled, y, observed, plan, true)
+  const cumulativeQuantiles = spread(accumulate(point), sums, floor, y.length)
+  if (whole) {
+    roundRows(quantiles)
+    roundRows(cumulativeQuantiles)
+  }
   return {
     mean: point,
     quantiles,
-    intervals: centralIntervals(quantiles, floor),
-    cumulativeQuantiles: spread(accumulate(point), learn(true), floor),
+    intervals,
+    cumulativeQuantiles,
     accuracy: measure(rolled, y, observed, plan, naiveScale(y, observed, context.periods[0] ?? 1), rangesAt)
   }
 }

@@ -1,0 +1,43 @@
+import t from 'tap'
+import { forecast } from '../modules/forecasting/models/index.js'
+import { phaseNoise } from '../modules/forecasting/models/phases.js'
+
+/** Reproducible noise in [−½, ½). */
+const uniform = (seed: number) => {
+  let state = seed
+  return () => {
+    state = (state * 1664525 + 1013904223) % 4294967296
+    return state / 4294967296 - 0.5
+  }
+}
+
+t.test('hours that stray more than others, and whole demand', async (t) => {
+  const noise = uniform(11)
+  const hours = Float64Array.from({ length: 24 * 30 }, (_, i) => 200 + (i % 24 < 8 ? 4 : 60) * noise())
+  const observed = new Uint8Array(hours.length).fill(1)
+  const daily = { periods: [24] }
+  const found = phaseNoise(hours, observed, daily)
+  t.ok(found![3]! < 0.3 && found![15]! > 1.2, `nights are quieter: ${found}`)
+  const unseen = observed.map((_, i) => (i % 24 === 15 ? 0 : 1))
+  t.equal(phaseNoise(hours, unseen, daily)![15], 1, 'an hour never seen is as the mean of all')
+  t.equal(phaseNoise(hours.subarray(0, 24 * 8 - 1), observed, daily), undefined, 'eight days are not known')
+  t.equal(phaseNoise(hours, observed, { periods: [] }), undefined, 'no season')
+  const alike = phaseNoise(Float64Array.from(hours, noise), observed, daily) ?? new Float64Array(24).fill(1)
+  t.ok(
+    alike.every((one) => Math.abs(one - 1) < 0.1),
+    `chance is no reason: ${alike}`
+  )
+  const counts = Float64Array.from({ length: 24 * 42 }, (_, i) => {
+    const mean = 3 + 2.8 * Math.sin((2 * Math.PI * i) / 24)
+    return Math.max(0, Math.round(mean + 2 * Math.sqrt(mean) * noise()))
+  })
+  const { quantiles, cumulativeQuantiles, intervals, members } = forecast({
+    values: counts,
+    frequency: 24,
+    horizon: 24
+  })
+  t.ok(members.length > 4, 'the season is followed')
+  t.ok([...quantiles, ...cumulativeQuantiles].every((row) => row.every(Number.isInteger)))
+  const width = (k: number) => intervals[80].upper[k]! - intervals[80].lower[k]!
+  t.ok(width(18) < 0.6 * width(6), `${width(18)} at night, ${width(6)} at noon`)
+})
