@@ -64,7 +64,8 @@ process.on('beforeExit', () => {
   running.done = false
   for (const stream of ['log', 'error']) console[stream]('=== ' + running.name)
   process.argv.splice(2, process.argv.length, ...running.urls)
-  import('./' + running.name + '.js').then(() => { running.done = true })
+  // What is done without a turn of the loop would not be followed by another beforeExit.
+  setImmediate(() => import('./' + running.name + '.js').then(() => { running.done = true }))
 })
 `
 interface Ran {

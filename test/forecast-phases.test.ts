@@ -15,13 +15,14 @@ t.test('hours that stray more than others, and whole demand', async (t) => {
   const noise = uniform(11)
   const hours = Float64Array.from({ length: 24 * 30 }, (_, i) => 200 + (i % 24 < 8 ? 4 : 60) * noise())
   const observed = new Uint8Array(hours.length).fill(1)
-  const daily = { periods: [24] }
+  const daily = { periods: [24], frequency: 24 }
   const found = phaseNoise(hours, observed, daily)
   t.ok(found![3]! < 0.3 && found![15]! > 1.2, `nights are quieter: ${found}`)
   const unseen = observed.map((_, i) => (i % 24 === 15 ? 0 : 1))
   t.equal(phaseNoise(hours, unseen, daily)![15], 1, 'an hour never seen is as the mean of all')
   t.equal(phaseNoise(hours.subarray(0, 24 * 8 - 1), observed, daily), undefined, 'eight days are not known')
-  t.equal(phaseNoise(hours, observed, { periods: [] }), undefined, 'no season')
+  t.equal(phaseNoise(hours, observed, { periods: [], frequency: 24 }), undefined, 'no season')
+  t.equal(phaseNoise(hours, observed, { periods: [7], frequency: 'day' }), undefined, 'days')
   const alike = phaseNoise(Float64Array.from(hours, noise), observed, daily) ?? new Float64Array(24).fill(1)
   t.ok(
     alike.every((one) => Math.abs(one - 1) < 0.1),

@@ -8,19 +8,19 @@ const OVERLAP = 1.5
 const LEAST = 0.1
 
 /**
- * How far the phases of the first season (hours of the day, weekdays) stray, each relative to their mean: from what one season
+ * How far the phases of the first season of hours (or of another number of periods) stray, each relative to their mean: from what one season
  * did to what the next one did, per level term, over all values. Nights are quieter than noons even once their level
  * is taken into account. Drawn to 1 as far as the phases differ no more than chance would have it.
  * Source: James & Stein (1961).
- * @returns undefined without a season, with fewer than eight of them, or when no phase stands out
+ * @returns undefined for days, weeks and months (of which weekdays came out too wide), without a season, with fewer than eight of them, or when no phase stands out
  */
 export function phaseNoise(
   y: Float64Array,
   observed: Uint8Array,
-  { periods }: Pick<FitContext, 'periods'>
+  { periods, frequency }: Pick<FitContext, 'periods' | 'frequency'>
 ): Float64Array | undefined {
   const period = periods[0]
-  if (period === undefined || y.length < LEAST_SEASONS * period) return undefined
+  if (typeof frequency !== 'number' || period === undefined || y.length < LEAST_SEASONS * period) return undefined
   const longest = periods.at(-1) ?? period
   // a Saturday's hours are told from a Friday's by the week before, where there are weeks
   const lag = y.length > 3 * longest ? longest : period
