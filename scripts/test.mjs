@@ -42,7 +42,14 @@ const PROCESSES = [
   ],
   ['imports', 'imports-refused', 'tenancy'],
   [
-    ...['forecast-models', 'forecast-references', 'forecasting', 'forecasting-series', 'forecasting-calendar'],
+    ...[
+      'forecast-models',
+      'forecast-phases',
+      'forecast-references',
+      'forecasting',
+      'forecasting-series',
+      'forecasting-calendar'
+    ],
     ...['anomaly']
   ],
   ['nodes'],
