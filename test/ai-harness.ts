@@ -1,9 +1,10 @@
-/** A host of forecasting, anomaly and dashboard over a ledger in memory, for test/forecasting.test.ts and test/anomaly.test.ts. */
+/** A host of forecasting, anomaly and dashboard over a ledger in memory, for the tests of each. */
 import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify'
 import type { Test } from 'tap'
 import { random } from '../bench/support.js'
 import anomaly, { anomalyHeadline } from '../modules/anomaly/index.js'
 import dashboard from '../modules/dashboard/index.js'
+import { createDerivation } from '../modules/forecasting/derive.js'
 import forecasting, {
   type ConsumptionSource,
   consumptionSeries,
@@ -12,8 +13,10 @@ import forecasting, {
   runOut,
   unusualDays
 } from '../modules/forecasting/index.js'
+import { createNightly } from '../modules/forecasting/nightly.js'
 import type { Principal, Tenant } from '../plugins/contracts.js'
 import core, { type Tenants } from '../plugins/core.js'
+import type { JobService } from '../plugins/jobs/index.js'
 import type { Role } from '../schemas/common.js'
 import type { InventoryHeadline } from '../schemas/dashboard.js'
 import { StockMoved } from '../schemas/inventory.js'
@@ -196,3 +199,16 @@ export function weeklyUse(itemCode: string, days: number, level: number, seed: n
   }
   return entries
 }
+
+/** As every node has one; the trainings that it asks for are jobs of the service. */
+export const nightlyOf = ({ app, ledger, clock }: Host) =>
+  createNightly({
+    jobs: app.getDecorator<JobService>('jobs'),
+    derivation: createDerivation(ledger, () => clock.now),
+    aggregate: async () => 0,
+    hour: 2,
+    now: () => clock.now,
+    train: async () => {
+      throw new Error('the job is the service’s')
+    }
+  })

@@ -2,16 +2,15 @@
 import t from 'tap'
 import { Check } from 'typebox/value'
 import { createCalendar, easter, firstGap, occurrences, yearlyDay } from '../modules/forecasting/calendar.js'
-import { createDerivation } from '../modules/forecasting/derive.js'
 import { columnOf } from '../modules/forecasting/known.js'
 import { Factors } from '../modules/forecasting/models/factors.js'
 import { forecast, loadModels } from '../modules/forecasting/models/index.js'
-import { createNightly, NIGHTLY_JOB } from '../modules/forecasting/nightly.js'
+import { NIGHTLY_JOB } from '../modules/forecasting/nightly.js'
 import { dayNumber, dayText } from '../modules/forecasting/series.js'
 import type { JobService } from '../plugins/jobs/index.js'
 import { Event, type FactorEffect, Regressor } from '../schemas/calendar.js'
 import { Explanation, Forecast } from '../schemas/forecasting.js'
-import { day, type Host, onBothDatabases, random, weeklyUse } from './ai-harness.js'
+import { day, type Host, nightlyOf, onBothDatabases, random, weeklyUse } from './ai-harness.js'
 
 const WAIT = { prefer: 'wait=60' }
 const QUICK = { models: ['stl-damped'] }
@@ -153,18 +152,10 @@ const factorsOf = ({ factors = [] }: { factors?: FactorEffect[] }, name: string)
   factors.filter((each) => each.name === name)
 const pointOf = ({ points }: Forecast, n: number) => points.find(({ date }) => date === day(n))?.mean ?? Number.NaN
 
-async function retrained({ app, tenant, ledger, clock }: Host) {
+async function retrained(host: Host) {
+  const { app, tenant } = host
   const jobs = app.getDecorator<JobService>('jobs')
-  const nightly = createNightly({
-    jobs,
-    derivation: createDerivation(ledger, () => clock.now),
-    aggregate: async () => 0,
-    hour: 2,
-    now: () => clock.now,
-    train: async () => {
-      throw new Error('the job is the service’s')
-    }
-  })
+  const nightly = nightlyOf(host)
   await Promise.all([nightly.startRequested(tenant), nightly.startRequested(tenant)])
   const started = (await jobs.list(tenant, { kind: NIGHTLY_JOB })).map(([, job]) => job)
   return { count: started.length, last: started[0] && (await jobs.wait(tenant, started[0].id, 60)) }

@@ -4,7 +4,7 @@ import { createDerivation } from '../modules/forecasting/derive.js'
 import { createNightly, NIGHTLY_JOB } from '../modules/forecasting/nightly.js'
 import type { Tenants } from '../plugins/core.js'
 import type { JobService } from '../plugins/jobs/index.js'
-import { day, onBothDatabases, WAIT, weeklyUse } from './ai-harness.js'
+import { day, nightlyOf, onBothDatabases, WAIT, weeklyUse } from './ai-harness.js'
 import { buildApp } from './helper.js'
 import { serviceEnvironment, startService } from './service-process.js'
 
@@ -16,18 +16,7 @@ onBothDatabases(t, 'the nightly training', async (t, host) => {
   await ledger.post(tenant, [...weeklyUse('A', 60, 9, 1), ...weeklyUse('B', 60, 4, 2), ...weeklyUse('C', 60, 2, 3)])
   await call('POST', '/api/ai/forecast/train', { itemCodes: ['A'], models: ['ses'], horizonDays: 10 }, WAIT)
   await call('POST', '/api/ai/forecast/train', { itemCodes: ['A'], models: ['naive'], frequency: 'week' }, WAIT)
-  const derivation = createDerivation(ledger, () => clock.now)
-  const node = () =>
-    createNightly({
-      jobs,
-      derivation,
-      aggregate: async () => 0,
-      hour: 2,
-      now: () => clock.now,
-      train: async () => {
-        throw new Error('the job is the service’s')
-      }
-    })
+  const node = () => nightlyOf(host)
   const started = async () =>
     (
       await tenant.db.withTables<{ jobs: { id: string; kind: string } }>().selectFrom('jobs').selectAll().execute()

@@ -1,14 +1,23 @@
 import t from 'tap'
 import { Check } from 'typebox/value'
-import { createDerivation } from '../modules/forecasting/derive.js'
 import { bottomUp, fitToTotal, type Hierarchy, minTrace, shrinkage } from '../modules/forecasting/models/hierarchy.js'
-import { createNightly, SUMS_RUN } from '../modules/forecasting/nightly.js'
+import { SUMS_RUN } from '../modules/forecasting/nightly.js'
 import { dailyUseByLocation, items } from '../modules/inventory/index.js'
 import type { Tenants } from '../plugins/core.js'
 import type { JobService } from '../plugins/jobs/index.js'
 import { Forecast } from '../schemas/forecasting.js'
 import { Aggregate, ItemLocations } from '../schemas/hierarchy.js'
-import { day, type Entry, type Host, ONE_MODEL, onBothDatabases, random, WAIT, weeklyUse } from './ai-harness.js'
+import {
+  day,
+  type Entry,
+  type Host,
+  nightlyOf,
+  ONE_MODEL,
+  onBothDatabases,
+  random,
+  WAIT,
+  weeklyUse
+} from './ai-harness.js'
 import { buildApp, client, eachDialect } from './helper.js'
 
 /** Forecasts of what items add up to: the arithmetic of reconciliation, against R, and what the service makes of it. */
@@ -128,18 +137,8 @@ function substitutes(entries: Entry[], other: string): Entry[] {
 }
 
 /** What the service asks itself for every half minute. */
-async function requested({ app, tenant, ledger, clock }: Host): Promise<void> {
-  const nightly = createNightly({
-    jobs: app.getDecorator<JobService>('jobs'),
-    derivation: createDerivation(ledger, () => clock.now),
-    aggregate: async () => 0,
-    hour: 2,
-    now: () => clock.now,
-    train: async () => {
-      throw new Error('the job is the service’s')
-    }
-  })
-  await nightly.startRequested(tenant)
+async function requested(host: Host): Promise<void> {
+  await nightlyOf(host).startRequested(host.tenant)
 }
 
 onBothDatabases(t, 'forecasts of sums', async (t, host) => {

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises'
 import type { Tenant } from '../../plugins/contracts.js'
+import { breather } from './breath.js'
 import {
   type ConsumptionStore,
   type ConsumptionTables,
@@ -43,7 +44,6 @@ const BARRIER_POLL_MILLISECONDS = 15
 const ITEMS_PER_PAGE = 500
 /** What one step may take of the event loop; as long again is left to requests before the next. */
 const STEP_MILLISECONDS = 2.5
-const PAUSE_MILLISECONDS_MAX = 10
 const STEP_ITEMS_MAX = 400
 const STEP_ITEMS_FIRST = 4
 /** What is derived can be derived again. */
@@ -106,6 +106,7 @@ export function createDerivation(source: ConsumptionSource, now: () => number) {
   /** Steps of as many items as fit the time a step may take, learnt from the steps before. */
   async function inSteps<T>(all: readonly T[], step: Step, work: (part: T[]) => Promise<void>): Promise<void> {
     let size = STEP_ITEMS_FIRST
+    const breathe = breather()
     for (let at = 0; at < all.length; ) {
       step.signal.throwIfAborted()
       const part = all.slice(at, at + size)
@@ -115,8 +116,7 @@ export function createDerivation(source: ConsumptionSource, now: () => number) {
       size = Math.max(1, Math.min(STEP_ITEMS_MAX, Math.round((size * Math.min(2, STEP_MILLISECONDS / elapsed)) | 0)))
       at += part.length
       step.advance(part.length)
-      // A request takes several turns of the event loop, and would wait for a step at each of them.
-      await sleep(Math.min(PAUSE_MILLISECONDS_MAX, Math.ceil(elapsed)))
+      await breathe()
     }
   }
 

@@ -294,8 +294,9 @@ function createRun(
   return {
     /** One after the other, and between them the requests: batches that are ready together would keep several connections busy. */
     inTurn<R>(work: () => Promise<R>): Promise<R> {
+      const breathes = last.then(breather)
       const result = last.then(work)
-      last = last.then(breather).then((breathe) => result.catch(() => {}).then(breathe))
+      last = Promise.allSettled([breathes, result]).then(async () => (await breathes)())
       return result
     },
     frequency,

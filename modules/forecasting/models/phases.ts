@@ -5,7 +5,7 @@ import type { FitContext } from './types.js'
 const LEAST_SEASONS = 8
 /** Every value stands in two differences, so neighbouring ones are alike: means of them vary so much more. */
 const OVERLAP = 1.5
-const LEAST = 0.1
+const LEAST_NOISE = 0.1
 
 /**
  * How far the phases of the first season of hours (or of another number of periods) stray, each relative to their mean: from what one season
@@ -60,5 +60,5 @@ function shrunk(sums: Float64Array, squares: Float64Array, counts: Float64Array)
   }
   const keep = signal > 0 ? 1 - noise / signal : 0
   if (!(keep > 0)) return undefined
-  return sums.map((own, p) => (counts[p]! < 2 ? 1 : Math.max(LEAST, 1 + keep * (own / mean - 1))))
+  return sums.map((own, p) => (counts[p]! < 2 ? 1 : Math.max(LEAST_NOISE, 1 + keep * (own / mean - 1))))
 }
