@@ -1,6 +1,6 @@
-import { type Kysely, sql } from 'kysely'
+import { type Kysely, type RawBuilder, type SqlBool, sql } from 'kysely'
 import { isPostgres } from '../../migrations/columns.js'
-import { type Dialect, prepared } from '../../plugins/contracts.js'
+import { prepared, send, type Writer } from '../../plugins/contracts.js'
 import { MICROS } from '../../schemas/decimal.js'
 import { type ActiveDay, CLOSURE_ITEMS_MIN, closureCandidates, dayNumber, dayText } from './series.js'
 
@@ -26,7 +26,6 @@ export interface Stale {
   mark: number
 }
 
-const ROWS_PER_STATEMENT = 5_000
 const NAMES_PER_STATEMENT = 500
 
 export const chunks = <T>(all: readonly T[], size: number): T[][] =>
@@ -49,19 +48,102 @@ export async function markStale(root: Kysely<unknown>, fromDays: ReadonlyMap<str
   await root.executeQuery(staleMarks(root, { rows: JSON.stringify(codes.map((code) => [code, fromDays.get(code)])) }))
 }
 
-const keyOf = ({ item_code, day }: ConsumptionData) => `${day} ${item_code}`
-const isSame = (a: ConsumptionData, b: ConsumptionData) =>
-  a.quantity_micros === b.quantity_micros && a.closing_micros === b.closing_micros && a.censored === b.censored
+/** The named items' days, one text for all: neither database bounds the length of a value as it bounds how many there are. */
+const dayRows = (root: Kysely<unknown>, rows: RawBuilder<string>) =>
+  isPostgres(root)
+    ? sql`select row ->> 0 as item_code, row ->> 1 as day, (row -> 2)::bigint as quantity_micros, (row -> 3)::bigint as closing_micros,
+        (row -> 4)::integer as censored from jsonb_array_elements(${rows}::jsonb) as rows (row)`
+    : sql`select value ->> 0 as item_code, value ->> 1 as day, value ->> 2 as quantity_micros, value ->> 3 as closing_micros,
+        value ->> 4 as censored from json_each(${rows})`
+const names = (root: Kysely<unknown>, list: RawBuilder<string>) =>
+  isPostgres(root) ? sql`jsonb_array_elements_text(${list}::jsonb) as names (value)` : sql`json_each(${list}) as names`
+/** Of a list that a query makes PostgreSQL expects many, and would read the whole table for one item; of an array it expects few. */
+const isNamed = (root: Kysely<unknown>, list: RawBuilder<string>) =>
+  isPostgres(root)
+    ? sql<SqlBool>`item_code = any(array(select value from ${names(root, list)}))`
+    : sql<SqlBool>`item_code in (select value from ${names(root, list)})`
+const data = sql.table('consumption_data')
 
-export function createConsumptionStore(db: Kysely<ConsumptionTables>, dialect: Dialect) {
-  /** One parameter carries all rows: neither database bounds its length as it bounds the number of parameters. */
-  const fromJson = (rows: readonly ConsumptionData[]) =>
-    dialect === 'postgres'
-      ? sql`select item_code, day, quantity_micros, closing_micros, censored from jsonb_to_recordset(${JSON.stringify(rows)}::jsonb)
-          as row(item_code text, day text, quantity_micros bigint, closing_micros bigint, censored integer)`
-      : sql`select value ->> 'item_code' as item_code, value ->> 'day' as day, value ->> 'quantity_micros',
-          value ->> 'closing_micros', value ->> 'censored' from json_each(${JSON.stringify(rows)}) where true`
+/** A series as one text: as rows, what the driver makes of them costs several times the query. */
+const readText = prepared<{ codes: string; from: string }, { item_code: string; text: string }>((root, slot) => {
+  const day = sql`day || ' ' || quantity_micros || ' ' || closing_micros || ' ' || censored`
+  const text = isPostgres(root)
+    ? sql`string_agg(${day}, ',' order by day)`
+    : sql`group_concat(${day}, ',' order by day)`
+  return sql`select item_code, ${text} as text from ${data}
+    where ${isNamed(root, slot('codes'))} and day >= ${slot('from')} group by item_code`
+})
+const deleteGone = prepared<{ codes: string; from: string; rows: string }, unknown>(
+  (root, slot) => sql`
+    delete from ${data} where ${isNamed(root, slot('codes'))} and day >= ${slot('from')}
+      and (item_code, day) not in (select item_code, day from (${dayRows(root, slot('rows'))}) as kept)`
+)
+const upsertChanged = prepared<{ rows: string }, unknown>(
+  (root, slot) => sql`
+    insert into ${data} (item_code, day, quantity_micros, closing_micros, censored)
+    select item_code, day, quantity_micros, closing_micros, censored from (${dayRows(root, slot('rows'))}) as fresh
+    where not exists (select 1 from ${data} as old where old.item_code = fresh.item_code and old.day = fresh.day
+      and old.quantity_micros = fresh.quantity_micros and old.closing_micros = fresh.closing_micros and old.censored = fresh.censored)
+    on conflict (item_code, day) do update set quantity_micros = excluded.quantity_micros,
+      closing_micros = excluded.closing_micros, censored = excluded.censored`
+)
+const upsertSummaries = prepared<{ codes: string; now: number }, unknown>((root, slot) => {
+  const [first, last] = [sql.raw('min(day)'), sql.raw('max(day)')]
+  const of = (day: RawBuilder<unknown>, which: RawBuilder<unknown>) =>
+    sql`(select ${day} from ${data} where item_code = names.value and ${which})`
+  return sql`
+    insert into ${sql.table('consumption_items')} (item_code, first_day, last_use_day, derived_at)
+    select names.value, ${of(first, sql`true`)}, ${of(last, sql`quantity_micros > 0`)}, ${slot('now')}
+    from ${names(root, slot('codes'))} where true
+    on conflict (item_code) do update set first_day = excluded.first_day, last_use_day = excluded.last_use_day,
+      derived_at = excluded.derived_at`
+})
+const deleteStale = prepared<{ marks: string }, unknown>((root, slot) => {
+  const [marks, mark] = isPostgres(root)
+    ? [sql`jsonb_array_elements(${slot('marks')}::jsonb) as marks (value)`, sql`(value -> 1)::bigint`]
+    : [sql`json_each(${slot('marks')}) as marks`, sql`value ->> 1`]
+  return sql`delete from ${sql.table('consumption_stale')} where (item_code, mark) in (select value ->> 0, ${mark} from ${marks})`
+})
 
+/** Replaces the named items' days from `fromDay` on (all when undefined), with what they add up to; only what differs is written. */
+export async function replaceDays(
+  tx: Writer,
+  itemCodes: readonly string[],
+  fromDay: string | undefined,
+  days: readonly ConsumptionData[],
+  now: number
+): Promise<void> {
+  const from = fromDay ?? ''
+  const stored = await tx.db.executeQuery(readText(tx.db, { codes: JSON.stringify(itemCodes), from }))
+  const before = new Map(stored.rows.map((row) => [row.item_code, row.text]))
+  const fresh = new Map<string, ConsumptionData[]>(itemCodes.map((code) => [code, []]))
+  for (const day of days) fresh.get(day.item_code)?.push(day)
+  const changed = itemCodes.filter((code) => (fresh.get(code) ?? []).map(textOf).join(',') !== (before.get(code) ?? ''))
+  if (changed.length > 0) {
+    const rows = JSON.stringify(changed.flatMap((code) => (fresh.get(code) ?? []).map(cellsOf)))
+    await send(tx, deleteGone(tx.db, { codes: JSON.stringify(changed), from, rows }))
+    await send(tx, upsertChanged(tx.db, { rows }))
+  }
+  await send(tx, upsertSummaries(tx.db, { codes: JSON.stringify(itemCodes), now }))
+}
+
+const cellsOf = (row: ConsumptionData) => [
+  row.item_code,
+  row.day,
+  row.quantity_micros,
+  row.closing_micros,
+  row.censored
+]
+const textOf = ({ day, quantity_micros, closing_micros, censored }: ConsumptionData) =>
+  `${day} ${quantity_micros} ${closing_micros} ${censored}`
+
+/** Forgets what was derived, unless it changed again meanwhile. */
+export async function settle(tx: Writer, stale: readonly Stale[]): Promise<void> {
+  if (stale.length === 0) return
+  await send(tx, deleteStale(tx.db, { marks: JSON.stringify(stale.map(({ item_code, mark }) => [item_code, mark])) }))
+}
+
+export function createConsumptionStore(db: Kysely<ConsumptionTables>) {
   return {
     async stale(itemCodes?: readonly string[]): Promise<Stale[]> {
       const query = db.selectFrom('consumption_stale').selectAll().orderBy('from_day').orderBy('item_code')
@@ -71,13 +153,6 @@ export function createConsumptionStore(db: Kysely<ConsumptionTables>, dialect: D
         found.push(...(await query.where('item_code', 'in', names).execute()))
       }
       return found
-    },
-
-    /** Forgets what was derived, unless it changed again meanwhile. */
-    async settle(stale: readonly Stale[]): Promise<void> {
-      for (const { item_code, mark } of stale) {
-        await db.deleteFrom('consumption_stale').where('item_code', '=', item_code).where('mark', '=', mark).execute()
-      }
     },
 
     async derived(itemCodes: readonly string[]): Promise<Set<string>> {
@@ -123,7 +198,6 @@ export function createConsumptionStore(db: Kysely<ConsumptionTables>, dialect: D
      * found by jumping from one to the next in an index, not by reading all rows.
      */
     async closures(end: number): Promise<string[]> {
-      const data = sql.table('consumption_data')
       const { rows } = await sql<{ day: string }>`
         with recursive days(day) as (
           select min(day) from ${data} where quantity_micros > 0
@@ -171,66 +245,6 @@ export function createConsumptionStore(db: Kysely<ConsumptionTables>, dialect: D
         .select(['data.item_code', 'data.closing_micros'])
         .execute()
       return new Map(rows.map((row) => [row.item_code, row.closing_micros]))
-    },
-
-    /** Replaces the named items' days from `fromDay` on (all when undefined); only what differs is written. */
-    async replace(itemCodes: readonly string[], fromDay: string | undefined, rows: readonly ConsumptionData[]) {
-      let stored = db
-        .selectFrom('consumption_data')
-        .selectAll()
-        .where('item_code', 'in', [...itemCodes])
-      if (fromDay !== undefined) stored = stored.where('day', '>=', fromDay)
-      const before = new Map((await stored.execute()).map((row) => [keyOf(row), row]))
-      const changed = rows.filter((row) => {
-        const old = before.get(keyOf(row))
-        before.delete(keyOf(row))
-        return old === undefined || !isSame(old, row)
-      })
-      for (const part of chunks([...before.values()], ROWS_PER_STATEMENT)) {
-        await sql`delete from ${sql.table('consumption_data')} where (item_code, day) in
-          (select item_code, day from (${fromJson(part)}) as gone)`.execute(db)
-      }
-      for (const part of chunks(changed, ROWS_PER_STATEMENT)) {
-        await sql`insert into ${sql.table('consumption_data')}
-          (item_code, day, quantity_micros, closing_micros, censored) ${fromJson(part)}
-          on conflict (item_code, day) do update set quantity_micros = excluded.quantity_micros,
-          closing_micros = excluded.closing_micros, censored = excluded.censored`.execute(db)
-      }
-    },
-
-    /** Keeps each item's first day and last day of use beside the days. */
-    async summarize(itemCodes: readonly string[], now: number): Promise<void> {
-      const found = await db
-        .selectFrom('consumption_data')
-        .select(({ fn, eb }) => [
-          'item_code',
-          fn.min('day').as('first_day'),
-          fn.max(eb.case().when('quantity_micros', '>', 0).then(eb.ref('day')).end()).as('last_use_day')
-        ])
-        .where('item_code', 'in', [...itemCodes])
-        .groupBy('item_code')
-        .execute()
-      const byCode = new Map(found.map((row) => [row.item_code, row]))
-      for (const names of chunks(itemCodes, 200)) {
-        await db
-          .insertInto('consumption_items')
-          .values(
-            names.map((item_code) => ({
-              item_code,
-              first_day: byCode.get(item_code)?.first_day ?? null,
-              last_use_day: byCode.get(item_code)?.last_use_day ?? null,
-              derived_at: now
-            }))
-          )
-          .onConflict((conflict) =>
-            conflict.column('item_code').doUpdateSet((eb) => ({
-              first_day: eb.ref('excluded.first_day'),
-              last_use_day: eb.ref('excluded.last_use_day'),
-              derived_at: eb.ref('excluded.derived_at')
-            }))
-          )
-          .execute()
-      }
     },
 
     /** The days with movements of each named item, oldest first. */

@@ -3,11 +3,12 @@ import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises'
 import type { Tenant } from '../../plugins/contracts.js'
 import { breather } from './breath.js'
 import {
-  type ConsumptionStore,
   type ConsumptionTables,
   chunks,
   createConsumptionStore,
-  type Stale
+  replaceDays,
+  type Stale,
+  settle
 } from './consumption-store.js'
 
 /** The read port that a host fills from its ledger. Quantities in micros, days `YYYY-MM-DD` in UTC. */
@@ -55,7 +56,7 @@ interface Step {
   advance(items: number): void
 }
 
-type Row = Parameters<ConsumptionStore['replace']>[2][number]
+type Row = ConsumptionTables['consumption_data']
 
 /** Stored days from daily flows; `opening` is the stock before the first of them. */
 export function toRows(flows: readonly DailyFlow[], openings: ReadonlyMap<string, number>): Row[] {
@@ -87,7 +88,7 @@ function inTurn<R>(tenant: string, work: () => Promise<R>): Promise<R> {
 
 /** Keeps consumption in step with the ledger, in steps short enough for the event loop. */
 export function createDerivation(source: ConsumptionSource, now: () => number) {
-  const storeOf = (tenant: Tenant) => createConsumptionStore(tenant.db.withTables<ConsumptionTables>(), tenant.dialect)
+  const storeOf = (tenant: Tenant) => createConsumptionStore(tenant.db.withTables<ConsumptionTables>())
 
   async function deriveStep(tenant: Tenant, itemCodes: readonly string[], fromDay: string | undefined, stale: Stale[]) {
     const flows = await source.dailyFlow(tenant, { itemCodes, ...(fromDay === undefined ? {} : { fromDay }) })
@@ -95,10 +96,8 @@ export function createDerivation(source: ConsumptionSource, now: () => number) {
     const rows = toRows(flows, openings)
     await turn()
     await tenant.transact(async (tx) => {
-      const store = createConsumptionStore(tx.db.withTables<ConsumptionTables>(), tenant.dialect)
-      await store.replace(itemCodes, fromDay, rows)
-      await store.summarize(itemCodes, now())
-      await store.settle(stale)
+      await replaceDays(tx, itemCodes, fromDay, rows, now())
+      await settle(tx, stale)
       tx.invalidate('forecasting')
     }, RELAXED)
   }
@@ -172,9 +171,7 @@ export function createDerivation(source: ConsumptionSource, now: () => number) {
         if (performance.now() > deadline) return false
         await sleep(BARRIER_POLL_MILLISECONDS)
       }
-      await tenant.transact((tx) =>
-        createConsumptionStore(tx.db.withTables<ConsumptionTables>(), tenant.dialect).takeBarrier(id)
-      )
+      await tenant.transact((tx) => createConsumptionStore(tx.db.withTables<ConsumptionTables>()).takeBarrier(id))
       return true
     },
 

@@ -149,7 +149,7 @@ function subscribe(events: Events): void {
     async handle({ payload }, tenant) {
       if (!shape(Barrier)(payload)) throw new TypeError(`the payload of ${BARRIER_TOPIC} has another shape`)
       await tenant.transact(({ db }) =>
-        createConsumptionStore(db.withTables<ConsumptionTables>(), tenant.dialect).addBarrier(payload.id)
+        createConsumptionStore(db.withTables<ConsumptionTables>()).addBarrier(payload.id)
       )
     }
   })

@@ -39,7 +39,7 @@ export function createRealisation(
   /** What people and earlier runs said, read once: there is little of it. */
   const prepare = async () => ({
     exceptional: await reading.exceptional(),
-    closures: await createConsumptionStore(tenant.db.withTables<ConsumptionTables>(), tenant.dialect).closures(end),
+    closures: await createConsumptionStore(tenant.db.withTables<ConsumptionTables>()).closures(end),
     overrides: await reading.overrides(frequency, { since }),
     drifted: await reading.lastDrifts(frequency, since),
     waiting: await reading.waiting(frequency)

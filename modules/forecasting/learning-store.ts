@@ -347,15 +347,6 @@ export function createLearningStore(root: Kysely<unknown>, dialect: Dialect) {
         .execute()
       return new Set(rows.map((row) => row.item_code))
     },
-    async retrained(itemCodes: readonly string[], frequency: Frequency, now: number): Promise<void> {
-      await db
-        .updateTable('forecast_drift')
-        .set({ retrained_at: now })
-        .where('item_code', 'in', [...itemCodes])
-        .where('frequency', '=', frequency)
-        .where('retrained_at', 'is', null)
-        .execute()
-    },
     /** Newest first: ids are ordered by time. */
     drifts(
       filter: { itemCode?: string; frequency?: Frequency; waiting?: boolean },

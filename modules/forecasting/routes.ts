@@ -85,9 +85,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) =
       if (regressors.length > 0) {
         const today = Math.floor(now() / MILLISECONDS_PER_DAY)
         const tenant = tenantOf(request)
-        const end = await createConsumptionStore(tenant.db.withTables<ForecastingTables>(), tenant.dialect).lastDay(
-          today
-        )
+        const end = await createConsumptionStore(tenant.db.withTables<ForecastingTables>()).lastDay(today)
         await requireRegressors(tenant, regressors, end ?? today - 1, horizonOf(request.body) * periodDays(frequency))
       }
       return answers.job(request, reply, () => jobs.start(tenantOf(request), TRAIN_JOB, request.body))

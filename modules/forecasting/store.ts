@@ -5,7 +5,6 @@ import { type ConsumptionTables, chunks } from './consumption-store.js'
 import type { LearningTables } from './learning-store.js'
 import type { Override } from './outcomes.js'
 import { ownTexts, type Reconciled, servedForecast } from './overrides.js'
-import type { Trained } from './worker.js'
 
 type AiModel = {
   id: string
@@ -66,18 +65,6 @@ export interface TrainingParameters {
   horizonDays?: number
   regressors?: readonly string[]
 }
-export interface SaveOptions {
-  frequency: Frequency
-  /** periods */
-  horizon: number
-  now: number
-  parameters: TrainingParameters
-  overrides: ReadonlyMap<string, readonly Override[]>
-}
-
-/** Older versions of a series' model than this many are removed. */
-export const VERSIONS_KEPT = 5
-
 export interface ModelFilter {
   itemCode?: string
   model?: string
@@ -95,60 +82,6 @@ export function createForecastStore(db: Kysely<ForecastingTables>) {
     return query
   }
 
-  const saveForecast = async (trained: Trained, { frequency, parameters, overrides }: SaveOptions) => {
-    const { itemCode, answer, distribution, dailyMean: daily_mean, firstDay: first_day, served: path } = trained
-    const forecast = {
-      model_id: trained.id,
-      data_hash: trained.dataHash,
-      parameters: JSON.stringify(parameters),
-      ...servedForecast({ answer, distribution, daily_mean }, null, overrides.get(itemCode) ?? [])
-    }
-    await db
-      .insertInto('ai_forecasts')
-      .values({ item_code: itemCode, frequency, ...forecast })
-      .onConflict((conflict) => conflict.columns(['item_code', 'frequency']).doUpdateSet(forecast))
-      .execute()
-    await db
-      .insertInto('forecast_served')
-      .values({ item_code: itemCode, frequency, first_day, path })
-      .onConflict((conflict) => conflict.columns(['item_code', 'frequency', 'first_day']).doUpdateSet({ path }))
-      .execute()
-  }
-
-  const saveModel = async (trained: Trained, options: SaveOptions, version: number) => {
-    const { accuracy } = trained
-    const { frequency, horizon, now } = options
-    await db
-      .insertInto('ai_models')
-      .values({
-        id: trained.id,
-        item_code: trained.itemCode,
-        frequency,
-        version,
-        model: trained.model,
-        status: 'active',
-        trained_at: now,
-        horizon,
-        artifact: trained.artifact,
-        volume: trained.volume,
-        wape: accuracy.wape,
-        mase: accuracy.mase,
-        bias: accuracy.bias,
-        coverage80: accuracy.coverage80,
-        coverage95: accuracy.coverage95,
-        baseline_wape: trained.baselineWape,
-        serves_baseline: trained.servesBaseline ? 1 : 0
-      })
-      .execute()
-    await saveForecast(trained, options)
-    await db
-      .deleteFrom('ai_models')
-      .where('item_code', '=', trained.itemCode)
-      .where('frequency', '=', frequency)
-      .where('version', '<=', version - VERSIONS_KEPT)
-      .execute()
-  }
-
   return {
     /** Data hashes of what serves now, per item. */
     async hashes(itemCodes: readonly string[], frequency: Frequency): Promise<Map<string, string>> {
@@ -159,27 +92,6 @@ export function createForecastStore(db: Kysely<ForecastingTables>) {
         .where('frequency', '=', frequency)
         .execute()
       return new Map(rows.map((row) => [row.item_code, row.data_hash]))
-    },
-
-    /** A new version per item, whose forecast serves from now on; the version before is archived. */
-    async save(all: readonly Trained[], options: SaveOptions): Promise<void> {
-      const { frequency } = options
-      const itemCodes = all.map(({ itemCode }) => itemCode)
-      const serving = await db
-        .selectFrom('ai_forecasts as forecast')
-        .innerJoin('ai_models as model', 'model.id', 'forecast.model_id')
-        .select(['model.id', 'model.item_code', 'model.version'])
-        .where('forecast.item_code', 'in', itemCodes)
-        .where('forecast.frequency', '=', frequency)
-        .execute()
-      const versions = new Map(serving.map((row) => [row.item_code, row.version]))
-      if (serving.length > 0) {
-        const ids = serving.map(({ id }) => id)
-        await db.updateTable('ai_models').set({ status: 'archived' }).where('id', 'in', ids).execute()
-      }
-      for (const trained of all) {
-        await saveModel(trained, options, (versions.get(trained.itemCode) ?? 0) + 1)
-      }
     },
 
     /** The stored forecast of one series, the model's own beside what is served. */

@@ -11,6 +11,7 @@ import { createRealisation, type Realisation } from './learn.js'
 import { createLearningStore } from './learning-store.js'
 import type { ForecastMetrics } from './metrics.js'
 import { toOverride } from './people-store.js'
+import { saveTrained } from './save.js'
 import { dayText, demand, fingerprint, MILLISECONDS_PER_DAY, periodDays } from './series.js'
 import { createForecastStore, type ForecastingTables } from './store.js'
 import type { Failure, TrainingBatch, TrainingResult, TrainingSeries } from './worker.js'
@@ -68,7 +69,7 @@ export function createTraining({
 }: Dependencies) {
   const timedOut = `took longer than ${seriesTimeoutMilliseconds / 1000} s`
   async function scope(tenant: Tenant, params: TrainRequest, failed: Failure[], end: number): Promise<string[]> {
-    const store = createConsumptionStore(tenant.db.withTables<ForecastingTables>(), tenant.dialect)
+    const store = createConsumptionStore(tenant.db.withTables<ForecastingTables>())
     if (params.itemCodes !== undefined) {
       const used: string[] = []
       for (const names of chunks(params.itemCodes, ITEMS_PER_PAGE)) {
@@ -114,7 +115,7 @@ export function createTraining({
   ): Promise<TrainingSeries[]> {
     const db = tenant.db.withTables<ForecastingTables>()
     const step = periodDays(run.frequency)
-    const days = await createConsumptionStore(db, tenant.dialect).days(itemCodes)
+    const days = await createConsumptionStore(db).days(itemCodes)
     const unknown = await realisation.unknownDays()
     const hashes = await createForecastStore(db).hashes(itemCodes, run.frequency)
     const items = await scopedItems(tenant, source, calendar, itemCodes)
@@ -187,13 +188,11 @@ export function createTraining({
   async function save(tenant: Tenant, tx: Transaction, trained: TrainingResult['trained'], run: Run): Promise<void> {
     const { frequency, horizon, asked } = run
     const learning = createLearningStore(tx.db, tenant.dialect)
-    const itemCodes = trained.map(({ itemCode }) => itemCode)
-    const overrides = new Map(
-      [...(await learning.overrides(frequency, { itemCodes }))].map(([code, rows]) => [code, rows.map(toOverride)])
-    )
-    const options = { frequency, horizon, now: now(), parameters: asked, overrides }
-    await createForecastStore(tx.db.withTables<ForecastingTables>()).save(trained, options)
-    await learning.retrained(itemCodes, frequency, now())
+    const overridesOf = async (itemCodes: readonly string[]) =>
+      new Map(
+        [...(await learning.overrides(frequency, { itemCodes }))].map(([code, rows]) => [code, rows.map(toOverride)])
+      )
+    await saveTrained(tx, trained, { frequency, horizon, now: now(), parameters: asked, overridesOf })
     tx.invalidate('forecasting')
   }
 
@@ -237,7 +236,7 @@ export function createTraining({
     await derivation.catchUp(tenant, signal)
     await derivation.deriveStale(tenant, params.itemCodes, { signal, advance: () => {} })
     const today = Math.floor(now() / MILLISECONDS_PER_DAY)
-    const end = await createConsumptionStore(tenant.db.withTables<ForecastingTables>(), tenant.dialect).lastDay(today)
+    const end = await createConsumptionStore(tenant.db.withTables<ForecastingTables>()).lastDay(today)
     const run = createRun(params, { signal, progress, metrics, now: now(), timedOut })
     const itemCodes = await scope(tenant, params, run.failed, end ?? today - 1)
     run.expect(itemCodes.length)
