@@ -3,7 +3,7 @@ import type { Known } from './calendar.js'
 import { closeDays, columnOf, type Span } from './known.js'
 import { type ForecastOutput, forecast, LEVELS } from './models/index.js'
 import type { ServedPath } from './outcomes.js'
-import { yieldToRequests } from './priority.js'
+import { giveWay, yieldToRequests } from './priority.js'
 import { dayText, periodDays } from './series.js'
 
 yieldToRequests()
@@ -42,6 +42,7 @@ function run(one: BaseSeries, back: number, { frequency, horizon }: BaseBatch): 
       frequency,
       horizon,
       startDate: dayText(start),
+      beforeFit: giveWay,
       ...(columns.length === 0 ? {} : { factors: columns })
     })
     closeDays(output, known?.closed ?? [], span)

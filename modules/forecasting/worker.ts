@@ -6,7 +6,7 @@ import { naiveScale } from './models/accuracy.js'
 import { describe } from './models/explain.js'
 import { type ForecastOutput, forecast, loadModels, type Accuracy as Measured, type ModelName } from './models/index.js'
 import { naivePath, type Served } from './outcomes.js'
-import { yieldToRequests } from './priority.js'
+import { giveWay, yieldToRequests } from './priority.js'
 import { dayText, periodDays } from './series.js'
 
 export interface TrainingSeries {
@@ -121,6 +121,7 @@ function trainOne(series: TrainingSeries, batch: TrainingBatch): Trained {
     frequency,
     horizon,
     startDate: dayText(start),
+    beforeFit: giveWay,
     ...(models === undefined ? {} : { models }),
     ...(columns.length === 0 ? {} : { factors: columns })
   })

@@ -115,7 +115,8 @@ export function prepare(input: ForecastInput, candidates: readonly number[]): Pr
             candidates[0] ?? 1
           )
         : undefined,
-      countsUntil
+      countsUntil,
+      beforeFit: input.beforeFit
     },
     demandClass,
     sparse: isSparse(y),

@@ -59,12 +59,14 @@ export function hold(out: Float64Array, low: number, high: number): boolean {
  */
 export function roll(fit: Fit, y: Float64Array, plan: RollingPlan, context: FitContext): Rolled | undefined {
   const { origins, refits, horizon } = plan
+  context.beforeFit?.()
   const final = fit(y.slice(), context)
   if (!final) return undefined
   const forecasts = new Float64Array(origins.length * horizon)
   for (let r = 0; r < refits.length; r++) {
     const from = refits[r]!
     const to = refits[r + 1] ?? origins.length
+    context.beforeFit?.()
     const fitted = fit(y.slice(0, origins[from]!), context)
     if (!fitted) return undefined
     const out = forecasts.subarray(from * horizon, to * horizon)

@@ -60,6 +60,8 @@ export interface ForecastInput {
   factors?: readonly FactorColumn[]
   /** negative forecasts become zero (default true) */
   nonNegative?: boolean
+  /** called before each fit: where others want the processor, it may wait */
+  beforeFit?: () => void
 }
 
 /** Out-of-sample accuracy over rolling origins; null where the measure is undefined (nothing sold, too short). */
@@ -154,6 +156,7 @@ export interface FitContext {
   factors?: Factors | undefined
   /** distribution of counts of the first `n` values, fitted once for whoever asks; of the series before factors are taken off */
   countsUntil?: ((n: number) => CountMixture) | undefined
+  beforeFit?: (() => void) | undefined
 }
 
 /** A fitted model: forecasts from the end of any prefix `y` that starts where the training values started. */
