@@ -19,7 +19,7 @@ export { type Locale, type Localised, localeOf, Problem, type ProblemParams, pro
 export { shape } from './http/validation.js'
 export { kept } from './metrics/kept-figures.js'
 export type * from './portable/types.js'
-export { type Prepared, prepared, slots } from './prepared.js'
+export { type Prepared, prepared, type Slots, slots } from './prepared.js'
 export { NO_TRACING, type Tracing } from './telemetry/tracing.js'
 export { send, type Writer } from './writer.js'
 

@@ -4,7 +4,7 @@ import { type CompiledQuery, type Kysely, PostgresAdapter, type RawBuilder, type
 class Slot {
   constructor(readonly name: PropertyKey) {}
 }
-type Slots<Values> = <Name extends keyof Values>(name: Name) => RawBuilder<Values[Name]>
+export type Slots<Values> = <Name extends keyof Values>(name: Name) => RawBuilder<Values[Name]>
 export const slots =
   <Values>(): Slots<Values> =>
   (name) =>

@@ -1,7 +1,9 @@
-import { type Kysely, sql } from 'kysely'
-import { decodeCursor, encodeCursor } from '../../plugins/contracts.js'
+import { type Kysely, type RawBuilder, sql } from 'kysely'
+import { isPostgres } from '../../migrations/columns.js'
+import { decodeCursor, encodeCursor, prepared, type Slots } from '../../plugins/contracts.js'
 import { fromMicros } from '../../schemas/decimal.js'
 import type { Mismatch, Movement, MovementQuery, Verification } from '../../schemas/inventory.js'
+import { amongSlot, listOf } from './bulk.js'
 import { DEFAULT_LOT, INTERNAL_KINDS, type InventoryTables } from './tables.js'
 
 const DAY_MILLISECONDS = 86_400_000
@@ -270,43 +272,25 @@ export function createLedgerQueries(root: Kysely<unknown>) {
      */
     async dailyFlow(itemCodes: readonly string[], fromDay?: string, toDay?: string) {
       if (itemCodes.length === 0) return []
-      const rows = await sql<{ itemCode: string; day: number; usedMicros: number; changeMicros: number }>`
-        select i.code as "itemCode", m.occurred_at / ${sql.lit(DAY_MILLISECONDS)} as day,
-          sum(case when tl.kind = 'consumption' then m.quantity when fl.kind = 'consumption' then -m.quantity else 0 end) as "usedMicros",
-          sum(${internal('tl')} * m.quantity - ${internal('fl')} * m.quantity) as "changeMicros"
-        from ${sql.table('stock_moves')} as m
-        join ${sql.table('items')} as i on i.id = m.item_id
-        join ${sql.table('stock_accounts')} as fa on fa.id = m.from_account
-        join ${sql.table('stock_accounts')} as ta on ta.id = m.to_account
-        join ${sql.table('locations')} as fl on fl.id = fa.location_id
-        join ${sql.table('locations')} as tl on tl.id = ta.location_id
-        where i.code in (${sql.join(itemCodes)})
-          and m.occurred_at >= ${fromDay === undefined ? 0 : Date.parse(fromDay)}
-          and m.occurred_at < ${toDay === undefined ? Number.MAX_SAFE_INTEGER : Date.parse(toDay) + DAY_MILLISECONDS}
-        group by i.code, m.occurred_at / ${sql.lit(DAY_MILLISECONDS)}
-        order by i.code, day`.execute(root)
-      return rows.rows.map(({ day, ...row }) => ({ ...row, day: iso(day * DAY_MILLISECONDS).slice(0, 10) }))
+      const { rows } = await root.executeQuery(readFlows(root, withinDays(root, itemCodes, fromDay, toDay)))
+      return rows.flatMap(({ itemCode, flows }) =>
+        flows.split(',').map((flow) => {
+          const [day, used, change] = flow.split(' ')
+          return { itemCode, day: dayOf(day), usedMicros: integer(used), changeMicros: integer(change) }
+        })
+      )
     },
 
     /** Issues less returns of the named items together, per location and UTC day with any, ordered by both. */
     async dailyUseByLocation(itemCodes: readonly string[], fromDay?: string, toDay?: string) {
       if (itemCodes.length === 0) return []
-      const place = sql`case when tl.kind = 'consumption' then fl.code else tl.code end`
-      const { rows } = await sql<{ location: string; day: number; usedMicros: number }>`
-        select ${place} as location, m.occurred_at / ${sql.lit(DAY_MILLISECONDS)} as day,
-          sum(case when tl.kind = 'consumption' then m.quantity else -m.quantity end) as "usedMicros"
-        from ${sql.table('stock_moves')} as m
-        join ${sql.table('items')} as i on i.id = m.item_id
-        join ${sql.table('stock_accounts')} as fa on fa.id = m.from_account
-        join ${sql.table('stock_accounts')} as ta on ta.id = m.to_account
-        join ${sql.table('locations')} as fl on fl.id = fa.location_id
-        join ${sql.table('locations')} as tl on tl.id = ta.location_id
-        where i.code in (${sql.join(itemCodes)}) and (tl.kind = 'consumption') <> (fl.kind = 'consumption')
-          and m.occurred_at >= ${fromDay === undefined ? 0 : Date.parse(fromDay)}
-          and m.occurred_at < ${toDay === undefined ? Number.MAX_SAFE_INTEGER : Date.parse(toDay) + DAY_MILLISECONDS}
-        group by ${place}, m.occurred_at / ${sql.lit(DAY_MILLISECONDS)}
-        order by location, day`.execute(root)
-      return rows.map(({ day, ...row }) => ({ ...row, day: iso(day * DAY_MILLISECONDS).slice(0, 10) }))
+      const { rows } = await root.executeQuery(readUses(root, withinDays(root, itemCodes, fromDay, toDay)))
+      return rows.flatMap(({ location, uses }) =>
+        uses.split(',').map((use) => {
+          const [day, used] = use.split(' ')
+          return { location, day: dayOf(day), usedMicros: integer(used) }
+        })
+      )
     },
 
     /** Totals for dashboards and metrics. */
@@ -339,6 +323,62 @@ export function createLedgerQueries(root: Kysely<unknown>) {
     }
   }
 }
+
+interface Days {
+  codes: unknown
+  from: number
+  until: number
+}
+const withinDays = (
+  root: Kysely<unknown>,
+  itemCodes: readonly string[],
+  fromDay: string | undefined,
+  toDay: string | undefined
+): Days => ({
+  codes: listOf(root, itemCodes),
+  from: fromDay === undefined ? 0 : Date.parse(fromDay),
+  until: toDay === undefined ? Number.MAX_SAFE_INTEGER : Date.parse(toDay) + DAY_MILLISECONDS
+})
+function integer(text: string | undefined): number {
+  const value = Number(text)
+  if (!Number.isSafeInteger(value)) throw new RangeError(`${text} leaves the integers up to 2^53`)
+  return value
+}
+const dayOf = (day: string | undefined) => iso(integer(day) * DAY_MILLISECONDS).slice(0, 10)
+
+const movesOf = (root: Kysely<unknown>, slot: Slots<Days>) => sql`
+  ${sql.table('stock_moves')} as m
+  join ${sql.table('items')} as i on i.id = m.item_id
+  join ${sql.table('stock_accounts')} as fa on fa.id = m.from_account
+  join ${sql.table('stock_accounts')} as ta on ta.id = m.to_account
+  join ${sql.table('locations')} as fl on fl.id = fa.location_id
+  join ${sql.table('locations')} as tl on tl.id = ta.location_id
+  where ${amongSlot(root, 'i.code', slot('codes'))} and m.occurred_at >= ${slot('from')} and m.occurred_at < ${slot('until')}`
+/** A group's days in one text: as rows, what the driver makes of them costs several times the query. */
+const inOneText = (root: Kysely<unknown>, cells: RawBuilder<unknown>) =>
+  isPostgres(root) ? sql`string_agg(${cells}, ',' order by day)` : sql`group_concat(${cells}, ',' order by day)`
+const DAY = sql`m.occurred_at / ${sql.lit(DAY_MILLISECONDS)}`
+
+const readFlows = prepared<Days, { itemCode: string; flows: string }>(
+  (root, slot) => sql`
+    select "itemCode", ${inOneText(root, sql`day || ' ' || used || ' ' || change`)} as flows from (
+      select i.code as "itemCode", ${DAY} as day,
+        sum(case when tl.kind = 'consumption' then m.quantity when fl.kind = 'consumption' then -m.quantity else 0 end) as used,
+        sum(${internal('tl')} * m.quantity - ${internal('fl')} * m.quantity) as change
+      from ${movesOf(root, slot)}
+      group by i.code, ${DAY}) as daily
+    group by "itemCode" order by "itemCode"`
+)
+const PLACE = sql`case when tl.kind = 'consumption' then fl.code else tl.code end`
+const readUses = prepared<Days, { location: string; uses: string }>(
+  (root, slot) => sql`
+    select location, ${inOneText(root, sql`day || ' ' || used`)} as uses from (
+      select ${PLACE} as location, ${DAY} as day,
+        sum(case when tl.kind = 'consumption' then m.quantity else -m.quantity end) as used
+      from ${movesOf(root, slot)} and (tl.kind = 'consumption') <> (fl.kind = 'consumption')
+      group by ${PLACE}, ${DAY}) as daily
+    group by location order by location`
+)
 
 const iso = (milliseconds: number) => new Date(milliseconds).toISOString()
 const isInternal = (kind: (typeof INTERNAL_KINDS)[number]) => INTERNAL_KINDS.includes(kind)
