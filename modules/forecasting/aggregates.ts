@@ -96,7 +96,7 @@ function meansFrom({ points }: Forecast, first: number, horizon: number): number
 export function createAggregation({ source, compute, now }: Dependencies) {
   const storesOf = (tenant: Tenant) => {
     const db = tenant.db.withTables<ForecastingTables>()
-    return { consumption: createConsumptionStore(db), forecasts: createForecastStore(db) }
+    return { consumption: createConsumptionStore(tenant.db), forecasts: createForecastStore(db) }
   }
   const trainLocations = createLocations({ source, compute, now })
 

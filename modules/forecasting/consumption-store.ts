@@ -134,6 +134,15 @@ const cellsOf = (row: ConsumptionData) => [
   row.closing_micros,
   row.censored
 ]
+function activeDayOf(text: string): ActiveDay {
+  const [day = '', used, closing, censored] = text.split(' ')
+  return {
+    day: dayNumber(day),
+    used: Number(used) / MICROS,
+    censored: censored === '1',
+    emptyAtEnd: closing === '0'
+  }
+}
 const textOf = ({ day, quantity_micros, closing_micros, censored }: ConsumptionData) =>
   `${day} ${quantity_micros} ${closing_micros} ${censored}`
 
@@ -143,7 +152,8 @@ export async function settle(tx: Writer, stale: readonly Stale[]): Promise<void>
   await send(tx, deleteStale(tx.db, { marks: JSON.stringify(stale.map(({ item_code, mark }) => [item_code, mark])) }))
 }
 
-export function createConsumptionStore(db: Kysely<ConsumptionTables>) {
+export function createConsumptionStore(root: Kysely<unknown>) {
+  const db = root.withTables<ConsumptionTables>()
   return {
     async stale(itemCodes?: readonly string[]): Promise<Stale[]> {
       const query = db.selectFrom('consumption_stale').selectAll().orderBy('from_day').orderBy('item_code')
@@ -249,22 +259,9 @@ export function createConsumptionStore(db: Kysely<ConsumptionTables>) {
 
     /** The days with movements of each named item, oldest first. */
     async days(itemCodes: readonly string[]): Promise<Map<string, ActiveDay[]>> {
-      const rows = await db
-        .selectFrom('consumption_data')
-        .selectAll()
-        .where('item_code', 'in', [...itemCodes])
-        .orderBy('item_code')
-        .orderBy('day')
-        .execute()
+      const { rows } = await root.executeQuery(readText(root, { codes: JSON.stringify(itemCodes), from: '' }))
       const byItem = new Map<string, ActiveDay[]>(itemCodes.map((code) => [code, []]))
-      for (const row of rows) {
-        byItem.get(row.item_code)?.push({
-          day: dayNumber(row.day),
-          used: row.quantity_micros / MICROS,
-          censored: row.censored === 1,
-          emptyAtEnd: row.closing_micros === 0
-        })
-      }
+      for (const row of rows) byItem.set(row.item_code, row.text.split(',').map(activeDayOf))
       return byItem
     },
 

@@ -88,7 +88,7 @@ function inTurn<R>(tenant: string, work: () => Promise<R>): Promise<R> {
 
 /** Keeps consumption in step with the ledger, in steps short enough for the event loop. */
 export function createDerivation(source: ConsumptionSource, now: () => number) {
-  const storeOf = (tenant: Tenant) => createConsumptionStore(tenant.db.withTables<ConsumptionTables>())
+  const storeOf = (tenant: Tenant) => createConsumptionStore(tenant.db)
 
   async function deriveStep(tenant: Tenant, itemCodes: readonly string[], fromDay: string | undefined, stale: Stale[]) {
     const flows = await source.dailyFlow(tenant, { itemCodes, ...(fromDay === undefined ? {} : { fromDay }) })
@@ -171,7 +171,7 @@ export function createDerivation(source: ConsumptionSource, now: () => number) {
         if (performance.now() > deadline) return false
         await sleep(BARRIER_POLL_MILLISECONDS)
       }
-      await tenant.transact((tx) => createConsumptionStore(tx.db.withTables<ConsumptionTables>()).takeBarrier(id))
+      await tenant.transact((tx) => createConsumptionStore(tx.db).takeBarrier(id))
       return true
     },
 

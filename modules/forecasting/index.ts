@@ -19,7 +19,7 @@ import {
 import type { DeriveRequest, TrainRequest } from '../../schemas/forecasting.js'
 import { StockMoved } from '../../schemas/inventory.js'
 import { createAggregation } from './aggregates.js'
-import { type ConsumptionTables, createConsumptionStore, markStale } from './consumption-store.js'
+import { createConsumptionStore, markStale } from './consumption-store.js'
 import { BARRIER_TOPIC, type ConsumptionSource, createDerivation } from './derive.js'
 import { createForecastMetrics } from './metrics.js'
 import { createNightly, NIGHTLY_HOUR, NIGHTLY_JOB, SUMS_RUN } from './nightly.js'
@@ -148,9 +148,7 @@ function subscribe(events: Events): void {
     name: 'forecasting.barrier',
     async handle({ payload }, tenant) {
       if (!shape(Barrier)(payload)) throw new TypeError(`the payload of ${BARRIER_TOPIC} has another shape`)
-      await tenant.transact(({ db }) =>
-        createConsumptionStore(db.withTables<ConsumptionTables>()).addBarrier(payload.id)
-      )
+      await tenant.transact(({ db }) => createConsumptionStore(db).addBarrier(payload.id))
     }
   })
 }

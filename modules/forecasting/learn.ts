@@ -2,7 +2,7 @@ import { setImmediate as turn } from 'node:timers/promises'
 import { v7 as uuid } from 'uuid'
 import type { Tenant, Transaction } from '../../plugins/contracts.js'
 import type { Frequency } from '../../schemas/forecasting.js'
-import { type ConsumptionTables, createConsumptionStore } from './consumption-store.js'
+import { createConsumptionStore } from './consumption-store.js'
 import { createLearningStore, type DriftRow, type ItemOutcome } from './learning-store.js'
 import type { ForecastMetrics } from './metrics.js'
 import { biasAlarm, findDrift } from './models/drift.js'
@@ -39,7 +39,7 @@ export function createRealisation(
   /** What people and earlier runs said, read once: there is little of it. */
   const prepare = async () => ({
     exceptional: await reading.exceptional(),
-    closures: await createConsumptionStore(tenant.db.withTables<ConsumptionTables>()).closures(end),
+    closures: await createConsumptionStore(tenant.db).closures(end),
     overrides: await reading.overrides(frequency, { since }),
     drifted: await reading.lastDrifts(frequency, since),
     waiting: await reading.waiting(frequency)

@@ -77,7 +77,7 @@ export function createLocations({ source, compute, now }: Dependencies) {
     const { frequency, horizon, stepDays } = shape
     const db = tenant.db.withTables<ForecastingTables>()
     const store = createForecastStore(db)
-    const closures = (await createConsumptionStore(db).closures(end)).map(dayNumber)
+    const closures = (await createConsumptionStore(tenant.db).closures(end)).map(dayNumber)
     const categories = new Map<string, string | null>()
     for (const codes of chunks(itemCodes, 500)) {
       for (const { itemCode, category } of await source.items(tenant, { itemCodes: codes, limit: codes.length })) {

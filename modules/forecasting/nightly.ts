@@ -43,7 +43,7 @@ interface Dependencies {
 /** Each series as it was last asked for, and what was never trained by the defaults; one group for each set of parameters. */
 async function groups(tenant: Tenant, derivation: Derivation): Promise<TrainRequest[]> {
   const db = tenant.db.withTables<ForecastingTables>()
-  const consumption = createConsumptionStore(db)
+  const consumption = createConsumptionStore(tenant.db)
   const forecasts = createForecastStore(db)
   const byParameters = new Map<string, string[]>()
   const add = (itemCode: string, frequency: Frequency, parameters: string) => {

@@ -28,7 +28,7 @@ const ITEMS_PER_READ = 50
 const round = (value: number) => Math.round(value * 1_000_000) / 1_000_000
 
 const forecastsOf = (tenant: Tenant) => createForecastStore(tenant.db.withTables<ForecastingTables>())
-const consumptionOf = (tenant: Tenant) => createConsumptionStore(tenant.db.withTables<ForecastingTables>())
+const consumptionOf = (tenant: Tenant) => createConsumptionStore(tenant.db)
 
 /** Mean forecast per day in the item's unit; items without a forecast are left out. */
 export const dailyDemand = (tenant: Tenant, itemCodes: readonly string[]): Promise<Map<string, number>> =>

@@ -73,7 +73,7 @@ async function serveAgain(tenant: Tenant, tx: Transaction, itemCode: string, fre
 /** The last day of data that is known: what a person says of later days is a forecast, of earlier ones hindsight. */
 async function knownTo(tenant: Tenant, answer: string, now: number): Promise<string> {
   const { dataTo }: schemas.Forecast = JSON.parse(answer)
-  const consumption = createConsumptionStore(tenant.db.withTables<ForecastingTables>())
+  const consumption = createConsumptionStore(tenant.db)
   const last = await consumption.lastDay(Math.floor(now / MILLISECONDS_PER_DAY))
   return last === undefined || dayText(last) < dataTo ? dataTo : dayText(last)
 }

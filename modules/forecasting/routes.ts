@@ -27,7 +27,6 @@ import { calendarRoutes } from './routes-calendar.js'
 import { learningRoutes } from './routes-learning.js'
 import { MILLISECONDS_PER_DAY, periodDays } from './series.js'
 import { answerOf } from './served.js'
-import type { ForecastingTables } from './store.js'
 import { horizonOf } from './train.js'
 
 export const DERIVE_JOB = 'forecasting.derive'
@@ -85,7 +84,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) =
       if (regressors.length > 0) {
         const today = Math.floor(now() / MILLISECONDS_PER_DAY)
         const tenant = tenantOf(request)
-        const end = await createConsumptionStore(tenant.db.withTables<ForecastingTables>()).lastDay(today)
+        const end = await createConsumptionStore(tenant.db).lastDay(today)
         await requireRegressors(tenant, regressors, end ?? today - 1, horizonOf(request.body) * periodDays(frequency))
       }
       return answers.job(request, reply, () => jobs.start(tenantOf(request), TRAIN_JOB, request.body))

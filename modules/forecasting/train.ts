@@ -69,7 +69,7 @@ export function createTraining({
 }: Dependencies) {
   const timedOut = `took longer than ${seriesTimeoutMilliseconds / 1000} s`
   async function scope(tenant: Tenant, params: TrainRequest, failed: Failure[], end: number): Promise<string[]> {
-    const store = createConsumptionStore(tenant.db.withTables<ForecastingTables>())
+    const store = createConsumptionStore(tenant.db)
     if (params.itemCodes !== undefined) {
       const used: string[] = []
       for (const names of chunks(params.itemCodes, ITEMS_PER_PAGE)) {
@@ -115,7 +115,7 @@ export function createTraining({
   ): Promise<TrainingSeries[]> {
     const db = tenant.db.withTables<ForecastingTables>()
     const step = periodDays(run.frequency)
-    const days = await createConsumptionStore(db).days(itemCodes)
+    const days = await createConsumptionStore(tenant.db).days(itemCodes)
     const unknown = await realisation.unknownDays()
     const hashes = await createForecastStore(db).hashes(itemCodes, run.frequency)
     const items = await scopedItems(tenant, source, calendar, itemCodes)
@@ -236,7 +236,7 @@ export function createTraining({
     await derivation.catchUp(tenant, signal)
     await derivation.deriveStale(tenant, params.itemCodes, { signal, advance: () => {} })
     const today = Math.floor(now() / MILLISECONDS_PER_DAY)
-    const end = await createConsumptionStore(tenant.db.withTables<ForecastingTables>()).lastDay(today)
+    const end = await createConsumptionStore(tenant.db).lastDay(today)
     const run = createRun(params, { signal, progress, metrics, now: now(), timedOut })
     const itemCodes = await scope(tenant, params, run.failed, end ?? today - 1)
     run.expect(itemCodes.length)

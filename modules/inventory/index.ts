@@ -83,13 +83,12 @@ async function inventory(app: FastifyInstance, options: InventoryOptions): Promi
 
 export { inventoryMigrations as migrations } from '../../migrations/inventory.js'
 export type { ItemFigures } from './context.js'
+export { dailyFlow, dailyUseByLocation } from './daily.js'
 export { stockGauges } from './metrics.js'
 export { postMovement } from './movements.js'
 export { personalData } from './personal.js'
 export {
   availableStock,
-  dailyFlow,
-  dailyUseByLocation,
   inventoryHeadline,
   items,
   ledgerProof,

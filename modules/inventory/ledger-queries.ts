@@ -1,12 +1,10 @@
-import { type Kysely, type RawBuilder, sql } from 'kysely'
-import { isPostgres } from '../../migrations/columns.js'
-import { decodeCursor, encodeCursor, prepared, type Slots } from '../../plugins/contracts.js'
+import { type Kysely, sql } from 'kysely'
+import { decodeCursor, encodeCursor } from '../../plugins/contracts.js'
 import { fromMicros } from '../../schemas/decimal.js'
 import type { Mismatch, Movement, MovementQuery, Verification } from '../../schemas/inventory.js'
-import { amongSlot, listOf } from './bulk.js'
+import { internal } from './daily.js'
 import { DEFAULT_LOT, INTERNAL_KINDS, type InventoryTables } from './tables.js'
 
-const DAY_MILLISECONDS = 86_400_000
 /** Items checked by one statement: each keeps the event loop for a few milliseconds only. */
 const VERIFY_CHUNK = 50
 
@@ -266,33 +264,6 @@ export function createLedgerQueries(root: Kysely<unknown>) {
       }
     },
 
-    /**
-     * Net movement per item and UTC day, days with movements only, ordered by item and day. `used` is issues less returns (a
-     * reversal counts on the day of what it reverses); `change` is the change of stock on hand.
-     */
-    async dailyFlow(itemCodes: readonly string[], fromDay?: string, toDay?: string) {
-      if (itemCodes.length === 0) return []
-      const { rows } = await root.executeQuery(readFlows(root, withinDays(root, itemCodes, fromDay, toDay)))
-      return rows.flatMap(({ itemCode, flows }) =>
-        flows.split(',').map((flow) => {
-          const [day, used, change] = flow.split(' ')
-          return { itemCode, day: dayOf(day), usedMicros: integer(used), changeMicros: integer(change) }
-        })
-      )
-    },
-
-    /** Issues less returns of the named items together, per location and UTC day with any, ordered by both. */
-    async dailyUseByLocation(itemCodes: readonly string[], fromDay?: string, toDay?: string) {
-      if (itemCodes.length === 0) return []
-      const { rows } = await root.executeQuery(readUses(root, withinDays(root, itemCodes, fromDay, toDay)))
-      return rows.flatMap(({ location, uses }) =>
-        uses.split(',').map((use) => {
-          const [day, used] = use.split(' ')
-          return { location, day: dayOf(day), usedMicros: integer(used) }
-        })
-      )
-    },
-
     /** Totals for dashboards and metrics. */
     async headline() {
       const { rows } = await sql<{
@@ -324,68 +295,8 @@ export function createLedgerQueries(root: Kysely<unknown>) {
   }
 }
 
-interface Days {
-  codes: unknown
-  from: number
-  until: number
-}
-const withinDays = (
-  root: Kysely<unknown>,
-  itemCodes: readonly string[],
-  fromDay: string | undefined,
-  toDay: string | undefined
-): Days => ({
-  codes: listOf(root, itemCodes),
-  from: fromDay === undefined ? 0 : Date.parse(fromDay),
-  until: toDay === undefined ? Number.MAX_SAFE_INTEGER : Date.parse(toDay) + DAY_MILLISECONDS
-})
-function integer(text: string | undefined): number {
-  const value = Number(text)
-  if (!Number.isSafeInteger(value)) throw new RangeError(`${text} leaves the integers up to 2^53`)
-  return value
-}
-const dayOf = (day: string | undefined) => iso(integer(day) * DAY_MILLISECONDS).slice(0, 10)
-
-const movesOf = (root: Kysely<unknown>, slot: Slots<Days>) => sql`
-  ${sql.table('stock_moves')} as m
-  join ${sql.table('items')} as i on i.id = m.item_id
-  join ${sql.table('stock_accounts')} as fa on fa.id = m.from_account
-  join ${sql.table('stock_accounts')} as ta on ta.id = m.to_account
-  join ${sql.table('locations')} as fl on fl.id = fa.location_id
-  join ${sql.table('locations')} as tl on tl.id = ta.location_id
-  where ${amongSlot(root, 'i.code', slot('codes'))} and m.occurred_at >= ${slot('from')} and m.occurred_at < ${slot('until')}`
-/** A group's days in one text: as rows, what the driver makes of them costs several times the query. */
-const inOneText = (root: Kysely<unknown>, cells: RawBuilder<unknown>) =>
-  isPostgres(root) ? sql`string_agg(${cells}, ',' order by day)` : sql`group_concat(${cells}, ',' order by day)`
-const DAY = sql`m.occurred_at / ${sql.lit(DAY_MILLISECONDS)}`
-
-const readFlows = prepared<Days, { itemCode: string; flows: string }>(
-  (root, slot) => sql`
-    select "itemCode", ${inOneText(root, sql`day || ' ' || used || ' ' || change`)} as flows from (
-      select i.code as "itemCode", ${DAY} as day,
-        sum(case when tl.kind = 'consumption' then m.quantity when fl.kind = 'consumption' then -m.quantity else 0 end) as used,
-        sum(${internal('tl')} * m.quantity - ${internal('fl')} * m.quantity) as change
-      from ${movesOf(root, slot)}
-      group by i.code, ${DAY}) as daily
-    group by "itemCode" order by "itemCode"`
-)
-const PLACE = sql`case when tl.kind = 'consumption' then fl.code else tl.code end`
-const readUses = prepared<Days, { location: string; uses: string }>(
-  (root, slot) => sql`
-    select location, ${inOneText(root, sql`day || ' ' || used`)} as uses from (
-      select ${PLACE} as location, ${DAY} as day,
-        sum(case when tl.kind = 'consumption' then m.quantity else -m.quantity end) as used
-      from ${movesOf(root, slot)} and (tl.kind = 'consumption') <> (fl.kind = 'consumption')
-      group by ${PLACE}, ${DAY}) as daily
-    group by location order by location`
-)
-
 const iso = (milliseconds: number) => new Date(milliseconds).toISOString()
 const isInternal = (kind: (typeof INTERNAL_KINDS)[number]) => INTERNAL_KINDS.includes(kind)
-/** 1 for a location whose stock is ours, 0 for any other. */
-const internal = (alias: string) =>
-  sql`case when ${sql.ref(`${alias}.kind`)} in ('internal', 'transit') then 1 else 0 end`
-
 async function netChanges(
   root: Kysely<unknown>,
   itemIds: readonly number[],

@@ -23,18 +23,6 @@ export function items(
   return query.orderBy('i.code').limit(limit).execute()
 }
 
-/** Net movement per item and UTC day; see the ledger's queries. */
-export const dailyFlow = (
-  tenant: Tenant,
-  { itemCodes, fromDay, toDay }: { itemCodes: readonly string[]; fromDay?: string; toDay?: string }
-) => createLedgerQueries(tenant.db).dailyFlow(itemCodes, fromDay, toDay)
-
-/** What was used of the named items together, per location and UTC day; see the ledger's queries. */
-export const dailyUseByLocation = (
-  tenant: Tenant,
-  { itemCodes, fromDay, toDay }: { itemCodes: readonly string[]; fromDay?: string; toDay?: string }
-) => createLedgerQueries(tenant.db).dailyUseByLocation(itemCodes, fromDay, toDay)
-
 /** What is available of each item that has stock or had some: on hand less reserved. */
 export async function availableStock(tenant: Tenant): Promise<{ itemCode: string; available: number }[]> {
   const rows = await tablesOf(tenant)
