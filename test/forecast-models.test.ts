@@ -36,6 +36,13 @@ const uniform = (seed: number) => {
   }
 }
 
+t.test('what is called between fits changes nothing', async (t) => {
+  const asked: ForecastInput = { values: SHORT, frequency: 'week', horizon: 4 }
+  let calls = 0
+  t.same(forecast({ ...asked, beforeFit: () => void calls++ }), forecast(asked))
+  t.ok(calls > 20, 'often enough for others to get a processor')
+})
+
 t.test('series tools', async (t) => {
   t.same(Array.from(fillMissing(Float64Array.of(4, 0, 6), Uint8Array.of(0, 1, 0), 1)), [4, 5, 6])
   const weekly = Float64Array.from({ length: 70 }, (_, i) => (i % 7 === 5 ? 40 : 10) + ((i * 31) % 5))

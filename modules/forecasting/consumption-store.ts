@@ -55,13 +55,13 @@ const dayRows = (root: Kysely<unknown>, rows: RawBuilder<string>) =>
         (row -> 4)::integer as censored from jsonb_array_elements(${rows}::jsonb) as rows (row)`
     : sql`select value ->> 0 as item_code, value ->> 1 as day, value ->> 2 as quantity_micros, value ->> 3 as closing_micros,
         value ->> 4 as censored from json_each(${rows})`
-const names = (root: Kysely<unknown>, list: RawBuilder<string>) =>
+const listed = (root: Kysely<unknown>, list: RawBuilder<string>) =>
   isPostgres(root) ? sql`jsonb_array_elements_text(${list}::jsonb) as names (value)` : sql`json_each(${list}) as names`
 /** Of a list that a query makes PostgreSQL expects many, and would read the whole table for one item; of an array it expects few. */
 const isNamed = (root: Kysely<unknown>, list: RawBuilder<string>) =>
   isPostgres(root)
-    ? sql<SqlBool>`item_code = any(array(select value from ${names(root, list)}))`
-    : sql<SqlBool>`item_code in (select value from ${names(root, list)})`
+    ? sql<SqlBool>`item_code = any(array(select value from ${listed(root, list)}))`
+    : sql<SqlBool>`item_code in (select value from ${listed(root, list)})`
 const data = sql.table('consumption_data')
 
 /** A series as one text: as rows, what the driver makes of them costs several times the query. */
@@ -88,13 +88,11 @@ const upsertChanged = prepared<{ rows: string }, unknown>(
       closing_micros = excluded.closing_micros, censored = excluded.censored`
 )
 const upsertSummaries = prepared<{ codes: string; now: number }, unknown>((root, slot) => {
-  const [first, last] = [sql.raw('min(day)'), sql.raw('max(day)')]
-  const of = (day: RawBuilder<unknown>, which: RawBuilder<unknown>) =>
-    sql`(select ${day} from ${data} where item_code = names.value and ${which})`
+  const ofIt = sql`from ${data} where item_code = names.value`
   return sql`
     insert into ${sql.table('consumption_items')} (item_code, first_day, last_use_day, derived_at)
-    select names.value, ${of(first, sql`true`)}, ${of(last, sql`quantity_micros > 0`)}, ${slot('now')}
-    from ${names(root, slot('codes'))} where true
+    select names.value, (select min(day) ${ofIt}), (select max(day) ${ofIt} and quantity_micros > 0), ${slot('now')}
+    from ${listed(root, slot('codes'))} where true
     on conflict (item_code) do update set first_day = excluded.first_day, last_use_day = excluded.last_use_day,
       derived_at = excluded.derived_at`
 })
