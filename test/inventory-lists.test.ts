@@ -105,6 +105,14 @@ async function search(t: Test, { manager, viewer }: Context) {
   ] as const) {
     t.same(await find(q), [expected], q)
   }
+  const marks = ` !"#$%&'()*+,-./:;<=>?@[\\]^_\`{|}~`
+  const separated = [...marks.trim()].map((mark, n) => `${n}${mark}${n}`)
+  await made(t, manager.post('/api/inventory', { itemCode: 'SE-MARKS', unit: 'each', name: separated.join(' ') }))
+  for (const [n, words] of separated.entries()) {
+    t.same(await find(words), ['SE-MARKS'], words)
+    t.same(await find(`${n}q${n}`), [], 'no letter stands for a mark')
+    if (n > 0) t.same(await find(`${n - 1} ${n}${marks[n + 1]}`), ['SE-MARKS'], 'from one word to the next')
+  }
   for (const q of [
     '%%%',
     '___',
@@ -114,6 +122,7 @@ async function search(t: Test, { manager, viewer }: Context) {
     'text:creme',
     '-creme',
     'brulee dessert',
+    'cremeqbrulee',
     '\u0001\u0001c%'
   ]) {
     t.same(await find(q), [], `${q} is not found, and no syntax`)

@@ -14,7 +14,7 @@ import {
   slot,
   type Values
 } from './list-plan.js'
-import { anchored, fold, likePattern, matchPhrase } from './search-text.js'
+import { anchored, fold, JOINED_TEXT, joinedPattern, likePattern, matchPhrase } from './search-text.js'
 import { INTERNAL_KINDS, type InventoryTables } from './tables.js'
 
 const SORTS = {
@@ -57,8 +57,8 @@ export async function listItems(root: Kysely<unknown>, query: ItemQuery, planner
   const after = decodeCursor(purpose, cursor, shape)
   const values: Partial<Values> = { limit: limit + 1 }
   if (words !== '') {
-    values.q = isPostgres(root) ? likePattern(words) : matchPhrase(words)
-    values.text = anchored(words)
+    values.q = isPostgres(root) ? joinedPattern(words) : matchPhrase(words)
+    values.text = isPostgres(root) ? likePattern(words) : anchored(words)
   }
   if (category !== undefined) values.category = category
   if (status !== undefined) values.status = status
@@ -120,7 +120,7 @@ function matching(query: RowsQuery, postgres: boolean, plan: ListPlan): RowsQuer
   const ids = postgres
     ? sql<{
         item_id: number
-      }>`(select item_id from ${sql.table('item_search')} as w where text like ${slot('q')} ${category})`
+      }>`(select item_id from ${sql.table('item_search')} as w where ${sql.raw(JOINED_TEXT)} like ${slot('q')} ${category})`
     : sql<{
         item_id: number
       }>`(select rowid as item_id from item_search where item_search match ${matched(plan.values)})`
@@ -131,8 +131,8 @@ function matching(query: RowsQuery, postgres: boolean, plan: ListPlan): RowsQuer
 }
 
 /** The index by name has no text that is too long for it. */
-const headHolds = () => sql`(w.head like ${slot('q')} or (w.head is null and
-  (select x.text from ${sql.table('item_search')} as x where x.item_id = w.item_id) like ${slot('q')}))`
+const headHolds = () => sql`(w.head like ${slot('text')} or (w.head is null and
+  (select x.text from ${sql.table('item_search')} as x where x.item_id = w.item_id) like ${slot('text')}))`
 
 function inOrder(query: RowsQuery, plan: ListPlan, postgres: boolean): RowsQuery {
   const { order, values, narrow, byText } = plan

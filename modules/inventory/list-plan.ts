@@ -100,8 +100,8 @@ async function planOnSqlite(root: Kysely<unknown>, order: Order, values: Partial
 type Estimate = { 'QUERY PLAN': [{ Plan: { 'Plan Rows': number } }] }
 const estimate = (filters: RawBuilder<unknown>): Prepared<Partial<Values>, Estimate> =>
   prepared(() => sql`explain (format json) select from ${sql.table('item_search')} where ${filters}`)
-const ESTIMATE = estimate(sql`text like ${slot('q')}`)
-const ESTIMATE_TWICE = estimate(sql`text like ${slot('q')} and category_id = ${categoryId()}`)
+const ESTIMATE = estimate(sql`text like ${slot('text')}`)
+const ESTIMATE_TWICE = estimate(sql`text like ${slot('text')} and category_id = ${categoryId()}`)
 
 /** Whether the server expects so few items to have the words: to count them would take as long as to find them all. */
 async function isRare(root: Kysely<unknown>, order: Order, values: Partial<Values>): Promise<boolean> {

@@ -37,5 +37,17 @@ export const matchPhrase = (folded: string): string => `"${anchored(folded).repl
 export const categoryMark = (id: string): string => `char(2, 57344 + ${id} / 6400, 57344 + ${id} % 6400)`
 /** SQL of what FTS5 indexes of a row of `item_texts`. */
 export const INDEXED_TEXT = `iif(category_id is null, '', ${categoryMark('category_id')}) || text`
-/** For LIKE, its wildcards escaped. */
+/** For LIKE over the text itself, its wildcards escaped. */
 export const likePattern = (folded: string): string => `%${anchored(folded).replace(/[\\%_]/g, '\\$&')}%`
+
+/**
+ * pg_trgm takes what is neither letter nor digit for the end of a word, and has no trigram from one word to the next: of "organic
+ * premium" it would know the items that have either. So each such character is indexed as a capital, which the folded text has none of.
+ */
+const [APART, JOINED] = [' !"#%&\'()*+,-./:;=?@[\\]_|~', 'QHOGPACBDSRZWXVIUEMKLNYTFJ'] as const
+const CAPITALS = new Map([...APART].map((character, n) => [character, JOINED[n] ?? '']))
+/** SQL of what pg_trgm indexes of `text`. */
+export const JOINED_TEXT = `translate(text, '${APART.replaceAll("'", "''")}', '${JOINED}')`
+/** For LIKE over that: none of its wildcards is left. */
+export const joinedPattern = (folded: string): string =>
+  `%${[...anchored(folded)].map((character) => CAPITALS.get(character) ?? character).join('')}%`

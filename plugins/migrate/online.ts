@@ -11,6 +11,9 @@ export interface IndexStep {
   readonly unique?: boolean
   /** Of a partial index. */
   readonly where?: RawBuilder<unknown>
+  /** By another access method of PostgreSQL, with its options; SQLite gets no such index. */
+  readonly method?: 'gin'
+  readonly with?: RawBuilder<unknown>
 }
 
 /**
@@ -80,13 +83,15 @@ export async function runOnline(
 }
 
 async function createIndex(
-  { db, schema }: MigrationDatabase,
+  { db, schema, postgres }: MigrationDatabase,
   step: IndexStep,
   how: RawBuilder<unknown>
 ): Promise<void> {
+  if (step.method !== undefined && !postgres) return
   const columns = step.columns.map((column) => (typeof column === 'string' ? sql.id(column) : column))
   await sql`create ${step.unique === true ? sql`unique ` : sql``}index ${how} if not exists ${sql.id(step.index)}
-    on ${tableOf(schema, step.on)} (${sql.join(columns)})
+    on ${tableOf(schema, step.on)} ${step.method === undefined ? sql`` : sql`using ${sql.raw(step.method)}`} (${sql.join(columns)})
+    ${step.with === undefined ? sql`` : sql`with (${step.with})`}
     ${step.where === undefined ? sql`` : sql`where ${step.where}`}`.execute(db)
 }
 
