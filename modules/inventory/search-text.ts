@@ -41,13 +41,9 @@ export const INDEXED_TEXT = `iif(category_id is null, '', ${categoryMark('catego
 export const likePattern = (folded: string): string => `%${anchored(folded).replace(/[\\%_]/g, '\\$&')}%`
 
 /**
- * pg_trgm takes what is neither letter nor digit for the end of a word, and has no trigram from one word to the next: of "organic
- * premium" it would know the items that have either. So each such character is indexed as a capital, which the folded text has none of.
+ * SQL of what pg_trgm indexes of `text`. It takes what is neither letter nor digit for the end of a word, and has no trigram from one
+ * word to the next: of "organic premium" it would know the items that have either. A capital is in no text that is folded.
  */
-const [APART, JOINED] = [' !"#%&\'()*+,-./:;=?@[\\]_|~', 'QHOGPACBDSRZWXVIUEMKLNYTFJ'] as const
-const CAPITALS = new Map([...APART].map((character, n) => [character, JOINED[n] ?? '']))
-/** SQL of what pg_trgm indexes of `text`. */
-export const JOINED_TEXT = `translate(text, '${APART.replaceAll("'", "''")}', '${JOINED}')`
-/** For LIKE over that: none of its wildcards is left. */
-export const joinedPattern = (folded: string): string =>
-  `%${[...anchored(folded)].map((character) => CAPITALS.get(character) ?? character).join('')}%`
+export const JOINED_TEXT = "replace(text, ' ', 'Q')"
+/** For LIKE over that. */
+export const joinedPattern = (folded: string): string => likePattern(folded).replaceAll(' ', 'Q')
