@@ -1,7 +1,8 @@
-import { Agent, request } from 'node:http'
+import { Agent } from 'node:http'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Job } from '../schemas/common.js'
+import { ask } from './client.js'
 import {
   BenchError,
   type Cleanup,
@@ -94,7 +95,7 @@ async function readUntil(service: Service, codes: readonly string[], until: Prom
   while (!over) {
     const code = codes[Math.floor(next() * codes.length)] ?? ''
     const startedAt = performance.now()
-    const status = await get(`${service.url}/api/ai/forecast/${code}`, agent, headers)
+    const { status } = await ask(agent, `${service.url}/api/ai/forecast/${code}`, { headers })
     samples.push(performance.now() - startedAt)
     if (status !== 200) throw new BenchError(`GET forecast of ${code}: ${status}`)
     await sleep(PAUSE_MS)
@@ -103,15 +104,6 @@ async function readUntil(service: Service, codes: readonly string[], until: Prom
   agent.destroy()
   return samples
 }
-
-/** Not `fetch`: what that does for one answer takes this process longer than the answer itself takes the service. */
-const get = (url: string, agent: Agent, headers: Record<string, string>) =>
-  new Promise<number>((resolve, reject) => {
-    const asked = request(url, { agent, headers }, (answer) => {
-      answer.resume().on('end', () => resolve(answer.statusCode ?? 0))
-    })
-    asked.on('error', reject).end()
-  })
 
 /** The longest delay since it was last asked for, in ms. */
 async function eventLoopHeld({ url }: Service): Promise<number> {

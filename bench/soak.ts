@@ -1,8 +1,10 @@
 import { readFileSync } from 'node:fs'
+import { Agent } from 'node:http'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Job } from '../schemas/common.js'
 import { seedCatalogue } from './catalogue.js'
+import { ask } from './client.js'
 import {
   BenchError,
   type Cleanup,
@@ -37,6 +39,8 @@ const HISTORY_DAYS = 80
  */
 const WARM_UP_MINUTES = 8
 const DRAIN_MAX_MS = 10_000
+/** Those of the load are open all the time and take turns: otherwise a late answer would make it open more, which count as the service's. */
+const CONNECTIONS = 16
 /** What the runtime says of code that loses track of something. */
 const LEAKY = /Unhandled|MaxListenersExceeded|Warning: |"level":[56]0/
 
@@ -114,7 +118,7 @@ async function soak(cleanup: Cleanup, name: string, databaseUrl: string, options
   let ticks = 0
   const startedAt = performance.now()
   const elapsed = () => (performance.now() - startedAt) / 1000
-  load.start()
+  await load.start()
   while (elapsed() < (options.minutes + options.warmup) * 60) {
     await sleep(SAMPLE_MS)
     show(Math.floor(elapsed()))
@@ -216,6 +220,12 @@ class Load {
   readonly #rate: number
   readonly #next = random(11)
   readonly #open = new Set<Promise<void>>()
+  readonly #agent = new Agent({
+    keepAlive: true,
+    maxSockets: CONNECTIONS,
+    maxFreeSockets: CONNECTIONS,
+    scheduling: 'fifo'
+  })
   #stopped = false
   #ending = false
   #running: Promise<void> = Promise.resolve()
@@ -227,7 +237,8 @@ class Load {
     this.#rate = rate
   }
 
-  start(): void {
+  async start(): Promise<void> {
+    await Promise.all(Array.from({ length: CONNECTIONS }, () => this.#call('GET', '/api/dashboard/stats')))
     this.#running = this.#run()
   }
 
@@ -240,6 +251,7 @@ class Load {
     this.#stopped = true
     await this.#running
     await Promise.all(this.#open)
+    this.#agent.destroy()
   }
 
   async #run(): Promise<void> {
@@ -318,19 +330,16 @@ class Load {
     const write: Record<string, string> =
       method === 'GET' ? {} : { 'content-type': 'application/json', 'idempotency-key': `soak-${this.#n++}` }
     try {
-      const answer = await fetch(this.#service.url + path, {
+      const { status, text } = await ask(this.#agent, this.#service.url + path, {
         method,
         headers: { authorization: `Bearer ${this.#service.token}`, ...write, ...headers },
-        ...(body === undefined ? {} : { body: typeof body === 'string' ? body : JSON.stringify(body) })
+        body: body === undefined || typeof body === 'string' ? body : JSON.stringify(body)
       })
-      const text = await answer.text()
       this.answered++
-      if (answer.ok) return text
-      if (!this.#ending || answer.status !== 503)
-        this.failures.push(`${method} ${path}: ${answer.status} ${text.slice(0, 200)}`)
+      if (status >= 200 && status < 300) return text
+      if (!this.#ending || status !== 503) this.failures.push(`${method} ${path}: ${status} ${text.slice(0, 200)}`)
     } catch (error) {
-      const cause = error instanceof Error && error.cause instanceof Error ? String(error.cause) : String(error)
-      if (!this.#ending) this.failures.push(`${method} ${path}: ${cause}`)
+      if (!this.#ending) this.failures.push(`${method} ${path}: ${String(error)}`)
       this.#stopped ||= this.#ending
     }
     return undefined
