@@ -25,9 +25,12 @@ export type Prepared<Values, Row> = (db: Kysely<unknown>, values: Values) => Com
  * A query whose text does not depend on its values: built and compiled once for each database, which costs several times what
  * SQLite needs to run it. On PostgreSQL a connection keeps its plan too, so it names its columns: the result of a statement that is kept may
  * not change. `db.executeQuery` runs what this answers.
+ * @param options.planned `for its values`: where the best plan depends on them, PostgreSQL plans each time, which takes a millisecond.
+ * A plan that is kept is, from the sixth time on, one for any values.
  */
 export function prepared<Values extends object, Row>(
-  build: (db: Kysely<unknown>, slot: Slots<Values>) => Unbuilt<Row>
+  build: (db: Kysely<unknown>, slot: Slots<Values>) => Unbuilt<Row>,
+  { planned }: { planned: 'once' | 'for its values' } = { planned: 'once' }
 ): Prepared<Values, Row> {
   const compiled = new WeakMap<object, CompiledQuery<Row>>()
   const slot = slots<Values>()
@@ -37,7 +40,7 @@ export function prepared<Values extends object, Row>(
     if (known !== undefined) return withValues(known, values)
     const query = build(db, slot).compile(db)
     compiled.set(key, query)
-    names.set(query.query, `prepared_${++named}`)
+    if (planned === 'once') names.set(query.query, `prepared_${++named}`)
     return withValues(query, values)
   }
 }

@@ -359,12 +359,19 @@ t.test('PostgreSQL: a connection keeps what is prepared, and a pooled one does n
   await server.create('one')
   const { db } = await server.open('one')
   const same = prepared<{ n: number }, { n: number }>((_db, slot) => sql<{ n: number }>`select ${slot('n')}::int as n`)
-  for (const n of [1, 2, 3]) t.same((await db.executeQuery(same(db, { n }))).rows, [{ n }])
+  const each = prepared<{ n: number }, { n: number }>(
+    (_db, slot) => sql<{ n: number }>`select ${slot('n')}::bigint as n`,
+    {
+      planned: 'for its values'
+    }
+  )
+  for (const n of [1, 2, 3])
+    for (const query of [same, each]) t.same((await db.executeQuery(query(db, { n }))).rows, [{ n }])
   const { rows } = await sql`select statement from pg_prepared_statements`.execute(db)
   t.same(
     rows,
     [{ statement: 'select $1::int as n' }],
-    'one plan for all of its values, and none for what was asked for once'
+    'one plan for all of its values; none for what is planned for each, or was asked for once'
   )
 })
 

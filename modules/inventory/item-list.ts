@@ -74,10 +74,14 @@ export async function listItems(root: Kysely<unknown>, query: ItemQuery, planner
 
 function preparedList(plan: ListPlan): Prepared<Partial<Values>, Page> {
   const shape = `${plan.order} ${Object.keys(plan.values).join()} ${plan.narrow ?? ''} ${plan.byText}`
-  const query = lists.get(shape) ?? prepared((root) => listQuery(root, plan))
+  const query = lists.get(shape) ?? prepared((root) => listQuery(root, plan), { planned: planned(plan) })
   lists.set(shape, query)
   return query
 }
+
+/** How fast a way is depends on how many items have the words or the status, which a plan for any value does not know. */
+const planned = ({ values: { q, status, category, location } }: ListPlan) =>
+  [q, status, category, location].every((filter) => filter === undefined) ? 'once' : 'for its values'
 
 function listQuery(root: Kysely<unknown>, plan: ListPlan): RawBuilder<Page> {
   const { order, values, narrow } = plan
