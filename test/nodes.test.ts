@@ -123,9 +123,14 @@ t.test('a node of two processes and one of one, on an empty database', async (t)
   const shared = { DATABASE_URL: await databaseFor(t, 'postgres'), REDIS_URL: redisUrl() }
   const env = await serviceEnvironment(t, { ...shared, CLUSTER_WORKERS: '2', LOG_LEVEL: 'info' })
   const pair = await startService(t, env)
-  const other = await startService(t, await serviceEnvironment(t, { ...shared, LOG_LEVEL: 'warn' }))
   const workers = () => [...pair.output().matchAll(/"worker":(\d),"pid":(\d+),"msg":"a worker serves"/g)]
-  await until('both processes serve', async () => workers().length === 2)
+  await until('both processes serve', async () => {
+    // What asks for every process asks for the second while that does not listen yet.
+    await fetch(`${pair.url}/health`)
+    return workers().length === 2
+  })
+  t.notMatch(pair.output(), /does not answer/, 'one that starts owes no answer')
+  const other = await startService(t, await serviceEnvironment(t, { ...shared, LOG_LEVEL: 'warn' }))
   t.equal(
     (pair.output().match(/This link makes the first administrator/g) ?? []).length,
     1,

@@ -27,6 +27,7 @@ type Order =
   | { order: 'collected'; id: number; text: string }
   | { order: 'heard'; topic: string; text: string }
 type Word =
+  | { word: 'joined' }
   | { word: 'ready' }
   | { word: 'gather'; id: number; topic: string }
   | { word: 'told'; id: number; text: string }
@@ -91,6 +92,7 @@ export function joinCluster(): Member | undefined {
     } else if (message.order === 'heard') listeners.get(message.topic)?.(message.text)
     else handlers.get(message.order)?.()
   })
+  say({ word: 'joined' })
   const gathered = (topic: string) =>
     new Promise<string>((resolve) => {
       const id = asked++
@@ -262,6 +264,8 @@ class Scrapes {
   readonly #missing: ReadonlyMap<number, Missing>
   /** Since when they owe an answer. */
   readonly #silent = new Map<Worker, number>()
+  /** Those that have said a word: Node drops what a process is told before it has begun to listen. */
+  readonly #listening = new WeakSet<Worker>()
   readonly #waiting = new Map<number, (worker: Worker, text: string) => void>()
   #asked = 0
 
@@ -282,6 +286,7 @@ class Scrapes {
 
   hear(n: number, worker: Worker): void {
     worker.on('message', (message: Word) => {
+      this.#listening.add(worker)
       if (this.#silent.delete(worker))
         this.#options.log.info({ worker: n, pid: worker.process.pid }, 'a worker answers again')
       if (message.word === 'told') this.#waiting.get(message.id)?.(worker, message.text)
@@ -297,7 +302,9 @@ class Scrapes {
     const id = this.#asked++
     const askedAt = Date.now()
     // One that owes an answer is not asked again: it says so itself when it can.
-    const asked = [...this.#running].filter(([, worker]) => worker.isConnected() && !this.#silent.has(worker))
+    const asked = [...this.#running].filter(
+      ([, worker]) => worker.isConnected() && this.#listening.has(worker) && !this.#silent.has(worker)
+    )
     const awaited = new Map(asked.map(([n, worker]) => [worker, n]))
     const parts = new Map<number, string>()
     const all = new Promise<void>((resolve) => {
