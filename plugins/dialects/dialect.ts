@@ -15,7 +15,7 @@ export interface TenantDatabase {
   readonly gate?: Kysely<unknown>
   /** Migrations run here: outside the group commit, with transactional DDL. */
   readonly migrator: { readonly db: Kysely<unknown>; readonly schema?: string }
-  /** Changes when another process committed to this database; undefined where the engine cannot tell cheaply. */
+  /** Changes when another process committed to this database before this turn of the event loop; undefined where the engine cannot tell cheaply. */
   foreignVersion(): number | undefined
   sizeBytes(): Promise<{ database: number; writeAheadLog: number }>
   /** See `Tenant.reports`; left out where there is no replica. */
