@@ -18,7 +18,7 @@ export interface IndexStep {
 
 /**
  * Values for rows that are there already, some at a time. What tells a row that is not done is `where`, so that a run that was
- * killed goes on where it was; rows that come meanwhile from the version before are done too, until a pass finds none.
+ * killed goes on where it was. Rows that come meanwhile from the version before are done too, but for the last of them.
  */
 export interface BackfillStep {
   readonly backfill: string
@@ -39,8 +39,6 @@ export interface OnlineMigration {
 const BATCH_ROWS = 1_000
 const PAUSE_MAX_MILLISECONDS = 1_000
 const POLL_MILLISECONDS = 200
-/** A pass that always finds more rows is a `where` that `set` does not make untrue. */
-const PASSES_MAX = 100
 
 /** Inside the transaction that makes a new database. */
 export async function runPlainly(database: MigrationDatabase, { online }: OnlineMigration): Promise<void> {
@@ -142,27 +140,27 @@ const settingsBack = async (connection: Kysely<unknown>) => {
 }
 
 async function fill(database: MigrationDatabase, title: string, step: BackfillStep): Promise<void> {
-  for (let pass = 1; pass <= PASSES_MAX; pass++) {
+  const limit = step.batch ?? BATCH_ROWS
+  for (;;) {
     let after: unknown
-    let rows = 0
-    for (;;) {
+    let batches = 0
+    for (let rows = limit; rows === limit; batches++) {
       const startedAt = performance.now()
       const batch = await waitsFor(database, title, () =>
         database.db.transaction().execute(async (tx) => {
           if (database.postgres)
             await sql`set local lock_timeout = ${sql.lit(database.lockTimeoutMilliseconds)}`.execute(tx)
-          return fillBatch({ ...database, db: tx }, step, after, step.batch ?? BATCH_ROWS)
+          return fillBatch({ ...database, db: tx }, step, after, limit)
         })
       )
-      if (batch.rows === 0) break
-      rows += batch.rows
+      rows = batch.rows
       after = batch.last
       // As long again for everybody else.
       await sleep(Math.min(performance.now() - startedAt, PAUSE_MAX_MILLISECONDS))
     }
-    if (rows === 0) return
+    // All that was there when this pass began is done. A node of the version before may add rows for ever: it goes when this one serves.
+    if (batches === 1) return
   }
-  throw new Error(`the backfill of ${step.backfill} finds rows in every pass: "set" does not make "where" untrue`)
 }
 
 /** @returns how many rows there were after `after`, at most `limit`, and the key of the last */
@@ -184,5 +182,8 @@ async function fillBatch(
   // The rows of the batch and no others, and only if they are still to be done.
   await sql`update ${table} set ${sql.join(values)}
     where ${column} >= ${keys[0]} and ${column} <= ${keys.at(-1)} and (${where})`.execute(db)
+  const left = await sql`select 1 from ${table} where ${column} = ${keys[0]} and (${where})`.execute(db)
+  if (left.rows.length > 0)
+    throw new Error(`the backfill of ${backfill} would never end: "set" does not make "where" untrue`)
   return { rows: keys.length, last: keys.at(-1) }
 }

@@ -31,7 +31,7 @@ async function unfilled({ db }: Opened): Promise<number> {
 }
 
 /** Somebody with the version before, who writes one row after the other until told to stop. */
-function writer(opened: Opened) {
+function writer(opened: Opened, pauseMilliseconds = 2) {
   const waited: number[] = []
   let going = true
   const done = (async () => {
@@ -39,7 +39,7 @@ function writer(opened: Opened) {
       const startedAt = performance.now()
       await sql`insert into ${sql.table('things')} (id, name) values (${id}, 'New')`.execute(opened.db)
       waited.push(performance.now() - startedAt)
-      await sleep(2)
+      await sleep(pauseMilliseconds)
     }
   })()
   return {
@@ -68,11 +68,25 @@ await eachDialect(t, async (t, dialect) => {
     t.same(await ended, [null, 'SIGKILL'])
     const left = await unfilled(opened)
     t.ok(left > 0 && left < THINGS, `${left} of ${THINGS} rows were left`)
-    const others = writer(await place.open())
+    // So fast that no batch finds nothing.
+    const others = writer(await place.open(), 0)
     t.same(await opened.migrate([versionTwo]), ['things/0003-fill-lower-name'])
     const slowest = await others.stop()
     t.ok(slowest < 1_500, `of ${others.waited.length} writes meanwhile the slowest took ${slowest.toFixed(0)} ms`)
     t.equal(await unfilled(opened), 0)
+  })
+
+  await t.test('a backfill that changes nothing is refused', async (t) => {
+    const opened = await things(t, await newPlace(t, dialect))
+    const migrations: MigrationSet['migrations'] = {
+      ...versionTwo.migrations,
+      '0003-fill-lower-name': {
+        online: [{ backfill: 'things', key: 'id', where: sql`name <> ''`, set: { lower_name: sql`lower(name)` } }]
+      }
+    }
+    await t.rejects(opened.migrate([{ module: 'things', migrations }]), {
+      cause: { message: 'the backfill of things would never end: "set" does not make "where" untrue' }
+    })
   })
 })
 
