@@ -167,7 +167,7 @@ export interface Tenant {
    * is one; else, and where it is left out, on `db`.
    */
   reports?(): Promise<Report>
-  /** Changes when another process has committed to the database; undefined where the engine cannot tell cheaply. */
+  /** Changes when another process has committed before this turn of the event loop; undefined where the engine cannot tell cheaply. */
   foreignVersion?(): number | undefined
 }
 
