@@ -77,7 +77,10 @@ async function measure(cleanup: Cleanup, name: string, databaseUrl: string, opti
   await readUntil(service, codes, sleep(WARM_UP_MS))
   await during('idle', sleep(options.seconds * 1000))
   await during('deriving', job('/api/ai/consumption/derive', {}))
-  await during('training all', job('/api/ai/forecast/train', {}))
+  await during('training all, for the first time', job('/api/ai/forecast/train', {}))
+  // By other models, so that all have to be trained again.
+  await job('/api/ai/forecast/train', { models: ['naive'] })
+  await during('training all again', job('/api/ai/forecast/train', {}))
   await during('training categories and total', job('/api/ai/forecast/aggregate/train', {}))
   await during('idle again', sleep(options.seconds * 1000))
   return rows

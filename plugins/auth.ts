@@ -105,19 +105,18 @@ export function createAuth(app: FastifyInstance, options: AuthOptions): Auth {
     return kind === undefined ? remember(key, tokens.verify(token)) : findOpaque(kind, key, token)
   }
 
-  /** Undefined when a token that counts may do this, else the problem. */
-  const refusal = ({ claims, scopes }: Verified, rule: Rule): Error | undefined => {
+  /** Why a token that counts may not do this; undefined when it may. */
+  const refusal = ({ claims, scopes }: Verified, rule: Rule): readonly [Denial, Error] | undefined => {
     const { role, use } = claims
     if (use !== undefined && !rule.pending.includes(use)) {
-      const routes = steps.get(use) ?? []
-      return counted.denied(role, 'second-factor', new SecondFactorRequired({ use, routes }))
+      return ['second-factor', new SecondFactorRequired({ use, routes: steps.get(use) ?? [] })]
     }
-    if (RANK[role] < RANK[rule.role]) return counted.denied(role, 'role', new Forbidden({ required: rule.role, role }))
+    if (RANK[role] < RANK[rule.role]) return ['role', new Forbidden({ required: rule.role, role })]
     if (scopes !== undefined && !scopes.has(rule.scope) && !scopes.has(rule.scopeOfAll)) {
-      return counted.denied(role, 'scope', new ScopeMissing({ required: rule.scope }))
+      return ['scope', new ScopeMissing({ required: rule.scope })]
     }
     if (rule.fresh && !isFresh(claims)) {
-      return counted.denied(role, 'fresh', new FreshAuthenticationRequired({ maxAgeSeconds: FRESH_SECONDS }))
+      return ['fresh', new FreshAuthenticationRequired({ maxAgeSeconds: FRESH_SECONDS })]
     }
     return undefined
   }
@@ -126,15 +125,18 @@ export function createAuth(app: FastifyInstance, options: AuthOptions): Auth {
     // Whoever is refused below is named in the audit trail.
     request.setDecorator('principal', token.principal)
     const tenant = enterTenant(request, token.claims.tenant)
+    const refused = refusal(token, rule)
     const conclude = (revoked: boolean): undefined | Error => {
       if (revoked) return counted.rejected(rejection('revoked'))
-      return refusal(token, rule)
+      return refused && counted.denied(token.claims.role, ...refused)
     }
     if (tenant instanceof Promise) {
       return tenant.then((entered) => isRevoked?.(token.claims, entered) ?? false).then(conclude)
     }
     const revoked = isRevoked?.(token.claims, tenant) ?? false
-    return typeof revoked === 'boolean' ? conclude(revoked) : revoked.then(conclude)
+    if (typeof revoked === 'boolean') return conclude(revoked)
+    if (refused === undefined) rule.ahead?.(request)
+    return revoked.then(conclude)
   }
 
   const decide = (request: FastifyRequest): Verdict => {
@@ -214,6 +216,7 @@ interface Rule {
   readonly writes: boolean
   readonly scope: string
   readonly scopeOfAll: string
+  readonly ahead: ((request: FastifyRequest) => void) | undefined
 }
 
 const rules = new WeakMap<object, Rule | 'public'>()
@@ -236,10 +239,16 @@ function ruleOf(request: FastifyRequest): Rule | 'public' | undefined {
           fresh: 'fresh' in config && config.fresh === true,
           writes,
           scope: `${areaOf(schema) ?? ''}:${verb}`,
-          scopeOfAll: `*:${verb}`
+          scopeOfAll: `*:${verb}`,
+          ahead: aheadOf(config)
         }
   rules.set(config, rule)
   return rule
+}
+
+function aheadOf(config: object): Rule['ahead'] {
+  const ahead: unknown = 'ahead' in config ? config.ahead : undefined
+  return typeof ahead === 'function' ? (request) => void ahead(request) : undefined
 }
 
 const isRead = (method: string) => method === 'GET' || method === 'HEAD'

@@ -199,6 +199,11 @@ export interface RouteDemands {
   readonly pending?: readonly TokenUse[]
   /** The caller must have proved who it is within the last minutes: for the few routes that a stolen token must not reach. */
   readonly fresh?: boolean
+  /**
+   * Called once a token of the right role is known, while the database is asked whether it was revoked: to begin what the handler will need.
+   * Nothing of the request is validated yet.
+   */
+  readonly ahead?: (request: FastifyRequest) => void
 }
 export const access = (role: RouteAccess['role'], demands: RouteDemands = {}): RouteAccess & FastifyContextConfig => ({
   role,
@@ -308,6 +313,8 @@ export interface Answers {
     key: string,
     load: () => Promise<unknown>
   ): Promise<FastifyReply>
+  /** Begins, for a route's `ahead`, what its handler will `read` under the same key. */
+  ahead(request: FastifyRequest, namespace: string, key: string, load: () => Promise<string | Buffer>): void
   /**
    * Runs `work` in a transaction and answers what it returns with `status`. With an `Idempotency-Key` the answer's bytes are
    * kept in the same transaction: the same key and request answers them again, another request under the key answers 422.

@@ -1,6 +1,10 @@
 import { brotliDecompressSync, gunzipSync } from 'node:zlib'
-import type { FastifyInstance, InjectOptions } from 'fastify'
+import Fastify, { type FastifyInstance, type FastifyRequest, type InjectOptions } from 'fastify'
 import t from 'tap'
+import { ItemNotFound } from '../modules/inventory/errors.js'
+import { type Answers, type Auth, access, type EnterModule } from '../plugins/contracts.js'
+import core from '../plugins/core.js'
+import { serverOptions } from '../plugins/http/server-options.js'
 import { bearer, item, json, raw } from './app-harness.js'
 import { buildApp, client, eachDialect } from './helper.js'
 
@@ -319,4 +323,58 @@ t.test('compression, HEAD, CORS', async (t) => {
   const answered = await app.inject({ url, headers: { ...bearer(app), origin: 'https://app.example.org' } })
   t.match(answered.headers, { 'access-control-allow-origin': 'https://app.example.org', vary: /origin/i })
   t.notOk(answered.headers['access-control-allow-credentials'])
+})
+
+t.test('what a handler needs is begun while the token is checked, and shown to nobody who is refused', async (t) => {
+  const app = Fastify({ ...serverOptions({ logLevel: 'silent' }) })
+  await app.register(core, {
+    databaseUrl: `sqlite:${t.testdir()}/ahead.sqlite`,
+    jwtKeys: [{ id: 'k1', secret: 'Zr8#kq2Lw9-Tn4vXb7yHd3mPf6sJg1cQ' }]
+  })
+  const auth = app.getDecorator<Auth>('auth')
+  const answers = app.getDecorator<Answers>('answers')
+  const told: string[] = []
+  let revoked = false
+  auth.refuseWhen(async () => {
+    await new Promise(setImmediate)
+    told.push('checked')
+    return revoked
+  })
+  const load = async ({ url }: FastifyRequest) => {
+    told.push('read')
+    if (url === '/none') throw new ItemNotFound({ itemCode: 'none' })
+    return `{"n":${told.length}}`
+  }
+  await app.register(async (plugin) => {
+    app.getDecorator<EnterModule>('enterModule')(plugin, { authorize: auth.authorize })
+    const ahead = (request: FastifyRequest) => answers.ahead(request, 'test', request.url, () => load(request))
+    for (const [url, role] of [
+      ['/one', 'viewer'],
+      ['/none', 'viewer'],
+      ['/two', 'manager']
+    ] as const) {
+      plugin.get(url, { schema: { tags: ['test'] }, config: access(role, { ahead }) }, async (request, reply) =>
+        answers.read(request, reply, 'test', url, () => load(request))
+      )
+    }
+  })
+  t.teardown(() => app.close())
+  const cases: [url: string, revoked: boolean, status: number, told: string[], body: RegExp][] = [
+    ['/one', true, 401, ['read', 'checked'], /AUTH_REQUIRED/],
+    ['/none', true, 401, ['read', 'checked'], /AUTH_REQUIRED/],
+    ['/none', false, 404, ['read', 'checked'], /INV_ITEM_NOT_FOUND/],
+    ['/two', false, 403, ['checked'], /AUTH_FORBIDDEN/],
+    ['/two', true, 401, ['checked'], /AUTH_REQUIRED/],
+    // The first of these cases has read it, and nothing has changed since.
+    ['/one', false, 200, ['checked'], /^\{"n":1\}$/]
+  ]
+  for (const [url, ended, status, expected, body] of cases) {
+    revoked = ended
+    told.length = 0
+    const answer = await app.inject({ url, headers: bearer(app, 'viewer') })
+    const name = `${url}${ended ? ', revoked' : ''} → ${status}`
+    t.equal(answer.statusCode, status, name)
+    t.strictSame(told, expected, `${name}: once, and before the check has ended`)
+    t.match(answer.body, body, name)
+  }
 })

@@ -1,5 +1,6 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyRequest } from 'fastify'
+import { Check } from 'typebox/value'
 import { access, decodeCursor, encodeCursor, pageOf } from '../../plugins/contracts.js'
 import { Job, problems } from '../../schemas/common.js'
 import {
@@ -8,6 +9,7 @@ import {
   Forecast,
   ForecastParams,
   ForecastQuery,
+  type Frequency,
   ModelDetail,
   ModelList,
   ModelParams,
@@ -125,10 +127,24 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) =
     }
   )
 
+  const forecastKey = (itemCode: string, frequency?: Frequency) => `forecast:${frequency ?? ''}:${itemCode}`
+  const loadForecast = async (request: FastifyRequest, itemCode: string, frequency?: Frequency) => {
+    const tenant = tenantOf(request)
+    const answer = await answerOf(tenant.db, itemCode, frequency)
+    if (answer !== undefined) return answer
+    await requireItem(context, tenant, itemCode)
+    throw new NotTrained({ itemCode, frequency: frequency ?? 'day, week' })
+  }
+  /** As most ask for it. While models train, each way to the database is felt: this goes beside that of the token's check. */
+  const forecastAhead = (request: FastifyRequest) => {
+    const { params } = request
+    if (request.url.includes('?') || !Check(ForecastParams, params)) return
+    answers.ahead(request, NAMESPACE, forecastKey(params.itemCode), () => loadForecast(request, params.itemCode))
+  }
   app.get(
     '/forecast/:itemCode',
     {
-      config: access('viewer'),
+      config: access('viewer', { ahead: forecastAhead }),
       schema: {
         tags,
         summary: 'The forecast of an item; daily if it was trained so, else weekly',
@@ -140,13 +156,9 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) =
     async (request, reply) => {
       const { itemCode } = request.params
       const { frequency } = request.query
-      return answers.read(request, reply, NAMESPACE, `forecast:${frequency ?? ''}:${itemCode}`, async () => {
-        const tenant = tenantOf(request)
-        const answer = await answerOf(tenant.db, itemCode, frequency)
-        if (answer !== undefined) return answer
-        await requireItem(context, tenant, itemCode)
-        throw new NotTrained({ itemCode, frequency: frequency ?? 'day, week' })
-      })
+      return answers.read(request, reply, NAMESPACE, forecastKey(itemCode, frequency), () =>
+        loadForecast(request, itemCode, frequency)
+      )
     }
   )
 
