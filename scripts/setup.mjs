@@ -147,6 +147,8 @@ function removeOrphans() {
 function build(signature) {
   say('Building')
   const compiler = at('node_modules', 'typescript', 'bin', 'tsc')
+  // A build that fails has written some files: what was there before is not built any more.
+  rmSync(BUILD_STAMP, { force: true })
   run(process.execPath, [compiler, '-p', 'tsconfig.json'], () => 'The build failed: see the errors above.')
   removeOrphans()
   writeFileSync(BUILD_STAMP, signature)
