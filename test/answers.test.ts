@@ -378,3 +378,28 @@ t.test('what a handler needs is begun while the token is checked, and shown to n
     t.match(answer.body, body, name)
   }
 })
+
+await eachDialect(t, async (t, dialect) => {
+  const app = await buildApp(t, { dialect })
+  const answers = app.getDecorator<Answers>('answers')
+  const { ahead } = answers
+  let begun: string[] = []
+  answers.ahead = (request, namespace, key, load) => {
+    begun.push(key)
+    ahead(request, namespace, key, load)
+  }
+  const ask = async (url: string) => {
+    begun = []
+    const { statusCode } = await app.inject({ url, headers: bearer(app, 'viewer') })
+    return { statusCode, begun }
+  }
+  t.test('a forecast begins while the database is asked for the token, if the request is sound', async (t) => {
+    const sqlite = dialect === 'sqlite'
+    // What has been committed while it starts is read once.
+    await ask('/api/inventory')
+    t.strictSame(await ask('/api/ai/forecast/none'), { statusCode: 404, begun: sqlite ? [] : ['forecast::none'] })
+    t.strictSame(await ask('/api/ai/forecast/none?frequency=week'), { statusCode: 404, begun: [] })
+    t.strictSame(await ask('/api/ai/forecast/%00'), { statusCode: 400, begun: [] })
+    t.strictSame(await ask(`/api/ai/forecast/${'x'.repeat(65)}`), { statusCode: 400, begun: [] })
+  })
+})

@@ -1,6 +1,5 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyRequest } from 'fastify'
-import { Check } from 'typebox/value'
 import { access, decodeCursor, encodeCursor, pageOf } from '../../plugins/contracts.js'
 import { Job, problems } from '../../schemas/common.js'
 import {
@@ -42,6 +41,15 @@ const bodyOptional = async (request: FastifyRequest) => {
 
 const checkRange = ({ from, to }: { from?: string; to?: string }) => {
   if (from !== undefined && to !== undefined && from > to) throw new RangeInvalid({ from, to })
+}
+
+/** Before the request is validated: undefined where it will be refused. */
+function itemCodeOf(request: FastifyRequest): string | undefined {
+  const { params } = request
+  const itemCode = typeof params === 'object' && params !== null && 'itemCode' in params ? params.itemCode : undefined
+  // True or the errors.
+  const valid: unknown = request.getValidationFunction('params')?.(params)
+  return typeof itemCode === 'string' && valid === true ? itemCode : undefined
 }
 
 export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) => {
@@ -137,9 +145,9 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) =
   }
   /** As most ask for it. While models train, each way to the database is felt: this goes beside that of the token's check. */
   const forecastAhead = (request: FastifyRequest) => {
-    const { params } = request
-    if (request.url.includes('?') || !Check(ForecastParams, params)) return
-    answers.ahead(request, NAMESPACE, forecastKey(params.itemCode), () => loadForecast(request, params.itemCode))
+    const itemCode = itemCodeOf(request)
+    if (itemCode === undefined || request.url.includes('?')) return
+    answers.ahead(request, NAMESPACE, forecastKey(itemCode), () => loadForecast(request, itemCode))
   }
   app.get(
     '/forecast/:itemCode',
