@@ -1,14 +1,4 @@
-import {
-  closeSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  openSync,
-  readdirSync,
-  readSync,
-  rmSync,
-  statSync
-} from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
@@ -35,14 +25,13 @@ import {
   type RawTransact,
   type TenantDatabase
 } from './dialect.js'
+import { createWriteBack, keepLog, type Log, restartsOf, sizeOf, type WriteBack } from './sqlite-log.js'
 
 const BUSY_TIMEOUT_MS = 5_000
 const BUSY_RETRY_MS = 10
 /** Together. A statement's memory grows with its text, and one that lists a thousand values hardly comes again. */
 const STATEMENTS_MAX_CHARS = 500_000
 const STATEMENT_MAX_CHARS = 8_000
-/** 32 MB of write-ahead log. */
-const CHECKPOINT_PAGES = 8_000
 /** Looking at one takes some 20 µs, in which nothing is served. */
 const FILES_AT_ONCE = 100
 /** Bounds the time one fsync's worth of requests may hold the event loop. */
@@ -84,6 +73,7 @@ function fileServer(path: string, multi: boolean, events: DatabaseEvents, synchr
   const folder = tenantsFolder(path)
   const fileOf = (tenant: string) => tenantFile(path, multi, tenant)
   const open = new Map<string, SqliteDatabase>()
+  const writeBack = createWriteBack()
   mkdirSync(multi ? folder : dirname(path), { recursive: true, mode: 0o700 })
   return {
     dialect: 'sqlite',
@@ -103,7 +93,7 @@ function fileServer(path: string, multi: boolean, events: DatabaseEvents, synchr
       for (const suffix of ['', '-wal', '-shm']) rmSync(fileOf(tenant) + suffix, { force: true })
     },
     open: async (tenant) => {
-      const file = openFile(fileOf(tenant), events, synchronous)
+      const file = openFile(fileOf(tenant), events, synchronous, writeBack)
       const opened: SqliteDatabase = {
         ...file,
         close: async () => {
@@ -132,6 +122,7 @@ function fileServer(path: string, multi: boolean, events: DatabaseEvents, synchr
     },
     close: async () => {
       for (const tenant of [...open.values()]) await tenant.close()
+      await writeBack.close()
     }
   }
 }
@@ -140,34 +131,42 @@ interface SqliteDatabase extends TenantDatabase {
   fileStatistics(): { checkpoints: number; freeBytes: number }
 }
 
-function openFile(path: string, events: DatabaseEvents, synchronous: Synchronous): SqliteDatabase {
+function openFile(
+  path: string,
+  events: DatabaseEvents,
+  synchronous: Synchronous,
+  writeBack: WriteBack
+): SqliteDatabase {
   // A second connection reads the last committed state while a group of writes is open on the first.
   const writer = connect(path, synchronous)
   const reader = connect(path, synchronous)
   reader.pragma('query_only = ON')
-  const log = observe(events, explainOn(reader))
-  const writerDb = new Kysely<unknown>({ dialect: new Dialect(writer, Driver), log, plugins: PLUGINS })
-  const readerDb = new Kysely<unknown>({ dialect: new Dialect(reader, ReaderDriver), log, plugins: PLUGINS })
+  const shared = { log: observe(events, explainOn(reader)), plugins: PLUGINS }
+  const writerDb = new Kysely<unknown>({ dialect: new Dialect(writer, Driver), ...shared })
+  const readerDb = new Kysely<unknown>({ dialect: new Dialect(reader, ReaderDriver), ...shared })
   const exclusive = mutex()
+  const log = keepLog(writer, () => writeBack.file(path), exclusive)
   const dataVersion = writer.prepare('pragma data_version').pluck()
   const freePages = reader.prepare('pragma freelist_count').pluck()
   const pageSize = Number(reader.pragma('page_size', { simple: true }))
   return {
     dialect: 'sqlite',
     db: readerDb,
-    transact: groupCommit(writer, writerDb, exclusive, events, synchronous),
+    transact: groupCommit({ writer, db: writerDb, log, exclusive, events, synchronous }),
     migrator: { db: writerDb },
     foreignVersion: oncePerTurn(() => Number(dataVersion.get())),
     sizeBytes: async () => ({ database: sizeOf(path), writeAheadLog: sizeOf(`${path}-wal`) }),
     fileStatistics: () => ({ checkpoints: restartsOf(`${path}-wal`), freeBytes: Number(freePages.get()) * pageSize }),
-    close: () =>
-      exclusive(async () => {
+    close: async () => {
+      await log.close()
+      await exclusive(async () => {
         await writerDb.destroy()
         await readerDb.destroy()
         // Kysely closes a connection only when it has used it.
         writer.close()
         reader.close()
       })
+    }
   }
 }
 
@@ -184,22 +183,6 @@ function oncePerTurn<T>(ask: () => T): () => T {
   }
 }
 
-const sizeOf = (path: string) => (existsSync(path) ? statSync(path).size : 0)
-
-/** https://www.sqlite.org/fileformat.html#the_wal_file_format: the log counts in its header how often it began anew, all written back. */
-const WAL_RESTARTS = { offset: 12, bytes: 4 }
-function restartsOf(path: string): number {
-  if (sizeOf(path) < WAL_RESTARTS.offset + WAL_RESTARTS.bytes) return 0
-  const file = openSync(path, 'r')
-  try {
-    const count = Buffer.alloc(WAL_RESTARTS.bytes)
-    readSync(file, count, 0, WAL_RESTARTS.bytes, WAL_RESTARTS.offset)
-    return count.readUInt32BE()
-  } finally {
-    closeSync(file)
-  }
-}
-
 function connect(path: string, synchronous: Synchronous): Sqlite.Database {
   // Another process may be making the same file.
   const db = new Sqlite(path, { timeout: BUSY_TIMEOUT_MS })
@@ -208,8 +191,6 @@ function connect(path: string, synchronous: Synchronous): Sqlite.Database {
   db.pragma('busy_timeout = 0')
   db.pragma(`synchronous = ${synchronous}`)
   db.pragma('foreign_keys = ON')
-  // Pages that many transactions touch are written back once: a checkpoint costs two fsyncs and every page it moves.
-  db.pragma(`wal_autocheckpoint = ${CHECKPOINT_PAGES}`)
   db.pragma('temp_store = MEMORY')
   // No mmap_size: with a write-ahead log, a mapped page is looked up and set up anew at every use, a cached one only once.
   db.pragma('cache_size = -32000')
@@ -326,17 +307,20 @@ interface Pending {
   settle(failure?: unknown): void
 }
 
+interface GroupCommitOptions {
+  writer: Sqlite.Database
+  db: Kysely<unknown>
+  log: Log
+  exclusive: ReturnType<typeof mutex>
+  events: DatabaseEvents
+  synchronous: Synchronous
+}
+
 /**
  * Group commit: the transactions that arrive within one turn of the event loop share one BEGIN … COMMIT and so one fsync;
  * each runs in a savepoint of its own, so that one failure undoes itself alone.
  */
-function groupCommit(
-  writer: Sqlite.Database,
-  db: Kysely<unknown>,
-  exclusive: ReturnType<typeof mutex>,
-  events: DatabaseEvents,
-  synchronous: Synchronous
-): RawTransact {
+function groupCommit({ writer, db, log, exclusive, events, synchronous }: GroupCommitOptions): RawTransact {
   let current: Synchronous | 'NORMAL' = synchronous
   /** A commit waits for the disk when one of its members asked for that. Nothing changes while a transaction is open. */
   const waitForDisk = (wait: boolean) => {
@@ -391,6 +375,7 @@ function groupCommit(
     }
     events.grouped(succeeded.length)
     for (const member of succeeded) finish('commit', member)
+    log.committed()
   }
 
   const schedule = () => {
