@@ -348,6 +348,8 @@ export interface JobContext<Params> {
   readonly params: Params
   /** Aborted when the job is cancelled or the service stops. */
   readonly signal: AbortSignal
+  /** Whether somebody asked for its end: then no other run goes on with it. */
+  cancelled(): boolean
   progress(done: number, total: number): void
 }
 

@@ -280,7 +280,14 @@ onBothDatabases(t, 'a run outlives what goes wrong in it', async (t, host) => {
       seriesTimeoutMilliseconds: 150,
       now: () => host.clock.now,
       observe: async () => {}
-    })({ id: 'x', tenant, params: { models: ['naive'] }, signal: controller.signal, progress: () => {} })
+    })({
+      id: 'x',
+      tenant,
+      params: { models: ['naive'] },
+      signal: controller.signal,
+      cancelled: () => true,
+      progress: () => {}
+    })
   const report = await run(compute('I07'))
   t.equal(report.trained, 59)
   t.same(report.failed, [{ itemCode: 'I07', reason: 'the thread died' }])

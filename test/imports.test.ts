@@ -5,14 +5,16 @@ import { sql } from 'kysely'
 import t, { type Test } from 'tap'
 import { type Answer, eachDialect } from './helper.js'
 import { type Context, CSV, countRows, imported, lines, NDJSON, openImports, WAIT } from './imports-harness.js'
+import { patience } from './patience.js'
+
+const until = patience({ seconds: 30 })
 
 async function itemImports(t: Test, { manager, staff }: Context) {
   const csv = lines(
     '\ufeffitemCode,name,unit,nameFr,category,barcode,reorderPoint,parLevel,unitCost,tracking,shelfLifeDays',
     'II-1,"Tea, green",kg,Thé vert,Drinks,II.0001|II.0002,1.5,10,3.25,lot,365',
     '',
-    'II-2,"Multi',
-    'line",each,,Drinks,,,,,,',
+    'II-2,"Multi ""line""",each,,Drinks,,,,,,',
     'II-3,Bare,,,,,,,,,'
   )
   const job = await imported(t, manager, 'items', csv)
@@ -250,6 +252,83 @@ async function sameUploadTwice(t: Test, { manager, db }: Context) {
   t.equal(Number(rows[0]?.n), 0)
 }
 
+/** What cannot be taken back is said, and can be asked for again. */
+async function undoRefused(t: Test, { manager }: Context) {
+  const undo = (id: string) => manager.post(`/api/imports/${id}/undo`, undefined, WAIT)
+  const statusOf = async (id: string) => (await manager.get(`/api/imports/${id}`)).body.status
+  await imported(t, manager, 'items', lines('itemCode,name,barcode', 'UR-1,One,URA1', 'UR-2,Two,'))
+  const { importId } = (await imported(t, manager, 'items', lines('itemCode,barcode', 'UR-1,URB1'))).result
+  await manager.patch('/api/inventory/UR-2', { barcodes: ['URA1'] })
+  t.match((await undo(importId)).body, { status: 'failed', error: { code: 'INV_BARCODE_TAKEN', message: /UR-2/ } })
+  t.equal(await statusOf(importId), 'failed')
+  await manager.patch('/api/inventory/UR-2', { barcodes: [] })
+  t.match((await undo(importId)).body, { status: 'succeeded' })
+  t.match((await manager.get('/api/inventory/UR-1')).body, { barcodes: ['URA1'] })
+
+  const made = (await imported(t, manager, 'items', lines('itemCode,name', 'UR-3,Three'))).result.importId
+  const move = (type: string) => manager.post('/api/movements', { type, lines: [{ itemCode: 'UR-3', quantity: 5 }] })
+  await move('receipt')
+  t.match((await undo(made)).body, { status: 'failed', error: { code: 'INV_ITEM_HAS_STOCK', message: /5/ } })
+  t.match((await manager.get('/api/inventory/UR-3')).body, { onHand: 5 }, 'its stock stays where it can be seen')
+  await move('issue')
+  t.match((await undo(made)).body, { status: 'succeeded' })
+  t.equal(await statusOf(made), 'undone')
+}
+
+async function cancelled(t: Test, { manager }: Context) {
+  const rows = Array.from({ length: 8_000 }, (_, n) => `CA-${n},Item ${n}`)
+  const file = lines('itemCode,name', ...rows)
+  const count = async () => (await manager.get('/api/inventory?q=CA-&limit=500')).body.data.length
+  const stopped = async (id: string) => {
+    await until('it runs', async () => (await manager.get(`/api/jobs/${id}`)).body.status === 'running')
+    await manager.delete(`/api/jobs/${id}`)
+    return until('it ends', async () => {
+      const { body } = await manager.get(`/api/jobs/${id}`)
+      return body.finishedAt !== null && body.status
+    })
+  }
+  const statusOf = async (id: string) => (await manager.get(`/api/imports/${id}`)).body.status
+  const started = await manager.post('/api/import/items', file, CSV)
+  t.equal(await stopped(started.body.id), 'cancelled')
+  t.match((await manager.get('/api/imports?limit=1')).body.data, [{ status: 'undone' }], 'nothing of the file stays')
+  t.equal(await count(), 0)
+
+  const { importId } = (await imported(t, manager, 'items', file)).result
+  const undo = await manager.post(`/api/imports/${importId}/undo`)
+  t.equal(await stopped(undo.body.id), 'cancelled')
+  t.equal(await statusOf(importId), 'failed')
+  t.ok((await count()) > 0)
+  t.match((await manager.post(`/api/imports/${importId}/undo`, undefined, WAIT)).body, { status: 'succeeded' })
+  t.equal(await count(), 0, 'the next goes on where that stopped')
+}
+
+/** What is checked across the chunks that a file is stored in. */
+async function wholeFile(t: Test, { manager }: Context) {
+  const rows = Array.from({ length: 1_000 }, (_, n) => `WF-${n},x,`)
+  const file = lines('itemCode,name,barcode', 'WF-A,x,WFBC', ...rows, 'WF-B,x,WFBC')
+  const { body } = await manager.post('/api/import/items?dryRun=true', file, CSV)
+  t.match(body, { accepted: 1_001, errors: [{ row: 1_003, column: 'barcode', code: 'INV_BARCODE_TAKEN' }] })
+  t.equal((await manager.post('/api/import/items', file, CSV)).status, 422)
+  t.equal((await manager.get('/api/inventory/WF-A')).status, 404)
+
+  await imported(t, manager, 'items', lines('itemCode,name,tracking', 'WF-T,x,lot'))
+  const fixed = lines('itemCode,name,unit,tracking', 'WF-T,,,none', 'WF-N,x,each,none', 'WF-N,,kg,', 'WF-N,,,lot')
+  const refused = await manager.post('/api/import/items?dryRun=true', fixed, CSV)
+  t.match(refused.body.errors, [
+    { row: 2, code: 'TRACKING_FIXED' },
+    { row: 4, code: 'UNIT_FIXED' },
+    { row: 5, code: 'TRACKING_FIXED' }
+  ])
+
+  for (const cells of ['"WF\nX",x,', 'WF-X,"two\tcolumns",', 'WF-X,x,"two\rlines"']) {
+    const answer = await manager.post('/api/import/items?dryRun=true', lines('itemCode,name,category', cells), CSV)
+    t.match(answer.body.errors, [{ row: 2, code: 'TEXT' }], JSON.stringify(cells))
+  }
+  const smiles = '\u{1f600}'.repeat(64)
+  await imported(t, manager, 'items', `\ufeff${lines({ itemCode: smiles, name: 'As long as the API takes' })}`, NDJSON)
+  t.match((await manager.get(`/api/inventory/${encodeURIComponent(smiles)}`)).body, { itemCode: smiles })
+}
+
 await eachDialect(t, async (t, dialect) => {
   const context = await openImports(t, dialect)
   await t.test('items', (t) => itemImports(t, context))
@@ -257,4 +336,7 @@ await eachDialect(t, async (t, dialect) => {
   await t.test('rows with their own type', (t) => typedRows(t, context))
   await t.test('rehearsal', (t) => rehearsal(t, context))
   await t.test('the same upload twice', (t) => sameUploadTwice(t, context))
+  await t.test('an undo that is refused', (t) => undoRefused(t, context))
+  await t.test('cancelled', (t) => cancelled(t, context))
+  await t.test('the whole file', (t) => wholeFile(t, context))
 })

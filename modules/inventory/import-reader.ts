@@ -233,8 +233,11 @@ async function* readNdjson(path: string, { kind, map }: ReadOptions): AsyncGener
 }
 
 async function* linesOf(path: string): AsyncGenerator<string> {
-  let rest = ''
-  for await (const chunk of createReadStream(path, { encoding: 'utf8' })) {
+  // A mark of the order of bytes stands before the first line.
+  let rest: string | undefined
+  for await (const read of createReadStream(path, { encoding: 'utf8' })) {
+    const chunk = rest === undefined ? String(read).replace(/^\ufeff/, '') : read
+    rest ??= ''
     const lines = (rest + chunk).split('\n')
     rest = lines.pop() ?? ''
     if (rest.length > RECORD_MAX_BYTES)
@@ -246,7 +249,7 @@ async function* linesOf(path: string): AsyncGenerator<string> {
       })
     yield* lines
   }
-  if (rest !== '') yield rest
+  if (rest) yield rest
 }
 
 export interface MovementRow {
@@ -328,17 +331,21 @@ const BARCODES_MAX_LENGTH = 20 * (64 + 1)
 const BARCODE = /^[A-Za-z0-9._-]{4,64}$/
 // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is refused
 const CONTROL = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f\ufffd]/
+// biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is refused
+const CONTROL_OR_LINES = /[\u0000-\u001f\u007f\ufffd]/
 
 function cellsOf(row: number, fields: ReadonlyMap<string, string>) {
   const text = (column: string, maxLength: number): string | undefined => {
     const value = fields.get(column)
     if (value === undefined) return undefined
-    if (value.length > maxLength)
+    // As the API counts: a character beyond the first 65,536 is two units of a text.
+    const length = value.length > maxLength ? [...value].length : value.length
+    if (length > maxLength)
       throw new RowError(row, column, 'LENGTH', {
-        en: `${column} has ${value.length} characters; at most ${maxLength} are taken`,
-        fr: `${column} compte ${value.length} caractères ; ${maxLength} au plus sont admis`
+        en: `${column} has ${length} characters; at most ${maxLength} are taken`,
+        fr: `${column} compte ${length} caractères ; ${maxLength} au plus sont admis`
       })
-    if (CONTROL.test(value))
+    if ((column === 'reason' ? CONTROL : CONTROL_OR_LINES).test(value))
       throw new RowError(row, column, 'TEXT', {
         en: `${column} holds control characters or bytes that are not UTF-8`,
         fr: `${column} contient des caractères de commande ou des octets qui ne sont pas de l’UTF-8`

@@ -15,7 +15,7 @@ import { type Author, Book, type Draft } from './book.js'
 import type { Context } from './context.js'
 import { ImportLost, ImportNotFound, ImportNotUndoable, ItemNotFound } from './errors.js'
 import { chunksOf, groupChunks, type Heard, readAhead, readItems, readMovements, touchedBy } from './import-chunks.js'
-import { applyItemRows, rehearseItemRows, undoItemChanges } from './import-items.js'
+import { applyItemRows, rehearseItemRows, type Seen, undoItemChanges } from './import-items.js'
 import { type MovementRow, type ReadOptions, RowError } from './import-reader.js'
 import { createImportStore } from './import-store.js'
 import { createLedgerStore } from './ledger-store.js'
@@ -54,7 +54,7 @@ export async function rehearse(
   const report = { kind: options.kind, dryRun: true, rows: 0, accepted: 0, created: 0, updated: 0, errors }
   const author = { actor: 'rehearsal', requestId: 'rehearsal' }
   const book = new Book(createLedgerStore(tenant.db), { lock: false })
-  const known = new Map<string, boolean>()
+  const seen: Seen = { items: new Map(), owners: new Map() }
   const heard: Heard = {
     refuse,
     count: (rows) => {
@@ -63,7 +63,7 @@ export async function rehearse(
   }
   if (options.kind === 'items') {
     for await (const rows of chunksOf(readItems(path, options, heard), CHUNK_LINES)) {
-      const outcome = await rehearseItemRows(tenant, rows, known, refuse)
+      const outcome = await rehearseItemRows(tenant, rows, seen, refuse)
       report.created += outcome.created
       report.updated += outcome.updated
       if (rejected > ERRORS_MAX) break
@@ -139,8 +139,8 @@ export async function runImport(
       report
     )
   } catch (error) {
-    // Stopped: the next start goes on. Refused by a rule that the rehearsal could not foresee: nothing of the file stays.
-    if (job.signal.aborted || !(error instanceof Problem)) throw error
+    if (goesOn(job)) throw error
+    // Cancelled, or refused by what the rehearsal could not foresee: nothing of the file stays.
     await tenant.transact(
       async (tx) => {
         await moveTo(tx, row.id, ['running'], 'undoing')
@@ -148,7 +148,7 @@ export async function runImport(
       },
       { agent: asked(row.actor, row.request_id) }
     )
-    await undo(context, job, row.id, row.kind)
+    await undo(context, job, row.id, row.kind).catch((refused) => leaveToUndo(job, row.id, refused))
     await rm(path, { force: true })
     throw error
   }
@@ -162,6 +162,18 @@ export async function runImport(
   await rm(path, { force: true })
   report.accepted = report.rows
   return report
+}
+
+/** This process ends, or another has taken the job over: a run to come goes on where it is. */
+const goesOn = (job: JobContext<ImportJob>) => job.signal.aborted && !job.cancelled()
+
+/**
+ * What came in may be used up by now, or a barcode taken: once that is put right, the undo may be asked for again and goes on.
+ * @throws the failure, where a run to come goes on by itself
+ */
+async function leaveToUndo(job: JobContext<ImportJob>, importId: string, failure: unknown): Promise<void> {
+  if (goesOn(job)) throw failure
+  await job.tenant.transact((tx) => moveTo(tx, importId, ['undoing'], 'failed'))
 }
 
 /** For the audit trail: what the file did is in the ledger, under the import's id. */
@@ -282,10 +294,9 @@ export async function runUndo(
   const row = await createImportStore(job.tenant.db).find(job.params.importId)
   if (row === undefined) throw new ImportNotFound({ id: job.params.importId })
   try {
-    await undo(context, job, row.id, row.kind)
+    await undo(context, job, row.id, row.kind, job.signal)
   } catch (error) {
-    // What came in may be used up by now: once that is put right, the undo may be asked for again and goes on.
-    if (error instanceof Problem) await job.tenant.transact((tx) => moveTo(tx, row.id, ['undoing'], 'failed'))
+    await leaveToUndo(job, row.id, error)
     throw error
   }
   if (row.spool !== null) await rm(row.spool, { force: true })
@@ -296,13 +307,16 @@ async function undo(
   { metrics }: Pick<Context, 'metrics'>,
   job: JobContext<ImportJob>,
   importId: string,
-  kind: ImportKind
+  kind: ImportKind,
+  /** Of an import that was cancelled, the undo is not. */
+  signal?: AbortSignal
 ): Promise<void> {
-  const { tenant, signal } = job
+  const { tenant } = job
   const author = { actor: 'import-undo', requestId: job.id }
   let before = Number.MAX_SAFE_INTEGER
   for (let done = 0; ; ) {
-    signal.throwIfAborted()
+    signal?.throwIfAborted()
+    if (goesOn(job)) job.signal.throwIfAborted()
     const { count, last } = await tenant.transact(async (tx) => {
       if (kind === 'items') return { count: await undoItems(tx, importId), last: before }
       const store = createLedgerStore(tx.db)

@@ -185,6 +185,7 @@ export class JobRunner {
       tenant,
       params: job.params,
       signal: controller.signal,
+      cancelled: () => run.stop === 'cancelled',
       progress: (done, total) => {
         run.progress = { done: count(done), total: count(total) }
         if (run.timer !== undefined) return
