@@ -313,6 +313,16 @@ onBothDatabases(t, 'what was served is measured once days are over', async (t, h
     t.equal(left.history.find(({ date }) => date === day(160))?.counts, false)
     t.equal(left.windows.find(({ windowDays }) => windowDays === 7)?.periods, 6)
     t.equal((await call('GET', '/api/ai/accuracy?window=28')).body.realised.periods, 27)
+
+    const counts = async () => {
+      await call('POST', '/api/ai/forecast/train', ONE_MODEL, WAIT)
+      const { history }: ItemAccuracy = (await call('GET', '/api/ai/forecast/A/accuracy')).body
+      return history.find(({ date }) => date === day(160))?.counts
+    }
+    await call('POST', '/api/ai/feedback', { ...party, verdict: 'right', comment: 'Weddings are usual' })
+    t.equal(await counts(), true, 'what was said last counts')
+    await call('POST', '/api/ai/feedback', party)
+    t.equal(await counts(), false)
   })
 
   await t.test('why a forecast is what it is', async (t) => {

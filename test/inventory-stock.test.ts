@@ -92,6 +92,14 @@ async function lots(t: Test, { manager, staff, viewer }: Context) {
   )
   t.match(dated, { status: 'quarantine', expiresOn: '2030-04-02' }, 'what the body does not name stays')
 
+  const otherwise = (lot: string, expiresOn: string) =>
+    post(staff, 'receipt', { itemCode: 'LT-1', quantity: 1, lot, expiresOn })
+  for (const [lot, said] of [
+    ['L-MAY', /has the lot L-MAY with the expiry .+; PUT/],
+    ['L-NEVER', /with no expiry; PUT/]
+  ] as const)
+    t.match(await otherwise(lot, '2029-01-01'), { status: 422, body: { code: 'INV_LOT_RULE', detail: said } })
+
   const issued = await made(t, post(staff, 'issue', { itemCode: 'LT-1', quantity: 24 }))
   t.same(
     issued.lines.map(({ lot, quantity }: { lot: string; quantity: number }) => [lot, quantity]),

@@ -172,15 +172,20 @@ export function createPeopleStore(root: Kysely<unknown>) {
       if (after !== undefined) query = query.where('id', '<', after)
       return query.execute()
     },
-    /** Days that people said are not representative of demand, per item. */
+    /** Days that people said are not representative of demand, per item; what was last said of what was used counts. */
     async exceptional(): Promise<Map<string, Set<string>>> {
       const rows = await db
         .selectFrom('forecast_feedback')
-        .select(['item_code', 'day'])
-        .where('verdict', '=', 'exceptional')
+        .select(['item_code', 'day', 'verdict'])
+        .where('subject', '=', 'actual')
+        .orderBy('id')
         .execute()
       const found = new Map<string, Set<string>>()
-      for (const { item_code, day } of rows) found.set(item_code, (found.get(item_code) ?? new Set()).add(day))
+      for (const { item_code, day, verdict } of rows) {
+        const days = found.get(item_code) ?? new Set()
+        if (verdict === 'exceptional') found.set(item_code, days.add(day))
+        else days.delete(day)
+      }
       return found
     }
   }

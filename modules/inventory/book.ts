@@ -306,7 +306,7 @@ export class Book {
     const outgoing = (ROUTES[type].from === 'here') !== line.quantity < 0
     const refuse = (rule: Localised) => new LotRule({ itemCode: item.code, rule, line: requestLine })
     if (item.tracking === 'none') {
-      if (line.lot !== undefined) throw refuse(rules.NOT_TRACKED)
+      if ((line.lot ?? line.expiresOn) !== undefined) throw refuse(rules.NOT_TRACKED)
       return this.#lots.get(keyOf(item.id, DEFAULT_LOT))
     }
     if (item.tracking === 'serial' && (line.lot === undefined || quantity !== 1_000_000)) {
@@ -321,6 +321,8 @@ export class Book {
       throw refuse(rules.notIssued(line.lot, known.status))
     if (known !== undefined && item.tracking === 'serial' && !outgoing && this.#inStock(item, known))
       throw refuse(rules.inStockAlready(line.lot))
+    if (known !== undefined && (line.expiresOn ?? known.expiresOn) !== known.expiresOn)
+      throw refuse(rules.expiresOtherwise(line.lot, known.expiresOn))
     if (known !== undefined) return known
     if (outgoing) throw new LotNotFound({ itemCode: item.code, lot: line.lot })
     const made: LotState = { id: 0, itemId: item.id, code: line.lot, expiresOn: line.expiresOn ?? null, status: 'ok' }

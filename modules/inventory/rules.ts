@@ -29,9 +29,13 @@ export const tooLarge = (quantity: number, unit: string, baseUnit: string): Loca
 })
 
 export const NOT_TRACKED: Localised = {
-  en: 'is not tracked by lot, so no lot may be named',
-  fr: 'n’est pas suivi par lot, aucun lot ne peut donc être nommé'
+  en: 'is not tracked by lot, so neither a lot nor its expiry may be named',
+  fr: 'n’est pas suivi par lot, ni un lot ni sa péremption ne peuvent donc être nommés'
 }
+export const expiresOtherwise = (lot: string, expiresOn: string | null): Localised => ({
+  en: `has the lot ${lot} with ${expiresOn === null ? 'no expiry' : `the expiry ${expiresOn}`}; PUT …/inventory/lots changes it`,
+  fr: `a le lot ${lot} ${expiresOn === null ? 'sans péremption' : `avec la péremption ${expiresOn}`} ; PUT …/inventory/lots la change`
+})
 export const ONE_SERIAL: Localised = {
   en: 'is tracked by serial number: a line names one as its lot and moves exactly 1',
   fr: 'est suivi par numéro de série : une ligne en nomme un comme lot et déplace exactement 1'
