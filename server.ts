@@ -1,4 +1,5 @@
 import net from 'node:net'
+import type { Writable } from 'node:stream'
 import { setFlagsFromString } from 'node:v8'
 import Fastify, { type FastifyBaseLogger, type FastifyInstance } from 'fastify'
 import { pino } from 'pino'
@@ -20,7 +21,7 @@ const CLOSE_MILLISECONDS = 10_000
 export async function build(
   given: Config,
   mode: 'service' | 'worker' = 'service',
-  surroundings: Surroundings = {}
+  { logTo, ...surroundings }: Surroundings & { logTo?: Writable } = {}
 ): Promise<FastifyInstance> {
   const config = primaryOf(given)
   const telemetry = await openTelemetry(config.telemetry)
@@ -30,7 +31,8 @@ export async function build(
     serverOptions({
       logLevel: config.LOG_LEVEL,
       tracing: telemetry,
-      ...(config.TRUST_PROXY === undefined ? {} : { trustProxy: config.TRUST_PROXY })
+      ...(config.TRUST_PROXY === undefined ? {} : { trustProxy: config.TRUST_PROXY }),
+      ...(logTo === undefined ? {} : { logTo })
     })
   )
   // Hooks that close run in the opposite order: it sends what the others still did.

@@ -34,7 +34,8 @@ export async function withService<R>(
 ): Promise<R> {
   const config = quietConfig(terminal)
   const { build } = await theService()
-  const service = await build(config, mode)
+  // What a command answers may be read by a program: a line of the log in it would spoil it.
+  const service = await build(config, mode, mode === 'worker' ? {} : { logTo: terminal.stderr })
   try {
     await service.ready()
     return await work(service, config)

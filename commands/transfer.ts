@@ -1,5 +1,5 @@
-import { createReadStream, existsSync } from 'node:fs'
-import { type Command, InvalidArgumentError, Option } from 'commander'
+import { createReadStream, statSync } from 'node:fs'
+import { Argument, type Command, InvalidArgumentError, Option } from 'commander'
 import { follow, type JobView, tenantName, tenantOption, tokenFor, withService } from './service.js'
 import { fail, type Terminal } from './terminal.js'
 
@@ -17,7 +17,7 @@ async function importFile(
   file: string,
   { tenant, map, type, dryRun }: TransferOptions
 ): Promise<void> {
-  if (!existsSync(file)) throw new InvalidArgumentError(`there is no file ${file}`)
+  if (!statSync(file, { throwIfNoEntry: false })?.isFile()) throw new InvalidArgumentError(`there is no file ${file}`)
   await withService(terminal, async (service, config) => {
     const authorization = `Bearer ${await tokenFor(config, 'admin', tenantName(config, tenant), 86_400)}`
     const query: Record<string, string> = {}
@@ -65,7 +65,7 @@ export function addTransfer(cli: Command, terminal: Terminal): void {
   cli
     .command('import')
     .description('import a CSV or NDJSON file (plain or gzip)')
-    .argument('<kind>', 'items or movements')
+    .addArgument(new Argument('<kind>').choices(['items', 'movements']))
     .argument('<file>')
     .option('--map <pairs>', 'field:Header pairs, such as itemCode:StockCode,quantity:Quantity')
     .option('--type <type>', 'the type of every movement row that has none')
@@ -75,7 +75,7 @@ export function addTransfer(cli: Command, terminal: Terminal): void {
   cli
     .command('export')
     .description('print items, movements or stock')
-    .argument('<kind>', 'items, movements or stock')
+    .addArgument(new Argument('<kind>').choices(['items', 'movements', 'stock']))
     .addOption(new Option('--format <format>').choices(['csv', 'ndjson']).default('csv'))
     .addOption(tenantOption())
     .action((kind: string, options: TransferOptions) => exportFile(terminal, kind, options))

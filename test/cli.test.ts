@@ -48,6 +48,21 @@ t.test('a token is all that is printed, and the service takes it', async (t) => 
   t.equal((await service.inject({ url: '/api/users', headers })).statusCode, 403, 'of the role asked for')
 })
 
+t.test('the log never comes between what a command answers', async (t) => {
+  const env = { DATA_DIR: temporaryFolder(t), LOG_LEVEL: 'debug', SLOW_QUERY_MS: '1', REDIS_URL: 'redis://127.0.0.1:1' }
+  const token = await start(['token', '--role', 'viewer'], env).ended
+  t.match(token, { code: 0, stderr: /"level":40.*redis/i })
+  t.match(token.stdout, /^[\w-]+\.[\w-]+\.[\w-]+\n$/)
+  const { code, stdout } = await start(['verify', '--json'], env).ended
+  t.equal(code, 0)
+  t.match(JSON.parse(stdout), { ok: true })
+
+  const reads = start(['export', 'items'], env)
+  reads.child.stdout.destroy()
+  const { stderr } = await reads.ended
+  t.notMatch(stderr, /EPIPE/, 'who reads no further, as `head`, is no failure')
+})
+
 t.test('a command that is misused says how, and ends with 2', async (t) => {
   const env = { DATA_DIR: temporaryFolder(t) }
   const misuses: [string[], RegExp, Record<string, string>?][] = [
@@ -59,6 +74,9 @@ t.test('a command that is misused says how, and ends with 2', async (t) => {
     [['tenants', 'drop', 'acme'], /--yes/, { TENANCY: 'multi' }],
     [['token', '--role', 'admin'], /--tenant/, { TENANCY: 'multi' }],
     [['import', 'items', '/no/such/file.csv'], /no file/],
+    [['import', 'items', env.DATA_DIR], /no file/],
+    [['import', 'cats', '/no/such/file.csv'], /items, movements/],
+    [['export', 'cats'], /items, movements, stock/],
     [['migrate'], /^PORT is "nonsense"/, { PORT: 'nonsense' }],
     [['users', 'create', 'ada'], /password/]
   ]
@@ -184,7 +202,7 @@ t.test('files in and out', async (t) => {
   ])
   t.match(mauvais.stderr, /row 2, column name: name manque, et l’article est nouveau/)
   t.match(await runCommand(env, ['export', 'stock']), { code: 0, stdout: /A,Apple,kg,3\r\nB,Banana,kg,4.5\r\n$/ })
-  t.equal((await runCommand(env, ['export', 'everything'])).code, 1)
+  t.equal((await runCommand(env, ['export', 'everything'])).code, 2)
   t.match(JSON.parse((await runCommand(env, ['verify', '--json'])).stdout), { ok: true, moves: 2, mismatches: [] })
   const database = new Sqlite(join(folder, 'inventory.sqlite'))
   database.exec('update stock_balances set on_hand = on_hand + 1000000 where on_hand = 3000000')

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import type { IncomingMessage } from 'node:http'
 import type { Socket } from 'node:net'
+import type { Writable } from 'node:stream'
 import { type FastifyReply, type FastifyRequest, type FastifyServerOptions, LogController } from 'fastify'
 import { loggedError, REDACTED } from '../telemetry/log-redaction.js'
 import { lineFields, requestLog } from '../telemetry/request-log.js'
@@ -23,10 +24,12 @@ interface ServerSettings {
   logLevel: string
   trustProxy?: string
   tracing?: Tracing
+  /** Standard output, where it is left out. */
+  logTo?: Writable
 }
 
 /** How the server is made, in one place: the service and the tests must not differ. */
-export function serverOptions({ logLevel, trustProxy, tracing = NO_TRACING }: ServerSettings) {
+export function serverOptions({ logLevel, trustProxy, tracing = NO_TRACING, logTo }: ServerSettings) {
   return {
     bodyLimit: BODY_LIMIT_BYTES,
     // The migrations of a large database run while the service starts, and half of one is no use.
@@ -46,6 +49,7 @@ export function serverOptions({ logLevel, trustProxy, tracing = NO_TRACING }: Se
     return503OnClosing: false,
     logger: {
       level: logLevel,
+      ...(logTo === undefined ? {} : { stream: logTo }),
       mixin: lineFields(tracing),
       serializers: { err: loggedError },
       redact: REDACTED
