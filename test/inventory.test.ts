@@ -69,6 +69,7 @@ async function items(t: Test, { manager, staff, viewer }: Context) {
   await refusals(t, manager)
   await archive(t, manager)
   await sameTime(t, manager)
+  await deletedMeanwhile(t, manager)
 }
 
 /** Bad input: 400 with the field, or 422, and never a 500. */
@@ -193,6 +194,29 @@ async function sameTime(t: Test, manager: Client) {
     manager.patch('/api/inventory/RACE', { name }, { 'if-match': etag })
   )
   t.same((await Promise.all(exclusive)).map(({ status }) => status).sort(), [200, 412, 412, 412])
+}
+
+/** What refers to an item meets its deletion: it comes before or after it, and never in between. */
+async function deletedMeanwhile(t: Test, manager: Client) {
+  for (let round = 0; round < 20; round++) {
+    const itemCode = `GONE-${round}`
+    const url = `/api/inventory/${itemCode}`
+    await made(t, manager.post('/api/inventory', { itemCode, name: 'Gone', unit: 'each', tracking: 'lot' }))
+    const writes = [
+      () => manager.put(`${url}/units/case`, { numerator: 12 }),
+      () => manager.put('/api/inventory/lots', { itemCode, lot: 'A' }),
+      () => manager.patch(url, { barcodes: [itemCode] }),
+      () => manager.delete(url)
+    ]
+    const answers = await Promise.all([...writes, ...writes].map((write) => write()))
+    const statuses = answers.map(({ status }) => status)
+    t.ok(
+      statuses.every((status) => status === 200 || status === 404),
+      `${statuses}`
+    )
+    t.equal(answers.filter(({ status }, i) => i % writes.length === 3 && status === 200).length, 1, 'deleted once')
+    t.equal((await manager.get(url)).status, 404)
+  }
 }
 
 async function barcodesAndCategories(t: Test, { manager, viewer }: Context) {

@@ -165,6 +165,8 @@ export const itemRoutes: FastifyPluginAsyncTypebox<Context> = async (app, contex
       const { numerator, denominator = 1 } = request.body
       return answers.write(request, reply, 200, async (tx) => {
         const store = createItemStore(tx.db)
+        // Or it could be deleted between being looked for and being referred to.
+        await store.lock([itemCode])
         const item = (await store.records([itemCode])).get(itemCode)
         if (item === undefined || item.archivedAt !== null) throw new ItemNotFound({ itemCode })
         if (!(await createCatalogueStore(tx.db).unitExists(unit))) throw new UnitNotFound({ unit })
