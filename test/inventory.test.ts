@@ -303,6 +303,10 @@ async function units(t: Test, { manager, staff, viewer }: Context) {
   await made(t, post(staff, 'issue', { itemCode: 'UN-EA', quantity: 5, unit: 'case' }))
   t.equal((await viewer.get('/api/inventory/UN-EA')).body.onHand, 0, '48 + 12 − 5 × 12: the newer ratio counts')
   t.equal((await manager.put('/api/inventory/UN-EA/units/nope', { numerator: 2 })).status, 422)
+  t.match(await manager.put('/api/inventory/UN-EA/units/each', { numerator: 12 }), {
+    status: 422,
+    body: { code: 'INV_UNIT_IS_BASE', itemCode: 'UN-EA', unit: 'each' }
+  })
   t.equal((await manager.put('/api/inventory/NONE/units/case', { numerator: 2 })).status, 404)
   t.equal((await manager.put('/api/inventory/UN-EA/units/case', { numerator: 0 })).status, 400)
   const tiny = await post(manager, 'receipt', { itemCode: 'UN-KG', quantity: 0.000001, unit: 'mg' })
