@@ -242,17 +242,7 @@ export function answerProblem(error: unknown, request: FastifyRequest, reply: Fa
   if (typeof retryAfter === 'number') void reply.header('retry-after', retryAfter)
   if (found.status === 401) void reply.header('www-authenticate', 'Bearer')
   const errors = fieldErrors(error, locale)
-  const body = {
-    ...found.members(locale),
-    type: `urn:problem:inventory:${found.code}`,
-    title: (TITLES[found.status] ?? TITLES[500])?.[locale],
-    status: found.status,
-    detail: found.detail(locale),
-    instance: request.url.split('?', 1)[0],
-    code: found.code,
-    requestId: request.id,
-    ...(errors === undefined ? {} : { errors })
-  }
+  const body = { ...bodyOf(found, locale, request), ...(errors === undefined ? {} : { errors }) }
   // Sent as text: a route's own response schema is for its own answers.
   return reply
     .code(found.status)
