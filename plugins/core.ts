@@ -20,6 +20,7 @@ import type { DatabaseEvents } from './dialects/dialect.js'
 import { createEvents } from './events.js'
 import { diskCheck, diskGauges, registerHealth } from './health.js'
 import { createAnswers, forgetOldKeys } from './http/answers.js'
+import { readJsonOnly } from './http/bodies.js'
 import { TenantNotFound, Unauthenticated, useProblems } from './http/errors.js'
 import { endIdleConnections } from './http/idle-connections.js'
 import { registerHttp } from './http/index.js'
@@ -304,6 +305,7 @@ function moduleEntrance({ tenancy, tenants, audit, underWay }: Entrance): EnterM
     app.setSerializerCompiler(serializerCompiler)
     app.addHook('onRoute', refuseUndeclared)
     useProblems(app, audit.denied)
+    readJsonOnly(app)
     underWay.watch(app)
     if (tenancy === 'single') app.addHook('onRequest', enterSingleTenant)
     app.addHook('onRequest', authorize)

@@ -1,4 +1,5 @@
 import { problem } from './http/problem.js'
+import { isStorable } from './http/storable.js'
 
 export const CursorInvalid = problem('CURSOR_INVALID', 400, {
   en: 'This cursor does not belong to this list, order or filter; start again without one.',
@@ -31,11 +32,15 @@ export function decodeCursor(
   const key: (string | number)[] = []
   for (const [index, type] of shape.entries()) {
     const part: unknown = parts[index + 1]
-    if (typeof part !== type || (typeof part === 'number' && !Number.isSafeInteger(part))) throw new CursorInvalid({})
-    if (typeof part === 'string' || typeof part === 'number') key.push(part)
+    if (typeof part !== type || !isComparable(part)) throw new CursorInvalid({})
+    key.push(part)
   }
   return key
 }
+
+/** Whether both databases take it as a value to compare a key with. */
+const isComparable = (part: unknown): part is string | number =>
+  typeof part === 'string' ? isStorable(part) : Number.isSafeInteger(part)
 
 /** Cuts the row read beyond the limit off again: it only says whether there is a next page. */
 export function pageOf<Row, Out>(

@@ -1,6 +1,8 @@
 import { once } from 'node:events'
 import { createServer } from 'node:http'
-import { ServiceStarting } from './http/errors.js'
+import { bodyOf, ServiceStarting } from './http/errors.js'
+import { localeOf } from './http/problem.js'
+import { requestIdOf } from './http/server-options.js'
 import { VERSION } from './version.js'
 
 const RETRY_SECONDS = 1
@@ -14,7 +16,10 @@ const RETRY_SECONDS = 1
 export async function answerWhileStarting(port: number, host: string): Promise<() => Promise<void>> {
   const startedAt = performance.now()
   const server = createServer({ requestTimeout: 5_000 }, (request, response) => {
-    const path = request.url?.split('?', 1)[0] ?? ''
+    const { url = '' } = request
+    const path = url.split('?', 1)[0] ?? ''
+    const id = requestIdOf(request)
+    const locale = localeOf(request)
     const live = path === '/health/live'
     const health = live || path === '/health' || path === '/health/ready'
     const starting = new ServiceStarting({ retryAfterSeconds: RETRY_SECONDS })
@@ -23,17 +28,11 @@ export async function answerWhileStarting(port: number, host: string): Promise<(
       ? { status: 'ok' }
       : health
         ? { status: 'down', state: 'starting', version: VERSION, uptimeSeconds, checks: {} }
-        : {
-            type: `urn:problem:inventory:${starting.code}`,
-            title: 'Unavailable',
-            status: starting.status,
-            detail: starting.detail('en'),
-            instance: path,
-            code: starting.code,
-            ...starting.members('en')
-          }
+        : bodyOf(starting, locale, { id, url })
     response.writeHead(live ? 200 : starting.status, {
       'content-type': health ? 'application/json; charset=utf-8' : 'application/problem+json; charset=utf-8',
+      'x-request-id': id,
+      ...(health ? {} : { 'content-language': locale }),
       'cache-control': 'no-store',
       'retry-after': String(RETRY_SECONDS),
       // The next request is to find the service itself.

@@ -6,7 +6,7 @@ export const InventoryHeadline = Closed({
   stockValue: Type.Number(),
   lowStock: Type.Integer(),
   outOfStock: Type.Integer(),
-  movementsToday: Type.Integer({ description: 'Lines posted since midnight, UTC' })
+  movementsToday: Type.Integer({ description: 'Transactions recorded since midnight, UTC' })
 })
 export type InventoryHeadline = Static<typeof InventoryHeadline>
 

@@ -1,6 +1,6 @@
 import { type Static, Type } from 'typebox'
 import { FactorEffect } from './calendar.js'
-import { Closed, Code, Day, Instant, List, Name, Nullable, PageQuery, Quantity, Text, Uuid } from './common.js'
+import { Amount, Closed, Code, Day, Instant, List, Name, Nullable, PageQuery, Quantity, Text, Uuid } from './common.js'
 import { JUDGEMENT, personal } from './personal.js'
 
 /** What a caller may ask for by name; `combination` is the default. */
@@ -364,7 +364,7 @@ export const NewOverride = Closed(
     frequency: Type.Optional(Frequency),
     from: Type.Optional(Day),
     expiresOn: Type.String({ format: 'date', description: 'Last day it applies to' }),
-    quantityPerDay: Type.Optional(Type.Number({ minimum: 0, maximum: 1_000_000_000 })),
+    quantityPerDay: Type.Optional(Amount),
     factor: Type.Optional(Quantity),
     reason: Type.String({ minLength: 1, maxLength: 500, pattern: '^[^\\u0000]*\\S[^\\u0000]*$' })
   },

@@ -212,6 +212,7 @@ onBothDatabases(t, 'findings', async (t, host) => {
       'accept-language': 'fr-CH, en'
     })
     t.match(french.body.data[0].explanation, /attendus/)
+    t.match(french.headers, { 'content-language': 'fr', vary: /accept-language/ }, 'a cache keeps the languages apart')
   })
 
   t.test('handling', async (t) => {

@@ -21,6 +21,7 @@ t.test('every kind of answer wears the security headers, and every refusal is a 
   const made = await app.inject(post('/api/inventory', JSON.stringify(item('A-1'))))
   t.equal(made.statusCode, 201)
   const preflight = { origin: 'https://app.example.org', 'access-control-request-method': 'PATCH' }
+  const latin1 = Buffer.from(JSON.stringify({ ...item('B'), name: 'Crème' }), 'latin1')
   const cases: [InjectOptions, number, code?: string][] = [
     [get('/health'), 200],
     [get('/metrics'), 200],
@@ -32,6 +33,7 @@ t.test('every kind of answer wears the security headers, and every refusal is a 
     [get('/api/inventory/A-1', { 'if-none-match': '*' }), 304],
     [post('/api/inventory', '{"itemCode":'), 400, 'REQUEST_MALFORMED'],
     [post('/api/inventory', ''), 400, 'REQUEST_MALFORMED'],
+    [{ ...post('/api/inventory', ''), payload: latin1 }, 400, 'REQUEST_MALFORMED'],
     [post('/api/inventory', JSON.stringify({ ...item('B'), colour: 'red' })), 400, 'REQUEST_INVALID'],
     [get('/api/inventory/%ff'), 400, 'REQUEST_MALFORMED'],
     [{ method: 'GET', url: '/api/inventory' }, 401, 'AUTH_REQUIRED'],
@@ -42,7 +44,8 @@ t.test('every kind of answer wears the security headers, and every refusal is a 
     [post('/api/inventory', JSON.stringify(item('A-1'))), 409],
     [{ ...get('/api/inventory/A-1', { 'if-match': '"old"' }), method: 'DELETE' }, 412, 'PRECONDITION_FAILED'],
     [post('/api/inventory', JSON.stringify({ ...item('B'), name: 'x'.repeat(2 ** 21) })), 413, 'REQUEST_TOO_LARGE'],
-    [post('/api/inventory', '<item/>', { 'content-type': 'application/xml' }), 415, 'REQUEST_MEDIA_TYPE']
+    [post('/api/inventory', '<item/>', { 'content-type': 'application/xml' }), 415, 'REQUEST_MEDIA_TYPE'],
+    [post('/api/inventory', JSON.stringify(item('B')), { 'content-type': 'text/plain' }), 415, 'REQUEST_MEDIA_TYPE']
   ]
   for (const [request, status, code] of cases) {
     const name = `${request.method} ${request.url} → ${status} ${code ?? ''}`
@@ -323,6 +326,30 @@ t.test('compression, HEAD, CORS', async (t) => {
   const answered = await app.inject({ url, headers: { ...bearer(app), origin: 'https://app.example.org' } })
   t.match(answered.headers, { 'access-control-allow-origin': 'https://app.example.org', vary: /origin/i })
   t.notOk(answered.headers['access-control-allow-credentials'])
+})
+
+t.test('a module reads JSON in UTF-8 alone, and its host what it likes', async (t) => {
+  const app = Fastify()
+  t.teardown(() => app.close())
+  await app.register(core, { databaseUrl: `sqlite:${t.testdir()}/bodies.sqlite` })
+  const enterModule = app.getDecorator<EnterModule>('enterModule')
+  await app.register(async (module) => {
+    enterModule(module, { authorize: async () => {} })
+    module.post('/module', { schema: { body: {} } }, async ({ body }) => ({ body }))
+  })
+  app.post('/host', async ({ body }) => ({ body }))
+  const ask = async (url: string, type: string, payload: string | Buffer) => {
+    const { statusCode, body } = await app.inject({ method: 'POST', url, payload, headers: { 'content-type': type } })
+    return `${statusCode} ${body}`
+  }
+  const latin1 = Buffer.from('"\xe8"', 'latin1')
+  t.equal(await ask('/module', 'application/json', '"è"'), '200 {"body":"è"}')
+  t.equal(await ask('/module', 'application/json', '\ufeff"è"'), '200 {"body":"è"}', 'with a byte order mark')
+  t.match(await ask('/module', 'application/json', latin1), /^400 .*REQUEST_MALFORMED/)
+  t.match(await ask('/module', 'application/json', '{"__proto__":1}'), /^400 .*REQUEST_MALFORMED/)
+  t.match(await ask('/module', 'text/plain', '"è"'), /^415 .*REQUEST_MEDIA_TYPE/)
+  t.equal(await ask('/host', 'text/plain', '"è"'), '200 {"body":"\\"è\\""}')
+  t.equal(await ask('/host', 'application/json', latin1), '200 {"body":"\ufffd"}')
 })
 
 t.test('what a handler needs is begun while the token is checked, and shown to nobody who is refused', async (t) => {

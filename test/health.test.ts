@@ -36,8 +36,14 @@ t.test('while it starts it lives, is not ready, and says so on every path', asyn
     code: 'SERVICE_STARTING',
     retryAfter: '1',
     status: 503,
-    instance: '/api/inventory'
+    title: 'Unavailable',
+    instance: '/api/inventory',
+    requestId: /^[0-9a-f-]{36}$/
   })
+  const french = await fetch(`${url}/api/inventory`, { headers: { 'accept-language': 'fr', 'x-request-id': 'mine' } })
+  t.equal(french.headers.get('x-request-id'), 'mine')
+  t.equal(french.headers.get('content-language'), 'fr')
+  t.match(await french.json(), { title: 'Indisponible', detail: /^Le service démarre/, requestId: 'mine' })
   await t.rejects(answerWhileStarting(port, '127.0.0.1'), { code: 'EADDRINUSE' }, 'known before anything is migrated')
   await end()
   await t.rejects(fetch(url), 'the port is free for the service')

@@ -10,6 +10,7 @@ import { type Context, codesOf, made, openStock, pagesOf, post } from './invento
 await eachDialect(t, async (t, dialect) => {
   const context = await openStock(t, dialect)
   await t.test('lists', (t) => lists(t, context))
+  await t.test('cursors that somebody changed', (t) => cursors(t, context))
   await t.test('search', (t) => search(t, context))
   await t.test('every way to look for items finds the same', (t) => waysToSearch(t, context))
   await t.test('history', (t) => history(t, context))
@@ -62,6 +63,36 @@ async function lists(t: Test, { manager, viewer }: Context) {
   })
   t.equal((await viewer.get(`/api/movements?cursor=${cursor}`)).status, 400, 'a cursor belongs to its list')
   t.same((await viewer.get('/api/inventory?category=Paged&limit=500')).body.page, { limit: 500, nextCursor: null })
+}
+
+/** Whoever changes a cursor is told so: no text or number of it breaks the query on either database. */
+async function cursors(t: Test, { manager, staff }: Context) {
+  const cursorOf = (key: readonly (string | number)[]) => Buffer.from(JSON.stringify(key)).toString('base64url')
+  await made(t, manager.post('/api/inventory', { itemCode: 'CU-1', name: 'Cursor', unit: 'each' }))
+  for (const [list, key] of [
+    ['stock', ['stock', 'a\0b']],
+    ['stock', ['stock', '\ud800']],
+    ['inventory/categories', ['categories', '\udfff']],
+    ['inventory/lots', ['lots', 2 ** 53]],
+    ['inventory/lots', ['lots', 0.5]],
+    ['movements', ['movements', 1e300]],
+    ['jobs', ['jobs [null,null]', 1e300, 'a']],
+    ['jobs', ['jobs [null,null]', 1, '\0']]
+  ] as const) {
+    t.match(
+      await staff.get(`/api/${list}?cursor=${cursorOf(key)}`),
+      { status: 400, body: { code: 'CURSOR_INVALID' } },
+      list
+    )
+  }
+  const longest = Number.MAX_SAFE_INTEGER
+  for (const [list, key] of [
+    ['inventory/lots', ['lots', longest]],
+    ['jobs', ['jobs [null,null]', longest, 'a']],
+    ['inventory/CU-1/movements', ['item-movements:CU-1', longest, longest, longest]]
+  ] as const) {
+    t.equal((await staff.get(`/api/${list}?cursor=${cursorOf(key)}`)).status, 200, list)
+  }
 }
 
 async function search(t: Test, { manager, viewer }: Context) {

@@ -227,9 +227,17 @@ async function reservations(t: Test, { app, manager, staff, viewer }: Context) {
   )
   t.same(ends.map(({ status }) => status).sort(), [200, 409, 409, 409], 'it ends once')
 
-  const expiresAt = new Date(Date.now() + 50).toISOString()
+  const expiresAt = new Date(Date.now() + 500).toISOString()
   const short = await made(t, staff.post('/api/reservations', { itemCode: 'RE-1', quantity: 1, expiresAt }))
-  await new Promise((resolve) => setTimeout(resolve, 80))
+  await new Promise((resolve) => setTimeout(resolve, 520))
+  t.match(await staff.post(`/api/reservations/${short.id}/post`), {
+    status: 409,
+    body: { code: 'INV_RESERVATION_CLOSED', detail: `The reservation ${short.id} is expired.` }
+  })
+  t.match(await staff.post('/api/reservations', { itemCode: 'RE-1', quantity: 1, expiresAt }), {
+    status: 422,
+    body: { code: 'INV_EXPIRES_IN_PAST', expiresAt }
+  })
   const tenant = await app.getDecorator<Tenants>('tenants').get('main')
   await voidExpired(tenant)
   t.equal((await viewer.get(`/api/reservations/${short.id}`)).body.status, 'voided')

@@ -69,6 +69,7 @@ async function items(t: Test, { manager, staff, viewer }: Context) {
   await refusals(t, manager)
   await archive(t, manager)
   await sameTime(t, manager)
+  await deletedMeanwhile(t, manager)
 }
 
 /** Bad input: 400 with the field, or 422, and never a 500. */
@@ -195,6 +196,29 @@ async function sameTime(t: Test, manager: Client) {
   t.same((await Promise.all(exclusive)).map(({ status }) => status).sort(), [200, 412, 412, 412])
 }
 
+/** What refers to an item meets its deletion: it comes before or after it, and never in between. */
+async function deletedMeanwhile(t: Test, manager: Client) {
+  for (let round = 0; round < 20; round++) {
+    const itemCode = `GONE-${round}`
+    const url = `/api/inventory/${itemCode}`
+    await made(t, manager.post('/api/inventory', { itemCode, name: 'Gone', unit: 'each', tracking: 'lot' }))
+    const writes = [
+      () => manager.put(`${url}/units/case`, { numerator: 12 }),
+      () => manager.put('/api/inventory/lots', { itemCode, lot: 'A' }),
+      () => manager.patch(url, { barcodes: [itemCode] }),
+      () => manager.delete(url)
+    ]
+    const answers = await Promise.all([...writes, ...writes].map((write) => write()))
+    const statuses = answers.map(({ status }) => status)
+    t.ok(
+      statuses.every((status) => status === 200 || status === 404),
+      `${statuses}`
+    )
+    t.equal(answers.filter(({ status }, i) => i % writes.length === 3 && status === 200).length, 1, 'deleted once')
+    t.equal((await manager.get(url)).status, 404)
+  }
+}
+
 async function barcodesAndCategories(t: Test, { manager, viewer }: Context) {
   await made(
     t,
@@ -279,6 +303,10 @@ async function units(t: Test, { manager, staff, viewer }: Context) {
   await made(t, post(staff, 'issue', { itemCode: 'UN-EA', quantity: 5, unit: 'case' }))
   t.equal((await viewer.get('/api/inventory/UN-EA')).body.onHand, 0, '48 + 12 − 5 × 12: the newer ratio counts')
   t.equal((await manager.put('/api/inventory/UN-EA/units/nope', { numerator: 2 })).status, 422)
+  t.match(await manager.put('/api/inventory/UN-EA/units/each', { numerator: 12 }), {
+    status: 422,
+    body: { code: 'INV_UNIT_IS_BASE', itemCode: 'UN-EA', unit: 'each' }
+  })
   t.equal((await manager.put('/api/inventory/NONE/units/case', { numerator: 2 })).status, 404)
   t.equal((await manager.put('/api/inventory/UN-EA/units/case', { numerator: 0 })).status, 400)
   const tiny = await post(manager, 'receipt', { itemCode: 'UN-KG', quantity: 0.000001, unit: 'mg' })

@@ -3,6 +3,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import {
   type Answers,
   access,
+  answerIn,
   decodeCursor,
   encodeCursor,
   type Principal,
@@ -128,6 +129,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (
       checkRange(request.query)
       const { limit = 50, cursor, ...filter } = request.query
       const locale = languageOf(request)
+      answerIn(locale, reply)
       const purpose = `anomalies ${JSON.stringify(filter)}`
       const [day, id] = decodeCursor(purpose, cursor, ['string', 'string']) ?? []
       const after = day === undefined || id === undefined ? undefined : { day: String(day), id: String(id) }

@@ -1,6 +1,14 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { v7 as uuid } from 'uuid'
-import { access, decodeCursor, encodeCursor, pageOf, type Tenant, type Transaction } from '../../plugins/contracts.js'
+import {
+  access,
+  answerIn,
+  decodeCursor,
+  encodeCursor,
+  pageOf,
+  type Tenant,
+  type Transaction
+} from '../../plugins/contracts.js'
 import { problems } from '../../schemas/common.js'
 import * as schemas from '../../schemas/forecasting.js'
 import { createConsumptionStore } from './consumption-store.js'
@@ -161,7 +169,7 @@ const accuracyRoutes: FastifyPluginAsyncTypebox<Context> = async (app, context) 
       const { itemCode } = request.params
       const { frequency } = request.query
       const locale = localeOf(request)
-      reply.header('content-language', locale).header('vary', 'accept-language')
+      answerIn(locale, reply)
       const key = `explanation:${locale}:${frequency ?? ''}:${itemCode}`
       return answers.read(request, reply, NAMESPACE, key, async () => {
         const tenant = tenantOf(request)

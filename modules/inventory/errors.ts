@@ -40,6 +40,10 @@ export const UnitNotConvertible = problem<{ itemCode: string; unit: string; base
     fr: '{itemCode} se compte en {baseUnit}, et rien ne dit combien fait un(e) {unit} ; définissez PUT /api/inventory/{itemCode}/units/{unit}.'
   }
 )
+export const UnitIsBase = problem<{ itemCode: string; unit: string }>('INV_UNIT_IS_BASE', 422, {
+  en: '{itemCode} is counted in {unit}, which is 1 and stays it; say how much another unit is.',
+  fr: '{itemCode} se compte en {unit}, qui vaut 1 et le reste ; définissez une autre unité.'
+})
 export const CategoryExists = problem<{ category: string }>('INV_CATEGORY_EXISTS', 409, {
   en: 'There is already a category {category}.',
   fr: 'La catégorie {category} existe déjà.'
@@ -98,6 +102,10 @@ export const AlreadyReversed = problem<{ id: string; reversedBy: string }>('INV_
 export const ReversalOfReversal = problem<{ id: string }>('INV_REVERSAL_OF_REVERSAL', 409, {
   en: 'The movement {id} is itself a reversal; post a new movement instead.',
   fr: 'Le mouvement {id} est lui-même une annulation ; passez un nouveau mouvement.'
+})
+export const ExpiresInPast = problem<{ expiresAt: string }>('INV_EXPIRES_IN_PAST', 422, {
+  en: 'expiresAt ({expiresAt}) is in the past.',
+  fr: 'expiresAt ({expiresAt}) est dans le passé.'
 })
 export const ReservationNotFound = problem<{ id: string }>('INV_RESERVATION_NOT_FOUND', 404, {
   en: 'The reservation {id} does not exist.',

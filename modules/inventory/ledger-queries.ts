@@ -152,8 +152,9 @@ export function createLedgerQueries(root: Kysely<unknown>) {
         .innerJoin('stock_transactions as t', 't.seq', 'm.transaction_seq')
         .where('i.code', '=', itemCode)
       if (key !== undefined) {
+        // A line is a shorter integer on PostgreSQL, which would refuse to compare it with one that does not fit.
         query = query.where(
-          sql<boolean>`(m.occurred_at, m.transaction_seq, m.line) < (${key[0]}, ${key[1]}, ${key[2]})`
+          sql<boolean>`(m.occurred_at, m.transaction_seq, m.line) < (${key[0]}, ${key[1]}, cast(${key[2]} as bigint))`
         )
       }
       const rows = await query

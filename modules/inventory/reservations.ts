@@ -7,7 +7,7 @@ import { fromMicros, toMicros } from '../../schemas/decimal.js'
 import * as schemas from '../../schemas/inventory.js'
 import { type Author, Book, DEFAULT_LOCATION } from './book.js'
 import { authorOf, type Context, cacheKey, tenantOf } from './context.js'
-import { ReservationClosed, ReservationNotFound } from './errors.js'
+import { ExpiresInPast, ReservationClosed, ReservationNotFound } from './errors.js'
 import { createLedgerStore } from './ledger-store.js'
 import { announce, draftOf, STOCK_CACHE } from './movements.js'
 import { DEFAULT_LOT, type InventoryTables } from './tables.js'
@@ -103,8 +103,11 @@ const lineOf = ({
   ...(lot == null || lot === DEFAULT_LOT ? {} : { lot })
 })
 
+const hasRunOut = (expiresAt: string) => Date.parse(expiresAt) < Date.now()
+
 async function reserve(tx: Transaction, body: schemas.NewReservation): Promise<schemas.Reservation> {
   const { itemCode, quantity, location = DEFAULT_LOCATION, lot, reference, expiresAt } = body
+  if (expiresAt !== undefined && hasRunOut(expiresAt)) throw new ExpiresInPast({ expiresAt })
   const book = new Book(createLedgerStore(tx.db), { lock: true })
   await book.load([lineOf({ itemCode, location, lot, quantity })], [])
   const held = book.holdUsable(itemCode, location, lot)
@@ -139,6 +142,9 @@ async function close(
   await book.load([line], status === 'posted' ? ['issue'] : [])
   const current = closed(await store.find(id), id)
   if (current.status !== 'pending') throw new ReservationClosed({ id, status: current.status })
+  // The sweep that voids it may still be some seconds away.
+  if (status === 'posted' && current.expiresAt !== null && hasRunOut(current.expiresAt))
+    throw new ReservationClosed({ id, status: 'expired' })
   await book.reserve(book.hold(row.itemCode, row.location, row.lot ?? undefined), -toMicros(row.quantity))
   let movementId: string | null = null
   if (status === 'posted') {

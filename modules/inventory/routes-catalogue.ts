@@ -149,7 +149,10 @@ export const catalogueRoutes: FastifyPluginAsyncTypebox<Context> = async (app, {
     async (request, reply) => {
       const { itemCode, lot } = request.body
       return answers.write(request, reply, 200, async (tx) => {
-        const item = (await createItemStore(tx.db).records([itemCode])).get(itemCode)
+        const items = createItemStore(tx.db)
+        // Or it could be deleted between being looked for and being referred to.
+        await items.lock([itemCode])
+        const item = (await items.records([itemCode])).get(itemCode)
         if (item === undefined || item.archivedAt !== null) throw new ItemNotFound({ itemCode })
         if (item.tracking === 'none') throw new LotRule({ itemCode, rule: NOT_TRACKED, line: 1 })
         const store = createCatalogueStore(tx.db)

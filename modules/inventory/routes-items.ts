@@ -4,7 +4,7 @@ import { Closed, PageQuery, problems } from '../../schemas/common.js'
 import * as schemas from '../../schemas/inventory.js'
 import { createCatalogueStore } from './catalogue-store.js'
 import { type Context, cacheKey, seesCost, tenantOf } from './context.js'
-import { CostHidden, ItemNotFound, UnitNotFound } from './errors.js'
+import { CostHidden, ItemNotFound, UnitIsBase, UnitNotFound } from './errors.js'
 import { listItems } from './item-list.js'
 import { writeRow } from './item-rows.js'
 import { createItemStore } from './item-store.js'
@@ -165,9 +165,12 @@ export const itemRoutes: FastifyPluginAsyncTypebox<Context> = async (app, contex
       const { numerator, denominator = 1 } = request.body
       return answers.write(request, reply, 200, async (tx) => {
         const store = createItemStore(tx.db)
+        // Or it could be deleted between being looked for and being referred to.
+        await store.lock([itemCode])
         const item = (await store.records([itemCode])).get(itemCode)
         if (item === undefined || item.archivedAt !== null) throw new ItemNotFound({ itemCode })
         if (!(await createCatalogueStore(tx.db).unitExists(unit))) throw new UnitNotFound({ unit })
+        if (unit === item.unit) throw new UnitIsBase({ itemCode, unit })
         await store.setUnit(item.id, unit, numerator, denominator)
         tx.audit({
           action: 'item.unit',

@@ -2,13 +2,13 @@ import { createRequire } from 'node:module'
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { whoAsked } from '../telemetry/request-log.js'
 import { PayloadTooLarge } from './limits.js'
-import { type Locale, localeOf, Problem, problem } from './problem.js'
+import { type Locale, type Localised, localeOf, Problem, problem } from './problem.js'
 
 export { CursorInvalid } from '../cursor.js'
 export { PayloadTooLarge } from './limits.js'
 
 /** The core's own problems. A domain's stand in its `errors.ts`; `docs/errors.md` lists them all. */
-export const Malformed = problem<{ reason: string }>('REQUEST_MALFORMED', 400, {
+export const Malformed = problem<{ reason: string | Localised }>('REQUEST_MALFORMED', 400, {
   en: 'The request cannot be read: {reason}',
   fr: 'La requête est illisible : {reason}'
 })
@@ -221,6 +221,18 @@ function fieldErrors(error: unknown, locale: Locale): FieldError[] | undefined {
   })
 }
 
+/** What is answered of a problem, whoever answers it. */
+export const bodyOf = (found: Problem, locale: Locale, request: { id: string; url: string }) => ({
+  ...found.members(locale),
+  type: `urn:problem:inventory:${found.code}`,
+  title: (TITLES[found.status] ?? TITLES[500])?.[locale],
+  status: found.status,
+  detail: found.detail(locale),
+  instance: request.url.split('?', 1)[0],
+  code: found.code,
+  requestId: request.id
+})
+
 /** Answers `application/problem+json`; logs what is ours to mend. */
 export function answerProblem(error: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
   const found = toProblem(error, request)
@@ -230,17 +242,7 @@ export function answerProblem(error: unknown, request: FastifyRequest, reply: Fa
   if (typeof retryAfter === 'number') void reply.header('retry-after', retryAfter)
   if (found.status === 401) void reply.header('www-authenticate', 'Bearer')
   const errors = fieldErrors(error, locale)
-  const body = {
-    ...found.members(locale),
-    type: `urn:problem:inventory:${found.code}`,
-    title: (TITLES[found.status] ?? TITLES[500])?.[locale],
-    status: found.status,
-    detail: found.detail(locale),
-    instance: request.url.split('?', 1)[0],
-    code: found.code,
-    requestId: request.id,
-    ...(errors === undefined ? {} : { errors })
-  }
+  const body = { ...bodyOf(found, locale, request), ...(errors === undefined ? {} : { errors }) }
   // Sent as text: a route's own response schema is for its own answers.
   return reply
     .code(found.status)

@@ -1,4 +1,4 @@
-import type { FastifyRequest } from 'fastify'
+import type { IncomingHttpHeaders } from 'node:http'
 
 export type Locale = 'en' | 'fr'
 /** A part of a text that itself differs by language. */
@@ -53,7 +53,7 @@ export const problem = <P extends ProblemParams>(code: string, status: number, t
   )
 
 /** French when the client prefers it to English; English otherwise. */
-export function localeOf(request: FastifyRequest): Locale {
+export function localeOf(request: { headers: IncomingHttpHeaders }): Locale {
   const header = request.headers['accept-language']
   if (header === undefined) return 'en'
   let best: Locale = 'en'

@@ -28,6 +28,12 @@ interface ServerSettings {
   logTo?: Writable
 }
 
+/** A taken id goes into logs and headers, so only harmless characters are taken. */
+export function requestIdOf(raw: IncomingMessage): string {
+  const given = raw.headers['x-request-id']
+  return typeof given === 'string' && REQUEST_ID.test(given) ? given : randomUUID()
+}
+
 /** How the server is made, in one place: the service and the tests must not differ. */
 export function serverOptions({ logLevel, trustProxy, tracing = NO_TRACING, logTo }: ServerSettings) {
   return {
@@ -36,11 +42,7 @@ export function serverOptions({ logLevel, trustProxy, tracing = NO_TRACING, logT
     pluginTimeout: 0,
     trustProxy: trustProxy ?? false,
     routerOptions: { maxParamLength: 200, ignoreTrailingSlash: true },
-    // A taken id goes into logs and headers, so only harmless characters are taken.
-    genReqId: (raw: IncomingMessage) => {
-      const given = raw.headers['x-request-id']
-      return typeof given === 'string' && REQUEST_ID.test(given) ? given : randomUUID()
-    },
+    genReqId: requestIdOf,
     // A line for each request costs more than a cached answer; counts and times are metrics, failures are logged.
     logController: new LogController({ disableRequestLogging: true }),
     childLoggerFactory: requestLog,

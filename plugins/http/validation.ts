@@ -4,6 +4,7 @@ import type { FastifySchema, FastifySchemaCompiler, onRouteHookHandler } from 'f
 import type { Static, TSchema } from 'typebox'
 import { Closed, Nullable } from '../../schemas/common.js'
 import { compiledOnce } from './compiled.js'
+import { isStorable, STORABLE_PATTERN } from './storable.js'
 
 const strict: Options = {
   // One error is enough to mend a request, and a hostile body cannot make us collect millions.
@@ -41,18 +42,16 @@ export function createValidatorCompiler(): FastifySchemaCompiler<FastifySchema> 
   }
 }
 
-const pattern = '^[^\\u0000\\p{Surrogate}]*$'
-const STORABLE = new RegExp(pattern, 'u')
 const UNSTORABLE = {
   keyword: 'pattern',
   schemaPath: '',
-  params: { pattern },
-  message: `must match pattern "${pattern}"`
+  params: { pattern: STORABLE_PATTERN },
+  message: `must match pattern "${STORABLE_PATTERN}"`
 }
 
-/** Where a text has a NUL or half of a surrogate pair, which JSON and URLs can say and PostgreSQL cannot keep. */
+/** Where a text is that cannot be stored. */
 function unstorable(value: unknown, path: string): string | undefined {
-  if (typeof value === 'string') return STORABLE.test(value) ? undefined : path
+  if (typeof value === 'string') return isStorable(value) ? undefined : path
   if (typeof value !== 'object' || value === null) return undefined
   for (const [name, each] of Object.entries(value)) {
     const found = unstorable(each, `${path}/${name}`)

@@ -1,11 +1,9 @@
-import { createHash } from 'node:crypto'
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
-import { type Static, Type } from 'typebox'
+import { Type } from 'typebox'
 import { Closed, Job, JobStatus, List, PageQuery, problems, Uuid } from '../../schemas/common.js'
 import { agentOf } from '../audit.js'
 import { access, type EnterModule, type ModuleOptions, type Tenant } from '../contracts.js'
-import { CursorInvalid } from '../http/errors.js'
-import { shape } from '../http/validation.js'
+import { decodeCursor, encodeCursor } from '../cursor.js'
 import type { JobFilter, JobPosition, JobService } from './index.js'
 
 const Params = Closed({ id: Uuid })
@@ -14,7 +12,6 @@ const Query = Closed({
   status: Type.Optional(JobStatus),
   kind: Type.Optional(Type.String({ minLength: 1, maxLength: 100 }))
 })
-const Cursor = Type.Tuple([Type.Integer(), Type.String(), Type.String()])
 const tags = ['jobs']
 
 /** What background work is doing: `/api/jobs`. Starting it belongs to the route of each domain. */
@@ -30,8 +27,7 @@ export const jobRoutes: FastifyPluginAsyncTypebox<ModuleOptions> = async (app, o
   }
   app.get('/', { schema: list, config: access('staff') }, async (request, reply) => {
     const { limit = 50, cursor, ...filter } = request.query
-    const after = cursor === undefined ? undefined : positionOf(cursor, filter)
-    const rows = await jobs.list(request.getDecorator<Tenant>('tenant'), filter, limit + 1, after)
+    const rows = await jobs.list(request.getDecorator<Tenant>('tenant'), filter, limit + 1, positionOf(cursor, filter))
     const page = rows.slice(0, limit)
     const last = page.at(-1)
     const nextCursor = rows.length > limit && last !== undefined ? cursorOf(last[0], filter) : null
@@ -64,25 +60,14 @@ export const jobRoutes: FastifyPluginAsyncTypebox<ModuleOptions> = async (app, o
   })
 }
 
-const filterHash = ({ status, kind }: JobFilter) =>
-  createHash('sha256')
-    .update(JSON.stringify([status, kind]))
-    .digest('base64url')
-    .slice(0, 8)
+/** A cursor is bound to the filter as well. */
+const purposeOf = ({ status, kind }: JobFilter) => `jobs ${JSON.stringify([status, kind])}`
 
-function cursorOf({ createdAt, id }: JobPosition, filter: JobFilter): string {
-  const cursor: Static<typeof Cursor> = [createdAt, id, filterHash(filter)]
-  return Buffer.from(JSON.stringify(cursor)).toString('base64url')
-}
+const cursorOf = ({ createdAt, id }: JobPosition, filter: JobFilter): string =>
+  encodeCursor(purposeOf(filter), [createdAt, id])
 
 /** @throws CURSOR_INVALID for a cursor of another list or filter */
-function positionOf(cursor: string, filter: JobFilter): JobPosition {
-  let value: unknown
-  try {
-    value = JSON.parse(Buffer.from(cursor, 'base64url').toString())
-  } catch {
-    throw new CursorInvalid({})
-  }
-  if (!shape(Cursor)(value) || value[2] !== filterHash(filter)) throw new CursorInvalid({})
-  return { createdAt: value[0], id: value[1] }
+function positionOf(cursor: string | undefined, filter: JobFilter): JobPosition | undefined {
+  const [createdAt, id] = decodeCursor(purposeOf(filter), cursor, ['number', 'string']) ?? []
+  return createdAt === undefined || id === undefined ? undefined : { createdAt: Number(createdAt), id: String(id) }
 }
