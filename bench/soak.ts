@@ -102,7 +102,8 @@ async function soak(cleanup: Cleanup, name: string, databaseUrl: string, options
   const service = await startService(cleanup, {
     databaseUrl,
     secret: newSecret(),
-    env: { RATE_LIMITS: 'none', NODE_OPTIONS: `--expose-gc --import=${COLLECTS}` },
+    // So few that all are open when the warm-up is over: how many are is up to what else the machine does.
+    env: { RATE_LIMITS: 'none', POSTGRES_POOL_SIZE: '4', NODE_OPTIONS: `--expose-gc --import=${COLLECTS}` },
     heard: (text) => {
       said = (said + text).slice(-100_000)
     }
