@@ -217,6 +217,16 @@ t.test('a bad configuration ends the program with one line', async (t) => {
     ['TENANCY', 'many'],
     ['DATABASE_URL', 'mysql://root:hunter2-canary@db/x', true],
     ['REDIS_URL', 'http://:hunter2-canary@cache', true],
+    ['DATABASE_URL', 'postgres://u:can/ary@127.0.0.1:5432/db', true],
+    ['DATABASE_URL', 'postgres://u:12/canary@127.0.0.1:5432/db', true],
+    ['DATABASE_URL', 'postgres://u:can#ary@127.0.0.1:5432/db', true],
+    ['DATABASE_URL', 'postgres://u:canary%ff@127.0.0.1:5432/db', true],
+    ['DATABASE_URL', 'postgres://u:canary@127.0.0.1:70000/db', true],
+    ['DATABASE_SERVERS', 'east=postgres://u@east/db west=postgres://u:can/ary@127.0.0.1/db', true],
+    ['DATABASE_REPLICA_URL', 'postgres://u:can/ary@127.0.0.1:5432/db', true],
+    ['MIRROR_URL', 'postgres://u:can/ary@127.0.0.1:5432/db', true],
+    ['REDIS_URL', 'redis://:can/ary@127.0.0.1:26379', true],
+    ['REDIS_URL', 'redis://:canary%@127.0.0.1:26379', true],
     ['JWT_SECRET', 'short-canary', true],
     ['JWT_SECRET', `password-canary${'x'.repeat(30)}`, true],
     ['JWT_SECRET', 'a'.repeat(40), true],
@@ -265,6 +275,38 @@ t.test('a bad configuration ends the program with one line', async (t) => {
     t.match(output, line)
     t.notMatch(output, /canary|\bat .*:\d+/)
   }
+})
+
+t.test('a URL of a server that its driver cannot read is refused, and how to write it is told', async (t) => {
+  const strong = 'kV3-nY8wRq5tZm2xLc7pHd9sJf4bGu6e'
+  const development = { DATA_DIR: temporaryFolder(t) }
+  const production = { ...development, NODE_ENV: 'production', JWT_SECRET: strong, SECRETS_KEY: `x${strong}` }
+  const how = /; in a password write \/ # \? % @ as %2F %23 %3F %25 %40$/
+  const multi = { TENANCY: 'multi', DATABASE_URL: 'postgres://u@h/db' }
+  for (const base of [development, production]) {
+    for (const wrong of [
+      { DATABASE_URL: 'postgres://u:nY8w/Rq5tZm2x@h/db' },
+      { DATABASE_URL: 'postgres://u:nY8wRq5tZm2x%ff@h/db' },
+      { ...multi, DATABASE_SERVERS: 'east=postgres://u:nY8w/Rq5tZm2x@h/db' },
+      { REDIS_URL: 'redis://:nY8wRq5tZm2x%@h' }
+    ]) {
+      t.throws(() => loadConfig({ ...base, ...wrong }), { message: how }, JSON.stringify(wrong))
+    }
+    for (const right of [
+      { DATABASE_URL: 'postgres://u@/db?host=/socket' },
+      { DATABASE_URL: 'postgres://u:nY8w%2FRq5%23tZm2x%25@h:5432/db' },
+      // The driver takes it as it stands.
+      { DATABASE_URL: 'postgres://u:nY8wRq5%tZm2x@h:5432/db' },
+      { DATABASE_URL: 'postgres://h/db?user=me@h' },
+      { ...multi, DATABASE_SERVERS: 'east=postgres://u:nY8w%2FRq5tZm2x@[::1]:5433/db' },
+      { REDIS_URL: 'rediss://:nY8w%2FRq5tZm2x@h:6379/1' }
+    ]) {
+      t.doesNotThrow(() => loadConfig({ ...base, ...right }), JSON.stringify(right))
+    }
+  }
+  t.throws(() => loadConfig({ ...production, DATABASE_URL: 'postgres://u:postgres@/db?host=/socket' }), {
+    message: /^DATABASE_URL .* password is refused/
+  })
 })
 
 t.test('.env.example lists every variable of the configuration and no other', async (t) => {

@@ -11,6 +11,7 @@ import { BACKUP_SECRETS, BACKUP_VARIABLES, type BackupConfig, backupsOf } from '
 import { DATABASE_SECRETS, DATABASE_VARIABLES, databaseServersOf } from './database.js'
 import { ConfigError } from './error.js'
 import { isGuessable, refuseDefaultSecrets, type TlsIdentity, tlsIdentity, withSecretFiles } from './secrets.js'
+import { requireServerUrl } from './server-url.js'
 
 const SECRET_RULE = 'a random secret of at least 32 characters'
 const KEYS_PATTERN = '^[A-Za-z0-9_-]{1,64}:[^,]{32,}(,[A-Za-z0-9_-]{1,64}:[^,]{32,})*$'
@@ -257,6 +258,10 @@ export function loadConfig(variables: Record<string, string | undefined>): Confi
     /^[a-z0-9._-]*[a-z][a-z0-9._-]*$/i,
     WEBHOOK_RULE
   )
+  for (const name of ['DATABASE_URL', 'DATABASE_REPLICA_URL', 'MIRROR_URL', 'REDIS_URL'] as const) {
+    const url = environment[name]
+    if (url !== undefined) requireServerUrl(name, url, descriptionOf(name))
+  }
   if (environment.NODE_ENV === 'production') refuseDefaultSecrets(names(environment))
   const postgresTls = tlsIdentity(names(environment), 'POSTGRES')
   const redisTls = tlsIdentity(names(environment), 'REDIS')
