@@ -1,5 +1,6 @@
 import { spawnSync } from 'node:child_process'
-import { readFileSync } from 'node:fs'
+import { mkdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { Validator } from '@seriousme/openapi-schema-validator'
 import Fastify from 'fastify'
 import t from 'tap'
@@ -244,7 +245,9 @@ t.test('a bad configuration ends the program with one line', async (t) => {
     ['CACHE', 'yes'],
     ['WORKER_THREADS', '0'],
     ['LOG_LEVEL', 'loud'],
-    ['DATA_DIR', '/dev/null/data']
+    ['DATA_DIR', '/dev/null/data'],
+    ['DATA_DIR', '/dev/null'],
+    ['DATA_DIR', '/proc/data']
   ]
   for (const [variable, value, secret = false] of cases) {
     let message = ''
@@ -307,6 +310,25 @@ t.test('a URL of a server that its driver cannot read is refused, and how to wri
   t.throws(() => loadConfig({ ...production, DATABASE_URL: 'postgres://u:postgres@/db?host=/socket' }), {
     message: /^DATABASE_URL .* password is refused/
   })
+})
+
+t.test('a data folder in which nothing can be made or read is told in one line', async (t) => {
+  const keys = { JWT_SECRET: 'kV3-nY8wRq5tZm2xLc7pHd9sJf4bGu6e', SECRETS_KEY: 'nY8wRq5tZm2xLc7pHd9sJf4bGu6e-kV3' }
+  for (const [name, env] of [
+    ['jwt-secret', {}],
+    ['secrets-key', {}],
+    ['node-id', keys]
+  ] as const) {
+    const folder = temporaryFolder(t)
+    // Who runs the tests may be one whom no mode keeps out.
+    mkdirSync(join(folder, name))
+    const { code, output } = await runToEnd({ DATA_DIR: folder, PORT: '0', LOG_LEVEL: 'silent', ...env })
+    t.equal(code, 2, name)
+    t.equal(
+      output,
+      `DATA_DIR is "${folder}", in which ${name} cannot be written and read (EISDIR); it may be a folder this user can write\n`
+    )
+  }
 })
 
 t.test('.env.example lists every variable of the configuration and no other', async (t) => {
