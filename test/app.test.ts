@@ -1,8 +1,9 @@
 import { spawnSync } from 'node:child_process'
-import { mkdirSync, readFileSync } from 'node:fs'
+import { chmodSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { Validator } from '@seriousme/openapi-schema-validator'
 import Fastify from 'fastify'
+import { sql } from 'kysely'
 import t from 'tap'
 import { app as register } from '../app.js'
 import { ConfigError, Environment, loadConfig } from '../plugins/config/index.js'
@@ -378,4 +379,25 @@ t.test('a database of another kind is refused without showing its URL', async (t
   const open = () =>
     openDatabaseServer({ databaseUrl: 'mysql://me:canary@host/db', tenancy: 'single', poolSize: 1 }, UNWATCHED)
   t.throws(open, { message: /^(?!.*canary).*DATABASE_URL.*sqlite:<path>/ })
+})
+
+t.test('a file of SQLite is made for its user alone, and one that is there keeps its mode', async (t) => {
+  const folder = temporaryFolder(t)
+  const modesAt = async (tenancy: 'single' | 'multi', tenant: string) => {
+    const databaseUrl = `sqlite:${join(folder, 'inventory.sqlite')}`
+    const server = openDatabaseServer({ databaseUrl, tenancy, poolSize: 1 }, UNWATCHED)
+    await server.create(tenant)
+    const { migrator } = await server.open(tenant)
+    await sql`create table if not exists made (id integer)`.execute(migrator.db)
+    const at = tenancy === 'multi' ? join(folder, 'tenants') : folder
+    const names = readdirSync(at).filter((name) => name.includes('.sqlite'))
+    const modes = Object.fromEntries(names.map((name) => [name, (statSync(join(at, name)).mode & 0o777).toString(8)]))
+    await server.close()
+    return modes
+  }
+  const files = (path: string, mode: string) => ({ [path]: mode, [`${path}-wal`]: mode, [`${path}-shm`]: mode })
+  t.same(await modesAt('single', 'main'), files('inventory.sqlite', '600'))
+  t.same(await modesAt('multi', 'acme'), files('acme.sqlite', '600'))
+  chmodSync(join(folder, 'inventory.sqlite'), 0o640)
+  t.same(await modesAt('single', 'main'), files('inventory.sqlite', '640'))
 })
