@@ -35,9 +35,16 @@ async function drop(tenants: Tenants, id: string, dataDir: string): Promise<stri
 
 const move = (terminal: Terminal, tenant: string, { to, json }: { to: string; json?: boolean }) =>
   withService(terminal, async (service, config) => {
-    const { moveTenantOf } = await import('../plugins/mirror/index.js')
+    const { MoveRefused, moveTenantOf } = await import('../plugins/mirror/index.js')
     if (!(await tenantsOf(service).list()).includes(tenant)) fail({ detail: `there is no tenant ${tenant}` })
-    const moved = await moveTenantOf(config, tenantsOf(service).migrations(), tenant, to)
+    const moved = await moveTenantOf(config, tenantsOf(service).migrations(), tenant, to).catch((error: unknown) => {
+      if (error instanceof MoveRefused) fail({ detail: error.message })
+      throw error
+    })
+    if (moved === undefined) {
+      terminal.print(json ? JSON.stringify({ already: to }) : `${tenant} is on ${to} already`)
+      return
+    }
     const { rows, tables, hash } = moved.verified
     const object = { type: 'tenant', id: tenant }
     await record(await tenantsOf(service).get(tenant), { action: 'tenant.move', object, details: { to, rows } })

@@ -1,7 +1,5 @@
 import { createHash, randomUUID, timingSafeEqual } from 'node:crypto'
-import { readFileSync, writeFileSync } from 'node:fs'
 import { hostname } from 'node:os'
-import { join } from 'node:path'
 import type { FastifyInstance, FastifyRequest, onRequestHookHandler } from 'fastify'
 import fp from 'fastify-plugin'
 import { coreMigrations } from '../migrations/core.js'
@@ -12,6 +10,7 @@ import { createBroadcast } from './broadcast.js'
 import { createCaches } from './cache/index.js'
 import type { Member } from './cluster/index.js'
 import { createCompute } from './compute.js'
+import { keptIn } from './config/data-dir.js'
 import type { SecretKey } from './config/index.js'
 import type { TlsIdentity } from './config/secrets.js'
 import type { Archives, Audit, EnterModule, ModuleOptions, Tenant } from './contracts.js'
@@ -315,13 +314,7 @@ function moduleEntrance({ tenancy, tenants, audit, underWay }: Entrance): EnterM
 /** Names the files of this node: an id kept beside them, since a container has another host name at every start. */
 function nodeIdentity(dataDir: string | undefined): string {
   if (dataDir === undefined) return `${hostname()}:${process.pid}`
-  const path = join(dataDir, 'node-id')
-  try {
-    writeFileSync(path, randomUUID(), { flag: 'wx' })
-  } catch {
-    // It is there already.
-  }
-  return readFileSync(path, 'utf8')
+  return keptIn(dataDir, 'node-id', randomUUID)
 }
 
 /** Names what is shared on Redis: the processes of one database share it, those of another do not. The URL may hold a password. */

@@ -1,7 +1,9 @@
 import { spawnSync } from 'node:child_process'
-import { readFileSync } from 'node:fs'
+import { chmodSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs'
+import { join } from 'node:path'
 import { Validator } from '@seriousme/openapi-schema-validator'
 import Fastify from 'fastify'
+import { sql } from 'kysely'
 import t from 'tap'
 import { app as register } from '../app.js'
 import { ConfigError, Environment, loadConfig } from '../plugins/config/index.js'
@@ -217,6 +219,16 @@ t.test('a bad configuration ends the program with one line', async (t) => {
     ['TENANCY', 'many'],
     ['DATABASE_URL', 'mysql://root:hunter2-canary@db/x', true],
     ['REDIS_URL', 'http://:hunter2-canary@cache', true],
+    ['DATABASE_URL', 'postgres://u:can/ary@127.0.0.1:5432/db', true],
+    ['DATABASE_URL', 'postgres://u:12/canary@127.0.0.1:5432/db', true],
+    ['DATABASE_URL', 'postgres://u:can#ary@127.0.0.1:5432/db', true],
+    ['DATABASE_URL', 'postgres://u:canary%ff@127.0.0.1:5432/db', true],
+    ['DATABASE_URL', 'postgres://u:canary@127.0.0.1:70000/db', true],
+    ['DATABASE_SERVERS', 'east=postgres://u@east/db west=postgres://u:can/ary@127.0.0.1/db', true],
+    ['DATABASE_REPLICA_URL', 'postgres://u:can/ary@127.0.0.1:5432/db', true],
+    ['MIRROR_URL', 'postgres://u:can/ary@127.0.0.1:5432/db', true],
+    ['REDIS_URL', 'redis://:can/ary@127.0.0.1:26379', true],
+    ['REDIS_URL', 'redis://:canary%@127.0.0.1:26379', true],
     ['JWT_SECRET', 'short-canary', true],
     ['JWT_SECRET', `password-canary${'x'.repeat(30)}`, true],
     ['JWT_SECRET', 'a'.repeat(40), true],
@@ -234,7 +246,9 @@ t.test('a bad configuration ends the program with one line', async (t) => {
     ['CACHE', 'yes'],
     ['WORKER_THREADS', '0'],
     ['LOG_LEVEL', 'loud'],
-    ['DATA_DIR', '/dev/null/data']
+    ['DATA_DIR', '/dev/null/data'],
+    ['DATA_DIR', '/dev/null'],
+    ['DATA_DIR', '/proc/data']
   ]
   for (const [variable, value, secret = false] of cases) {
     let message = ''
@@ -264,6 +278,57 @@ t.test('a bad configuration ends the program with one line', async (t) => {
     t.equal(code, 2, `exit code of ${Object.keys(env)}`)
     t.match(output, line)
     t.notMatch(output, /canary|\bat .*:\d+/)
+  }
+})
+
+t.test('a URL of a server that its driver cannot read is refused, and how to write it is told', async (t) => {
+  const strong = 'kV3-nY8wRq5tZm2xLc7pHd9sJf4bGu6e'
+  const development = { DATA_DIR: temporaryFolder(t) }
+  const production = { ...development, NODE_ENV: 'production', JWT_SECRET: strong, SECRETS_KEY: `x${strong}` }
+  const how = /; in a password write \/ # \? % @ as %2F %23 %3F %25 %40$/
+  const multi = { TENANCY: 'multi', DATABASE_URL: 'postgres://u@h/db' }
+  for (const base of [development, production]) {
+    for (const wrong of [
+      { DATABASE_URL: 'postgres://u:nY8w/Rq5tZm2x@h/db' },
+      { DATABASE_URL: 'postgres://u:nY8wRq5tZm2x%ff@h/db' },
+      { ...multi, DATABASE_SERVERS: 'east=postgres://u:nY8w/Rq5tZm2x@h/db' },
+      { REDIS_URL: 'redis://:nY8wRq5tZm2x%@h' }
+    ]) {
+      t.throws(() => loadConfig({ ...base, ...wrong }), { message: how }, JSON.stringify(wrong))
+    }
+    for (const right of [
+      { DATABASE_URL: 'postgres://u@/db?host=/socket' },
+      { DATABASE_URL: 'postgres://u:nY8w%2FRq5%23tZm2x%25@h:5432/db' },
+      // The driver takes it as it stands.
+      { DATABASE_URL: 'postgres://u:nY8wRq5%tZm2x@h:5432/db' },
+      { DATABASE_URL: 'postgres://h/db?user=me@h' },
+      { ...multi, DATABASE_SERVERS: 'east=postgres://u:nY8w%2FRq5tZm2x@[::1]:5433/db' },
+      { REDIS_URL: 'rediss://:nY8w%2FRq5tZm2x@h:6379/1' }
+    ]) {
+      t.doesNotThrow(() => loadConfig({ ...base, ...right }), JSON.stringify(right))
+    }
+  }
+  t.throws(() => loadConfig({ ...production, DATABASE_URL: 'postgres://u:postgres@/db?host=/socket' }), {
+    message: /^DATABASE_URL .* password is refused/
+  })
+})
+
+t.test('a data folder in which nothing can be made or read is told in one line', async (t) => {
+  const keys = { JWT_SECRET: 'kV3-nY8wRq5tZm2xLc7pHd9sJf4bGu6e', SECRETS_KEY: 'nY8wRq5tZm2xLc7pHd9sJf4bGu6e-kV3' }
+  for (const [name, env] of [
+    ['jwt-secret', {}],
+    ['secrets-key', {}],
+    ['node-id', keys]
+  ] as const) {
+    const folder = temporaryFolder(t)
+    // Who runs the tests may be one whom no mode keeps out.
+    mkdirSync(join(folder, name))
+    const { code, output } = await runToEnd({ DATA_DIR: folder, PORT: '0', LOG_LEVEL: 'silent', ...env })
+    t.equal(code, 2, name)
+    t.equal(
+      output,
+      `DATA_DIR is "${folder}", in which ${name} cannot be written and read (EISDIR); it may be a folder this user can write\n`
+    )
   }
 })
 
@@ -314,4 +379,25 @@ t.test('a database of another kind is refused without showing its URL', async (t
   const open = () =>
     openDatabaseServer({ databaseUrl: 'mysql://me:canary@host/db', tenancy: 'single', poolSize: 1 }, UNWATCHED)
   t.throws(open, { message: /^(?!.*canary).*DATABASE_URL.*sqlite:<path>/ })
+})
+
+t.test('a file of SQLite is made for its user alone, and one that is there keeps its mode', async (t) => {
+  const folder = temporaryFolder(t)
+  const modesAt = async (tenancy: 'single' | 'multi', tenant: string) => {
+    const databaseUrl = `sqlite:${join(folder, 'inventory.sqlite')}`
+    const server = openDatabaseServer({ databaseUrl, tenancy, poolSize: 1 }, UNWATCHED)
+    await server.create(tenant)
+    const { migrator } = await server.open(tenant)
+    await sql`create table if not exists made (id integer)`.execute(migrator.db)
+    const at = tenancy === 'multi' ? join(folder, 'tenants') : folder
+    const names = readdirSync(at).filter((name) => name.includes('.sqlite'))
+    const modes = Object.fromEntries(names.map((name) => [name, (statSync(join(at, name)).mode & 0o777).toString(8)]))
+    await server.close()
+    return modes
+  }
+  const files = (path: string, mode: string) => ({ [path]: mode, [`${path}-wal`]: mode, [`${path}-shm`]: mode })
+  t.same(await modesAt('single', 'main'), files('inventory.sqlite', '600'))
+  t.same(await modesAt('multi', 'acme'), files('acme.sqlite', '600'))
+  chmodSync(join(folder, 'inventory.sqlite'), 0o640)
+  t.same(await modesAt('single', 'main'), files('inventory.sqlite', '640'))
 })

@@ -4,7 +4,7 @@ import { once } from 'node:events'
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { gunzipSync } from 'node:zlib'
-import { generateX25519Identity, identityToRecipient } from 'age-encryption'
+import { generateHybridIdentity, generateX25519Identity, identityToRecipient } from 'age-encryption'
 import fc from 'fast-check'
 import S3rver from 's3rver'
 import t, { type Test } from 'tap'
@@ -416,5 +416,27 @@ t.test('where backups go and who opens them is checked before anything starts', 
       }
     })()
     t.notOk(said.includes(passphrase), 'and no secret is shown')
+  }
+})
+
+t.test('a public key that is mistyped or cut off is refused before anything starts', async (t) => {
+  const [x25519, hybrid] = [
+    await identityToRecipient(IDENTITY),
+    await identityToRecipient(await generateHybridIdentity())
+  ]
+  const load = (...keys: string[]) =>
+    loadConfig({ DATA_DIR: temporaryFolder(t), BACKUP_URL: '/backups', BACKUP_RECIPIENTS: keys.join(',') })
+  t.same(load(x25519, hybrid).backups?.settings.keys, { recipients: [x25519, hybrid] })
+  for (const key of [x25519, hybrid]) {
+    const last = key.endsWith('q') ? 'p' : 'q'
+    const at = key.length - 20
+    const swapped = `${key.slice(0, at)}${key[at] === 'z' ? 'x' : 'z'}${key.slice(at + 1)}`
+    for (const wrong of ['age1foo', key.slice(0, -1), `${key}q`, `${key.slice(0, -1)}${last}`, swapped]) {
+      t.throws(() => load(x25519, wrong), {
+        message: new RegExp(
+          `^BACKUP_RECIPIENTS is a list whose key 2 of 2, "${wrong.slice(0, 80)}", is mistyped .*; it may be public keys of age`
+        )
+      })
+    }
   }
 })

@@ -9,6 +9,7 @@ import t, { type Test } from 'tap'
 import { trailProof } from '../modules/audit/index.js'
 import { ledgerProof } from '../modules/inventory/index.js'
 import { releaseCapture, restoreTenant } from '../plugins/archive/index.js'
+import { restoreInto } from '../plugins/archive/scratch.js'
 import { loadConfig } from '../plugins/config/index.js'
 import type { Tenants } from '../plugins/core.js'
 import { placeOf } from '../plugins/database.js'
@@ -295,3 +296,62 @@ async function exchangeCodes(app: FastifyInstance): Promise<void> {
     await set(a.id, b.code)
   })
 }
+
+t.test('a drill leaves alone what another works on, and removes what nobody does', async (t) => {
+  await eachDialect(t, async (t, dialect) => {
+    const databaseUrl = await freshUrl(t, dialect)
+    const app = await buildApp(t, { dialect, config: { DATABASE_URL: databaseUrl } })
+    const sets = app.getDecorator<Tenants>('tenants').migrations()
+    const real = placeOf({ databaseUrl, tenancy: 'single' }, 'main')
+    const left = async () =>
+      real.dialect === 'sqlite'
+        ? readdirSync(dirname(real.path)).filter((name) => /drill/.test(name))
+        : asked(databaseUrl, async ({ db }) =>
+            (
+              await sql<{ name: string }>`select nspname as name from pg_namespace where nspname ~ '^drill_'`.execute(
+                db
+              )
+            ).rows.map(({ name }) => name)
+          )
+    if (real.dialect === 'sqlite') writeFileSync(`${real.path}.drill-0123abcd`, '')
+    else await asked(databaseUrl, ({ db }) => sql`create schema drill_0123abcd_main`.execute(db))
+    const header = {
+      format: 'inventory-enterprise-archive' as const,
+      version: 1 as const,
+      program: 'test',
+      id: '0123456789ab',
+      kind: 'full' as const,
+      previous: null,
+      tenant: 'main',
+      dialect,
+      stateAt: new Date().toISOString(),
+      migrations: {},
+      tables: []
+    }
+    const drill = (load: () => Promise<void>) =>
+      restoreInto({
+        database: { databaseUrl, tenancy: 'single' },
+        tenant: 'main',
+        purpose: 'drill',
+        sets,
+        migrations: {},
+        load: async () => {
+          await load()
+          return { rows: 0, header }
+        },
+        prove: async () => []
+      })
+    const outer = await drill(async () => {
+      const mine = await left()
+      t.notOk(
+        mine.some((name) => name.includes('0123abcd')),
+        'what was left is gone'
+      )
+      const inner = await drill(async () => {})
+      await inner.scratch.remove()
+      t.same(await left(), mine, 'and what is used is there')
+    })
+    await outer.scratch.remove()
+    t.same(await left(), [], 'nothing is left')
+  })
+})

@@ -299,6 +299,16 @@ t.test('a tenant is moved to another server, backed up there, lost, and restored
     code: 0,
     stdout: /^acme is on east: \d+ rows of \d+ tables compared, \S+; no writes for \d/
   })
+  t.match(await runCommand(env, ['tenants', 'move', 'acme', '--to', 'east']), {
+    code: 0,
+    stdout: 'acme is on east already\n',
+    stderr: ''
+  })
+  t.match(await runCommand(env, ['tenants', 'move', 'acme', '--to', 'west']), {
+    code: 1,
+    stdout: '',
+    stderr: 'error: there is no server west; there are: home, east\n'
+  })
   t.match(await runCommand(env, ['verify', '--tenant', 'acme']), { code: 0, stdout: /every balance agrees/ })
   const backup = await runCommand(env, ['backup', '--tenant', 'acme', '--json'])
   t.match(backup, { code: 0 }, backup.stderr)

@@ -12,6 +12,7 @@ import { migrate } from '../migrate/index.js'
 import { createPlace } from '../portable/index.js'
 import { connect } from '../portable/postgres.js'
 import { DatabaseInUse, RestoreUnproved } from './errors.js'
+import { holdScratch, whereFileUnused, whereSchemaUnused } from './in-use.js'
 import type { Loaded } from './operations.js'
 
 /** A restored database beside the real one: a file of another name, or a schema of another name on the same server. */
@@ -43,7 +44,7 @@ const id = pg.escapeIdentifier
 
 /**
  * Makes a database beside the real one, loads it, brings it up to date and proves it. Whatever fails, it is removed and the
- * real one was never touched. What a killed process has left is removed first.
+ * real one was never touched. What a killed process has left is removed first; what another works on stays.
  * @throws BACKUP_RESTORE_UNPROVED and what `load` throws
  */
 export async function restoreInto({ database, tenant, purpose, sets, migrations, load, prove }: Restore): Promise<{
@@ -66,18 +67,28 @@ export async function restoreInto({ database, tenant, purpose, sets, migrations,
           schemaPrefix: `${purpose}_${mark}_`
         }
   const place = placeOf(where, tenant)
+  const release = await holdScratch(place)
   const remove = async () => {
-    if (place.dialect === 'sqlite') removeFile(place.path)
-    else await withClient(place, (client) => client.query(`drop schema if exists ${id(place.schema)} cascade`))
+    try {
+      if (place.dialect === 'sqlite') removeFile(place.path)
+      else await withClient(place, (client) => client.query(`drop schema if exists ${id(place.schema)} cascade`))
+    } finally {
+      await release()
+    }
   }
   try {
     await createPlace(where, tenant, sets, migrations)
     const { rows } = await load(place)
     const proofs = await proved(where, tenant, sets, prove)
-    const replace = async () => {
+    const putInPlace = async () => {
       if (real.dialect === 'sqlite' && place.dialect === 'sqlite') return replaceFile(real.path, place.path)
       if (real.dialect === 'postgres' && place.dialect === 'postgres') return replaceSchema(real, place.schema, tenant)
       throw new Error('a database is not replaced by one of another engine')
+    }
+    const replace = async () => {
+      const kept = await putInPlace()
+      await release()
+      return kept
     }
     return { scratch: { place, remove, replace }, rows, proofs }
   } catch (error) {
@@ -117,11 +128,12 @@ function removeFile(path: string): void {
 async function removeLeft(real: Place, tenant: string, purpose: string): Promise<void> {
   if (real.dialect === 'sqlite') {
     const folder = dirname(real.path)
-    const pattern = new RegExp(`^\\.${purpose}-[0-9a-f]{8}(-wal|-shm)?$`)
+    const pattern = new RegExp(`^\\.${purpose}-[0-9a-f]{8}(-wal|-shm|\\.lock)?$`)
     const isLeft = (name: string) =>
       name.startsWith(basename(real.path)) && pattern.test(name.slice(basename(real.path).length))
     const names = existsSync(folder) ? readdirSync(folder) : []
-    for (const name of names.filter(isLeft)) rmSync(join(folder, name), { force: true })
+    const left = new Set(names.filter(isLeft).map((name) => name.replace(/-wal$|-shm$|\.lock$/, '')))
+    for (const name of left) whereFileUnused(join(folder, name), () => removeFile(join(folder, name)))
     return
   }
   await withClient(real, async (client) => {
@@ -129,7 +141,10 @@ async function removeLeft(real: Place, tenant: string, purpose: string): Promise
       'select nspname from pg_catalog.pg_namespace where nspname ~ $1',
       [`^${purpose}_[0-9a-f]{8}_${tenant}$`]
     )
-    for (const { nspname } of rows) await client.query(`drop schema ${id(nspname)} cascade`)
+    for (const { nspname } of rows) {
+      const drop = () => client.query(`drop schema if exists ${id(nspname)} cascade`)
+      await whereSchemaUnused(client, nspname, drop)
+    }
   })
 }
 

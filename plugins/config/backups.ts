@@ -2,6 +2,7 @@ import { resolve } from 'node:path'
 import { type Static, Type } from 'typebox'
 import { isLockedKeyFile, secretKeysOf } from '../archive/keys.js'
 import type { ArchiveSettings } from '../archive/operations.js'
+import { isRecipient } from '../archive/recipients.js'
 import { ConfigError } from './error.js'
 import { isGuessable } from './secrets.js'
 
@@ -9,8 +10,11 @@ import { isGuessable } from './secrets.js'
 
 const URL_RULE = 'a folder, or s3://bucket or s3://bucket/prefix'
 const PASSPHRASE_RULE = 'a random secret of at least 20 characters'
+const RECIPIENTS_RULE = 'public keys of age (age1…) joined by commas, in the place of BACKUP_PASSPHRASE'
 const RETENTION_RULE =
   'rule:number pairs joined by commas: increments (days), daily, weekly and monthly (how many full backups), such as increments:7,daily:14,weekly:8,monthly:12'
+/** Keys of some kinds have 2000. */
+const KEY_SHOWN_CHARS = 80
 const RULES = ['increments', 'daily', 'weekly', 'monthly'] as const
 const RULE = `(${RULES.join('|')}):\\d{1,4}`
 
@@ -25,7 +29,7 @@ export const BACKUP_VARIABLES = {
   BACKUP_RECIPIENTS: Type.Optional(
     Type.String({
       pattern: '^age1[0-9a-z]+(,age1[0-9a-z]+)*$',
-      description: 'public keys of age (age1…) joined by commas, in the place of BACKUP_PASSPHRASE'
+      description: RECIPIENTS_RULE
     })
   ),
   BACKUP_IDENTITY: Type.Optional(
@@ -139,6 +143,12 @@ function keysOf(env: Variables): ArchiveSettings['keys'] {
     throw new ConfigError(
       `BACKUP_PASSPHRASE is a value that is refused (not shown): too easy to guess; it may be ${PASSPHRASE_RULE}, such as \`openssl rand -base64 24\` prints`
     )
+  const listed = recipients?.split(',') ?? []
+  const wrong = listed.findIndex((recipient) => !isRecipient(recipient))
+  if (wrong !== -1)
+    throw new ConfigError(
+      `BACKUP_RECIPIENTS is a list whose key ${wrong + 1} of ${listed.length}, ${JSON.stringify(listed[wrong]?.slice(0, KEY_SHOWN_CHARS))}, is mistyped or cut off; it may be ${RECIPIENTS_RULE}`
+    )
   // Nobody is there to be asked for its passphrase when a drill is due.
   if (identity !== undefined && isLockedKeyFile(identity))
     throw new ConfigError(
@@ -150,7 +160,7 @@ function keysOf(env: Variables): ArchiveSettings['keys'] {
     )
   return {
     ...(passphrase === undefined ? {} : { passphrase }),
-    ...(recipients === undefined ? {} : { recipients: recipients.split(',') }),
+    ...(recipients === undefined ? {} : { recipients: listed }),
     ...(identity === undefined ? {} : { identity })
   }
 }

@@ -1,5 +1,6 @@
 import { Type } from 'typebox'
 import { ConfigError } from './error.js'
+import { requireServerUrl } from './server-url.js'
 
 /** Which databases there are: the one of `DATABASE_URL`, and what stands beside it. */
 
@@ -54,6 +55,7 @@ export function databaseServersOf(env: DatabaseEnvironment, url: string): Readon
   const servers = new Map(
     pairs.split(/\s+/).map((pair) => [pair.slice(0, pair.indexOf('=')), pair.slice(pair.indexOf('=') + 1)] as const)
   )
+  for (const [name, at] of servers) requireServerUrl('DATABASE_SERVERS', at, SERVERS_RULE, `what ${name}= names`)
   if (!sqlite && env.TENANCY === 'multi' && !servers.has('home')) return servers
   throw new ConfigError(
     `DATABASE_SERVERS is a value that is refused (not shown); it may be ${SERVERS_RULE}; home is the one of DATABASE_URL`

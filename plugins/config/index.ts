@@ -1,5 +1,4 @@
 import { randomBytes } from 'node:crypto'
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { isIP } from 'node:net'
 import { join, resolve } from 'node:path'
 import { type Static, Type } from 'typebox'
@@ -8,9 +7,11 @@ import { shape } from '../http/validation.js'
 import type { TelemetrySettings } from '../telemetry/index.js'
 import { VERSION } from '../version.js'
 import { BACKUP_SECRETS, BACKUP_VARIABLES, type BackupConfig, backupsOf } from './backups.js'
+import { keptIn, openDataDir } from './data-dir.js'
 import { DATABASE_SECRETS, DATABASE_VARIABLES, databaseServersOf } from './database.js'
 import { ConfigError } from './error.js'
 import { isGuessable, refuseDefaultSecrets, type TlsIdentity, tlsIdentity, withSecretFiles } from './secrets.js'
+import { requireServerUrl } from './server-url.js'
 
 const SECRET_RULE = 'a random secret of at least 32 characters'
 const KEYS_PATTERN = '^[A-Za-z0-9_-]{1,64}:[^,]{32,}(,[A-Za-z0-9_-]{1,64}:[^,]{32,})*$'
@@ -257,17 +258,15 @@ export function loadConfig(variables: Record<string, string | undefined>): Confi
     /^[a-z0-9._-]*[a-z][a-z0-9._-]*$/i,
     WEBHOOK_RULE
   )
+  for (const name of ['DATABASE_URL', 'DATABASE_REPLICA_URL', 'MIRROR_URL', 'REDIS_URL'] as const) {
+    const url = environment[name]
+    if (url !== undefined) requireServerUrl(name, url, descriptionOf(name))
+  }
   if (environment.NODE_ENV === 'production') refuseDefaultSecrets(names(environment))
   const postgresTls = tlsIdentity(names(environment), 'POSTGRES')
   const redisTls = tlsIdentity(names(environment), 'REDIS')
   const databaseUrl = environment.DATABASE_URL ?? `sqlite:${join(dataDir, 'inventory.sqlite')}`
-  try {
-    mkdirSync(dataDir, { recursive: true, mode: 0o700 })
-  } catch {
-    throw new ConfigError(
-      `DATA_DIR is ${JSON.stringify(dataDir)}, which cannot be created; it may be a folder this user can write`
-    )
-  }
+  openDataDir(dataDir)
   return {
     ...environment,
     DATA_DIR: dataDir,
@@ -275,8 +274,8 @@ export function loadConfig(variables: Record<string, string | undefined>): Confi
     publicUrl: (environment.PUBLIC_URL ?? `http://localhost:${environment.PORT}`).replace(/\/+$/, ''),
     secondFactor: secondFactor(environment),
     oidc: oidc(environment),
-    jwtKeys: secretKeys(environment, 'JWT_SECRET', 'JWT_KEYS', join(dataDir, 'jwt-secret')),
-    secretsKeys: secretKeys(environment, 'SECRETS_KEY', 'SECRETS_KEYS', join(dataDir, 'secrets-key')),
+    jwtKeys: secretKeys(environment, 'JWT_SECRET', 'JWT_KEYS', dataDir, 'jwt-secret'),
+    secretsKeys: secretKeys(environment, 'SECRETS_KEY', 'SECRETS_KEYS', dataDir, 'secrets-key'),
     databaseServers: databaseServersOf(environment, databaseUrl),
     rateLimits: rateLimitsOf(environment.RATE_LIMITS),
     backups: backupsOf(environment, databaseUrl),
@@ -379,11 +378,12 @@ function checkRanges(variable: string, list: string | undefined, name: RegExp, r
   throw new ConfigError(`${variable} is ${JSON.stringify(list)}; it may be ${rule}`)
 }
 
-/** `many` are before `one`, which has the id `default`; without either, one is generated into `file`, except in production. */
+/** `many` are before `one`, which has the id `default`; without either, one is generated into `file` of `dataDir`, except in production. */
 function secretKeys(
   env: Environment,
   one: 'JWT_SECRET' | 'SECRETS_KEY',
   many: 'JWT_KEYS' | 'SECRETS_KEYS',
+  dataDir: string,
   file: string
 ): SecretKeys {
   const pairs = (env[many] ?? '').split(',').filter((pair) => pair !== '')
@@ -405,17 +405,5 @@ function secretKeys(
   if (env.NODE_ENV === 'production') {
     throw new ConfigError(`${one} is not set; with NODE_ENV=production it may be ${SECRET_RULE}`)
   }
-  return [{ id: 'default', secret: generatedSecret(file) }]
-}
-
-function generatedSecret(path: string): string {
-  if (!existsSync(path)) {
-    try {
-      writeFileSync(path, randomBytes(48).toString('base64url'), { mode: 0o600, flag: 'wx' })
-    } catch (error) {
-      // Two processes may start at once: the one that came first has written it.
-      if (!existsSync(path)) throw error
-    }
-  }
-  return readFileSync(path, 'utf8')
+  return [{ id: 'default', secret: keptIn(dataDir, file, () => randomBytes(48).toString('base64url')) }]
 }

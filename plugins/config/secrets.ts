@@ -1,6 +1,7 @@
 import { createPrivateKey, X509Certificate } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { ConfigError } from './error.js'
+import { credentialsOf } from './server-url.js'
 
 /** Secrets that come from files, and how strong they must be. */
 
@@ -88,12 +89,11 @@ export function refuseDefaultSecrets(env: Variables): void {
     )
   for (const name of ['DATABASE_URL', 'REDIS_URL']) {
     const url = env[name]
-    if (url === undefined || !URL.canParse(url)) continue
-    const { username, password } = new URL(url)
+    if (url === undefined) continue
+    const { username = '', password = '' } = credentialsOf(url) ?? {}
     // None at all may be right: a socket, a certificate, a network of its own.
     if (password === '') continue
-    const given = decodeURIComponent(password)
-    if (given.length < 8 || DEFAULT_PASSWORDS.test(given) || WEAK.test(given) || password === username)
+    if (password.length < 8 || DEFAULT_PASSWORDS.test(password) || WEAK.test(password) || password === username)
       throw new ConfigError(
         `${name} is a value (not shown) whose password is refused: too easy to guess; with NODE_ENV=production it may be one with a random password of 8 characters or more`
       )

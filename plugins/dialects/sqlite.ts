@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
@@ -86,7 +86,9 @@ function fileServer(path: string, multi: boolean, events: DatabaseEvents, synchr
         : ['main'],
     exists: async (tenant) => existsSync(fileOf(tenant)),
     create: async (tenant) => {
-      if (!existsSync(fileOf(tenant))) new Sqlite(fileOf(tenant)).close()
+      if (existsSync(fileOf(tenant))) return
+      makeFile(fileOf(tenant))
+      new Sqlite(fileOf(tenant)).close()
     },
     drop: async (tenant) => {
       await open.get(tenant)?.close()
@@ -183,7 +185,18 @@ function oncePerTurn<T>(ask: () => T): () => T {
   }
 }
 
+/** For this user alone, as SQLite would not make it; it gives its log the mode of the file. One that is there is not touched. */
+function makeFile(path: string): void {
+  if (existsSync(path)) return
+  try {
+    closeSync(openSync(path, 'wx', 0o600))
+  } catch {
+    // Another process has made it, or SQLite says why it cannot be made.
+  }
+}
+
 function connect(path: string, synchronous: Synchronous): Sqlite.Database {
+  makeFile(path)
   // Another process may be making the same file.
   const db = new Sqlite(path, { timeout: BUSY_TIMEOUT_MS })
   db.pragma('journal_mode = WAL')

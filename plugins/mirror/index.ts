@@ -16,6 +16,7 @@ export {
 } from './files.js'
 export { Front } from './front.js'
 export { forgetMirrored, mirrorCheck, mirrorMetrics } from './metrics.js'
+export { MoveRefused } from './move.js'
 export { MIRROR_TABLES } from './side.js'
 
 /**
@@ -60,13 +61,13 @@ export function openMirror(config: Config): Mirror | undefined {
   })
 }
 
-/** Takes a tenant to another server of `DATABASE_SERVERS`, or `home`. @throws Error */
+/** Takes a tenant to another server of `DATABASE_SERVERS`, or `home`; undefined where it is there already. @throws MoveRefused */
 export async function moveTenantOf(
   config: Config,
   sets: readonly MigrationSet[],
   tenant: string,
   to: string
-): Promise<Moved> {
+): Promise<Moved | undefined> {
   const { DATABASE_URL: url, databaseServers, postgresTls: tls } = config
   if (databaseServers.size === 0) throw new ConfigError('DATABASE_SERVERS is not set; it may name servers to move to')
   const database = (databaseUrl: string) => ({ databaseUrl, tenancy: 'multi' as const, ...(tls && { tls }) })

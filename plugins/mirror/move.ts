@@ -29,16 +29,27 @@ export interface Moved {
   readonly pausedMilliseconds: number
 }
 
+/** What the operator is told in one line. */
+export class MoveRefused extends Error {}
+
 /**
  * Takes a tenant to another server while it is in use: copied, followed, every row compared, then a moment without writes.
  * What stays behind is fenced. Killed at any moment, the same call goes on; until the placement is written the tenant is where it was.
- * @throws Error when a server is not known, or rows differ
+ * @returns undefined where it is there already
+ * @throws MoveRefused when a server is not known, or rows differ
  */
-export async function moveTenant({ tenant, to, databases, placements, sets, progress }: Move): Promise<Moved> {
+export async function moveTenant({
+  tenant,
+  to,
+  databases,
+  placements,
+  sets,
+  progress
+}: Move): Promise<Moved | undefined> {
   const database = (name: string) => {
     const found = databases.get(name)
     if (found === undefined)
-      throw new Error(`there is no server ${name}; there are: ${[...databases.keys()].join(', ')}`)
+      throw new MoveRefused(`there is no server ${name}; there are: ${[...databases.keys()].join(', ')}`)
     return found
   }
   const from = (await placements.all()).get(tenant) ?? HOME
@@ -48,7 +59,7 @@ export async function moveTenant({ tenant, to, databases, placements, sets, prog
     // A move that was killed at its very end.
     const side = await openSide(target, traits)
     await side.fence(false).finally(() => side.close())
-    throw new Error(`${tenant} is on ${to} already`)
+    return undefined
   }
   await createPlace(database(to), tenant, sets)
   const link = await Link.open(placeOf(database(from), tenant), target, traits)
@@ -76,5 +87,5 @@ export async function moveTenant({ tenant, to, databases, placements, sets, prog
 function refuse({ differing, differences }: Comparison): void {
   if (differing === 0) return
   const named = differences.map(({ table, key, what }) => `${table} ${JSON.stringify(key)} ${what}`).join('; ')
-  throw new Error(`${differing} rows differ: ${named}`)
+  throw new MoveRefused(`${differing} rows differ: ${named}`)
 }
