@@ -427,6 +427,11 @@ t.test('a public key that is mistyped or cut off is refused before anything star
   const load = (...keys: string[]) =>
     loadConfig({ DATA_DIR: temporaryFolder(t), BACKUP_URL: '/backups', BACKUP_RECIPIENTS: keys.join(',') })
   t.same(load(x25519, hybrid).backups?.settings.keys, { recipients: [x25519, hybrid] })
+  t.throws(
+    () => load(IDENTITY),
+    { message: /^BACKUP_RECIPIENTS is a value that is refused \(not shown\)/ },
+    'a private key'
+  )
   for (const key of [x25519, hybrid]) {
     const last = key.endsWith('q') ? 'p' : 'q'
     const at = key.length - 20

@@ -241,7 +241,9 @@ const SECRETS = new Set([
   'OIDC_CLIENT_SECRET',
   'REDIS_URL',
   ...DATABASE_SECRETS,
-  ...BACKUP_SECRETS
+  ...BACKUP_SECRETS,
+  // Public keys; what is refused may be the private one, put in the wrong place.
+  'BACKUP_RECIPIENTS'
 ])
 
 /**
