@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import Sqlite from 'better-sqlite3'
@@ -5,7 +6,7 @@ import { type Kysely, sql } from 'kysely'
 import t, { type Test } from 'tap'
 import { openDatabaseServer } from '../plugins/database.js'
 import { type TenantDatabase, UNWATCHED } from '../plugins/dialects/dialect.js'
-import { keepLog, sizeOf } from '../plugins/dialects/sqlite-log.js'
+import { createWriteBack, keepLog, sizeOf } from '../plugins/dialects/sqlite-log.js'
 import { patience } from './patience.js'
 
 const until = patience({ seconds: 30 })
@@ -66,6 +67,14 @@ t.test('a tenant that is dropped while its log is written back takes nothing fro
     await server.drop('alpha')
   }
   await server.close()
+})
+
+t.test('a file that is gone is not made anew', async (t) => {
+  const path = join(t.testdir(), 'gone.sqlite')
+  const writeBack = createWriteBack()
+  await writeBack.file(path)
+  await writeBack.close()
+  t.notOk(existsSync(path))
 })
 
 async function integrity({ db }: TenantDatabase): Promise<unknown> {
