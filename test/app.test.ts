@@ -274,7 +274,7 @@ t.test('a bad configuration ends the program with one line', async (t) => {
     [{ DATABASE_URL: 'postgres://me:hunter2-canary@127.0.0.1:1/none' }, /^DATABASE_URL [^\n]*\n$/],
     [{ HOST: '203.0.113.1', PORT: '0' }, /^HOST is "203.0.113.1"[^\n]*\n$/]
   ] as const) {
-    const { code, output } = await runToEnd({ DATA_DIR: folder, LOG_LEVEL: 'silent', ...env })
+    const { code, output } = await runToEnd({ DATA_DIR: folder, PORT: '0', LOG_LEVEL: 'silent', ...env })
     t.equal(code, 2, `exit code of ${Object.keys(env)}`)
     t.match(output, line)
     t.notMatch(output, /canary|\bat .*:\d+/)

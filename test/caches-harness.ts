@@ -40,6 +40,8 @@ export async function startNode(t: Test, { url, prefix, ...options }: Setup = {}
   })
   if (redis !== null) {
     await until(() => redis.state() === 'up')
+    // Answered after what the cache has asked of Redis by then; before, it does not use it.
+    await redis.client?.ping()
     await sleep(30)
   }
   return { caches, registry, redis }
