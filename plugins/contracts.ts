@@ -18,6 +18,7 @@ export { PayloadTooLarge } from './http/limits.js'
 export { networkOf } from './http/network.js'
 export { type Locale, type Localised, localeOf, Problem, type ProblemParams, problem } from './http/problem.js'
 export { shape } from './http/validation.js'
+export type * from './jobs/types.js'
 export { kept } from './metrics/kept-figures.js'
 export type * from './portable/types.js'
 export { type Prepared, prepared, type Slots, slots } from './prepared.js'
@@ -341,31 +342,6 @@ export interface Answers {
    * @throws PRECONDITION_FAILED (412)
    */
   requireMatch(request: FastifyRequest, reply: FastifyReply, current: unknown): void
-}
-
-export interface JobContext<Params> {
-  readonly id: string
-  readonly tenant: Tenant
-  readonly params: Params
-  /** Aborted when the job is cancelled or the service stops. */
-  readonly signal: AbortSignal
-  /** Whether somebody asked for its end: then no other run goes on with it. */
-  cancelled(): boolean
-  progress(done: number, total: number): void
-}
-
-export interface JobDefinition<Params> {
-  readonly kind: string
-  /** `local`: needs this node's files, never goes to another machine. */
-  readonly where?: 'anywhere' | 'local'
-  /** Returns the job's result (JSON). Runs again from the start after a crash, so it must be safe to repeat. */
-  run(context: JobContext<Params>): Promise<unknown>
-}
-
-/** Named background work: in this process, or on BullMQ workers when Redis is there. State is kept in the tenant's database. */
-export interface Jobs {
-  define<Params>(definition: JobDefinition<Params>): void
-  start(tenant: Tenant, kind: string, params: unknown): Promise<Job>
 }
 
 /** Runs the default export of a worker file in a thread pool: for arithmetic that would hold up the event loop. */

@@ -12,6 +12,7 @@ import { fileURLToPath, pathToFileURL } from 'node:url'
 import { reportCoverage } from './coverage.mjs'
 import { provideServices, ServicesError } from './services.mjs'
 import { createTapReader } from './tap-reader.mjs'
+import { makeTestFolder } from './test-folder.mjs'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const TIMEOUT_S = 300
@@ -55,7 +56,7 @@ const PROCESSES = [
   ['nodes'],
   [
     ...['archives', 'webhooks', 'webhook-targets', 'realtime', 'dashboards', 'alerts', 'errors', 'metrics'],
-    ...['tidy']
+    ...['tidy', 'sqlite-log', 'services']
   ],
   ['forecasting-learning', 'forecasting-nightly', 'forecasting-sums'],
   ['upgrades/upgrades', 'upgrades/online'],
@@ -64,7 +65,7 @@ const PROCESSES = [
   ['faults/network'],
   ['caches', 'caches-redis', 'replicas'],
   ['health'],
-  ['jobs', 'jobs-http']
+  ['jobs', 'jobs-http', 'security/transport']
 ]
 const STDERR_KEPT_CHARS = 20_000
 const say = (line) => process.stdout.write(`${line}\n`)
@@ -191,9 +192,13 @@ async function main() {
   const started = performance.now()
   const running = new Set()
   const signalled = onSignals(running)
-  const services = await provideServices(say)
+  // Some gigabytes, so not in memory.
   const coverageFolder = coverage ? mkdtempSync(join(tmpdir(), 'inventory-coverage-')) : undefined
+  const folder = makeTestFolder()
+  Object.assign(process.env, { TEST_FOLDER: folder, TMPDIR: folder })
+  let services
   try {
+    services = await provideServices(say)
     for (const note of services.notes) say(note)
     const reader = createTapReader(say)
     const env = testEnvironment(services.env, coverageFolder)
@@ -207,7 +212,8 @@ async function main() {
     if (signalled()) return 128 + constants.signals[signalled()]
     return failed === 0 && passed > 0 && uncovered === 0 ? 0 : 1
   } finally {
-    await services.stop()
+    await services?.stop()
+    rmSync(folder, { recursive: true, force: true })
     if (coverageFolder) rmSync(coverageFolder, { recursive: true, force: true })
   }
 }

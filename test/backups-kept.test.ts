@@ -3,6 +3,7 @@ import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'no
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
+import type { FastifyInstance } from 'fastify'
 import { sql } from 'kysely'
 import t, { type Test } from 'tap'
 import {
@@ -23,6 +24,28 @@ import { freshDatabase } from './services.js'
 
 /** What is kept of backups, by the console and by several nodes, whatever is killed meanwhile. */
 
+/** Asks for a check, which goes on for as long as the work. */
+async function whileItIsRead(app: FastifyInstance, path: string, work: () => Promise<void>): Promise<void> {
+  const archives = archivesOf(app)
+  const { check } = archives
+  let release = () => {}
+  const released = new Promise<void>((resolve) => {
+    release = resolve
+  })
+  let begun = false
+  archives.check = async (...args) => {
+    begun = true
+    await released
+    return check.apply(archives, args)
+  }
+  const checked = client(app, 'admin').post(path, undefined, { prefer: 'wait=30' })
+  await until('it is read', async () => begun)
+  await work()
+  release()
+  await checked
+  archives.check = check
+}
+
 t.test('what is not needed goes; what fails is told, counted, and in the trail', async (t) => {
   const env = environment(t, { BACKUP_INCREMENT_SECONDS: '0', DATABASE_URL: await freshUrl(t, 'sqlite') })
   const app = await buildApp(t, { dialect: 'sqlite', config: env })
@@ -31,8 +54,12 @@ t.test('what is not needed goes; what fails is told, counted, and in the trail',
   const kept = () => archivesOf(app).list('main')
   t.match(await post('/api/backups'), { status: 'succeeded', result: { removed: 0 } })
   const [first] = await kept()
+  await whileItIsRead(app, `/api/backups/${first?.id}/verify`, async () => {
+    t.match(await post('/api/backups'), { status: 'succeeded', result: { removed: 0 } }, 'what is read stays')
+  })
+  t.match((await admin.get('/api/backups/checks')).body.data, [{ outcome: 'success', backupId: first?.id }])
   const made = await post('/api/backups')
-  t.match(made, { status: 'succeeded', result: { removed: 1 } }, 'one of each day stays')
+  t.match(made, { status: 'succeeded', result: { removed: 2 } }, 'one of each day stays')
   const id: string = made.result.backupId
   t.not(id, first?.id)
   t.match(await kept(), [{ id }])
@@ -51,7 +78,8 @@ t.test('what is not needed goes; what fails is told, counted, and in the trail',
 
   t.match((await admin.get('/api/backups/checks')).body.data, [
     { kind: 'drill', outcome: 'failure', error: String },
-    { kind: 'verify', outcome: 'failure', error: String }
+    { kind: 'verify', outcome: 'failure', error: String },
+    { kind: 'verify', outcome: 'success' }
   ])
   const { body: metrics } = await app.inject('/metrics')
   t.match(metrics, /^backup_restore_checks_total\{outcome="failure"\} 1$/m)

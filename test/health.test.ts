@@ -4,6 +4,8 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { gunzipSync } from 'node:zlib'
 import Fastify from 'fastify'
+import { sql } from 'kysely'
+import pg from 'pg'
 import { Registry } from 'prom-client'
 import t from 'tap'
 import type { Answer } from '../plugins/cluster/index.js'
@@ -12,11 +14,14 @@ import type { Tenants } from '../plugins/core.js'
 import { registerHealth } from '../plugins/health.js'
 import { kept } from '../plugins/metrics/kept-figures.js'
 import { answerWhileStarting } from '../plugins/starting.js'
-import { buildApp, eachDialect } from './helper.js'
+import { buildApp, client, eachDialect } from './helper.js'
+import { patience } from './patience.js'
 import { serviceEnvironment, startService, temporaryFolder } from './service-process.js'
 import { freePort, freshDatabase } from './services.js'
 
 /** What balancers and orchestrators are told; the checks of the database and Redis are in app.test.ts. */
+
+const until = patience({ seconds: 20 })
 
 const ask = async (url: string) => {
   const answer = await fetch(url)
@@ -138,6 +143,36 @@ t.test(
     health.drain()
     t.match(JSON.parse((await own[0]?.()) ?? ''), { status: 'down', state: 'draining' }, 'which the others are told')
   }
+)
+
+/** Makes it answer as one that was the primary until another took over. */
+async function onlyRead(url: string): Promise<void> {
+  const { pathname } = new URL(url)
+  const there = new pg.Client({ connectionString: url })
+  await there.connect()
+  await there.query(`alter database ${pathname.slice(1)} set default_transaction_read_only = on`)
+  await there.query(
+    'select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()'
+  )
+  await there.end()
+}
+
+t.test('a database that takes no writes: what is read is answered, who writes is told to come again', (t) =>
+  eachDialect(t, async (t, dialect) => {
+    const database = dialect === 'postgres' ? await freshDatabase() : undefined
+    if (database !== undefined) t.teardown(() => database.drop())
+    const app = await buildApp(t, { dialect, config: database === undefined ? {} : { DATABASE_URL: database.url } })
+    const admin = client(app, 'admin')
+    const write = () => admin.post('/api/inventory', { itemCode: `A${Date.now()}`, name: 'A', unit: 'each' })
+    t.equal((await write()).status, 201)
+    if (database === undefined) {
+      const { transact } = await app.getDecorator<Tenants>('tenants').get('main')
+      await transact((tx) => sql`pragma query_only = on`.execute(tx.db))
+    } else await onlyRead(database.url)
+    await until('writes are refused', async () => (await write()).status !== 201)
+    t.match(await write(), { status: 503, body: { code: 'DATABASE_UNAVAILABLE' }, headers: { 'retry-after': String } })
+    t.match((await admin.get('/api/inventory')).body, { data: [{ name: 'A' }] })
+  })
 )
 
 t.test('a scrape tells what was found last and waits for nothing', async (t) => {

@@ -51,6 +51,9 @@ export async function buildApp(t: Test, options: AppOptions): Promise<FastifyIns
   )
   t.teardown(() => app.close())
   await app.ready()
+  const kind = JSON.stringify([tenancy, { ...config, DATABASE_URL: '' }])
+  representatives.set(app, kinds.get(kind) ?? app)
+  if (!kinds.has(kind)) kinds.set(kind, app)
   return app
 }
 
@@ -123,6 +126,9 @@ interface Document {
   validators: Map<object, ValidateFunction>
 }
 const documents = new WeakMap<FastifyInstance, Document>()
+/** What apps of one configuration describe is the same, so the first stands for all: to read it costs as much as to build one. */
+const kinds = new Map<string, FastifyInstance>()
+const representatives = new WeakMap<FastifyInstance, FastifyInstance>()
 const ajv = formats.default(new Ajv2020({ strict: false, allErrors: true, code: { optimize: false } }))
 
 const compiledTexts = new Map<string, ValidateFunction>()
@@ -135,7 +141,7 @@ function compiled(schema: object): ValidateFunction {
 }
 
 function documentOf(app: FastifyInstance): Document {
-  const known = documents.get(app)
+  const known = documents.get(representatives.get(app) ?? app)
   if (known !== undefined) return known
   const { paths }: { paths: Record<string, Record<string, Operation>> } = JSON.parse(JSON.stringify(app.swagger()))
   const parameters = (template: string) => template.split('{').length
@@ -149,7 +155,7 @@ function documentOf(app: FastifyInstance): Document {
       })),
     validators: new Map<object, ValidateFunction>()
   }
-  documents.set(app, document)
+  documents.set(representatives.get(app) ?? app, document)
   return document
 }
 

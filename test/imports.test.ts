@@ -3,6 +3,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { gzipSync } from 'node:zlib'
 import { sql } from 'kysely'
 import t, { type Test } from 'tap'
+import type { Jobs } from '../plugins/contracts.js'
+import type { Tenants } from '../plugins/core.js'
 import { type Answer, eachDialect } from './helper.js'
 import { type Context, CSV, countRows, imported, lines, NDJSON, openImports, WAIT } from './imports-harness.js'
 import { patience } from './patience.js'
@@ -276,7 +278,7 @@ async function undoRefused(t: Test, { manager }: Context) {
 }
 
 async function cancelled(t: Test, { manager }: Context) {
-  const rows = Array.from({ length: 8_000 }, (_, n) => `CA-${n},Item ${n}`)
+  const rows = Array.from({ length: 5_000 }, (_, n) => `CA-${n},Item ${n}`)
   const file = lines('itemCode,name', ...rows)
   const count = async () => (await manager.get('/api/inventory?q=CA-&limit=500')).body.data.length
   const stopped = async (id: string) => {
@@ -300,6 +302,50 @@ async function cancelled(t: Test, { manager }: Context) {
   t.ok((await count()) > 0)
   t.match((await manager.post(`/api/imports/${importId}/undo`, undefined, WAIT)).body, { status: 'succeeded' })
   t.equal(await count(), 0, 'the next goes on where that stopped')
+}
+
+/** As long as others hold every place that jobs have. */
+async function cancelledInTheQueue(t: Test, { app, manager }: Context) {
+  const jobs = app.getDecorator<Jobs>('jobs')
+  const tenant = await app.getDecorator<Tenants>('tenants').get('main')
+  let release = () => {}
+  jobs.define({
+    kind: 'test.hold',
+    run: () =>
+      new Promise<void>((resolve) => {
+        const before = release
+        release = () => {
+          before()
+          resolve()
+        }
+      })
+  })
+  /** What becomes of a job that is cancelled before it runs. */
+  const cancelledAtOnce = async (start: () => Promise<Answer>) => {
+    const held = await Promise.all(Array.from({ length: 4 }, () => jobs.start(tenant, 'test.hold', null)))
+    await until('no place is free', async () => {
+      const { body } = await manager.get('/api/jobs?kind=test.hold&status=running')
+      return body.data.length === held.length
+    })
+    const { body: job } = await start()
+    t.match((await manager.get(`/api/jobs/${job.id}`)).body, { status: 'queued' })
+    t.match(await manager.delete(`/api/jobs/${job.id}`), { status: 202, body: { status: 'queued' } })
+    release()
+    return until('it ends', async () => {
+      const { body } = await manager.get(`/api/jobs/${job.id}`)
+      return body.finishedAt !== null && body.status
+    })
+  }
+  const file = lines('itemCode,name', 'CQ-1,x', 'CQ-2,x')
+  t.equal(await cancelledAtOnce(() => manager.post('/api/import/items', file, CSV)), 'cancelled')
+  t.match((await manager.get('/api/imports?limit=1')).body.data, [{ status: 'undone', done: 0 }])
+  t.equal((await manager.get('/api/inventory/CQ-1')).status, 404)
+
+  const { importId } = (await imported(t, manager, 'items', file)).result
+  t.equal(await cancelledAtOnce(() => manager.post(`/api/imports/${importId}/undo`)), 'cancelled')
+  t.match((await manager.get(`/api/imports/${importId}`)).body, { status: 'failed' }, 'which may be asked for again')
+  t.match((await manager.post(`/api/imports/${importId}/undo`, undefined, WAIT)).body, { status: 'succeeded' })
+  t.equal((await manager.get('/api/inventory/CQ-1')).status, 404)
 }
 
 /** What is checked across the chunks that a file is stored in. */
@@ -338,5 +384,6 @@ await eachDialect(t, async (t, dialect) => {
   await t.test('the same upload twice', (t) => sameUploadTwice(t, context))
   await t.test('an undo that is refused', (t) => undoRefused(t, context))
   await t.test('cancelled', (t) => cancelled(t, context))
+  await t.test('cancelled in the queue', (t) => cancelledInTheQueue(t, context))
   await t.test('the whole file', (t) => wholeFile(t, context))
 })

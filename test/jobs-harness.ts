@@ -133,6 +133,7 @@ export function openJobs(tenants: TestTenants, options: Partial<JobsOptions> = {
   }
   jobs.define<number | null>({ kind: 'wait', run: wait })
   jobs.define<number | null>({ kind: 'wait-here', where: 'local', run: wait })
+  jobs.define<number | null>({ kind: 'wait-even-cancelled', runsCancelled: true, run: wait })
   return { jobs, ran, lines, registry }
 }
 

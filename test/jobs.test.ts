@@ -76,7 +76,10 @@ for (const dialect of ['sqlite', 'postgres'] as const) {
       const second = await a.jobs.start(a.tenant, 'wait', null)
       const third = await a.jobs.start(a.tenant, 'wait', 800)
 
+      const fourth = await a.jobs.start(a.tenant, 'wait-even-cancelled', null)
+
       t.match(await a.jobs.cancel(a.tenant, second.id), { status: 'cancelled', finishedAt: String })
+      t.match(await a.jobs.cancel(a.tenant, fourth.id), { status: 'queued', finishedAt: null })
       await a.jobs.cancel(a.tenant, first.id)
       t.match(await a.jobs.wait(a.tenant, first.id, 5), { status: 'cancelled' })
       t.match(await a.jobs.cancel(a.tenant, first.id), { status: 'cancelled' }, 'once more changes nothing')
@@ -86,6 +89,8 @@ for (const dialect of ['sqlite', 'postgres'] as const) {
       const ended = await b.jobs.wait(b.tenant, third.id, 5)
       t.match(ended, { status: 'cancelled', result: 'slept' }, 'what it did even so is told')
       t.notOk(a.ran.includes(second.id), 'a job cancelled in the queue never runs')
+      t.match(await b.jobs.wait(b.tenant, fourth.id, 5), { status: 'cancelled' })
+      t.ok([...a.ran, ...b.ran].includes(fourth.id), 'unless something waits for what it does then')
 
       const done = await a.jobs.start(a.tenant, 'add', { a: 1, b: 2 })
       await a.jobs.wait(a.tenant, done.id, 5)
@@ -226,6 +231,8 @@ t.test('dead processes: three attempts, cancellation, other machines; and old jo
   const day = 86_400_000
   const lost = await start('wait', { ...dead, attempts: 3 })
   const cancelled = await start('wait', { ...dead, claim: 'y', attempts: 1, cancel_requested_at: Date.now() })
+  const asked = { ...dead, claim: 'w', attempts: 1, cancel_requested_at: Date.now() }
+  const cleaned = await start('wait-even-cancelled', asked)
   const elsewhere = await start('wait-here', {})
   const crashedElsewhere = await start('wait-here', { ...dead, claim: 'z', attempts: 1 })
   const abandoned = await start('wait-here', { heartbeat_at: Date.now() - 2 * day })
@@ -238,6 +245,7 @@ t.test('dead processes: three attempts, cancellation, other machines; and old jo
   const get = (id: string) => a.jobs.get(a.tenant, id)
   t.match(await get(lost), { status: 'failed', error: { code: 'JOB_LOST', message: /ended 3 times/ } })
   t.match(await get(cancelled), { status: 'cancelled' })
+  t.match(await a.jobs.wait(a.tenant, cleaned, 5), { status: 'cancelled' })
   t.match(await get(abandoned), { status: 'failed', error: { code: 'JOB_ABANDONED' } })
   await t.rejects(get(forgotten), { code: 'JOB_NOT_FOUND' })
   t.match(await get(kept), { status: 'failed' })
@@ -247,7 +255,7 @@ t.test('dead processes: three attempts, cancellation, other machines; and old jo
   await starter.jobs.ready()
   t.match(await starter.jobs.wait(starter.tenant, elsewhere, 5), { status: 'succeeded' })
   t.match(await starter.jobs.wait(starter.tenant, crashedElsewhere, 5), { status: 'succeeded' })
-  t.same(a.ran, [])
+  t.same(a.ran, [cleaned])
 
   const taken = await a.jobs.start(a.tenant, 'wait', 600)
   await until(() => running(a.jobs, a.tenant, taken.id))

@@ -140,8 +140,8 @@ interface Recipe {
   owner?: Owner
 }
 
-/** As root the folder goes under /tmp: root's own TMPDIR may be closed to the user that the server runs as. */
-function makeFolder(owner: Owner | undefined, parent = owner ? '/tmp' : tmpdir()): string {
+/** Outside a run, as root, the folder goes under /tmp: root's own TMPDIR may be closed to the user that the server runs as. */
+function makeFolder(owner: Owner | undefined, parent = process.env.TEST_FOLDER ?? (owner ? '/tmp' : tmpdir())): string {
   const folder = mkdtempSync(join(parent, 'inventory-test-'))
   if (owner) chownSync(folder, owner.uid, owner.gid)
   return folder

@@ -9,6 +9,7 @@ import { loadConfig } from '../plugins/config/index.js'
 import type { Tenant } from '../plugins/contracts.js'
 import type { Tenants } from '../plugins/core.js'
 import { serverOptions } from '../plugins/http/server-options.js'
+import { IDENTITY } from './backups-harness.js'
 import { eachDialect } from './helper.js'
 import { temporaryFolder } from './service-process.js'
 import { freshDatabase } from './services.js'
@@ -76,7 +77,7 @@ await eachDialect(t, async (t, dialect) => {
     ...hosts,
     // One that is asked for, and none by schedule while the owner's database is watched.
     BACKUP_URL: temporaryFolder(t),
-    BACKUP_PASSPHRASE: 'correct horse battery staple',
+    BACKUP_IDENTITY: IDENTITY,
     BACKUP_INCREMENT_SECONDS: '0',
     BACKUP_DRILL_DAYS: '0',
     ...(database === undefined ? {} : { DATABASE_URL: database.url })

@@ -10,7 +10,7 @@ import type {
 } from '../../plugins/contracts.js'
 import type { BackupMetrics } from './metrics.js'
 import { expired, type Retention } from './retention.js'
-import { createBackupStore } from './store.js'
+import { createBackupStore, type Turn } from './store.js'
 
 /** A run that is not heard of for so long is taken for dead. */
 const LEASE_MS = 15 * 60_000
@@ -37,8 +37,8 @@ export function createRuns({ archives, retention, metrics, prove, log, now }: De
   const audit = (tenant: Tenant, entry: AuditEntry) => tenant.transact(async (tx) => tx.audit(entry))
 
   /** Keeps a turn while the work goes on, so that another process waits. */
-  async function holding<R>(tenant: Tenant, work: () => Promise<R>): Promise<R> {
-    const hold = (until: number) => tenant.transact(({ db }) => createBackupStore(db).setTurn('full-running', until))
+  async function holding<R>(tenant: Tenant, turn: Turn, work: () => Promise<R>): Promise<R> {
+    const hold = (until: number) => tenant.transact(({ db }) => createBackupStore(db).setTurn(turn, until))
     await hold(now() + LEASE_MS)
     const timer = setInterval(() => void hold(now() + LEASE_MS).catch(() => {}), RENEW_MS).unref()
     try {
@@ -49,7 +49,9 @@ export function createRuns({ archives, retention, metrics, prove, log, now }: De
     }
   }
 
+  /** After the next full one where archives are being read: what is read must not go meanwhile. */
   async function prune(tenant: Tenant): Promise<number> {
+    if ((await createBackupStore(tenant.db).turnUntil('archives-read')) > now()) return 0
     const gone = expired(await archives.list(tenant.id), retention, now())
     if (gone.length === 0) return 0
     await archives.remove(tenant.id, gone)
@@ -64,7 +66,7 @@ export function createRuns({ archives, retention, metrics, prove, log, now }: De
   return {
     async full(tenant, run) {
       try {
-        const made = await holding(tenant, async () => {
+        const made = await holding(tenant, 'full-running', async () => {
           const made = await archives.full(tenant.id, run)
           await tenant.transact(async ({ db, audit }) => {
             const { id, bytes, rows, next, stateAt } = made
@@ -136,7 +138,7 @@ export function createRuns({ archives, retention, metrics, prove, log, now }: De
           audit({ action: 'backup.verify', outcome, object: { type: 'backup', id } })
         })
       try {
-        const found = await archives.check(tenant.id, id, run)
+        const found = await holding(tenant, 'archives-read', () => archives.check(tenant.id, id, run))
         await keep('success', found, null)
         return found
       } catch (error) {
@@ -148,8 +150,9 @@ export function createRuns({ archives, retention, metrics, prove, log, now }: De
     async drill(tenant, run) {
       const startedAt = now()
       try {
-        const { id, archives: count, bytes, rows, seconds: exact } = await archives.rehearse(tenant.id, prove, run)
-        const seconds = Math.round(exact * 1000) / 1000
+        const drilled = await holding(tenant, 'archives-read', () => archives.rehearse(tenant.id, prove, run))
+        const { id, archives: count, bytes, rows } = drilled
+        const seconds = Math.round(drilled.seconds * 1000) / 1000
         await tenant.transact(async ({ db, audit }) => {
           await createBackupStore(db).keepCheck({
             ...{ kind: 'drill', at: startedAt, outcome: 'success', archive_id: id, error: null },

@@ -35,7 +35,7 @@ export interface Chain extends ArchivePosition {
   readonly last: string
   readonly coveredAt: number
 }
-export type Turn = 'full' | 'full-running' | 'increment' | 'drill'
+export type Turn = 'full' | 'full-running' | 'increment' | 'drill' | 'archives-read'
 
 const ERROR_MAX_CHARS = 1_000
 

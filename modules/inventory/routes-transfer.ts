@@ -34,8 +34,15 @@ const EXPORTED = {
 const UPLOAD_MAX_BYTES = 1024 ** 3
 
 export function defineImportJobs({ jobs, metrics }: Context): void {
-  jobs.define<{ importId: string }>({ kind: IMPORT_JOB, where: 'local', run: (job) => runImport({ metrics }, job) })
-  jobs.define<{ importId: string }>({ kind: UNDO_JOB, run: (job) => runUndo({ metrics }, job) })
+  // An import is told to be running, or undoing, until its job says how that ended.
+  const kept = { runsCancelled: true }
+  jobs.define<{ importId: string }>({
+    ...kept,
+    kind: IMPORT_JOB,
+    where: 'local',
+    run: (job) => runImport({ metrics }, job)
+  })
+  jobs.define<{ importId: string }>({ ...kept, kind: UNDO_JOB, run: (job) => runUndo({ metrics }, job) })
 }
 
 /** Files in and out. */

@@ -188,7 +188,7 @@ const mediaTypeOf = (header: string | undefined): string =>
 const localize: Record<Locale, (errors: object[]) => void> = createRequire(import.meta.url)('ajv-i18n')
 
 const UNAVAILABLE =
-  /^(ECONNREFUSED|ECONNRESET|ETIMEDOUT|EPIPE|57P0[123]|53\d{3}|58030|08\w{3}|SQLITE_BUSY\w*|SQLITE_FULL|SQLITE_IOERR\w*|SQLITE_CANTOPEN)$/
+  /^(ECONNREFUSED|ECONNRESET|ETIMEDOUT|EPIPE|57P0[123]|53\d{3}|25006|58030|08\w{3}|SQLITE_BUSY\w*|SQLITE_FULL|SQLITE_IOERR\w*|SQLITE_CANTOPEN|SQLITE_READONLY\w*)$/
 const CONNECTION_MESSAGE =
   /timeout exceeded when trying to connect|Connection terminated|Client has encountered a connection error/
 

@@ -64,7 +64,7 @@ export interface JobService extends Jobs {
   get(tenant: Tenant, id: string): Promise<Job>
   /** Newest first; each with the position after which the next page goes on. */
   list(tenant: Tenant, filter?: JobFilter, limit?: number, after?: JobPosition): Promise<[JobPosition, Job][]>
-  /** Cancels a queued job at once and asks a running one to stop. @throws JOB_NOT_FOUND, JOB_ENDED */
+  /** Cancels a queued job at once, unless its kind runs all the same, and asks a running one to stop. @throws JOB_NOT_FOUND, JOB_ENDED */
   cancel(tenant: Tenant, id: string): Promise<Job>
   /** The job as soon as it has ended, or as it is after so many seconds. @throws JOB_NOT_FOUND */
   wait(tenant: Tenant, id: string, seconds: number): Promise<Job>
@@ -134,10 +134,11 @@ class Service implements JobService {
   }
 
   define<Params>(definition: JobDefinition<Params>): void {
-    const { kind, where = 'anywhere' } = definition
+    const { kind, where = 'anywhere', runsCancelled = false } = definition
     if (this.#definitions.has(kind)) throw new Error(`the job kind ${kind} is defined twice`)
     this.#definitions.set(kind, {
       where,
+      runsCancelled,
       run: ({ params, ...context }) => definition.run({ ...context, params: JSON.parse(params) })
     })
     this.#metrics.define(kind)
@@ -163,7 +164,7 @@ class Service implements JobService {
   }
 
   async cancel(tenant: Tenant, id: string): Promise<Job> {
-    const job = found(id, await createJobStore(tenant).cancel(id))
+    const job = found(id, await createJobStore(tenant).cancel(id, this.#runsCancelled))
     if (job.status === 'succeeded' || job.status === 'failed') throw new JobEnded({ id, jobStatus: job.status })
     if (job.status === 'cancelled') this.#ended.emit(id)
     else this.#runner.cancel(id)
@@ -202,6 +203,10 @@ class Service implements JobService {
     for (const [tenant, job] of released) if (job.node === null) await this.#redis?.add(tenant, job)
     await this.#redis?.close()
     this.#liveness.close()
+  }
+
+  get #runsCancelled(): string[] {
+    return [...this.#definitions].flatMap(([kind, { runsCancelled }]) => (runsCancelled ? [kind] : []))
   }
 
   #handOver(tenant: string, job: QueuedJob): void {
@@ -267,6 +272,7 @@ class Service implements JobService {
       node,
       this.#runner.claims,
       ATTEMPTS_MAX,
+      this.#runsCancelled,
       this.#liveness
     )
     for (const { kind } of requeued) this.#metrics.interrupted(kind, 'retry')

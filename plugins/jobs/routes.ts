@@ -45,7 +45,7 @@ export const jobRoutes: FastifyPluginAsyncTypebox<ModuleOptions> = async (app, o
     tags,
     summary: 'Cancels a job',
     description:
-      'A queued job ends at once; a running one is asked to stop and ends soon after. Repeating it changes nothing.',
+      'A queued job ends at once, or as soon as it has cleaned up; a running one is asked to stop and ends soon after. Repeating it changes nothing.',
     params: Params,
     response: { 202: Job, ...problems }
   }

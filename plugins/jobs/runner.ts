@@ -12,6 +12,7 @@ const FINISH_RETRY_MS = 1_000
 /** A job's definition without the types of its parameters (JSON text here) and its tables. */
 export interface Definition {
   readonly where: 'anywhere' | 'local'
+  readonly runsCancelled: boolean
   run(context: JobContext<string>): Promise<unknown>
 }
 
@@ -154,6 +155,7 @@ export class JobRunner {
     this.#poll ??= setInterval(() => void this.#watch(), this.#options.pollMs)
     metrics.started(job.kind, job.attempts === 1 ? (Date.now() - job.createdAt) / 1000 : undefined)
     log.debug({ tenant: tenantId, job: id, task: job.kind }, 'job started')
+    if (job.cancelRequested) stop(run, 'cancelled')
     try {
       // Stopped while it was being claimed.
       if (this.#closing) await this.#release(run)

@@ -1,4 +1,4 @@
-import type { Kysely } from 'kysely'
+import type { ExpressionBuilder, Kysely } from 'kysely'
 import { v7 as uuidv7 } from 'uuid'
 import type { Job, JobStatus } from '../../schemas/common.js'
 import type { Tenant } from '../contracts.js'
@@ -51,6 +51,7 @@ export interface ClaimedJob {
   readonly createdAt: number
   /** This one included. */
   readonly attempts: number
+  readonly cancelRequested: boolean
 }
 
 export interface Progress {
@@ -170,12 +171,12 @@ export function createJobStore({ db: reads, transact }: Tenant) {
           .where('status', '=', 'queued')
           .where('kind', 'in', kinds)
           .where((eb) => eb.or([eb('node', 'is', null), eb('node', '=', node)]))
-          .returning(['kind', 'params', 'created_at', 'attempts', 'trace'])
+          .returning(['kind', 'params', 'created_at', 'attempts', 'trace', 'cancel_requested_at'])
           .executeTakeFirst()
       )
       if (row === undefined) return undefined
       const { kind, params, created_at: createdAt, attempts, trace } = row
-      return { id, kind, claim, params, createdAt, attempts, trace }
+      return { id, kind, claim, params, createdAt, attempts, trace, cancelRequested: row.cancel_requested_at !== null }
     },
 
     /** Which of these runs still own their job, and which are asked to stop. */
@@ -226,22 +227,17 @@ export function createJobStore({ db: reads, transact }: Tenant) {
       )
     },
 
-    /** Ends a queued job at once; asks the runner of a running one to stop. */
-    async cancel(id: string): Promise<Job | undefined> {
+    /** Ends a queued job at once, unless it is of those kinds; asks the runner of any other to stop. */
+    async cancel(id: string, runsCancelled: readonly string[]): Promise<Job | undefined> {
       const now = Date.now()
       return write(async (tx) => {
-        await tx
-          .updateTable('jobs')
+        const open = (status: JobStatus) => tx.updateTable('jobs').where('id', '=', id).where('status', '=', status)
+        await open('queued')
+          .where(noneOf(runsCancelled))
           .set({ status: 'cancelled', cancel_requested_at: now, finished_at: now })
-          .where('id', '=', id)
-          .where('status', '=', 'queued')
           .execute()
-        await tx
-          .updateTable('jobs')
-          .set({ cancel_requested_at: now })
-          .where('id', '=', id)
-          .where('status', '=', 'running')
-          .execute()
+        for (const status of ['queued', 'running'] as const)
+          await open(status).set({ cancel_requested_at: now }).execute()
         const row = await tx.selectFrom('jobs').selectAll().where('id', '=', id).executeTakeFirst()
         return row === undefined ? undefined : toJob(row)
       })
@@ -253,6 +249,7 @@ export function createJobStore({ db: reads, transact }: Tenant) {
       node: string,
       alive: readonly string[],
       attemptsMax: number,
+      runsCancelled: readonly string[],
       { isDead, forget }: Pick<Liveness, 'isDead' | 'forget'>
     ) {
       const running = await db
@@ -282,6 +279,7 @@ export function createJobStore({ db: reads, transact }: Tenant) {
         return {
           cancelled: await update()
             .where('cancel_requested_at', 'is not', null)
+            .where(noneOf(runsCancelled))
             .set({ ...ended, status: 'cancelled' })
             .execute(),
           lost: await update()
@@ -381,6 +379,8 @@ export type JobStore = ReturnType<typeof createJobStore>
 const ownerOf = (claim: string | null) => claim?.split('.', 1)[0] ?? ''
 const QUEUED_COLUMNS = ['id', 'kind', 'node', 'heartbeat_at as queuedAt'] as const
 const requeued = () => ({ status: 'queued' as const, claim: null, heartbeat_at: Date.now() })
+const noneOf = (kinds: readonly string[]) => (eb: ExpressionBuilder<JobTables, 'jobs'>) =>
+  kinds.length === 0 ? eb.lit(true) : eb('kind', 'not in', kinds)
 const columnsOf = ({ done, total }: Progress) => ({ progress_done: done, progress_total: total })
 
 interface Filterable<Query> {
