@@ -129,7 +129,9 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   )
   const deployment = deploymentOf(options.databaseUrl)
   const redis =
-    redisUrl === undefined ? null : openRedis({ url: redisUrl, tls: redisTls, log: app.log, prefix: `${deployment}:` })
+    redisUrl === undefined
+      ? null
+      : await openRedis({ url: redisUrl, tls: redisTls, log: app.log, prefix: `${deployment}:` })
   if (redis !== null) redisMetrics(registry, redis)
   const levels = createLogLevels(app.log, redis, options.member)
   const caches = createCaches({

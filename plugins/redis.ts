@@ -1,4 +1,4 @@
-import { Redis, type RedisOptions, ReplyError } from 'ioredis'
+import type { Redis, RedisOptions } from 'ioredis'
 import { ConfigError } from './config/error.js'
 import type { TlsIdentity } from './config/secrets.js'
 import { tlsFailure } from './tls-failure.js'
@@ -52,7 +52,7 @@ interface RedisLinkOptions {
   /** `redis://` or `rediss://`. */
   url?: string | undefined
   /** A host's own client, used instead of `url`. */
-  client?: Redis | undefined
+  client?: Redis | null | undefined
   /** With `rediss://`: the server's certificate and name are verified. */
   tls?: TlsIdentity | undefined
   log: RedisLog
@@ -60,7 +60,21 @@ interface RedisLinkOptions {
 }
 
 /** Redis, if there is one: never needed, never waited for long, never the cause of a crash. */
-export const openRedis = (options: RedisLinkOptions): RedisLink => new Link(options)
+export async function openRedis({
+  url,
+  client = null,
+  tls,
+  log,
+  prefix = 'inventory:'
+}: RedisLinkOptions): Promise<RedisLink> {
+  if (client !== null || url === undefined) return new Link(client, { owned: false, log, prefix })
+  const { Redis } = await ioredis()
+  const own = new Redis(url, { ...CLIENT_OPTIONS, ...tlsOptions(url, tls) })
+  return new Link(own, { owned: true, log, prefix })
+}
+
+/** Loaded where there is a Redis: each start without one would pay a tenth of a second for it. */
+export const ioredis = () => import('ioredis')
 
 /** A `redis://` stays plain whatever files there are: the URL says what is spoken. */
 export const tlsOptions = (url: string, tls: TlsIdentity | undefined): RedisOptions =>
@@ -78,6 +92,7 @@ export function hearAllErrors(client: Redis): Redis {
  */
 export async function checkRedis(url: string, tls: TlsIdentity | undefined): Promise<void> {
   const options = { ...CLIENT_OPTIONS, ...tlsOptions(url, tls), lazyConnect: true, retryStrategy: () => null }
+  const { Redis } = await ioredis()
   const client = hearAllErrors(new Redis(url, options))
   let failure: unknown
   let greeted = false
@@ -142,11 +157,11 @@ class Link implements RedisLink {
   #errorLoggedAt = Number.NEGATIVE_INFINITY
   #closed = false
 
-  constructor({ url, client, tls, log, prefix = 'inventory:' }: RedisLinkOptions) {
+  constructor(client: Redis | null, { owned, log, prefix }: { owned: boolean; log: RedisLog; prefix: string }) {
     this.#log = log
     this.prefix = prefix
-    this.#owned = client === undefined
-    this.client = client ?? (url === undefined ? null : new Redis(url, { ...CLIENT_OPTIONS, ...tlsOptions(url, tls) }))
+    this.#owned = owned
+    this.client = client
     if (this.client !== null) hearAllErrors(this.client)
     // Without a listener ioredis prints every failed attempt to connect.
     this.client?.on('error', this.#onError)
@@ -304,7 +319,7 @@ class CallTimeout extends Error {}
 
 function reasonOf(error: unknown): Fallback {
   if (error instanceof CallTimeout) return 'timeout'
-  if (error instanceof ReplyError) return 'error'
+  if (error instanceof Error && error.name === 'ReplyError') return 'error'
   return error instanceof Error && error.message === 'Command timed out' ? 'timeout' : 'connection'
 }
 

@@ -31,7 +31,7 @@ export interface Setup extends Partial<CachesOptions> {
 
 /** One process of the service, as far as its cache goes. */
 export async function startNode(t: Test, { url, prefix, ...options }: Setup = {}): Promise<Node> {
-  const redis = url === undefined ? null : openRedis({ url, log: quiet, prefix: prefix ?? freshPrefix() })
+  const redis = url === undefined ? null : await openRedis({ url, log: quiet, prefix: prefix ?? freshPrefix() })
   const registry = new Registry()
   const caches = createCaches({ redis, enabled: true, registry, ...options })
   t.teardown(async () => {

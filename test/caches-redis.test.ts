@@ -233,13 +233,13 @@ const openRedisLike = (redis: RedisLink, prefix: string): RedisLink => ({
 })
 
 t.test('the link: absent, refused, a client of the host', async (t) => {
-  const absent = openRedis({ log: quiet })
+  const absent = await openRedis({ log: quiet })
   t.equal(absent.state(), 'absent')
   t.equal(await absent.call((client) => client.ping()), undefined)
   await absent.close()
 
   const warnings: string[] = []
-  const nowhere = openRedis({
+  const nowhere = await openRedis({
     url: 'redis://127.0.0.1:1',
     log: { info: () => {}, warn: (_fields, message) => warnings.push(message) }
   })
@@ -253,7 +253,7 @@ t.test('the link: absent, refused, a client of the host', async (t) => {
 
   const host = new Redis(redisUrl(), { keyPrefix: freshPrefix() })
   t.teardown(() => host.disconnect())
-  const link = openRedis({ client: host, log: quiet })
+  const link = await openRedis({ client: host, log: quiet })
   await until(() => link.state() === 'up')
   const caches = [1, 2].map(() => createCaches({ redis: link, enabled: true, registry: new Registry() }))
   const [a, b] = caches.map((each) => each.forTenant('main', unknown))
@@ -280,7 +280,7 @@ t.test('a frozen Redis is noticed though nobody calls, on a client of the host t
   t.teardown(() => server.stop())
   const host = new Redis(server.url)
   t.teardown(() => host.disconnect())
-  const links = [openRedis({ client: host, log: quiet }), openRedis({ url: server.url, log: quiet })]
+  const links = [await openRedis({ client: host, log: quiet }), await openRedis({ url: server.url, log: quiet })]
   t.teardown(() => Promise.all(links.map((link) => link.close())))
   const all = (state: string) => until(() => links.every((link) => link.state() === state), 3_000)
   let ready = 0

@@ -132,13 +132,13 @@ t.test('the level of the log is changed for a while, on every node', async (t) =
 t.test('a level that is set while Redis is away is told when it is back', async (t) => {
   const server = await startRedis()
   t.teardown(() => server.stop())
-  const node = () => {
+  const node = async () => {
     const { log } = Fastify({ logger: { level: 'info', stream: { write: () => {} } } })
-    const redis = openRedis({ url: server.url, log })
+    const redis = await openRedis({ url: server.url, log })
     t.teardown(() => redis.close())
     return { log, redis, levels: createLogLevels(log, redis) }
   }
-  const [first, second] = [node(), node()]
+  const [first, second] = [await node(), await node()]
   const both = (state: string) => [first, second].every(({ redis }) => redis.state() === state)
   t.ok(await eventually(() => both('up')))
   first.levels.set('warn', 5)

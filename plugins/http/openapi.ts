@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import swagger from '@fastify/swagger'
-import type { FastifyInstance, FastifySchema, RouteOptions } from 'fastify'
+import Fastify, { type FastifyInstance, type FastifySchema, type RouteOptions } from 'fastify'
 import { access } from '../contracts.js'
 import { NO_BODY } from './validation.js'
 
@@ -30,18 +30,27 @@ export async function registerOpenApi(app: FastifyInstance, version: string, sho
   app.get('/openapi.json', { schema: { hide: true }, config: access('public') }, async (_request, reply) =>
     reply.send(app.swagger())
   )
-  // Loaded here, since a command of the console would pay a tenth of a second for it.
+  let reference: ReturnType<typeof openReference> | undefined
+  app.addHook('onClose', async () => (await reference)?.close())
+  for (const url of ['/docs/', '/docs/js/scalar.js'])
+    app.get(url, { schema: { hide: true }, config: access('public') }, async (request, reply) => {
+      reference ??= openReference()
+      const { statusCode, headers, payload } = await (await reference).inject(request.url)
+      for (const name of ['content-type', 'location'])
+        if (headers[name] !== undefined) reply.header(name, headers[name])
+      return reply.code(statusCode).header('content-security-policy', pagePolicy(payload)).send(payload)
+    })
+}
+
+/** The page and its script, at the first request: every start would pay a tenth of a second and 4 MB for what few ask for. */
+async function openReference(): Promise<FastifyInstance> {
   const { default: scalar } = await import('@scalar/fastify-api-reference')
-  await app.register(async (docs) => {
-    docs.addHook('onSend', (_request, reply, payload, done) => {
-      reply.header('content-security-policy', pagePolicy(typeof payload === 'string' ? payload : ''))
-      done(null, payload)
-    })
-    await docs.register(scalar, {
-      routePrefix: '/docs',
-      configuration: { url: '/openapi.json', withDefaultFonts: false, telemetry: false }
-    })
+  const reference = Fastify()
+  await reference.register(scalar, {
+    routePrefix: '/docs',
+    configuration: { url: '/openapi.json', withDefaultFonts: false, telemetry: false }
   })
+  return reference
 }
 
 /** The reference page runs its own scripts, of which one is in the page; it styles itself, and talks to this server only. */

@@ -89,7 +89,7 @@ class Service implements JobService {
   readonly #metrics
   readonly #runner: JobRunner
   readonly #liveness: Liveness
-  readonly #redis: RedisQueue | undefined
+  #redis: RedisQueue | undefined
   readonly #ended = new EventEmitter().setMaxListeners(0)
   readonly #handOvers = new Set<Promise<void>>()
   #state: 'new' | 'open' | 'closing' = 'new'
@@ -99,7 +99,7 @@ class Service implements JobService {
   #sweeping: Promise<void> | undefined
 
   constructor(options: JobsOptions) {
-    const { tenants, redisUrl, redisTls, registry, log, concurrency = CONCURRENCY, node } = options
+    const { tenants, registry, log, concurrency = CONCURRENCY, node } = options
     this.#options = options
     this.#timings = { ...TIMINGS, ...options.timings }
     this.#metrics = createJobMetrics(registry)
@@ -118,18 +118,6 @@ class Service implements JobService {
       progressMs: this.#timings.progress,
       closeMs: this.#timings.close,
       onEnd: (id) => void this.#ended.emit(id)
-    })
-    if (redisUrl === undefined) return
-    this.#redis = createRedisQueue({
-      url: redisUrl,
-      tls: redisTls,
-      name: options.queueName,
-      concurrency,
-      consume: options.consume ?? true,
-      answerMs: this.#timings.redisAnswer,
-      log,
-      run: (tenant, id) => this.#runner.execute(tenant, id),
-      onLost: () => this.#sweepIn(this.#timings.redisLost)
     })
   }
 
@@ -187,10 +175,28 @@ class Service implements JobService {
   async ready(): Promise<void> {
     if (this.#state !== 'new') return
     this.#state = 'open'
-    await this.#redis?.open()
+    this.#redis = await this.#openRedis()
     await this.#recallSuccesses()
     await this.#sweep()
     this.#sweepIn(this.#sweepEvery)
+  }
+
+  async #openRedis(): Promise<RedisQueue | undefined> {
+    const { redisUrl, redisTls, queueName, concurrency = CONCURRENCY, consume = true, log } = this.#options
+    if (redisUrl === undefined) return undefined
+    const queue = await createRedisQueue({
+      url: redisUrl,
+      tls: redisTls,
+      name: queueName,
+      concurrency,
+      consume,
+      answerMs: this.#timings.redisAnswer,
+      log,
+      run: (tenant, id) => this.#runner.execute(tenant, id),
+      onLost: () => this.#sweepIn(this.#timings.redisLost)
+    })
+    await queue.open()
+    return queue
   }
 
   async close(): Promise<void> {

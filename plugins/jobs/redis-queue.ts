@@ -1,8 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Queue, Worker } from 'bullmq'
-import { Redis, type RedisOptions } from 'ioredis'
+import type { RedisOptions } from 'ioredis'
 import type { TlsIdentity } from '../config/secrets.js'
-import { hearAllErrors, tlsOptions } from '../redis.js'
+import { hearAllErrors, ioredis, tlsOptions } from '../redis.js'
 import type { JobLog } from './runner.js'
 import type { QueuedJob } from './store.js'
 
@@ -42,8 +42,9 @@ export interface RedisQueue {
 }
 
 /** Jobs handed to whichever process is free, by BullMQ. What is in Redis is a hint: the truth is the row in the database. */
-export function createRedisQueue(options: RedisQueueOptions): RedisQueue {
+export async function createRedisQueue(options: RedisQueueOptions): Promise<RedisQueue> {
   const { url, name, concurrency, answerMs, log } = options
+  const { Redis } = await ioredis()
   const secured = tlsOptions(url, options.tls)
   const retryStrategy = (times: number) => Math.min(times * 100, RECONNECT_MS_MAX)
   const connect = (behaviour: RedisOptions) =>
