@@ -3,7 +3,7 @@
  * some five hundred files, which took PostgreSQL 250-500 ms on a disk and takes 30 in memory; nothing that a test asserts is
  * different there, since a process that is killed loses nothing that it wrote either way.
  */
-import { accessSync, chmodSync, constants, mkdtempSync, readdirSync, rmSync, statfsSync } from 'node:fs'
+import { accessSync, chmodSync, constants, mkdtempSync, readdirSync, rmSync, statfsSync, statSync } from 'node:fs'
 import { freemem, tmpdir } from 'node:os'
 import { join } from 'node:path'
 
@@ -31,11 +31,13 @@ const alive = (pid) => {
   }
 }
 
-/** What a run that was killed has left would take memory for good. */
+/** What a run of ours that was killed has left would take memory for good. */
 function removeAbandoned() {
-  for (const name of readdirSync(MEMORY)) {
-    const pid = name.startsWith(PREFIX) ? Number.parseInt(name.slice(PREFIX.length), 10) : Number.NaN
-    if (pid > 0 && !alive(pid)) rmSync(join(MEMORY, name), { recursive: true, force: true })
+  for (const name of readdirSync(MEMORY).filter((name) => name.startsWith(PREFIX))) {
+    const path = join(MEMORY, name)
+    const pid = Number.parseInt(name.slice(PREFIX.length), 10)
+    const isOurs = statSync(path, { throwIfNoEntry: false })?.uid === process.getuid?.()
+    if (isOurs && pid > 0 && !alive(pid)) rmSync(path, { recursive: true, force: true })
   }
 }
 

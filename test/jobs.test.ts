@@ -75,7 +75,6 @@ for (const dialect of ['sqlite', 'postgres'] as const) {
       await until(() => running(a.jobs, a.tenant, first.id))
       const second = await a.jobs.start(a.tenant, 'wait', null)
       const third = await a.jobs.start(a.tenant, 'wait', 800)
-
       const fourth = await a.jobs.start(a.tenant, 'wait-even-cancelled', null)
 
       t.match(await a.jobs.cancel(a.tenant, second.id), { status: 'cancelled', finishedAt: String })

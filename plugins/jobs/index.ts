@@ -175,16 +175,17 @@ class Service implements JobService {
   async ready(): Promise<void> {
     if (this.#state !== 'new') return
     this.#state = 'open'
-    this.#redis = await this.#openRedis()
+    this.#redis = await this.#createRedis()
+    await this.#redis?.open()
     await this.#recallSuccesses()
     await this.#sweep()
     this.#sweepIn(this.#sweepEvery)
   }
 
-  async #openRedis(): Promise<RedisQueue | undefined> {
+  async #createRedis(): Promise<RedisQueue | undefined> {
     const { redisUrl, redisTls, queueName, concurrency = CONCURRENCY, consume = true, log } = this.#options
     if (redisUrl === undefined) return undefined
-    const queue = await createRedisQueue({
+    return createRedisQueue({
       url: redisUrl,
       tls: redisTls,
       name: queueName,
@@ -195,8 +196,6 @@ class Service implements JobService {
       run: (tenant, id) => this.#runner.execute(tenant, id),
       onLost: () => this.#sweepIn(this.#timings.redisLost)
     })
-    await queue.open()
-    return queue
   }
 
   async close(): Promise<void> {
