@@ -302,6 +302,14 @@ export interface ModuleOptions {
   authorize: onRequestHookHandler
 }
 
+/** A body that was a stream. */
+export interface Upload {
+  /** Stands for its bytes: the same key with other bytes is refused. */
+  readonly fingerprint: string
+  /** Looks through it before the job starts, for as long as it takes. What it throws is the answer. */
+  check(): Promise<void>
+}
+
 /** The two ways a route answers: a read that is cached and validated by ETag, a write that is one idempotent transaction. */
 export interface Answers {
   /**
@@ -329,13 +337,13 @@ export interface Answers {
   ): Promise<FastifyReply>
   /**
    * Starts a job and answers 202 with its Location, or, with `Prefer: wait=N`, 200 with the job once it ends. Honours the
-   * `Idempotency-Key` as `write` does; `fingerprint` stands for the body where it was a stream.
+   * `Idempotency-Key` as `write` does: `start` puts the job on record in the transaction that keeps the answer.
    */
   job(
     request: FastifyRequest,
     reply: FastifyReply,
-    start: () => Promise<Job>,
-    fingerprint?: string
+    start: (tx: Transaction) => Promise<Job>,
+    upload?: Upload
   ): Promise<FastifyReply>
   /**
    * Refuses a stale `If-Match`; `current` is the resource as the route's 200 schema shows it.

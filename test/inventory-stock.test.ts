@@ -1,8 +1,13 @@
+import { sql } from 'kysely'
 import t, { type Test } from 'tap'
+import { createItemStore } from '../modules/inventory/item-store.js'
 import { voidExpired } from '../modules/inventory/reservations.js'
 import type { Tenants } from '../plugins/core.js'
-import { eachDialect } from './helper.js'
+import { type Answer, eachDialect } from './helper.js'
 import { type Context, codesOf, made, NO_ID, openStock, pagesOf, post } from './inventory-harness.js'
+import { patience } from './patience.js'
+
+const until = patience({ seconds: 20 })
 
 await eachDialect(t, async (t, dialect) => {
   const context = await openStock(t, dialect)
@@ -12,7 +17,41 @@ await eachDialect(t, async (t, dialect) => {
   await t.test('cost', (t) => cost(t, context))
   await t.test('reservations', (t) => reservations(t, context))
   await t.test('what is about to expire', (t) => expiring(t, context))
+  if (dialect === 'postgres') await t.test('an item that changes while others wait', (t) => changing(t, context))
 })
+
+/** They wait for the item's lock, in turn, and each sees what those before it have done. */
+async function changing(t: Test, { app, manager, staff }: Context) {
+  const { db, transact } = await app.getDecorator<Tenants>('tenants').get('main')
+  const waiting = sql<{ n: number }>`
+    select count(*)::int as n from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`
+  const queued = async (...each: (() => Promise<Answer>)[]) => {
+    const answers: Promise<Answer>[] = []
+    await transact(async (tx) => {
+      await createItemStore(tx.db).lock(['CH-1'])
+      for (const ask of each) {
+        answers.push(ask())
+        await until('it waits', async () => (await waiting.execute(db)).rows[0]?.n === answers.length)
+      }
+    })
+    return Promise.all(answers)
+  }
+  const statusOf = async () => (await staff.get('/api/inventory/CH-1')).body.status
+  await made(t, manager.post('/api/inventory', { itemCode: 'CH-1', name: 'CH-1', unit: 'each' }))
+  await made(t, post(staff, 'receipt', { itemCode: 'CH-1', quantity: 5 }))
+  await queued(
+    () => manager.patch('/api/inventory/CH-1', { reorderPoint: 4 }),
+    () => post(staff, 'issue', { itemCode: 'CH-1', quantity: 2 })
+  )
+  t.equal(await statusOf(), 'low')
+  await made(t, post(staff, 'issue', { itemCode: 'CH-1', quantity: 3 }))
+  const [gone, late] = await queued(
+    () => manager.delete('/api/inventory/CH-1'),
+    () => post(staff, 'receipt', { itemCode: 'CH-1', quantity: 1 })
+  )
+  t.equal(gone?.status, 200)
+  t.match(late, { status: 404, body: { code: 'INV_ITEM_NOT_FOUND' } })
+}
 
 async function locations(t: Test, { manager, staff, viewer }: Context) {
   await made(t, manager.post('/api/locations', { location: 'LO-HALL', name: 'Hall', nameFr: 'Salle', walkSequence: 5 }))

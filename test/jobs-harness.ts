@@ -50,9 +50,13 @@ export function openTenants(databaseUrl: string): TestTenants {
       db,
       transact: async (work) => {
         if (tenants.away) throw new Error('connect ECONNREFUSED')
-        return transact((tx) =>
-          work({ db: tx, publish: async () => {}, invalidate: () => {}, afterCommit: () => {}, audit: () => {} })
+        const committed: (() => void)[] = []
+        const afterCommit = (run: () => void) => void committed.push(run)
+        const done = await transact((tx) =>
+          work({ db: tx, publish: async () => {}, invalidate: () => {}, afterCommit, audit: () => {} })
         )
+        for (const run of committed) run()
+        return done
       },
       cache: { read: () => Promise.reject(new Error('jobs read no cache')) }
     }

@@ -92,7 +92,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers,
     },
     async (request, reply) => {
       configured()
-      return answers.job(request, reply, () => jobs.start(tenantOf(request), FULL_JOB, {}))
+      return answers.job(request, reply, (tx) => jobs.start(tenantOf(request), FULL_JOB, {}, tx))
     }
   )
 
@@ -133,7 +133,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers,
     },
     async (request, reply) => {
       configured()
-      return answers.job(request, reply, () => jobs.start(tenantOf(request), DRILL_JOB, {}))
+      return answers.job(request, reply, (tx) => jobs.start(tenantOf(request), DRILL_JOB, {}, tx))
     }
   )
 
@@ -175,7 +175,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, { answers,
     async (request, reply) => {
       const tenant = tenantOf(request)
       const { id } = await found(tenant, request.params.id)
-      return answers.job(request, reply, () => jobs.start(tenant, VERIFY_JOB, { id }))
+      return answers.job(request, reply, (tx) => jobs.start(tenant, VERIFY_JOB, { id }, tx))
     }
   )
 }

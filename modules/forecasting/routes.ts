@@ -71,7 +71,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) =
     },
     async (request, reply) => {
       checkRange(request.body)
-      return answers.job(request, reply, () => jobs.start(tenantOf(request), DERIVE_JOB, request.body))
+      return answers.job(request, reply, (tx) => jobs.start(tenantOf(request), DERIVE_JOB, request.body, tx))
     }
   )
 
@@ -97,7 +97,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) =
         const end = await createConsumptionStore(tenant.db).lastDay(today)
         await requireRegressors(tenant, regressors, end ?? today - 1, horizonOf(request.body) * periodDays(frequency))
       }
-      return answers.job(request, reply, () => jobs.start(tenantOf(request), TRAIN_JOB, request.body))
+      return answers.job(request, reply, (tx) => jobs.start(tenantOf(request), TRAIN_JOB, request.body, tx))
     }
   )
 
@@ -111,7 +111,7 @@ export const routes: FastifyPluginAsyncTypebox<Context> = async (app, context) =
         response: jobAnswers
       }
     },
-    async (request, reply) => answers.job(request, reply, () => jobs.start(tenantOf(request), AGGREGATE_JOB, {}))
+    async (request, reply) => answers.job(request, reply, (tx) => jobs.start(tenantOf(request), AGGREGATE_JOB, {}, tx))
   )
 
   app.get(

@@ -33,7 +33,10 @@ export interface TransactionHead {
   readonly requestId: string
 }
 
-/** With `lock`, the row is the item's lock: whoever changes a balance of the item holds it. SQLite's writers take turns. */
+/**
+ * With `lock`, the totals are the item's lock: whoever changes a balance of the item holds it. The item's own row is held as well,
+ * or one that waited for the lock would see it as it was before. SQLite's writers take turns.
+ */
 const itemsQuery = (lock: boolean) =>
   prepared<{ codes: unknown }, LedgerItem>((root, slot) => {
     const query = root
@@ -47,7 +50,7 @@ const itemsQuery = (lock: boolean) =>
       .select(['i.reorder_point as reorderPoint', 'i.par_level as parLevel', 't.on_hand as onHand', 't.reserved'])
       .select(['t.value', 'l.id as defaultLotId'])
       .orderBy('t.item_id')
-    return lock && isPostgres(root) ? query.forUpdate('t') : query
+    return lock && isPostgres(root) ? query.forUpdate('t').forShare('i') : query
   })
 const readItems = itemsQuery(false)
 const lockedItems = itemsQuery(true)

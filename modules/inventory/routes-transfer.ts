@@ -4,7 +4,7 @@ import { Readable } from 'node:stream'
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from 'typebox'
 import { v7 as uuidv7 } from 'uuid'
-import { access, agentOf, localeOf } from '../../plugins/contracts.js'
+import { access, agentOf, localeOf, type Transaction } from '../../plugins/contracts.js'
 import { Closed, Job, PageQuery, problems } from '../../schemas/common.js'
 import * as schemas from '../../schemas/inventory.js'
 import { authorOf, type Context, seesCost, tenantOf } from './context.js'
@@ -79,12 +79,18 @@ export const transferRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
         const fingerprint = await spoolUpload(request.body, path)
         let kept = false
         try {
-          const start = async () => {
+          if (dryRun) {
             const report = await rehearse(tenant, path, options, locale)
-            if (report.accepted < report.rows) {
+            return reply.code(200).header('content-language', locale).send(report)
+          }
+          let rows = 0
+          const check = async () => {
+            const report = await rehearse(tenant, path, options, locale)
+            rows = report.rows
+            if (report.accepted < rows) {
               const { errors } = report
               throw new ImportRefused({
-                rejectedRows: report.rows - report.accepted,
+                rejectedRows: rows - report.accepted,
                 shown: errors.length,
                 errors: errors.map((error) => ({
                   path: `row ${error.row}${error.column === null ? '' : `, column ${error.column}`}`,
@@ -92,31 +98,29 @@ export const transferRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
                 }))
               })
             }
-            const { actor, requestId } = authorOf(request)
-            await tenant.transact(async (tx) => {
-              tx.invalidate(IMPORT_CACHE)
-              await createImportStore(tx.db).insert({
-                id: importId,
-                kind,
-                status: 'running',
-                total_rows: report.rows,
-                done_rows: 0,
-                spool: path,
-                options: JSON.stringify(options),
-                actor,
-                request_id: requestId,
-                created_at: Date.now(),
-                finished_at: null
-              })
+          }
+          const { actor, requestId } = authorOf(request)
+          const start = async (tx: Transaction) => {
+            tx.invalidate(IMPORT_CACHE)
+            await createImportStore(tx.db).insert({
+              id: importId,
+              kind,
+              status: 'running',
+              total_rows: rows,
+              done_rows: 0,
+              spool: path,
+              options: JSON.stringify(options),
+              actor,
+              request_id: requestId,
+              created_at: Date.now(),
+              finished_at: null
             })
-            kept = true
-            return jobs.start(tenant, IMPORT_JOB, { importId })
+            tx.afterCommit(() => {
+              kept = true
+            })
+            return jobs.start(tenant, IMPORT_JOB, { importId }, tx)
           }
-          if (dryRun) {
-            const report = await rehearse(tenant, path, options, locale)
-            return reply.code(200).header('content-language', locale).send(report)
-          }
-          return await answers.job(request, reply, start, fingerprint)
+          return await answers.job(request, reply, start, { fingerprint, check })
         } finally {
           // Once the import is on record the file is the job's.
           if (!kept) await rm(path, { force: true })
@@ -173,14 +177,12 @@ export const transferRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
     async (request, reply) => {
       const { id } = request.params
       const tenant = tenantOf(request)
-      return answers.job(request, reply, async () => {
-        await tenant.transact(async (tx) => {
-          const row = await createImportStore(tx.db).find(id)
-          if (row === undefined) throw new ImportNotFound({ id })
-          if (!(await moveTo(tx, id, ['running', 'succeeded', 'failed'], 'undoing')))
-            throw new ImportNotUndoable({ id, status: row.status })
-        })
-        return jobs.start(tenant, UNDO_JOB, { importId: id })
+      return answers.job(request, reply, async (tx) => {
+        const row = await createImportStore(tx.db).find(id)
+        if (row === undefined) throw new ImportNotFound({ id })
+        if (!(await moveTo(tx, id, ['running', 'succeeded', 'failed'], 'undoing')))
+          throw new ImportNotUndoable({ id, status: row.status })
+        return jobs.start(tenant, UNDO_JOB, { importId: id }, tx)
       })
     }
   )

@@ -1,35 +1,20 @@
 import { createHash } from 'node:crypto'
 import { negotiate } from '@fastify/accept-negotiator'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import type { Kysely } from 'kysely'
 import type { Registry } from 'prom-client'
 import type { Job } from '../../schemas/common.js'
 import { agentOf, defaultEntry } from '../audit.js'
 import { etagOf } from '../cache/index.js'
-import { type Answers, type CachedText, type Principal, send, type Tenant, type Transaction } from '../contracts.js'
+import type { Answers, CachedText, Principal, Tenant, Transaction } from '../contracts.js'
 import { idempotencyMetrics } from '../metrics/idempotency.js'
-import { prepared } from '../prepared.js'
-import { IdempotencyInProgress, IdempotencyKeyInvalid, IdempotencyKeyReused, PreconditionFailed } from './errors.js'
-
-type IdempotencyTable = {
-  key: string
-  request_hash: string
-  status: number | null
-  headers: string | null
-  body: string | null
-  created_at: number
-}
-type IdempotencyTables = {
-  idempotency_keys: IdempotencyTable
-}
+import { IdempotencyKeyInvalid, PreconditionFailed } from './errors.js'
+import { keepAnswer, leaseKey, type Stored, takeKey } from './idempotency-keys.js'
 
 const JSON_TYPE = 'application/json; charset=utf-8'
 /** Below this a compressed answer saves nothing. */
 const COMPRESS_MIN_BYTES = 1024
 const KEY_PATTERN = /^[\x21-\x7e]{1,255}$/
 const WAIT_MAX_SECONDS = 60
-/** A key whose request neither ended nor failed within this time belongs to a process that died. */
-const ABANDONED_MILLISECONDS = 60_000
 
 const encodings = new Map<string, 'br' | 'gzip' | undefined>()
 /** Clients send a handful of different headers, so each is parsed once. */
@@ -75,20 +60,11 @@ interface AnswersOptions {
   waitForJob(tenant: Tenant, id: string, seconds: number): Promise<Job>
 }
 
-interface Stored {
-  status: number
-  headers: Record<string, string>
-  body: string
-}
-
 /** How routes answer: reads from the cache with their ETag, writes once for each Idempotency-Key, jobs waited for. */
 export function createAnswers({ registry, waitForJob }: AnswersOptions): Answers {
   const counted = idempotencyMetrics(registry)
   const tenantOf = (request: FastifyRequest) => request.getDecorator<Tenant>('tenant')
   const begun = new WeakMap<FastifyRequest, { readonly key: string; readonly text: Promise<CachedText> }>()
-
-  const reserve = async (tenant: Tenant, key: string, hash: string): Promise<Stored | undefined> =>
-    tenant.transact(async (tx) => takeKey(tx.db, key, hash)).catch(counted.refused)
 
   return {
     ahead(request, namespace, key, load) {
@@ -115,9 +91,9 @@ export function createAnswers({ registry, waitForJob }: AnswersOptions): Answers
       const hash = key === undefined ? '' : hashOf(request)
       let again = false
       const answerOnce = async (tx: Transaction): Promise<Stored> => {
-        const stored = key === undefined ? undefined : await takeKey(tx.db, key, hash)
-        again = stored !== undefined
-        if (stored !== undefined) return stored
+        const taken = key === undefined ? undefined : await takeKey(tx.db, key, hash)
+        again = taken !== undefined && !('at' in taken)
+        if (taken !== undefined && !('at' in taken)) return taken
         const result = await audited(tx, request, status, work)
         reply.code(status)
         const fresh: Stored = {
@@ -135,46 +111,55 @@ export function createAnswers({ registry, waitForJob }: AnswersOptions): Answers
       return sendStored(reply, answer)
     },
 
-    async job(request, reply, start, fingerprint) {
+    async job(request, reply, start, upload) {
       const tenant = tenantOf(request)
       const key = keyOf(request)
-      const replayed = key === undefined ? undefined : await reserve(tenant, key, hashOf(request, fingerprint))
-      const job = replayed === undefined ? await begin() : undefined
-      if (key !== undefined) counted.answered(replayed !== undefined)
-      const id = replayed?.headers.location?.split('/').at(-1) ?? job?.id ?? ''
+      const hash = key === undefined ? '' : hashOf(request, upload?.fingerprint)
+      let started: Job | undefined
+      const startOnce = (keep: (tx: Transaction, answer: Stored) => Promise<void>) => async (tx: Transaction) => {
+        started = await start(tx)
+        tx.audit({ action: `${started.kind}.start`, object: { type: 'job', id: started.id } })
+        const body = String(reply.code(202).serialize(started))
+        const fresh: Stored = { status: 202, headers: { location: `/api/jobs/${started.id}` }, body }
+        await keep(tx, fresh)
+        return fresh
+      }
+      const agent = { agent: agentOf(request) }
+      const answer = await begin().catch(counted.refused)
+      if (key !== undefined) counted.answered(started === undefined)
       const seconds = waitSeconds(request)
       if (seconds > 0) {
-        const ended = await waitForJob(tenant, id, seconds)
+        const ended = await waitForJob(tenant, answer.headers.location?.split('/').at(-1) ?? '', seconds)
         if (ended.finishedAt !== null)
           return reply.code(200).header('preference-applied', `wait=${seconds}`).send(ended)
       }
-      if (replayed !== undefined) return sendStored(reply, replayed)
-      return reply.code(202).header('location', `/api/jobs/${id}`).send(job)
+      return sendStored(reply, answer)
 
-      async function begin(): Promise<Job> {
-        try {
-          const started = await start()
-          const body = String(reply.code(202).serialize(started))
-          const fresh = { status: 202, headers: { location: `/api/jobs/${started.id}` }, body }
-          await tenant.transact(
-            async (tx) => {
-              if (key !== undefined) await keepAnswer(tx, key, fresh)
-              tx.audit({ action: `${started.kind}.start`, object: { type: 'job', id: started.id } })
-            },
-            { agent: agentOf(request) }
+      async function begin(): Promise<Stored> {
+        if (key === undefined) {
+          await upload?.check()
+          return tenant.transact(
+            startOnce(async () => {}),
+            agent
           )
-          return started
+        }
+        if (upload === undefined) {
+          return tenant.transact(async (tx) => {
+            started = undefined
+            const taken = await takeKey(tx.db, key, hash)
+            return 'at' in taken ? startOnce((tx, fresh) => keepAnswer(tx, key, fresh))(tx) : taken
+          }, agent)
+        }
+        const lease = await leaseKey(tenant, key, hash)
+        if ('status' in lease) return lease
+        try {
+          await upload.check()
+          await lease.stop()
+          return await tenant.transact(startOnce(lease.keep), agent)
         } catch (error) {
-          // What did not start may be tried again under the same key.
-          if (key !== undefined) {
-            await tenant.transact(async (tx) => {
-              await tx.db
-                .withTables<IdempotencyTables>()
-                .deleteFrom('idempotency_keys')
-                .where('key', '=', key)
-                .execute()
-            })
-          }
+          await lease.stop()
+          // A database that is away does not hide what was wrong; the key is free after a minute.
+          await lease.release().catch(() => {})
           throw error
         }
       }
@@ -217,62 +202,6 @@ function keyOf(request: FastifyRequest): string | undefined {
 function hashOf(request: FastifyRequest, fingerprint?: string): string {
   const hash = createHash('sha256').update(`${request.method} ${request.url}\n`)
   return hash.update(fingerprint ?? JSON.stringify(request.body ?? null)).digest('base64url')
-}
-
-const insertKey = prepared<{ key: string; hash: string; now: number }, unknown>((db, slot) =>
-  db
-    .withTables<IdempotencyTables>()
-    .insertInto('idempotency_keys')
-    .values({
-      key: slot('key'),
-      request_hash: slot('hash'),
-      status: null,
-      headers: null,
-      body: null,
-      created_at: slot('now')
-    })
-    .onConflict((conflict) => conflict.column('key').doNothing())
-)
-const fillKey = prepared<{ key: string; status: number; headers: string; body: string }, unknown>((db, slot) =>
-  db
-    .withTables<IdempotencyTables>()
-    .updateTable('idempotency_keys')
-    .set({ status: slot('status'), headers: slot('headers'), body: slot('body') })
-    .where('key', '=', slot('key'))
-)
-
-/**
- * Takes the key for this request, or answers what is stored under it. On PostgreSQL a second request with the same key
- * waits in the insert until the first commits; on SQLite writers take turns anyway.
- */
-async function takeKey(root: Kysely<unknown>, key: string, hash: string): Promise<Stored | undefined> {
-  const db = root.withTables<IdempotencyTables>()
-  const now = Date.now()
-  const { numAffectedRows = 0n } = await root.executeQuery(insertKey(root, { key, hash, now }))
-  if (numAffectedRows > 0n) return undefined
-  const row = await db.selectFrom('idempotency_keys').selectAll().where('key', '=', key).executeTakeFirstOrThrow()
-  if (row.request_hash !== hash) throw new IdempotencyKeyReused({})
-  if (row.status !== null) return { status: row.status, headers: JSON.parse(row.headers ?? '{}'), body: row.body ?? '' }
-  if (row.created_at > now - ABANDONED_MILLISECONDS) throw new IdempotencyInProgress({ retryAfterSeconds: 1 })
-  await db.updateTable('idempotency_keys').set({ created_at: now }).where('key', '=', key).execute()
-  return undefined
-}
-
-const keepAnswer = (tx: Transaction, key: string, { headers, ...answer }: Stored): Promise<void> =>
-  send(tx, fillKey(tx.db, { key, headers: JSON.stringify(headers), ...answer }))
-
-/** A key counts for a week; a retry comes within minutes. */
-const KEY_LIFE_MILLISECONDS = 7 * 86_400_000
-
-/** Removes the keys, and with them the answers, that no retry can ask for any more. */
-export async function forgetOldKeys(tenant: Tenant): Promise<void> {
-  await tenant.transact(({ db }) =>
-    db
-      .withTables<IdempotencyTables>()
-      .deleteFrom('idempotency_keys')
-      .where('created_at', '<', Date.now() - KEY_LIFE_MILLISECONDS)
-      .execute()
-  )
 }
 
 function headersOf(reply: FastifyReply): Record<string, string> {

@@ -2,14 +2,14 @@ import { EventEmitter } from 'node:events'
 import type { Registry } from 'prom-client'
 import type { Job } from '../../schemas/common.js'
 import type { TlsIdentity } from '../config/secrets.js'
-import type { JobDefinition, Jobs, Tenant } from '../contracts.js'
+import type { JobDefinition, Jobs, Tenant, Transaction } from '../contracts.js'
 import { JobEnded, JobKindUnknown, JobNotFound } from '../http/errors.js'
 import { NO_TRACING, type Tracing } from '../telemetry/tracing.js'
 import { createLiveness, type Liveness } from './liveness.js'
 import { createJobMetrics } from './metrics.js'
 import { createRedisQueue, type RedisQueue } from './redis-queue.js'
 import { type Definition, type JobLog, JobRunner } from './runner.js'
-import { createJobStore, type JobFilter, type JobPosition, type QueuedJob } from './store.js'
+import { createJobStore, insertJob, type JobFilter, type JobPosition, type QueuedJob } from './store.js'
 
 export type { JobFilter, JobPosition } from './store.js'
 
@@ -132,14 +132,16 @@ class Service implements JobService {
     this.#metrics.define(kind)
   }
 
-  async start(tenant: Tenant, kind: string, params: unknown): Promise<Job> {
+  async start(tenant: Tenant, kind: string, params: unknown, tx?: Transaction): Promise<Job> {
+    if (tx === undefined) return tenant.transact((tx) => this.start(tenant, kind, params, tx))
     const definition = this.#definitions.get(kind)
     if (definition === undefined) throw new JobKindUnknown({ kind })
-    const store = createJobStore(tenant)
     const node = definition.where === 'local' ? this.#options.node : null
-    const { job, queued } = await store.insert(kind, params, node, (this.#options.tracing ?? NO_TRACING).carrier())
-    // Not waited for: the job is durable already, and an answer must not be as slow as a Redis that hangs.
-    if (this.#state === 'open') this.#handOver(tenant.id, queued)
+    const { job, queued } = await insertJob(tx, kind, params, node, (this.#options.tracing ?? NO_TRACING).carrier())
+    tx.afterCommit(() => {
+      // Not waited for: the job is durable already, and an answer must not be as slow as a Redis that hangs.
+      if (this.#state === 'open') this.#handOver(tenant.id, queued)
+    })
     return job
   }
 

@@ -1,7 +1,7 @@
 import type { ExpressionBuilder, Kysely } from 'kysely'
 import { v7 as uuidv7 } from 'uuid'
 import type { Job, JobStatus } from '../../schemas/common.js'
-import type { Tenant } from '../contracts.js'
+import type { Tenant, Transaction } from '../contracts.js'
 import { JobAbandoned, JobLost } from '../http/errors.js'
 import type { Problem } from '../http/problem.js'
 import type { Liveness } from './liveness.js'
@@ -100,6 +100,38 @@ function toJob(row: JobTable): Job {
   }
 }
 
+/** Puts a job on record, in the caller's transaction. */
+export async function insertJob(
+  tx: Transaction,
+  kind: string,
+  params: unknown,
+  node: string | null,
+  trace: string | null
+): Promise<{ job: Job; queued: QueuedJob }> {
+  const now = Date.now()
+  const row: JobTable = {
+    id: uuidv7({ msecs: now }),
+    kind,
+    status: 'queued',
+    params: JSON.stringify(params ?? null),
+    progress_done: 0,
+    progress_total: 0,
+    result: null,
+    error_code: null,
+    error_message: null,
+    node,
+    claim: null,
+    attempts: 0,
+    cancel_requested_at: null,
+    created_at: now,
+    heartbeat_at: now,
+    finished_at: null,
+    trace
+  }
+  await tx.db.withTables<JobTables>().insertInto('jobs').values(row).execute()
+  return { job: toJob(row), queued: { id: row.id, kind, node, queuedAt: now } }
+}
+
 /** The tenant's `jobs` table, the only place where a job's state is kept. */
 export function createJobStore({ db: reads, transact }: Tenant) {
   const db = reads.withTables<JobTables>()
@@ -107,36 +139,6 @@ export function createJobStore({ db: reads, transact }: Tenant) {
     transact((tx) => work(tx.db.withTables<JobTables>()))
 
   return {
-    async insert(
-      kind: string,
-      params: unknown,
-      node: string | null,
-      trace: string | null
-    ): Promise<{ job: Job; queued: QueuedJob }> {
-      const now = Date.now()
-      const row: JobTable = {
-        id: uuidv7({ msecs: now }),
-        kind,
-        status: 'queued',
-        params: JSON.stringify(params ?? null),
-        progress_done: 0,
-        progress_total: 0,
-        result: null,
-        error_code: null,
-        error_message: null,
-        node,
-        claim: null,
-        attempts: 0,
-        cancel_requested_at: null,
-        created_at: now,
-        heartbeat_at: now,
-        finished_at: null,
-        trace
-      }
-      await write((tx) => tx.insertInto('jobs').values(row).execute())
-      return { job: toJob(row), queued: { id: row.id, kind, node, queuedAt: now } }
-    },
-
     async get(id: string): Promise<Job | undefined> {
       const row = await db.selectFrom('jobs').selectAll().where('id', '=', id).executeTakeFirst()
       return row === undefined ? undefined : toJob(row)

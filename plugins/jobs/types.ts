@@ -1,5 +1,5 @@
 import type { Job } from '../../schemas/common.js'
-import type { Tenant } from '../contracts.js'
+import type { Tenant, Transaction } from '../contracts.js'
 
 export interface JobContext<Params> {
   readonly id: string
@@ -25,5 +25,6 @@ export interface JobDefinition<Params> {
 /** Named background work: in this process, or on BullMQ workers when Redis is there. State is kept in the tenant's database. */
 export interface Jobs {
   define<Params>(definition: JobDefinition<Params>): void
-  start(tenant: Tenant, kind: string, params: unknown): Promise<Job>
+  /** With a transaction the job is there if that commits, and runs no sooner. */
+  start(tenant: Tenant, kind: string, params: unknown, tx?: Transaction): Promise<Job>
 }
