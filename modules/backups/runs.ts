@@ -10,19 +10,23 @@ import type {
 } from '../../plugins/contracts.js'
 import type { BackupMetrics } from './metrics.js'
 import { expired, type Retention } from './retention.js'
-import { createBackupStore, type Turn } from './store.js'
+import { createBackupStore, type SharedTurn } from './store.js'
 
 /** A run that is not heard of for so long is taken for dead. */
 const LEASE_MS = 15 * 60_000
 const RENEW_MS = 60_000
 const CHECKS_KEPT_MS = 400 * 86_400_000
 
+/** A job at its work. */
+interface Run extends ArchiveRun {
+  readonly id: string
+}
 export interface Runs {
-  full(tenant: Tenant, run: ArchiveRun): Promise<{ backupId: string; bytes: number; rows: number; removed: number }>
+  full(tenant: Tenant, run: Run): Promise<{ backupId: string; bytes: number; rows: number; removed: number }>
   /** `full`: a full one is due, since nothing can be gone on from. */
   increment(tenant: Tenant): Promise<MadeArchive | 'unchanged' | 'full'>
-  verify(tenant: Tenant, id: string, run: ArchiveRun): Promise<{ archives: number; rows: number; parts: number }>
-  drill(tenant: Tenant, run: ArchiveRun): Promise<{ backupId: string; seconds: number; rows: number; bytes: number }>
+  verify(tenant: Tenant, id: string, run: Run): Promise<{ archives: number; rows: number; parts: number }>
+  drill(tenant: Tenant, run: Run): Promise<{ backupId: string; seconds: number; rows: number; bytes: number }>
 }
 interface Dependencies {
   archives: Archives
@@ -36,22 +40,26 @@ interface Dependencies {
 export function createRuns({ archives, retention, metrics, prove, log, now }: Dependencies): Runs {
   const audit = (tenant: Tenant, entry: AuditEntry) => tenant.transact(async (tx) => tx.audit(entry))
 
-  /** Keeps a turn while the work goes on, so that another process waits. */
-  async function holding<R>(tenant: Tenant, turn: Turn, work: () => Promise<R>): Promise<R> {
-    const hold = (until: number) => tenant.transact(({ db }) => createBackupStore(db).setTurn(turn, until))
-    await hold(now() + LEASE_MS)
-    const timer = setInterval(() => void hold(now() + LEASE_MS).catch(() => {}), RENEW_MS).unref()
+  /** Says that a job's work goes on while it does, so that others wait. One that begins again after a crash is the same. */
+  async function holding<R>(tenant: Tenant, turn: SharedTurn, job: string, work: () => Promise<R>): Promise<R> {
+    const hold = () => tenant.transact(({ db }) => createBackupStore(db).setTurn(`${turn} ${job}`, now() + LEASE_MS))
+    await hold()
+    let holds: Promise<unknown> = Promise.resolve()
+    const timer = setInterval(() => {
+      holds = hold().catch(() => {})
+    }, RENEW_MS).unref()
     try {
       return await work()
     } finally {
       clearInterval(timer)
-      await hold(0)
+      await holds
+      await tenant.transact(({ db }) => createBackupStore(db).endShared(turn, job, now()))
     }
   }
 
   /** After the next full one where archives are being read: what is read must not go meanwhile. */
   async function prune(tenant: Tenant): Promise<number> {
-    if ((await createBackupStore(tenant.db).turnUntil('archives-read')) > now()) return 0
+    if ((await createBackupStore(tenant.db).sharedUntil('archives-read')) > now()) return 0
     const gone = expired(await archives.list(tenant.id), retention, now())
     if (gone.length === 0) return 0
     await archives.remove(tenant.id, gone)
@@ -66,7 +74,7 @@ export function createRuns({ archives, retention, metrics, prove, log, now }: De
   return {
     async full(tenant, run) {
       try {
-        const made = await holding(tenant, 'full-running', async () => {
+        const made = await holding(tenant, 'full-running', run.id, async () => {
           const made = await archives.full(tenant.id, run)
           await tenant.transact(async ({ db, audit }) => {
             const { id, bytes, rows, next, stateAt } = made
@@ -116,7 +124,7 @@ export function createRuns({ archives, retention, metrics, prove, log, now }: De
           return true
         })
         // A full one that is being made has read an earlier state, and its first increment needs what was noted since.
-        const isFullRunning = (await createBackupStore(tenant.db).turnUntil('full-running')) > now()
+        const isFullRunning = (await createBackupStore(tenant.db).sharedUntil('full-running')) > now()
         if (isOurs && next !== null && !isFullRunning) await archives.forget(tenant, next)
         metrics.ended('incremental', 'success')
         metrics.made('incremental', made.bytes, made.seconds)
@@ -138,7 +146,7 @@ export function createRuns({ archives, retention, metrics, prove, log, now }: De
           audit({ action: 'backup.verify', outcome, object: { type: 'backup', id } })
         })
       try {
-        const found = await holding(tenant, 'archives-read', () => archives.check(tenant.id, id, run))
+        const found = await holding(tenant, 'archives-read', run.id, () => archives.check(tenant.id, id, run))
         await keep('success', found, null)
         return found
       } catch (error) {
@@ -150,7 +158,7 @@ export function createRuns({ archives, retention, metrics, prove, log, now }: De
     async drill(tenant, run) {
       const startedAt = now()
       try {
-        const drilled = await holding(tenant, 'archives-read', () => archives.rehearse(tenant.id, prove, run))
+        const drilled = await holding(tenant, 'archives-read', run.id, () => archives.rehearse(tenant.id, prove, run))
         const { id, archives: count, bytes, rows } = drilled
         const seconds = Math.round(drilled.seconds * 1000) / 1000
         await tenant.transact(async ({ db, audit }) => {

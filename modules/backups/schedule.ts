@@ -43,7 +43,7 @@ export function createSchedule({ archives, jobs, runs, metrics, now, ...options 
     tenant.transact(({ db }) => createBackupStore(db).takeTurn(name, now() + milliseconds, now()))
 
   async function startFull(tenant: Tenant): Promise<void> {
-    if ((await createBackupStore(tenant.db).turnUntil('full-running')) > now()) return
+    if ((await createBackupStore(tenant.db).sharedUntil('full-running')) > now()) return
     if (await take(tenant, 'full', FULL_RETRY_MS)) await jobs.start(tenant, FULL_JOB, {})
   }
 

@@ -35,7 +35,10 @@ export interface Chain extends ArchivePosition {
   readonly last: string
   readonly coveredAt: number
 }
-export type Turn = 'full' | 'full-running' | 'increment' | 'drill' | 'archives-read'
+/** What one process does at a time. */
+export type Turn = 'full' | 'increment' | 'drill'
+/** What others wait for while anybody does it. */
+export type SharedTurn = 'full-running' | 'archives-read'
 
 const ERROR_MAX_CHARS = 1_000
 
@@ -99,7 +102,7 @@ export function createBackupStore(root: Kysely<unknown>) {
         .executeTakeFirst()
       return numInsertedOrUpdatedRows > 0n
     },
-    async setTurn(name: Turn, until: number): Promise<void> {
+    async setTurn(name: Turn | `${SharedTurn} ${string}`, until: number): Promise<void> {
       await db
         .insertInto('backup_turns')
         .values({ name, until })
@@ -109,6 +112,28 @@ export function createBackupStore(root: Kysely<unknown>) {
     async turnUntil(name: Turn): Promise<number> {
       const row = await db.selectFrom('backup_turns').select('until').where('name', '=', name).executeTakeFirst()
       return row?.until ?? 0
+    },
+    /** Of whoever does it, each in a row of its own, until when at the latest. */
+    async sharedUntil(turn: SharedTurn): Promise<number> {
+      const row = await db
+        .selectFrom('backup_turns')
+        .select(({ fn }) => fn.max('until').as('until'))
+        // Versions before had one row for all.
+        .where((eb) => eb.or([eb('name', '=', turn), eb('name', 'like', `${turn} %`)]))
+        .executeTakeFirst()
+      return row?.until ?? 0
+    },
+    async endShared(turn: SharedTurn, job: string, now: number): Promise<void> {
+      await db
+        .deleteFrom('backup_turns')
+        .where((eb) =>
+          eb.or([
+            eb('name', '=', `${turn} ${job}`),
+            // Of those that died.
+            eb.and([eb('name', 'like', `${turn} %`), eb('until', '<', now)])
+          ])
+        )
+        .execute()
     },
 
     async keepCheck(check: Omit<CheckRow, 'id'>): Promise<void> {
