@@ -57,7 +57,7 @@ export async function start(databaseUrl: string, { accessTokenTtlSeconds = 600, 
   }
   const login = (username: string, password: string, remoteAddress = '192.0.2.1') =>
     call('POST', '/auth/login', undefined, { username, password }, { remoteAddress })
-  const token = (role: Role) => issueToken(auth, { role, tenant: 'main', ttlSeconds: 60 })
+  const token = (role: Role) => issueToken(auth, { role, tenant: 'main', ttlSeconds: 3_600 })
   const metric = (line: string) => scraped(app.getDecorator<Registry>('registry'), line)
   return { app, auth, tenants, call, login, token, metric, tenant: () => tenants.get('main') }
 }

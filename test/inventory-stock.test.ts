@@ -266,9 +266,9 @@ async function reservations(t: Test, { app, manager, staff, viewer }: Context) {
   )
   t.same(ends.map(({ status }) => status).sort(), [200, 409, 409, 409], 'it ends once')
 
-  const expiresAt = new Date(Date.now() + 500).toISOString()
+  const expiresAt = new Date(Date.now() + 2_000).toISOString()
   const short = await made(t, staff.post('/api/reservations', { itemCode: 'RE-1', quantity: 1, expiresAt }))
-  await new Promise((resolve) => setTimeout(resolve, 520))
+  await new Promise((resolve) => setTimeout(resolve, Date.parse(expiresAt) - Date.now() + 20))
   t.match(await staff.post(`/api/reservations/${short.id}/post`), {
     status: 409,
     body: { code: 'INV_RESERVATION_CLOSED', detail: `The reservation ${short.id} is expired.` }
@@ -303,7 +303,11 @@ async function expiring(t: Test, { app, manager, staff }: Context) {
     await made(t, post(staff, 'receipt', line))
   }
   await made(t, post(staff, 'issue', { itemCode: 'SOON-1', quantity: 5, lot: 'SOON 4' }))
-  const { body } = await app.inject('/metrics')
+  // A scrape waits half a second for what it has not found yet, and no longer.
+  const body = await until('the figures', async () => {
+    const { body } = await app.inject('/metrics')
+    return body.includes('inventory_expiring_lots{window="90d"}') && body
+  })
   const count = (window: string) => Number(body.match(`inventory_expiring_lots{window="${window}"} (\\d+)`)?.[1])
   t.same(
     ['expired', '7d', '30d', '90d'].map(count),

@@ -42,8 +42,8 @@ t.test('what is watched is found again though nobody asks, and not told when it 
   t.teardown(() => clearInterval(alive))
   const found: ((value: number) => void)[] = []
   const watched = kept(() => new Promise<number>((tell) => void found.push(tell)), {
-    freshMilliseconds: 100,
-    everyMilliseconds: 50
+    freshMilliseconds: 1_000,
+    everyMilliseconds: 500
   })
   const first = watched()
   found[0]?.(1)
@@ -53,6 +53,6 @@ t.test('what is watched is found again though nobody asks, and not told when it 
   await sleep(2)
   t.equal(await watched(), 0)
   while (found.length < 3) await sleep(2)
-  await sleep(200)
+  await sleep(1_700)
   t.equal(await watched(), undefined)
 })

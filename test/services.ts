@@ -4,9 +4,9 @@
  * folder goes, when the process that asked for it ends, even by SIGKILL.
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
-import { createHash, randomBytes } from 'node:crypto'
+import { createHash, randomBytes, randomInt } from 'node:crypto'
 import { once } from 'node:events'
-import { chownSync, closeSync, mkdtempSync, openSync, readFileSync, writeFileSync } from 'node:fs'
+import { chownSync, closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, writeFileSync } from 'node:fs'
 import { createServer as createWebServer, type RequestListener } from 'node:http'
 import { connect, createServer, Socket } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -90,15 +90,40 @@ export async function listening(answer: RequestListener): Promise<{ url: string;
   return { url: `http://127.0.0.1:${address.port}`, port: address.port, close }
 }
 
-/** A TCP port on 127.0.0.1 that nothing listened on a moment ago. */
+/**
+ * A TCP port on 127.0.0.1 that nothing listened on a moment ago, and that nobody else of this run is given. It is below those that
+ * the system hands out by itself, or some connection would have it by the time that it is used.
+ */
 export async function freePort(): Promise<number> {
-  const probe = createServer().listen(0, '127.0.0.1')
-  await once(probe, 'listening')
-  const address = probe.address()
-  probe.close()
-  await once(probe, 'close')
-  if (address === null || typeof address === 'string') throw new Error('no TCP port could be had')
-  return address.port
+  for (let tries = 0; tries < 1_000; tries++) {
+    const port = randomInt(10_000, 30_000)
+    if (!claimed(port)) continue
+    const probe = createServer().listen(port, '127.0.0.1')
+    const isFree = await once(probe, 'listening').then(
+      () => true,
+      () => false
+    )
+    if (!isFree) continue
+    probe.close()
+    await once(probe, 'close')
+    return port
+  }
+  throw new Error('no TCP port could be had')
+}
+
+/** Of all processes of a run only one makes the folder. */
+function claimed(port: number): boolean {
+  const run = process.env.TEST_FOLDER
+  if (run === undefined) return true
+  const claims = join(run, 'ports')
+  mkdirSync(claims, { recursive: true })
+  try {
+    mkdirSync(join(claims, String(port)))
+    return true
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'EEXIST') return false
+    throw error
+  }
 }
 
 /**

@@ -181,7 +181,8 @@ await eachDialect(t, async (t, dialect) => {
     t.same([...new Set(requests.map(({ id }) => id))], [dead.messageId], 'one id over all attempts')
     const times = requests.map(({ headers }) => Number(headers['webhook-timestamp']))
     t.equal(new Set(times).size, 12, 'each signed anew')
-    t.equal(await metric('webhook_deliveries_dead_total'), 1)
+    // Counted once it is committed.
+    await until('counted', async () => (await metric('webhook_deliveries_dead_total')) === 1)
     t.equal(await metric('webhook_attempts_total{outcome="status"}'), 12)
     t.equal((await call('GET', `${home}/deliveries/${dead.id}`)).body.log.length, 12)
     t.match((await call('GET', home)).body, { active: true, failingSince: /^\d{4}/ }, 'not yet three days')
@@ -194,13 +195,19 @@ await eachDialect(t, async (t, dialect) => {
       return body.active === false && body
     })
     t.match(gone, { disabledReason: 'failing' })
-    t.equal(await metric('webhooks_disabled_total{reason="failing"}'), 1)
+    await until('counted', async () => (await metric('webhooks_disabled_total{reason="failing"}')) === 1)
     await until('the event', () => watcher.requests.length > 0)
     t.match(JSON.parse(watcher.requests[0]?.body ?? ''), {
       type: WebhookDisabled.topic,
       data: { webhookId: webhook.id, reason: 'failing', failures: 13 }
     })
     await publish('C')
+    await until('C has been handled', async () => {
+      const { rows } = await sql<{ n: number }>`select count(*) as n from ${sql.table('outbox')}`.execute(
+        shared.tenant.db
+      )
+      return Number(rows[0]?.n) === 0
+    })
     await sleep(120)
     t.equal(requests.length, 13, 'nothing goes to one that is out of service')
 
@@ -264,10 +271,10 @@ await eachDialect(t, async (t, dialect) => {
       const now = () => Date.now() + clock.ahead
       const { id, secret: old } = await create('https://example.org/upkeep')
       const { secret } = (await call('POST', `/webhooks/${id}/rotate-secret`, { overlapSeconds: 60 })).body
+      await call('PATCH', `/webhooks/${id}`, { active: false })
       await tenant.transact(({ db }) =>
         createDeliveryStore(db, dialect).enqueue([id], { id: 'msg_1', topic: 'webhooks.ping', body: '{}' }, now())
       )
-      await call('PATCH', `/webhooks/${id}`, { active: false })
       const [old1, new1] = [SECRETS_KEYS[0], { id: 'next', secret: 'aN5!uE0oRi7-Wt2zKx9lVb4hYc8qMd6f' }]
       const seal = createSeal([new1, old1])
       const metrics = createWebhookMetrics(new Registry())

@@ -119,6 +119,9 @@ const PRICE = 7.777713
 /** Itself, and what 20,000 of it, the three that are issued, and the rest are worth. */
 const CANARY = /7777\.?713|7\.?77771|155554\.?26|23\.?333139|155530\.?926861/
 
+/** Whose digits may be any. */
+const withoutIds = (text: string) => text.replaceAll(/[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}/g, '')
+
 /** What the service decides itself, and the routes that are there to set it. */
 const GUARDED = [
   'id',
@@ -221,7 +224,7 @@ async function costs(t: Test, { app, routes }: Service, ids: Ids): Promise<void>
         for (const role of ['viewer', 'staff'] as const) {
           const headers = { ...as(app, role), 'if-none-match': String(full.headers.etag) }
           const answer = await app.inject({ url: each + query, headers })
-          if (CANARY.test(answer.body)) t.fail(`${role}: ${each}${query} shows a cost`)
+          if (CANARY.test(withoutIds(answer.body))) t.fail(`${role}: ${each}${query} shows a cost`)
           if (CANARY.test(full.body) && answer.statusCode === 304)
             t.fail(`${role}: ${each}${query} confirms a cost by its ETag`)
         }
@@ -241,7 +244,7 @@ async function costs(t: Test, { app, routes }: Service, ids: Ids): Promise<void>
   const staff = client(app, 'staff')
   const posted = await staff.post('/api/movements', { type: 'issue', lines: [{ itemCode: 'A', quantity: 1 }] })
   t.equal(posted.status, 201)
-  t.notMatch(posted.text, CANARY, 'not in the answer to their own posting')
+  t.notMatch(withoutIds(posted.text), CANARY, 'not in the answer to their own posting')
 }
 
 /** As the column is called, and as the API would call it. */
