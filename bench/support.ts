@@ -9,7 +9,8 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import Fastify from 'fastify'
 import { createTokens } from '../plugins/auth.js'
-import { freePort, startPostgres } from '../test/services.js'
+import { freePort } from '../test/ports.js'
+import { startPostgres } from '../test/services.js'
 
 /** What is said to the user in one line, without a stack. */
 export class BenchError extends Error {}

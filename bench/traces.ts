@@ -1,6 +1,6 @@
 import { join } from 'node:path'
 import type autocannon from 'autocannon'
-import { listening } from '../test/services.js'
+import { listening } from '../test/ports.js'
 import { movementSender, seedCatalogue } from './catalogue.js'
 import { fire } from './fire.js'
 import {

@@ -19,8 +19,8 @@ import { type ArchiveStore, openStore } from '../plugins/archive/store.js'
 import { fullArchive } from '../plugins/archive/write.js'
 import { loadConfig } from '../plugins/config/index.js'
 import type { ArchiveEntry, PortableRow, PortableTable } from '../plugins/contracts.js'
+import { freePort, listening } from './ports.js'
 import { spawnNode, temporaryFolder } from './service-process.js'
-import { freePort, listening } from './services.js'
 
 /** The form of an archive: what opens it, what refuses it, where it is kept and how long. */
 

@@ -27,8 +27,8 @@ import {
   until
 } from './backups-harness.js'
 import { buildApp, client, eachDialect } from './helper.js'
+import { freePort } from './ports.js'
 import { temporaryFolder } from './service-process.js'
-import { freePort } from './services.js'
 
 /** Backups of a database that is written to, and what comes back of them. */
 

@@ -11,8 +11,9 @@ import t from 'tap'
 import { loadConfig } from '../plugins/config/index.js'
 import { build } from '../server.js'
 import { runCommand } from './command.js'
+import { freePort } from './ports.js'
 import { temporaryFolder } from './service-process.js'
-import { freePort, freshDatabase } from './services.js'
+import { freshDatabase } from './services.js'
 
 /** The operator's commands as a person types them: what they print, and how they end. */
 

@@ -1,7 +1,7 @@
 import type { IncomingMessage } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Test } from 'tap'
-import { listening } from './services.js'
+import { listening } from './ports.js'
 
 /** What a collector does: takes OTLP over HTTP in protobuf (opentelemetry/proto/collector/trace/v1), and says what came. */
 

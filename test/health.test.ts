@@ -16,8 +16,9 @@ import { kept } from '../plugins/metrics/kept-figures.js'
 import { answerWhileStarting } from '../plugins/starting.js'
 import { buildApp, client, eachDialect } from './helper.js'
 import { patience } from './patience.js'
+import { freePort } from './ports.js'
 import { serviceEnvironment, startService, temporaryFolder } from './service-process.js'
-import { freePort, freshDatabase } from './services.js'
+import { freshDatabase } from './services.js'
 
 /** What balancers and orchestrators are told; the checks of the database and Redis are in app.test.ts. */
 

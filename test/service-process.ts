@@ -10,7 +10,7 @@ import Fastify from 'fastify'
 import type { Test } from 'tap'
 import { createTokens } from '../plugins/auth.js'
 import type { Role } from '../schemas/common.js'
-import { freePort } from './services.js'
+import { freePort } from './ports.js'
 
 /** The program itself in a process of its own, for what `app.inject` cannot show: signals, exit codes, what is written. */
 

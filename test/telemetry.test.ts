@@ -19,8 +19,9 @@ import {
 } from './collector.js'
 import { buildApp, client, DIALECTS, type Dialect } from './helper.js'
 import { ownTime } from './own-time.js'
+import { freePort, listening } from './ports.js'
 import { spawnNode, temporaryFolder } from './service-process.js'
-import { freePort, freshDatabase, listening, redisUrl } from './services.js'
+import { freshDatabase, redisUrl } from './services.js'
 
 /** Traces from the request to the worker thread and to a worker process, and what becomes of them where none takes them. */
 

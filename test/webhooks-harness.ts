@@ -10,9 +10,10 @@ import { serverOptions } from '../plugins/http/server-options.js'
 import { StockMoved } from '../schemas/inventory.js'
 import type { Dialect } from './helper.js'
 import { patience } from './patience.js'
+import { listening } from './ports.js'
 import { scraped } from './scrape.js'
 import { temporaryFolder } from './service-process.js'
-import { freshDatabase, listening } from './services.js'
+import { freshDatabase } from './services.js'
 
 export const SECRETS_KEYS = [{ id: 'default', secret: 'Zr8#kq2Lw9-Tn4vXb7yHd3mPf6sJg1cQ' }] as const
 export const HOUR = 3_600_000

@@ -4,7 +4,7 @@ import { chownSync, closeSync, mkdirSync, openSync, readdirSync, readFileSync, w
 import { join } from 'node:path'
 import { ROOT } from '../../alerts/rules.js'
 import { until } from '../../alerts/run.js'
-import { freePort } from '../services.js'
+import { freePort } from '../ports.js'
 
 /** The programs of a cluster on this machine, each with a folder and a log of its own. */
 

@@ -7,7 +7,8 @@ import type { Test } from 'tap'
 import type { OidcOptions } from '../../modules/identity/index.js'
 import type { Role } from '../../schemas/common.js'
 import { type IdentityService, PUBLIC_URL, startIdentity } from '../identity-service.js'
-import { freePort, freshDatabase } from '../services.js'
+import { freePort } from '../ports.js'
+import { freshDatabase } from '../services.js'
 
 export const CLIENT = { client_id: 'stock', client_secret: 'tH9-wq2Lk5Zr8vXb7yNd3mPf' }
 export const CALLBACK = `${PUBLIC_URL}/api/auth/oidc/callback`

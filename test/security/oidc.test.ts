@@ -2,7 +2,7 @@ import type { Registry } from 'prom-client'
 import t from 'tap'
 import { eachDialect } from '../helper.js'
 import { PASSWORD, PUBLIC_URL, startIdentity } from '../identity-service.js'
-import { freePort } from '../services.js'
+import { freePort } from '../ports.js'
 import { atCallback, CALLBACK, start, startProvider } from './oidc-harness.js'
 
 /** Single sign-on against a real provider over real HTTP, by a browser that keeps cookies and fills in the provider's form. */
