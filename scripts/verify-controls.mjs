@@ -17,7 +17,7 @@ import { readControls, without } from '../dist/test/security/controls.js'
 import { provideServices, ServicesError } from './services.mjs'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
-const TEST_TIMEOUT_S = 180
+const TEST_TIMEOUT_S = 60
 const STDERR_KEPT_CHARS = 2_000
 const DAY_MS = 86_400_000
 const SECONDS = 150

@@ -1,6 +1,6 @@
 import { once } from 'node:events'
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import type { FastifyInstance } from 'fastify'
@@ -101,14 +101,22 @@ t.test('what is not needed goes; what fails is told, counted, and in the trail',
 const CLI = fileURLToPath(new URL('../cli.js', import.meta.url))
 const KILLS = Number(process.env.BACKUP_KILLS ?? 1)
 
-/** Restores in a process of its own, which is killed after so many milliseconds. */
-async function killedRestore(env: Environment, killAfter: number): Promise<NodeJS.Signals | null> {
+/** To be killed while it writes. */
+const soon = patience({ seconds: 60, pauseMs: 1 })
+
+/** Restores in a process of its own, which is killed after so many milliseconds, or as soon as it has a file to restore into. */
+async function killedRestore(env: Environment, killAfter: number | 'begun'): Promise<NodeJS.Signals | null> {
   const child = spawnNode([CLI, 'restore', '--yes'], { env })
   child.stdout.resume()
   child.stderr.resume()
-  const timer = setTimeout(() => child.kill('SIGKILL'), killAfter)
-  const [, signal] = await once(child, 'close')
-  clearTimeout(timer)
+  const closed = once(child, 'close')
+  if (killAfter === 'begun') {
+    const folder = dirname((env.DATABASE_URL ?? '').slice('sqlite:'.length))
+    const isRestoring = () => readdirSync(folder).some((name) => /\.restoring-[0-9a-f]{8}$/.test(name))
+    await soon('it restores', () => child.exitCode !== null || isRestoring())
+  } else await Promise.race([sleep(killAfter), closed])
+  child.kill('SIGKILL')
+  const [, signal] = await closed
   return signal
 }
 
@@ -143,7 +151,7 @@ t.test(
         const before = await digests(databaseUrl, app)
         let killed = 0
         for (let n = 0; n < KILLS; n++) {
-          const signal = await killedRestore(env, 500 + ((n + 1) * 2_500) / (KILLS + 1))
+          const signal = await killedRestore(env, KILLS === 1 ? 'begun' : 500 + ((n + 1) * 2_500) / (KILLS + 1))
           if (signal === null) break
           killed++
           const codes = await codesIn(databaseUrl)
@@ -203,9 +211,6 @@ t.test('three nodes make each backup once, one after the other, and one drill', 
   }
   t.equal((await drills()).length, 1)
 })
-
-/** To be killed while it writes. */
-const soon = patience({ seconds: 60, pauseMs: 1 })
 
 const partsIn = (env: Environment, kind: string): string[] => {
   const folder = join(env.BACKUP_URL ?? '', 'tenants', 'main')

@@ -209,14 +209,18 @@ t.test('in Redis: a late store is refused, no invalidation is lost', async (t) =
   caches[0]?.invalidate('inventory')
   server.thaw()
   await until(() => nodes[0].redis?.state() === 'up')
+  const back = ownTime(process.pid, server.pid)
   await until(async () => (await read(1, 'new')) === 'new')
+  t.ok(ownTime(process.pid, server.pid) - back < 500)
 
   // A node that does not hear: what it holds goes when it hears again.
   await sleep(1_200)
   await read(1, 'held')
   await nodes[0].redis?.client?.call('client', 'kill', 'type', 'pubsub')
   caches[0]?.invalidate('inventory')
+  const lost = ownTime(process.pid, server.pid)
   await until(async () => (await read(1, 'heard')) === 'heard')
+  t.ok(ownTime(process.pid, server.pid) - lost < 1_000)
   t.equal(nodes[1].redis?.state(), 'up')
 })
 

@@ -86,8 +86,13 @@ export interface LogLine {
   message: string
 }
 
+interface HarnessOptions extends Partial<JobsOptions> {
+  /** A job that waits does not end here: whoever kills this process takes as long as it takes. */
+  endless?: boolean
+}
+
 /** A service with a few kinds of jobs; `ran` lists the ids of the jobs that began here. */
-export function openJobs(tenants: TestTenants, options: Partial<JobsOptions> = {}) {
+export function openJobs(tenants: TestTenants, { endless = false, ...options }: HarnessOptions = {}) {
   const lines: LogLine[] = []
   const write = (level: string) => (fields: object, message: string) => void lines.push({ level, fields, message })
   const registry = new Registry()
@@ -132,7 +137,7 @@ export function openJobs(tenants: TestTenants, options: Partial<JobsOptions> = {
   }: Parameters<Parameters<typeof jobs.define<number | null>>[0]['run']>[0]) => {
     ran.push(id)
     progress(ran.length, 100)
-    if (params !== null) return sleep(params, 'slept')
+    if (params !== null) return sleep(endless ? 600_000 : params, 'slept')
     return sleep(60_000, 'slept', { signal })
   }
   jobs.define<number | null>({ kind: 'wait', run: wait })
@@ -147,6 +152,7 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
     redisUrl: redisUrl === '' ? undefined : redisUrl,
     queueName,
     dataDir,
+    endless: true,
     mode: 'worker'
   })
   await jobs.ready()

@@ -213,9 +213,9 @@ await eachDialect(t, async (t, dialect) => {
     await until('the first is read', async () => (await keys()).some(({ status }) => status === null))
     upload.check = async () => {}
     t.match(await send('two'), busy)
-    await passTime(59_000)
+    await passTime(50_000)
     t.match(await send('two'), busy)
-    await passTime(2_000)
+    await passTime(11_000)
     const second = await send('two')
     t.equal(second.status, 202, 'one that is not heard of for a minute is taken for dead')
     read()

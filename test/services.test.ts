@@ -68,7 +68,7 @@ t.test('the shared Redis answers, and a helper without its environment says what
 
 t.test('a private Redis can be frozen, thawed, killed, restarted and stopped', async (t) => {
   const server = await startRedis()
-  const redis = new Redis(server.url, { commandTimeout: 1_500, maxRetriesPerRequest: 0, retryStrategy: () => 50 })
+  const redis = new Redis(server.url, { commandTimeout: 300, maxRetriesPerRequest: 0, retryStrategy: () => 50 })
   redis.on('error', () => {})
   t.equal(await redis.ping(), 'PONG')
 

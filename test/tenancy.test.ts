@@ -95,6 +95,7 @@ await eachDialect(t, async (t, dialect) => {
   await (await tenants.get('alpha')).transact(({ db }) =>
     sql`update ${sql.table('forecast_schedule')} set job_id = 'not now'`.execute(db)
   )
+  // One that has begun already ends first.
   while ((await alpha('GET', '/api/jobs?status=running')).body.data.length > 0) await sleep(50)
   const marks = ['ALPHA', 'Alpha', 'alpha', ...Object.values(ids)]
 

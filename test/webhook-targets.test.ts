@@ -219,8 +219,7 @@ t.test('V1.3.6 what a name stands for: rebinding, mixed answers, redirects, slow
   })
   t.match(requests.at(-1)?.headers, { host: `hooks.intranet:${port}`, connection: 'close' })
 
-  const send = (timeoutMilliseconds = 10_000) =>
-    createSender({ policy, timeoutMilliseconds }).send(url, {}, '{}', NEVER)
+  const send = (timeoutMilliseconds = 2_000) => createSender({ policy, timeoutMilliseconds }).send(url, {}, '{}', NEVER)
   for (const code of [301, 302, 303, 307, 308]) {
     const before = requests.length
     state.answer = status(code, { location: `${url}/elsewhere` })
@@ -244,7 +243,7 @@ t.test('V1.3.6 what a name stands for: rebinding, mixed answers, redirects, slow
   state.answer = () => {}
   const slow = await send(60)
   t.match(slow, { outcome: 'timeout', httpStatus: null })
-  t.ok(slow.durationMilliseconds < 5_000)
+  t.ok(slow.durationMilliseconds < 1_000)
   state.answer = (response) => response.writeHead(200).write('drip')
   // Long enough for a busy machine to have connected and said 200; what follows never ends.
   t.match(await send(1_000), { outcome: 'success' }, 'who has said 200 has taken it')

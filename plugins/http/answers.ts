@@ -92,8 +92,8 @@ export function createAnswers({ registry, waitForJob }: AnswersOptions): Answers
       let again = false
       const answerOnce = async (tx: Transaction): Promise<Stored> => {
         const taken = key === undefined ? undefined : await takeKey(tx.db, key, hash)
-        again = taken !== undefined && !('at' in taken)
-        if (taken !== undefined && !('at' in taken)) return taken
+        again = taken !== undefined && 'status' in taken
+        if (taken !== undefined && 'status' in taken) return taken
         const result = await audited(tx, request, status, work)
         reply.code(status)
         const fresh: Stored = {
@@ -147,7 +147,7 @@ export function createAnswers({ registry, waitForJob }: AnswersOptions): Answers
           return tenant.transact(async (tx) => {
             started = undefined
             const taken = await takeKey(tx.db, key, hash)
-            return 'at' in taken ? startOnce((tx, fresh) => keepAnswer(tx, key, fresh))(tx) : taken
+            return 'status' in taken ? taken : startOnce((tx, fresh) => keepAnswer(tx, key, fresh))(tx)
           }, agent)
         }
         const lease = await leaseKey(tenant, key, hash)

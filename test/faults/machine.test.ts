@@ -70,7 +70,7 @@ for (const dialect of DIALECTS) {
     t.equal((await send(service, 'GET', '/api/inventory/A')).status, 200, 'what is there can be read')
     const [key = ''] = [...load.acknowledged.keys()].slice(-1)
     const again = await post(service, key)
-    t.match([201, 503], [again.status], 'and what was acknowledged is known, or cannot be asked for now')
+    t.ok([201, 503].includes(again.status), 'and what was acknowledged is known, or cannot be asked for now')
     if (again.status === 201) t.equal(again.text, load.acknowledged.get(key))
     makeRoom(disk)
     load.start(service, { clients: 4 })

@@ -72,7 +72,7 @@ class World {
   async #cut(): Promise<void> {
     const admin = new pg.Client({ connectionString: this.url })
     await admin.connect()
-    await admin.query(`select pg_terminate_backend(pid) from pg_stat_activity
+    await admin.query(`select pg_terminate_backend(pid, 10000) from pg_stat_activity
       where datname = current_database() and pid <> pg_backend_pid()`)
     await admin.end()
   }
