@@ -8,6 +8,8 @@ const CALL_TIMEOUT_MS = 100
 /** Backstop for those who use the client without `call`; later than ours, which forgives a stalled event loop. */
 const COMMAND_TIMEOUT_MS = 200
 const CONNECT_TIMEOUT_MS = 2_000
+/** At the start there is one chance to hear a refusal, and nobody waits behind it. */
+const CHECK_TIMEOUT_MS = 5_000
 const RECONNECT_MAX_MS = 500
 const PROBE_INTERVAL_MS = 250
 /** So a frozen Redis is noticed though nobody calls, for the sake of those who use the client directly. */
@@ -91,7 +93,13 @@ export function hearAllErrors(client: Redis): Redis {
  * @throws ConfigError in one line
  */
 export async function checkRedis(url: string, tls: TlsIdentity | undefined): Promise<void> {
-  const options = { ...CLIENT_OPTIONS, ...tlsOptions(url, tls), lazyConnect: true, retryStrategy: () => null }
+  const options = {
+    ...CLIENT_OPTIONS,
+    ...tlsOptions(url, tls),
+    commandTimeout: CHECK_TIMEOUT_MS,
+    lazyConnect: true,
+    retryStrategy: () => null
+  }
   const { Redis } = await ioredis()
   const client = hearAllErrors(new Redis(url, options))
   let failure: unknown

@@ -167,6 +167,12 @@ t.test('V12.3.4 Redis: both sides are verified and a password given, or the serv
     t.match(said, reason, name)
     t.notMatch(said, /canary/)
   }
+  redis.freeze()
+  const late = refusal(t, { ...good, REDIS_URL: url('localhost', 'canary') })
+  await sleep(700)
+  redis.thaw()
+  t.match(await late, /does not let us in \(WRONGPASS\)/, 'one that is slow to answer is heard out')
+
   const app = await buildApp(t, { dialect: 'sqlite', redisUrl: good.REDIS_URL, config: good })
   const admin = client(app, 'admin')
   let health = ''
