@@ -123,6 +123,7 @@ async function badFiles(t: Test, { manager, db, dataDir }: Context) {
     ['?map=itemCode:Nowhere', CSV, 400],
     ['?map=__proto__:itemCode', CSV, 400],
     ['?map=itemCode', CSV, 400],
+    ['?map=itemCode:itemCode,itemCode:quantity', CSV, 400],
     ['?type=gift', CSV, 400],
     ['?colour=red', CSV, 400],
     ['', { 'content-type': 'application/json' }, 415],

@@ -76,6 +76,19 @@ async function itemImports(t: Test, { manager, staff }: Context) {
     page: { limit: 1 }
   })
   t.equal((await manager.get('/api/imports/01890000-0000-7000-8000-000000000000')).status, 404)
+
+  const both = '?map=itemCode:sku,name:sku,nameFr:libelle'
+  await imported(t, manager, 'items', lines('sku,name,libelle', 'II-7,Not ours,Sept'), CSV, both)
+  await imported(t, manager, 'items', lines({ sku: 'II-8', name: 'Not ours', libelle: 'Huit' }), NDJSON, both)
+  for (const [code, nameFr] of [
+    ['II-7', 'Sept'],
+    ['II-8', 'Huit']
+  ])
+    t.match(
+      (await manager.get(`/api/inventory/${code}`)).body,
+      { itemCode: code, name: code, nameFr },
+      'from one column'
+    )
 }
 
 async function movementImports(t: Test, { manager, db }: Context) {

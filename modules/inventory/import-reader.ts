@@ -77,24 +77,34 @@ export interface RawRow {
   readonly fields: ReadonlyMap<string, string>
 }
 
-/** @throws ImportUnreadable where a pair names a field that this kind does not have */
+/** @throws ImportUnreadable where a pair names a field that this kind does not have, or one that another pair names */
 export function parseMap(kind: ImportKind, map: string | undefined): Record<string, string> {
   const pairs = (map ?? '').split(',').filter((pair) => pair !== '')
   const fields: readonly string[] = FIELDS[kind]
-  return Object.fromEntries(
-    pairs.map((pair) => {
-      const field = pair.slice(0, pair.indexOf(':'))
-      if (!fields.includes(field))
-        throw new ImportUnreadable({
-          reason: {
-            en: `map names the field ${field}; the fields of ${kind} are ${fields.join(', ')}`,
-            fr: `map nomme le champ ${field} ; les champs de ${kind} sont ${fields.join(', ')}`
-          }
-        })
-      return [field, pair.slice(pair.indexOf(':') + 1)]
-    })
-  )
+  const taken: Record<string, string> = {}
+  for (const pair of pairs) {
+    const field = pair.slice(0, pair.indexOf(':'))
+    if (!fields.includes(field))
+      throw new ImportUnreadable({
+        reason: {
+          en: `map names the field ${field}; the fields of ${kind} are ${fields.join(', ')}`,
+          fr: `map nomme le champ ${field} ; les champs de ${kind} sont ${fields.join(', ')}`
+        }
+      })
+    if (taken[field] !== undefined)
+      throw new ImportUnreadable({
+        reason: { en: `map names the field ${field} twice`, fr: `map nomme deux fois le champ ${field}` }
+      })
+    taken[field] = pair.slice(pair.indexOf(':') + 1)
+  }
+  return taken
 }
+
+/** The fields that a column holds, by the map or its own name; none for one that is not taken. */
+const fieldsOf = (column: string, { kind, map }: ReadOptions): readonly string[] =>
+  FIELDS[kind].filter((field) => (map[field] ?? field) === column)
+
+const isMapped = ({ map }: ReadOptions): boolean => Object.keys(map).length > 0
 
 /** Reads a file row by row. @throws ImportUnreadable with the place, when the file itself is broken */
 export async function* readRows(path: string, options: ReadOptions): AsyncGenerator<RawRow> {
@@ -115,7 +125,7 @@ async function* readCsv(path: string, options: ReadOptions): AsyncGenerator<RawR
       relax_column_count: false
     })
   )
-  let columns: (string | undefined)[] | undefined
+  let columns: (readonly string[])[] | undefined
   let row = 0
   for await (const record of parser as AsyncIterable<string[]>) {
     row++
@@ -124,9 +134,9 @@ async function* readCsv(path: string, options: ReadOptions): AsyncGenerator<RawR
       continue
     }
     const fields = new Map<string, string>()
-    for (const [index, field] of columns.entries()) {
+    for (const [index, held] of columns.entries()) {
       const cell = (record[index]?.trim() ?? '').replace(TEXT_MARK, '')
-      if (field !== undefined && cell !== '') fields.set(field, cell)
+      if (cell !== '') for (const field of held) fields.set(field, cell)
     }
     yield { row, fields }
   }
@@ -139,11 +149,9 @@ async function* readCsv(path: string, options: ReadOptions): AsyncGenerator<RawR
     })
 }
 
-/** Which field each column holds; undefined for one that is not taken. */
-function columnsOf(header: readonly string[], { kind, map }: ReadOptions): (string | undefined)[] {
+function columnsOf(header: readonly string[], options: ReadOptions): (readonly string[])[] {
+  const { kind, map } = options
   const names = header.map((name) => name.trim())
-  const fields: readonly string[] = FIELDS[kind]
-  const mapped = new Map(Object.entries(map).map(([field, name]) => [name, field]))
   const repeated = names.find((name, index) => name !== '' && names.indexOf(name) !== index)
   if (repeated !== undefined)
     throw new ImportUnreadable({
@@ -161,29 +169,26 @@ function columnsOf(header: readonly string[], { kind, map }: ReadOptions): (stri
         }
       })
   }
-  const columns = names.map(
-    (name) => mapped.get(name) ?? (fields.includes(name) && map[name] === undefined ? name : undefined)
-  )
+  const columns = names.map((name) => fieldsOf(name, options))
   // With a map the file is someone else's, and its other columns are not for us; without one they are misspelt.
-  const unknown = names.find((_, index) => columns[index] === undefined)
-  if (mapped.size === 0 && unknown !== undefined) {
+  const unknown = names.find((_, index) => columns[index]?.length === 0)
+  if (!isMapped(options) && unknown !== undefined) {
     throw new ImportUnreadable({
       reason: {
-        en: `the column ${JSON.stringify(unknown.slice(0, 100))} is not known; the columns of ${kind} are ${fields.join(', ')}`,
-        fr: `la colonne ${JSON.stringify(unknown.slice(0, 100))} est inconnue ; les colonnes de ${kind} sont ${fields.join(', ')}`
+        en: `the column ${JSON.stringify(unknown.slice(0, 100))} is not known; the columns of ${kind} are ${FIELDS[kind].join(', ')}`,
+        fr: `la colonne ${JSON.stringify(unknown.slice(0, 100))} est inconnue ; les colonnes de ${kind} sont ${FIELDS[kind].join(', ')}`
       }
     })
   }
   for (const field of REQUIRED[kind]) {
-    if (!columns.includes(field))
+    if (!columns.flat().includes(field))
       throw new ImportUnreadable({ reason: { en: `the column ${field} is missing`, fr: `la colonne ${field} manque` } })
   }
   return columns
 }
 
-async function* readNdjson(path: string, { kind, map }: ReadOptions): AsyncGenerator<RawRow> {
-  const fields: readonly string[] = FIELDS[kind]
-  const mapped = new Map(Object.entries(map).map(([field, name]) => [name, field]))
+async function* readNdjson(path: string, options: ReadOptions): AsyncGenerator<RawRow> {
+  const mapped = isMapped(options)
   let row = 0
   let empty = true
   for await (const line of linesOf(path)) {
@@ -201,30 +206,30 @@ async function* readNdjson(path: string, { kind, map }: ReadOptions): AsyncGener
       })
     const found = new Map<string, string>()
     for (const [name, cell] of Object.entries(value)) {
-      const field = mapped.get(name) ?? (fields.includes(name) ? name : undefined)
-      if (field === undefined && mapped.size === 0)
+      const held = fieldsOf(name, options)
+      if (held.length === 0 && !mapped)
         throw new ImportUnreadable({
           reason: {
             en: `line ${row} has the unknown field ${JSON.stringify(name.slice(0, 100))}`,
             fr: `la ligne ${row} a le champ inconnu ${JSON.stringify(name.slice(0, 100))}`
           }
         })
-      if (field === undefined || cell === null || cell === '') continue
+      if (held.length === 0 || cell === null || cell === '') continue
       if (typeof cell !== 'string' && typeof cell !== 'number')
         throw new ImportUnreadable({
           reason: {
-            en: `line ${row}: ${field} is neither text nor a number`,
-            fr: `ligne ${row} : ${field} n’est ni un texte ni un nombre`
+            en: `line ${row}: ${name} is neither text nor a number`,
+            fr: `ligne ${row} : ${name} n’est ni un texte ni un nombre`
           }
         })
       if (/\p{Surrogate}/u.test(String(cell)))
         throw new ImportUnreadable({
           reason: {
-            en: `line ${row}: ${field} has half of a character`,
-            fr: `ligne ${row} : ${field} a la moitié d’un caractère`
+            en: `line ${row}: ${name} has half of a character`,
+            fr: `ligne ${row} : ${name} a la moitié d’un caractère`
           }
         })
-      found.set(field, String(cell).trim())
+      for (const field of held) found.set(field, String(cell).trim())
     }
     empty = false
     yield { row, fields: found }
