@@ -40,9 +40,19 @@ export function defineImportJobs({ jobs, metrics }: Context): void {
     ...kept,
     kind: IMPORT_JOB,
     where: 'local',
-    run: (job) => runImport({ metrics }, job)
+    run: (job) => runImport({ metrics }, job),
+    // Nothing of the file is to stay; where that was under way already, it may be asked for again.
+    givenUp: async ({ tenant, tx, params }) => {
+      if (await moveTo(tx, params.importId, ['running'], 'undoing')) await jobs.start(tenant, UNDO_JOB, params, tx)
+      else await moveTo(tx, params.importId, ['undoing'], 'failed')
+    }
   })
-  jobs.define<{ importId: string }>({ ...kept, kind: UNDO_JOB, run: (job) => runUndo({ metrics }, job) })
+  jobs.define<{ importId: string }>({
+    ...kept,
+    kind: UNDO_JOB,
+    run: (job) => runUndo({ metrics }, job),
+    givenUp: async ({ tx, params }) => void (await moveTo(tx, params.importId, ['undoing'], 'failed'))
+  })
 }
 
 /** Files in and out. */

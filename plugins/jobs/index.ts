@@ -127,7 +127,8 @@ class Service implements JobService {
     this.#definitions.set(kind, {
       where,
       runsCancelled,
-      run: ({ params, ...context }) => definition.run({ ...context, params: JSON.parse(params) })
+      run: ({ params, ...context }) => definition.run({ ...context, params: JSON.parse(params) }),
+      givenUp: async ({ params, ...context }) => definition.givenUp?.({ ...context, params: JSON.parse(params) })
     })
     this.#metrics.define(kind)
   }
@@ -274,20 +275,23 @@ class Service implements JobService {
     }
     // Most tenants have nothing to do most of the time, and are asked no more than that.
     if (!(await store.isAnyOpen())) return []
-    const { requeued, cancelled, lost } = await store.interrupt(
-      now - this.#timings.stale,
+    const givenUp = async (tx: Transaction, { kind, params }: { kind: string; params: string }) =>
+      this.#definitions.get(kind)?.givenUp({ tenant, tx, params })
+    const { requeued, cancelled, lost } = await store.interrupt({
+      staleBefore: now - this.#timings.stale,
       node,
-      this.#runner.claims,
-      ATTEMPTS_MAX,
-      this.#runsCancelled,
-      this.#liveness
-    )
+      alive: this.#runner.claims,
+      attemptsMax: ATTEMPTS_MAX,
+      runsCancelled: this.#runsCancelled,
+      liveness: this.#liveness,
+      givenUp
+    })
     for (const { kind } of requeued) this.#metrics.interrupted(kind, 'retry')
     for (const { kind } of cancelled) this.#metrics.interrupted(kind, 'cancelled')
     for (const { kind } of lost) this.#metrics.interrupted(kind, 'failure')
     const interrupted = requeued.length + cancelled.length + lost.length
     if (interrupted > 0) log.warn({ tenant: tenant.id, requeued, cancelled, lost }, 'jobs of a process that died')
-    await store.abandon(now - ABANDONED_MS, node)
+    await store.abandon(now - ABANDONED_MS, node, givenUp)
     const kinds = [...this.#definitions.keys()]
     const queued = kinds.length === 0 ? [] : await store.queued(kinds, node)
     const depths = await store.depths()

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { JobContext, Tenant } from '../contracts.js'
+import type { GivenUpJob, JobContext, Tenant } from '../contracts.js'
 import { JobFailed } from '../http/errors.js'
 import { Problem } from '../http/problem.js'
 import type { Tracing } from '../telemetry/tracing.js'
@@ -14,6 +14,7 @@ export interface Definition {
   readonly where: 'anywhere' | 'local'
   readonly runsCancelled: boolean
   run(context: JobContext<string>): Promise<unknown>
+  givenUp(context: GivenUpJob<string>): Promise<void>
 }
 
 export interface JobLog {

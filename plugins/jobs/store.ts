@@ -78,6 +78,19 @@ export interface JobPosition {
   readonly id: string
 }
 
+/** What the kind of a job has to do in the transaction that gives it up. */
+type GivenUp = (tx: Transaction, job: { kind: string; params: string }) => Promise<void>
+
+interface Interruption {
+  readonly staleBefore: number
+  readonly node: string
+  readonly alive: readonly string[]
+  readonly attemptsMax: number
+  readonly runsCancelled: readonly string[]
+  readonly liveness: Pick<Liveness, 'isDead' | 'forget'>
+  readonly givenUp: GivenUp
+}
+
 interface Interrupted {
   readonly requeued: { kind: string }[]
   readonly cancelled: { kind: string }[]
@@ -246,27 +259,21 @@ export function createJobStore({ db: reads, transact }: Tenant) {
     },
 
     /** Takes back the jobs of processes that died: those known to be dead, and those not heard of since `staleBefore`. */
-    async interrupt(
-      staleBefore: number,
-      node: string,
-      alive: readonly string[],
-      attemptsMax: number,
-      runsCancelled: readonly string[],
-      { isDead, forget }: Pick<Liveness, 'isDead' | 'forget'>
-    ) {
+    async interrupt({ staleBefore, node, alive, attemptsMax, runsCancelled, liveness, givenUp }: Interruption) {
       const running = await db
         .selectFrom('jobs')
         .select(['claim', 'heartbeat_at'])
         .where('status', '=', 'running')
         .execute()
-      const owners = new Set(running.map(({ claim }) => ownerOf(claim)).filter(isDead))
+      const owners = new Set(running.map(({ claim }) => ownerOf(claim)).filter(liveness.isDead))
       const dead = running.flatMap(({ claim }) => (claim !== null && owners.has(ownerOf(claim)) ? [claim] : []))
       const stale = running.filter(({ heartbeat_at }) => heartbeat_at < staleBefore)
       const interrupted: Interrupted = { requeued: [], cancelled: [], lost: [] }
       if (stale.length === 0 && dead.length === 0) return interrupted
-      const found = await write(async (tx) => {
+      const found = await transact(async (tx) => {
         const update = () => {
-          const query = tx
+          const query = tx.db
+            .withTables<JobTables>()
             .updateTable('jobs')
             .where('status', '=', 'running')
             .where((eb) =>
@@ -278,20 +285,24 @@ export function createJobStore({ db: reads, transact }: Tenant) {
         }
         const ended = { claim: null, finished_at: Date.now() }
         const error = new JobLost({ attempts: attemptsMax })
+        const cancelled = await update()
+          .where('cancel_requested_at', 'is not', null)
+          .where(noneOf(runsCancelled))
+          .set({ ...ended, status: 'cancelled' })
+          .execute()
+        const lost = await update()
+          .where('attempts', '>=', attemptsMax)
+          .set({ ...ended, status: 'failed', error_code: error.code, error_message: error.detail('en') })
+          .returning(['params'])
+          .execute()
+        for (const job of lost) await givenUp(tx, job)
         return {
-          cancelled: await update()
-            .where('cancel_requested_at', 'is not', null)
-            .where(noneOf(runsCancelled))
-            .set({ ...ended, status: 'cancelled' })
-            .execute(),
-          lost: await update()
-            .where('attempts', '>=', attemptsMax)
-            .set({ ...ended, status: 'failed', error_code: error.code, error_message: error.detail('en') })
-            .execute(),
+          cancelled,
+          lost: lost.map(({ kind }) => ({ kind })),
           requeued: await update().set(requeued()).execute()
         }
       })
-      forget([...owners])
+      liveness.forget([...owners])
       return found
     },
 
@@ -302,7 +313,7 @@ export function createJobStore({ db: reads, transact }: Tenant) {
     },
 
     /** Fails the jobs that need the files of another node when it has not been heard of since `before`. */
-    async abandon(before: number, node: string): Promise<void> {
+    async abandon(before: number, node: string, givenUp: GivenUp): Promise<void> {
       const error = new JobAbandoned({})
       const ended = {
         status: 'failed' as const,
@@ -318,15 +329,18 @@ export function createJobStore({ db: reads, transact }: Tenant) {
         .where('node', '!=', node)
         .execute()
       for (const { id } of abandoned) {
-        await write((tx) =>
-          tx
+        await transact(async (tx) => {
+          const job = await tx.db
+            .withTables<JobTables>()
             .updateTable('jobs')
             .set({ ...ended, finished_at: Date.now() })
             .where('id', '=', id)
             .where('status', 'in', ['queued', 'running'])
             .where('heartbeat_at', '<', before)
-            .execute()
-        )
+            .returning(['kind', 'params'])
+            .executeTakeFirst()
+          if (job !== undefined) await givenUp(tx, job)
+        })
       }
     },
 

@@ -12,6 +12,12 @@ export interface JobContext<Params> {
   progress(done: number, total: number): void
 }
 
+export interface GivenUpJob<Params> {
+  readonly tenant: Tenant
+  readonly tx: Transaction
+  readonly params: Params
+}
+
 export interface JobDefinition<Params> {
   readonly kind: string
   /** `local`: needs this node's files, never goes to another machine. */
@@ -20,6 +26,8 @@ export interface JobDefinition<Params> {
   readonly runsCancelled?: boolean
   /** Returns the job's result (JSON). Runs again from the start after a crash, so it must be safe to repeat. */
   run(context: JobContext<Params>): Promise<unknown>
+  /** Of a job that no run will end, as its process died too often or its node did not come back: in the transaction that says so. */
+  givenUp?(job: GivenUpJob<Params>): Promise<void>
 }
 
 /** Named background work: in this process, or on BullMQ workers when Redis is there. State is kept in the tenant's database. */
