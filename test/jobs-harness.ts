@@ -16,10 +16,13 @@ const OutOfPaper = problem<{ sheets: number }>('TEST_OUT_OF_PAPER', 409, {
   fr: 'Il ne reste que {sheets} feuilles.'
 })
 
-/** Short enough for a test, in the same proportions as the real ones. */
+/**
+ * Short enough for a test, in the same proportions as the real ones; `STALE` only where a test is about it, since a machine that
+ * stands still for so long would make a process that lives look dead.
+ */
+export const STALE = 1_200
 export const TIMINGS = {
   heartbeat: 100,
-  stale: 1_200,
   sweep: 200,
   workerSweep: 100,
   poll: 40,
@@ -143,7 +146,19 @@ export function openJobs(tenants: TestTenants, { endless = false, ...options }: 
   jobs.define<number | null>({ kind: 'wait', run: wait })
   jobs.define<number | null>({ kind: 'wait-here', where: 'local', run: wait })
   jobs.define<number | null>({ kind: 'wait-even-cancelled', runsCancelled: true, run: wait })
-  return { jobs, ran, lines, registry }
+  /** Whatever its signal says, until the test ends it. */
+  const deaf: { signal: AbortSignal | undefined; end(): void } = { signal: undefined, end: () => {} }
+  jobs.define<null>({
+    kind: 'deaf',
+    run: ({ id, signal }) => {
+      ran.push(id)
+      deaf.signal = signal
+      return new Promise((resolve) => {
+        deaf.end = () => resolve('slept')
+      })
+    }
+  })
+  return { jobs, ran, lines, registry, deaf }
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
