@@ -7,8 +7,11 @@ import pg from 'pg'
 import t, { type Test } from 'tap'
 import { type Dialect, eachDialect } from './helper.js'
 import { type Context, CSV, countRows, imported, lines, NDJSON, openImports } from './imports-harness.js'
+import { patience } from './patience.js'
 import { serviceEnvironment, startService } from './service-process.js'
 import { freshDatabase } from './services.js'
+
+const until = patience({ seconds: 20 })
 
 /** Each is refused with a 4xx that names the place, and nothing of it is stored. */
 async function badFiles(t: Test, { manager, db, dataDir }: Context) {
@@ -140,7 +143,7 @@ async function badFiles(t: Test, { manager, db, dataDir }: Context) {
   t.same(await countRows(db), before, 'nothing of all this is stored')
   // A job that has ended removes its file a moment later.
   const files = () => readdirSync(join(dataDir, 'imports'))
-  for (let tries = 0; files().length > 0 && tries < 100; tries++) await sleep(20)
+  await until('no file is left', () => files().length === 0)
   t.same(files(), [], 'and no file is left')
   const many = `${head}${'BF-NONE,1\n'.repeat(250)}`
   const answer = await manager.post('/api/import/movements?type=receipt', many, { ...CSV, 'accept-language': 'fr' })
@@ -148,13 +151,12 @@ async function badFiles(t: Test, { manager, db, dataDir }: Context) {
   t.equal(answer.body.errors.length, 100)
 }
 
-/** How many rows of the import the dead process had posted. One not heard of for 45 s is taken for dead; the test does not wait so long. */
-async function passTime(dataDir: string, databaseUrl: string | undefined): Promise<number> {
+/** Past the service. @returns how many rows of the last import are posted then */
+async function execute(statements: string, dataDir: string, databaseUrl: string | undefined): Promise<number> {
   const done = 'select done_rows from imports order by created_at desc limit 1'
-  const heard = 'update jobs set heartbeat_at = heartbeat_at - 60000'
   if (databaseUrl === undefined) {
     const file = new Sqlite(join(dataDir, 'inventory.sqlite'))
-    file.exec(heard)
+    file.exec(statements)
     const rows = file.prepare(done).pluck().get()
     file.close()
     return Number(rows)
@@ -162,10 +164,27 @@ async function passTime(dataDir: string, databaseUrl: string | undefined): Promi
   const database = new pg.Client({ connectionString: databaseUrl })
   await database.connect()
   await database.query('set search_path to tenant_main')
-  await database.query(heard)
+  await database.query(statements)
   const { rows } = await database.query(done)
   await database.end()
   return rows[0].done_rows
+}
+
+/** Whoever goes beyond half of the 10,000 rows stands still in the database, however late it is killed. */
+const HALT = {
+  sqlite: `create view endless as with recursive n (n) as (select 1 union all select n + 1 from n) select n from n;
+    create trigger halt before update on imports when new.done_rows > 5000 begin select count(*) from endless; end`,
+  postgres: `create function halt() returns trigger language plpgsql as 'begin perform pg_sleep(600); return new; end';
+    create trigger halt before update on imports for each row when (new.done_rows > 5000) execute function halt()`
+}
+/** One not heard of for 45 s is taken for dead; the test does not wait so long. */
+const PASS_TIME = 'update jobs set heartbeat_at = heartbeat_at - 60000'
+const GO_ON = {
+  sqlite: `drop trigger halt; drop view endless; ${PASS_TIME}`,
+  // The server does not see at once that its client has died.
+  postgres: `select pg_terminate_backend(pid, 10000) from pg_stat_activity
+      where datname = current_database() and pid <> pg_backend_pid();
+    drop function halt cascade; ${PASS_TIME}`
 }
 
 /** The real server, killed in the middle of an import: the next one ends it, with each row posted once. */
@@ -186,11 +205,12 @@ async function killed(t: Test, dialect: Dialect) {
     { length: 10_000 },
     (_, i) => `KI-${i % 40},receipt,1,2024-01-${String(1 + (i % 28)).padStart(2, '0')},R${i >> 3}`
   )
+  const beside = (statements: string) => execute(statements, env.DATA_DIR, database?.url)
+  await beside(HALT[dialect])
   const job = await upload('movements', lines('itemCode,type,quantity,occurredAt,reference', ...rows), 'wait=0')
-  const running = async () => (await call('/api/imports?limit=1')).data[0]
-  for (let tries = 0; (await running()).done === 0 && tries < 500; tries++) await sleep(5)
+  await until('some are posted', async () => (await beside('')) > 0)
   await server.end('SIGKILL')
-  const between = await passTime(env.DATA_DIR, database?.url)
+  const between = await beside(GO_ON[dialect])
   t.ok(between > 0 && between < 10_000, `killed after ${between} rows`)
   server = await startService(t, env)
   let ended = await call(`/api/jobs/${job.id}`)
