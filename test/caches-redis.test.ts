@@ -1,4 +1,4 @@
-import { setTimeout as sleep } from 'node:timers/promises'
+import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises'
 import { Redis } from 'ioredis'
 import { Registry } from 'prom-client'
 import t from 'tap'
@@ -7,27 +7,30 @@ import { SharedCache } from '../plugins/cache/shared.js'
 import { openRedis, type RedisLink } from '../plugins/redis.js'
 import { deferred, freshPrefix, quiet, startNode, textOf, unknown, until } from './caches-harness.js'
 import { ownTime } from './own-time.js'
+import { patientRedis } from './patience.js'
 import { redisUrl, startRedis } from './services.js'
 
 t.test('two nodes share loads and hear of invalidations within 100 ms', async (t) => {
-  const shared = { url: redisUrl(), prefix: freshPrefix() }
+  const server = await startRedis()
+  t.teardown(() => server.stop())
+  const shared = { url: server.url, prefix: freshPrefix(), patient: true }
   const nodes = [await startNode(t, shared), await startNode(t, shared)] as const
   const [a, b] = nodes.map(({ caches }) => caches.forTenant('main', unknown))
   if (a === undefined || b === undefined) throw new Error('two nodes')
   const load = (text: string) => async () => text
   // The first use of a namespace drops what an earlier process may have left.
   for (const cache of [a, b]) await cache.read('inventory', 'warm', load(''))
-  await sleep(50)
+  for (const node of nodes) await node.told()
   t.equal(await textOf(a.read('inventory', 'x', load('one'))), 'one')
   await until(async () => (await nodes[0].registry.metrics()).includes('operation="set",result="ok"} 2'))
   t.equal(await textOf(b.read('inventory', 'x', load('two'))), 'one', 'loaded once for both')
 
   let slowest = 0
   for (let i = 0; i < 20; i++) {
-    const startedAt = ownTime(process.pid)
+    const startedAt = ownTime(process.pid, server.pid)
     a.invalidate('inventory')
     await until(async () => (await textOf(b.read('inventory', 'x', load(`${i}`)))) === `${i}`, 1_000)
-    slowest = Math.max(slowest, ownTime(process.pid) - startedAt)
+    slowest = Math.max(slowest, ownTime(process.pid, server.pid) - startedAt)
     await sleep(2)
   }
   t.ok(slowest < 100, `the slowest of 20 took ${slowest.toFixed(1)} ms`)
@@ -40,15 +43,16 @@ t.test('two nodes share loads and hear of invalidations within 100 ms', async (t
   })
   await started.promise
   a.invalidate('inventory')
-  await sleep(50)
+  await nodes[0].sent()
+  await nodes[1].told()
   stale.resolve('old')
   t.equal(await textOf(loading), 'old')
-  await sleep(20)
+  await nodes[1].sent()
   for (const cache of [a, b]) t.equal(await textOf(cache.read('inventory', 'y', load('new'))), 'new')
 
   const big = 'x'.repeat(1_100_000)
   await a.read('inventory', 'big', load(big))
-  await sleep(20)
+  await nodes[0].sent()
   t.equal(await textOf(b.read('inventory', 'big', load('small'))), 'small', 'what is very large is not shared')
   const late = await startNode(t, shared)
   t.equal(await textOf(late.caches.forTenant('main', unknown).read('inventory', 'y', load('fresh'))), 'fresh')
@@ -95,7 +99,9 @@ t.test('a Redis that is frozen or killed slows no read, and leaves nothing stale
   /** Once all is well again, the other node hears of a write at once. */
   const checkRecovery = async (what: string) => {
     await until(isUp)
+    const impatient = patientRedis(t)
     await sleep(1_200)
+    for (const node of nodes) await node.told()
     for (let i = 0; i < 10; i++) {
       write()
       const least = stored
@@ -107,11 +113,13 @@ t.test('a Redis that is frozen or killed slows no read, and leaves nothing stale
       await sleep(100)
     }
     t.equal(nodes[1].caches.stats().backend, 'redis')
+    impatient()
   }
 
   await sleep(300)
   server.freeze()
   await sleep(1_200)
+  await until(() => nodes[0].redis?.state() === 'down')
   t.equal(nodes[0].redis?.state(), 'down')
   const startedAt = ownTime(process.pid)
   await t.rejects(async () => nodes[0].redis?.client?.get('x'), /writeable/)
@@ -122,6 +130,7 @@ t.test('a Redis that is frozen or killed slows no read, and leaves nothing stale
   await checkRecovery('thawed')
   await server.kill()
   await sleep(700)
+  await until(() => nodes[0].redis?.state() === 'down')
   t.equal(nodes[0].redis?.state(), 'down')
   await server.restart()
   await checkRecovery('restarted')
@@ -140,14 +149,15 @@ t.test('a Redis that is frozen or killed slows no read, and leaves nothing stale
 t.test('a Redis that comes back with an old snapshot answers nothing from it', async (t) => {
   const server = await startRedis()
   t.teardown(() => server.stop())
-  const { caches, redis } = await startNode(t, { url: server.url, localTtlMilliseconds: 1 })
+  const { caches, redis, sent } = await startNode(t, { url: server.url, localTtlMilliseconds: 1, patient: true })
   const cache = caches.forTenant('main', unknown)
   t.equal(await textOf(cache.read('inventory', 'x', async () => 'old')), 'old')
-  await sleep(30)
+  await sent()
+  await sleep(2)
   t.equal(await textOf(cache.read('inventory', 'x', async () => 'unshared')), 'old')
   await redis?.client?.save()
   cache.invalidate('inventory')
-  await sleep(30)
+  await sent()
   await server.kill()
   await server.restart()
   await until(() => redis?.state() === 'up')
@@ -175,17 +185,18 @@ t.test('in Redis: a late store is refused, no invalidation is lost', async (t) =
     return { counts, space: cache.space('main', 'raw', (...each) => counts.push(each.join(' '))) }
   })
   if (a === undefined || b === undefined) throw new Error('two nodes')
-  await sleep(30)
+  const impatient = patientRedis(t)
+  for (const node of nodes) await node.sent()
   for (const { space } of [a, b]) await space.read('x')
   const before = await a.space.read('x')
   b.space.invalidate()
   t.equal((await b.space.read('x'))?.body, undefined)
   a.space.write('x', before?.generation ?? Buffer.of(), Buffer.from('stale'))
-  await sleep(30)
+  await nodes[0].sent()
   t.equal((await b.space.read('x'))?.body, undefined, 'what was loaded before an invalidation is refused')
   const after = await a.space.read('x')
   a.space.write('x', after?.generation ?? Buffer.of(), Buffer.from('fresh'))
-  await sleep(30)
+  await nodes[0].sent()
   t.equal(String((await b.space.read('x'))?.body), 'fresh')
   const drops = () => a.counts.filter((each) => each === 'delete ok').length
   const dropped = drops()
@@ -199,11 +210,13 @@ t.test('in Redis: a late store is refused, no invalidation is lost', async (t) =
     caches[node]?.read('inventory', 'x', async () => text).then(({ body }) => `${body}`)
   for (const text of ['warm', 'old']) {
     for (const node of [0, 1] as const) await read(node, text)
-    await sleep(50)
+    for (const { told } of nodes) await told()
     if (text === 'warm') caches[0]?.invalidate('inventory')
-    await sleep(50)
+    await nodes[0].sent()
+    await nodes[1].told()
   }
   t.equal(await read(1, 'new'), 'old')
+  impatient()
   server.freeze()
   await nodes[0].redis?.call((client) => client.ping())
   caches[0]?.invalidate('inventory')
@@ -214,6 +227,7 @@ t.test('in Redis: a late store is refused, no invalidation is lost', async (t) =
   t.ok(ownTime(process.pid, server.pid) - back < 500)
 
   // A node that does not hear: what it holds goes when it hears again.
+  patientRedis(t)
   await sleep(1_200)
   await read(1, 'held')
   await nodes[0].redis?.client?.call('client', 'kill', 'type', 'pubsub')
@@ -261,17 +275,19 @@ t.test('the link: absent, refused, a client of the host', async (t) => {
   t.teardown(() => host.disconnect())
   const link = await openRedis({ client: host, log: quiet })
   await until(() => link.state() === 'up')
-  const caches = [1, 2].map(() => createCaches({ redis: link, enabled: true, registry: new Registry() }))
+  patientRedis(t)
+  const options = { redis: link, enabled: true, localTtlMilliseconds: 60_000 }
+  const caches = [1, 2].map(() => createCaches({ ...options, registry: new Registry() }))
   const [a, b] = caches.map((each) => each.forTenant('main', unknown))
-  await sleep(50)
+  await host.ping()
+  await turn()
   for (const cache of [a, b]) await cache?.read('inventory', 'warm', async () => '')
-  await sleep(50)
   await a?.read('inventory', 'x', async () => 'one')
-  await sleep(50)
   t.equal(String((await b?.read('inventory', 'x', async () => 'two'))?.body), 'one', 'under the host’s key prefix too')
   a?.invalidate('inventory')
-  await sleep(50)
-  t.equal(String((await b?.read('inventory', 'x', async () => 'two'))?.body), 'two')
+  const seen = async () => String((await b?.read('inventory', 'x', async () => 'two'))?.body)
+  await until(async () => (await seen()) === 'two')
+  t.equal(await seen(), 'two')
   t.equal(await link.call((client) => client.lpush('x', '1').then(() => client.get('x'))), undefined)
   t.equal(link.fallbacks().error, 1, 'an error reply is counted')
   t.equal(link.state(), 'up', 'and does not count as an outage')

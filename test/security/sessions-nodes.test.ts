@@ -8,6 +8,7 @@ import { createLoginThrottle } from '../../modules/identity/throttle.js'
 import type { SharedStore } from '../../plugins/contracts.js'
 import core from '../../plugins/core.js'
 import { DIALECTS } from '../helper.js'
+import { patientRedis } from '../patience.js'
 import { freshDatabase, startRedis } from '../services.js'
 import { database, type Held, PASSWORD, type Service, start } from './sessions-harness.js'
 
@@ -70,6 +71,7 @@ async function endsElsewhere(t: Test, a: Service, b: Service, name: string) {
 t.test(
   'V6.3.1 guesses are bounded over all nodes; without Redis on each; the good user comes in from elsewhere',
   async (t) => {
+    patientRedis(t)
     const redis = await startRedis()
     t.teardown(() => redis.stop())
     const { url, drop } = await freshDatabase()
@@ -128,6 +130,7 @@ async function connected(store: SharedStore): Promise<void> {
 }
 
 t.test('V6.3.1 the shared buckets: a thousand guesses, spraying, strangers, recovery', async (t) => {
+  patientRedis(t)
   const redis = await startRedis()
   t.teardown(() => redis.stop())
   const app = Fastify()
