@@ -17,11 +17,15 @@ import { freshDatabase } from './services.js'
 export const IDENTITY = await generateX25519Identity()
 const RECIPIENT = await identityToRecipient(IDENTITY)
 
+/** Half a day away: while a test runs no full backup becomes due by the time of day. */
+const FULL_AT = new Date(Date.now() + 43_200_000).toISOString().slice(11, 16)
+
 export type Environment = Record<string, string>
 export const environment = (t: Test, more: Environment = {}): Environment => ({
   BACKUP_URL: temporaryFolder(t),
   BACKUP_RECIPIENTS: RECIPIENT,
   BACKUP_IDENTITY: IDENTITY,
+  BACKUP_FULL_AT: FULL_AT,
   BACKUP_INCREMENT_SECONDS: '1',
   BACKUP_DRILL_DAYS: '300',
   ...more

@@ -1,6 +1,6 @@
 import { once } from 'node:events'
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import type { FastifyInstance } from 'fastify'
@@ -49,7 +49,8 @@ async function whileItIsRead(app: FastifyInstance, path: string, work: () => Pro
 }
 
 t.test('what is not needed goes; what fails is told, counted, and in the trail', async (t) => {
-  const env = environment(t, { BACKUP_INCREMENT_SECONDS: '0', DATABASE_URL: await freshUrl(t, 'sqlite') })
+  const never = { BACKUP_INCREMENT_SECONDS: '0', BACKUP_DRILL_DAYS: '0' }
+  const env = environment(t, { ...never, DATABASE_URL: await freshUrl(t, 'sqlite') })
   const app = await buildApp(t, { dialect: 'sqlite', config: env })
   const admin = client(app, 'admin')
   const post = async (path: string) => (await admin.post(path, undefined, { prefer: 'wait=30' })).body
@@ -63,11 +64,20 @@ t.test('what is not needed goes; what fails is told, counted, and in the trail',
   })
   const checked = { outcome: 'success', backupId: first?.id }
   t.match((await admin.get('/api/backups/checks')).body.data, [checked, checked])
+  const before = await kept()
   const made = await post('/api/backups')
-  t.match(made, { status: 'succeeded', result: { removed: 2 } }, 'one of each day stays')
+  const after = await kept()
+  // Which may be two, around midnight.
+  const lastOfDays = new Map([...before, ...after].map(({ id, stateAt }) => [Math.floor(stateAt / 86_400_000), id]))
+  const removed = before.length + 1 - lastOfDays.size
+  t.match(made, { status: 'succeeded', result: { removed } }, 'one of each day stays')
   const id: string = made.result.backupId
   t.not(id, first?.id)
-  t.match(await kept(), [{ id }])
+  t.same(
+    after.map(({ id }) => id),
+    [...lastOfDays.values()]
+  )
+  t.equal(after.at(-1)?.id, id)
 
   const folder = join(env.BACKUP_URL ?? '', 'tenants', 'main')
   const path = join(folder, readdirSync(folder).find((name) => name.includes(id)) ?? '')
@@ -104,17 +114,31 @@ const KILLS = Number(process.env.BACKUP_KILLS ?? 1)
 /** To be killed while it writes. */
 const soon = patience({ seconds: 60, pauseMs: 1 })
 
-/** Restores in a process of its own, which is killed after so many milliseconds, or as soon as it has a file to restore into. */
-async function killedRestore(env: Environment, killAfter: number | 'begun'): Promise<NodeJS.Signals | null> {
-  const child = spawnNode([CLI, 'restore', '--yes'], { env })
-  child.stdout.resume()
+/** Read before the program: it stops for good where the restored file would take the place of the real one. */
+const STOPS = `data:text/javascript,${encodeURIComponent(`
+  import fs from 'node:fs'
+  import { syncBuiltinESMExports } from 'node:module'
+  const { renameSync } = fs
+  fs.renameSync = (from, to) => {
+    if (!from.includes('.restoring-')) return renameSync(from, to)
+    fs.writeSync(1, 'stopped')
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0)
+  }
+  syncBuiltinESMExports()
+`)}`
+
+/** Restores in a process of its own, which is killed after so many milliseconds, or where it stops. */
+async function killedRestore(env: Environment, killAfter: number | 'stopped'): Promise<NodeJS.Signals | null> {
+  const stops = killAfter === 'stopped' ? ['--import', STOPS] : []
+  const child = spawnNode([...stops, CLI, 'restore', '--yes'], { env })
+  let output = ''
+  child.stdout.on('data', (chunk: Buffer) => {
+    output += chunk.toString()
+  })
   child.stderr.resume()
   const closed = once(child, 'close')
-  if (killAfter === 'begun') {
-    const folder = dirname((env.DATABASE_URL ?? '').slice('sqlite:'.length))
-    const isRestoring = () => readdirSync(folder).some((name) => /\.restoring-[0-9a-f]{8}$/.test(name))
-    await soon('it restores', () => child.exitCode !== null || isRestoring())
-  } else await Promise.race([sleep(killAfter), closed])
+  if (killAfter === 'stopped') await soon('it stops', () => child.exitCode !== null || output.includes(killAfter))
+  else await Promise.race([sleep(killAfter), closed])
   child.kill('SIGKILL')
   const [, signal] = await closed
   return signal
@@ -151,7 +175,7 @@ t.test(
         const before = await digests(databaseUrl, app)
         let killed = 0
         for (let n = 0; n < KILLS; n++) {
-          const signal = await killedRestore(env, KILLS === 1 ? 'begun' : 500 + ((n + 1) * 2_500) / (KILLS + 1))
+          const signal = await killedRestore(env, KILLS === 1 ? 'stopped' : 500 + ((n + 1) * 2_500) / (KILLS + 1))
           if (signal === null) break
           killed++
           const codes = await codesIn(databaseUrl)

@@ -102,6 +102,7 @@ t.test('a database that is written to comes back on either engine, row for row, 
     await until('an increment of the second', async () =>
       (await archives.list('main')).some(({ previous }) => previous === full.body.result.backupId)
     )
+    await until('enough writes', async () => writing.acknowledged() > 10)
     await writing.stop()
     t.ok(writing.acknowledged() > 10, `${writing.acknowledged()} postings meanwhile`)
 
@@ -111,18 +112,18 @@ t.test('a database that is written to comes back on either engine, row for row, 
     await admin.delete('/api/inventory/FIRST')
     await exchangeCodes(app)
     // A state that is in the archives as it is: nothing was written after it was read.
-    const [live, last] = await until('silence', async () => {
+    const [live, last, at] = await until('silence', async () => {
       await covered(app)
       const before = (await archives.list('main')).at(-1)
       const found = await digests(databaseUrl, app)
-      await covered(app)
+      const at = await covered(app)
       const after = (await archives.list('main')).at(-1)
-      return before !== undefined && before.id === after?.id && ([found, after] as const)
+      return before !== undefined && before.id === after?.id && ([found, after, at] as const)
     })
 
     const other = dialect === 'sqlite' ? 'postgres' : 'sqlite'
     const moved = await freshUrl(t, other)
-    const { id, kept, proofs, rows } = await restoreTo(t, { env, app, databaseUrl: moved, wanted: { at: Date.now() } })
+    const { id, kept, proofs, rows } = await restoreTo(t, { env, app, databaseUrl: moved, wanted: { at } })
     t.same({ id, kept }, { id: last.id, kept: null })
     t.same(await digests(moved, app), live, `each of ${rows} rows, from ${dialect} on ${other}`)
     t.match(proofs, [
@@ -191,10 +192,16 @@ async function checkRoutes(t: Test, app: FastifyInstance, id: string): Promise<v
   t.match(metrics, /^backup_last_success_timestamp_seconds\{type="incremental"\} 1\d{9}/m)
   t.match(metrics, /^backup_last_size_bytes\{type="full"\} [1-9]/m)
   t.match(metrics, /^backup_duration_seconds_count\{type="full"\} 2$/m)
-  const { body: trail } = await admin.get('/api/audit?limit=500')
-  const done = trail.data.map(({ action }: { action: string }) => action)
-  for (const action of ['backup.create', 'backup.verify', 'backup.drill', 'backups.full.start', 'backups.drill.start'])
-    t.ok(done.includes(action), `${action} is in the audit trail`)
+  for (const action of [
+    'backup.create',
+    'backup.verify',
+    'backup.drill',
+    'backups.full.start',
+    'backups.drill.start'
+  ]) {
+    const { body: trail } = await admin.get(`/api/audit?action=${action}`)
+    t.ok(trail.data.length > 0, `${action} is in the audit trail`)
+  }
   t.equal((await admin.delete(`/api/jobs/${drilled.body.id}`)).body.code, 'JOB_ENDED')
 }
 

@@ -56,12 +56,14 @@ t.test('each tenant has a night of its own', async (t) => {
   const app = await buildApp(t, { dialect: 'sqlite', tenancy: 'multi' })
   const tenants = app.getDecorator<Tenants>('tenants')
   const jobs = app.getDecorator<JobService>('jobs')
+  // One moment: midnight would begin another night.
+  const at = Date.now()
   const nightly = createNightly({
     jobs,
-    derivation: createDerivation({ items: async () => [], dailyFlow: async () => [] }, Date.now),
+    derivation: createDerivation({ items: async () => [], dailyFlow: async () => [] }, () => at),
     aggregate: async () => 0,
     hour: 0,
-    now: Date.now,
+    now: () => at,
     train: async () => {
       throw new Error('the job is the service’s')
     }
@@ -111,15 +113,22 @@ t.test('training goes on where a killed process stopped', async (t) => {
   )
   t.equal(moved.status, 'succeeded')
   const json = { 'content-type': 'application/json' }
+  const path = join(environment.DATA_DIR, 'inventory.sqlite')
+  const execute = (text: string) => new Sqlite(path).exec(text).close()
+  // Who would store a third one hangs instead, until it is killed.
+  execute(`create trigger hang before insert on ai_models
+    when (select count(*) from ai_models where status = 'active') >= 2 begin
+    select (with recursive forever (n) as (select 1 union all select n + 1 from forever) select count(*) from forever); end`)
   const { id } = await call('POST', '/api/ai/forecast/train', '{}', json)
   const storedIn = () => {
-    const file = new Sqlite(join(environment.DATA_DIR, 'inventory.sqlite'))
+    const file = new Sqlite(path)
     const rows = file.prepare("select count(*) from ai_models where status = 'active'").pluck().get()
     file.close()
     return Number(rows)
   }
   await soon('some are stored', () => storedIn() >= 2)
   await service.end('SIGKILL')
+  execute('drop trigger hang')
   // Before the next process goes on with it.
   const stored = storedIn()
   t.ok(stored < codes.length, `${stored} of ${codes.length} were stored when it died`)
