@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 
 /** How long the main thread of a process has waited for a processor so far, ms; 0 where the kernel does not say, or it is gone. */
-function keptWaiting(pid: number | undefined): number {
+export function keptWaiting(pid: number | undefined): number {
   try {
     return Number(readFileSync(`/proc/${pid}/schedstat`, 'utf8').split(' ')[1]) / 1e6
   } catch {

@@ -121,7 +121,9 @@ t.test('the level of the log is changed for a while, on every node', async (t) =
   const third = await logged(t, env)
   t.ok(await eventually(() => third.app.log.level === 'debug'), 'and so does one that starts later')
   await client(second.app, 'viewer').get('/api/inventory')
-  t.match(second.lines.at(-1), { msg: 'answered', route: '/api/inventory', tenant: 'main', actor: 'test-viewer' })
+  const answered = () => second.lines.find(({ msg, route }) => msg === 'answered' && route === '/api/inventory')
+  t.ok(await eventually(() => answered() !== undefined))
+  t.match(answered(), { msg: 'answered', route: '/api/inventory', tenant: 'main', actor: 'test-viewer' })
   const entry = (await admin.get('/api/audit?action=log.level')).body.data[0]
   t.match(entry, { actor: 'test-admin', object: { type: 'log' } })
   t.match(JSON.stringify(entry), /"debug"/)

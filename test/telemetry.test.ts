@@ -3,7 +3,9 @@ import { createRequire } from 'node:module'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import Fastify from 'fastify'
+import type { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
+import type { SharedStore } from '../plugins/contracts.js'
 import { openTelemetry } from '../plugins/telemetry/index.js'
 import { StockMoved } from '../schemas/inventory.js'
 import {
@@ -253,6 +255,9 @@ t.test('one trace across Redis and a worker process', async (t) => {
 t.test('what is asked of Redis and of others is part of it, and the trace goes on there', async (t) => {
   const collector = await startCollector(t)
   const app = await traced(t, 'sqlite', collector, { RATE_LIMIT_PER_MINUTE: '1000' }, redisUrl())
+  const redis = app.getDecorator<SharedStore>('sharedStore')
+  // Nothing is asked of it before its line is open.
+  while ((await redis.call((each: Redis) => each.ping())) === undefined) await sleep(5)
   const viewer = client(app, 'viewer')
   for (let n = 0; n < 5; n++) await viewer.get('/api/dashboard/stats', { traceparent })
   await app.close()

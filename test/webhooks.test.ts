@@ -308,12 +308,21 @@ await eachDialect(t, async (t, dialect) => {
     const one = await node(t, database)
     const two = await node(t, database)
     const { id } = await one.create(url)
+    let begin = () => {}
+    const begun = new Promise<void>((resolve) => {
+      begin = resolve
+    })
     state.answer = async (response) => {
+      await begun
       await sleep(4)
       response.writeHead(204).end()
     }
     const codes = Array.from({ length: 60 }, (_, n) => `I${n}`)
     await one.publish(...codes)
+    // A node sends what it claimed before it claims more: with two claims both are at it.
+    const claims = sql<{ n: number }>`select count(distinct claim) as n from ${sql.table('webhook_deliveries')}`
+    await until('both', async () => Number((await claims.execute(one.tenant.db)).rows[0]?.n) > 1)
+    begin()
     await until('all', () => requests.length >= 60)
     await until('all', async () => (await one.deliveries(id, '?status=delivered&limit=200')).length === 60)
     t.same(requests.map(itemOf).sort(), [...codes].sort(), 'each exactly once')
@@ -373,13 +382,14 @@ await eachDialect(t, async (t, dialect) => {
     }
     await post('/webhooks', { url, topics: [StockMoved.topic] })
     await post('/inventory', { itemCode: 'A', name: 'A', unit: 'each' })
-    let killed: Promise<unknown> | undefined
+    let sent: ServerResponse | undefined
     state.answer = (response) => {
-      killed = service.end('SIGKILL').finally(() => response.destroy())
+      sent = response
     }
     await post('/movements', { type: 'receipt', lines: [{ itemCode: 'A', quantity: 1 }] })
-    await until('the kill', () => killed !== undefined && requests.length === 1)
-    await killed
+    const unanswered = await until('it is sent', () => requests.length === 1 && sent)
+    await service.end('SIGKILL')
+    unanswered.destroy()
     // A minute passes: the claim of the dead process runs out.
     if (dialect === 'sqlite') {
       const file = new Sqlite(database.slice('sqlite:'.length))
