@@ -1,6 +1,5 @@
 import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { gzipSync } from 'node:zlib'
 import Sqlite from 'better-sqlite3'
 import pg from 'pg'
@@ -206,24 +205,44 @@ async function killed(t: Test, dialect: Dialect) {
     (_, i) => `KI-${i % 40},receipt,1,2024-01-${String(1 + (i % 28)).padStart(2, '0')},R${i >> 3}`
   )
   const beside = (statements: string) => execute(statements, env.DATA_DIR, database?.url)
-  await beside(HALT[dialect])
-  const job = await upload('movements', lines('itemCode,type,quantity,occurredAt,reference', ...rows), 'wait=0')
-  await until('some are posted', async () => (await beside('')) > 0)
-  await server.end('SIGKILL')
-  const between = await beside(GO_ON[dialect])
-  t.ok(between > 0 && between < 10_000, `killed after ${between} rows`)
-  server = await startService(t, env)
-  let ended = await call(`/api/jobs/${job.id}`)
-  for (let tries = 0; ended.finishedAt === null && tries < 1_000; tries++) {
-    await sleep(100)
-    ended = await call(`/api/jobs/${job.id}`)
+  const movements = lines('itemCode,type,quantity,occurredAt,reference', ...rows)
+  /** @returns the job of an import whose process is killed in the middle; another has been started */
+  const killedAtIt = async (meanwhile = '') => {
+    await beside(HALT[dialect])
+    const job = await upload('movements', movements, 'wait=0')
+    await until('some are posted', async () => (await beside('')) > 0)
+    await server.end('SIGKILL')
+    const between = await beside(GO_ON[dialect])
+    t.ok(between > 0 && between < 10_000, `killed after ${between} rows`)
+    await beside(meanwhile)
+    server = await startService(t, env)
+    return until('it ends', async () => {
+      const found = await call(`/api/jobs/${job.id}`)
+      return found.finishedAt !== null && found
+    })
   }
+  const onHand = async () =>
+    (await call('/api/inventory?limit=500')).data.map((item: { onHand: number }) => item.onHand)
+  const ended = await killedAtIt()
   t.match(ended, { status: 'succeeded', result: { rows: 10_000 } })
   t.match(await call('/api/ledger/verify'), { ok: true, moves: 10_000 })
-  t.same(
-    (await call('/api/inventory?limit=500')).data.map(({ onHand }: { onHand: number }) => onHand),
-    Array(40).fill(250)
-  )
+  t.same(await onHand(), Array(40).fill(250))
+
+  // For the third time; and the undo of the one before was lost likewise.
+  const { importId } = ended.result
+  const lost = await killedAtIt(`update jobs set attempts = 3 where status = 'running';
+    update imports set status = 'undoing' where id = '${importId}';
+    insert into jobs (id, kind, status, params, progress_done, progress_total, claim, attempts, created_at, heartbeat_at)
+      values ('lost', 'inventory.import-undo', 'running', '{"importId":"${importId}"}', 0, 0, 'gone', 3, 0, 0)`)
+  t.match(lost, { status: 'failed', error: { code: 'JOB_LOST' } })
+  const imports = async () => (await call('/api/imports?limit=2')).data
+  await until('it is undone', async () => (await imports())[0].status === 'undone')
+  t.match(await call('/api/ledger/verify'), { ok: true })
+  t.same(await onHand(), Array(40).fill(250), 'nothing of the file stays')
+  t.match((await imports())[1], { id: importId, status: 'failed' }, 'which may be asked for again')
+  const again = await call(`/api/imports/${importId}/undo`, { method: 'POST', headers: { prefer: 'wait=20' } })
+  t.match(again, { status: 'succeeded' })
+  t.same(await onHand(), Array(40).fill(0))
   t.equal(await server.end('SIGTERM'), 0, 'it closes in order')
 }
 
