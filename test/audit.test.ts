@@ -386,7 +386,9 @@ await eachDialect(t, async (t, dialect) => {
   await t.test('the entry and the change are one transaction', (t) => sameTransaction(t, app, dialect))
   await t.test('row 52: each sign-in, failure and denial is one entry', (t) => signIns(t, app))
   await t.test('search, pages, roles, export', (t) => searching(t, app))
-  if (dialect === 'postgres') await t.test('an entry that commits late', async (t) => late(t, await tenantOf(app)))
+  // The upkeep of one that has been there for a minute seals by itself.
+  if (dialect === 'postgres')
+    await t.test('an entry that commits late', async (t) => late(t, await tenantOf(await buildApp(t, { dialect }))))
   await t.test('an address can be erased, and the chain holds', async (t) => {
     const tenant = await tenantOf(app)
     await sealTrail(tenant)
