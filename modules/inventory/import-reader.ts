@@ -104,8 +104,6 @@ export function parseMap(kind: ImportKind, map: string | undefined): Record<stri
 const fieldsOf = (column: string, { kind, map }: ReadOptions): readonly string[] =>
   FIELDS[kind].filter((field) => (map[field] ?? field) === column)
 
-const isMapped = ({ map }: ReadOptions): boolean => Object.keys(map).length > 0
-
 /** Reads a file row by row. @throws ImportUnreadable with the place, when the file itself is broken */
 export async function* readRows(path: string, options: ReadOptions): AsyncGenerator<RawRow> {
   try {
@@ -172,7 +170,7 @@ function columnsOf(header: readonly string[], options: ReadOptions): (readonly s
   const columns = names.map((name) => fieldsOf(name, options))
   // With a map the file is someone else's, and its other columns are not for us; without one they are misspelt.
   const unknown = names.find((_, index) => columns[index]?.length === 0)
-  if (!isMapped(options) && unknown !== undefined) {
+  if (Object.keys(map).length === 0 && unknown !== undefined) {
     throw new ImportUnreadable({
       reason: {
         en: `the column ${JSON.stringify(unknown.slice(0, 100))} is not known; the columns of ${kind} are ${FIELDS[kind].join(', ')}`,
@@ -188,7 +186,7 @@ function columnsOf(header: readonly string[], options: ReadOptions): (readonly s
 }
 
 async function* readNdjson(path: string, options: ReadOptions): AsyncGenerator<RawRow> {
-  const mapped = isMapped(options)
+  const mapped = Object.keys(options.map).length > 0
   let row = 0
   let empty = true
   for await (const line of linesOf(path)) {
