@@ -232,6 +232,8 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
     await registerOpenApi(app, VERSION, service.docs ?? true)
     const health = registerHealth(app, { version: VERSION, registry, processes: options.member })
     health.add({ name: 'database', optional: false, probe: () => server.ping() })
+    const { takesWrites } = server
+    if (takesWrites !== undefined) health.add({ name: 'writes', optional: true, probe: takesWrites })
     if (redis !== null) health.add({ name: 'cache', optional: true, probe: () => redis.probe() })
     if (mirror !== undefined) health.add(mirrorCheck(mirror))
     if (options.dataDir !== undefined) {

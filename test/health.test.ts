@@ -191,6 +191,14 @@ t.test('a database that takes no writes: what is read is answered, who writes is
     })
     t.match(await write(), { status: 503, body: { code: 'DATABASE_UNAVAILABLE' }, headers: { 'retry-after': String } })
     t.match((await admin.get('/api/inventory')).body, { data: [{ name: 'A' }] })
+    if (database === undefined) return
+    const found = await until('it is seen', async () => {
+      const { statusCode, body } = await app.inject('/health/ready')
+      const health = JSON.parse(body)
+      return health.status !== 'ok' && { statusCode, health }
+    })
+    const checks = { database: { status: 'ok' }, writes: { status: 'degraded' } }
+    t.match(found, { statusCode: 200, health: { status: 'degraded', checks } }, 'who reads is answered')
   })
 )
 

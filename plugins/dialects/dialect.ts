@@ -38,6 +38,8 @@ export interface DatabaseServer {
   homeOf?(tenant: string): string
   /** Answers within a short bound or rejects. */
   ping(): Promise<void>
+  /** Rejects while it answers and takes no writes: a standby, or one that was set so. Where the engine can be asked. */
+  takesWrites?(): Promise<void>
   pool(): { idle: number; active: number; waiting: number; max: number }
   /** What the engine counts of itself, for Prometheus. Cheap; rejects where it does not answer. */
   statistics(): Promise<DatabaseStatistics>

@@ -112,6 +112,7 @@ export function placedServer({ servers, placements }: PlacedOptions): DatabaseSe
     },
     // Where one of the others is away, its tenants are; the service is not.
     ping: () => server(HOME).ping(),
+    takesWrites: async () => server(HOME).takesWrites?.(),
     pool: () => {
       const pools = each.map((one) => one.pool())
       const sum = (of: 'idle' | 'active' | 'waiting' | 'max') => pools.reduce((total, pool) => total + pool[of], 0)

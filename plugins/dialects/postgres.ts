@@ -46,6 +46,14 @@ export function postgresServer(options: PostgresServerOptions): DatabaseServer {
   const root = new Kysely<unknown>({ dialect, plugins: PLUGINS })
   const gate = kept === 0 ? undefined : openGate(connection, log)
   const open = { root, gate: gate?.root, rest: unused(dialect), events }
+  const ask = async (text: string): Promise<pg.QueryResultRow[]> => {
+    const client = await pool.connect()
+    try {
+      return (await client.query({ text, query_timeout: PING_TIMEOUT_MS } as pg.QueryConfig)).rows
+    } finally {
+      client.release()
+    }
+  }
   return {
     dialect: 'postgres',
     tenants: async () => {
@@ -78,13 +86,10 @@ export function postgresServer(options: PostgresServerOptions): DatabaseServer {
         .execute()
     },
     open: async (tenant) => openSchema(open, schemaPrefix + tenant),
-    ping: async () => {
-      const client = await pool.connect()
-      try {
-        await client.query({ text: 'select 1', query_timeout: PING_TIMEOUT_MS } as pg.QueryConfig)
-      } finally {
-        client.release()
-      }
+    ping: async () => void (await ask('select 1')),
+    takesWrites: async () => {
+      const [row] = await ask("select current_setting('transaction_read_only') as read_only")
+      if (row?.read_only !== 'off') throw new Error('it takes no writes')
     },
     pool: () => ({
       idle: pool.idleCount,
