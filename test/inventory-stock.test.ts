@@ -182,6 +182,13 @@ async function lots(t: Test, { manager, staff, viewer }: Context) {
   t.equal((await staff.put('/api/inventory/lots', { itemCode: 'LT-0', lot: 'X' })).status, 422)
   t.equal((await staff.put('/api/inventory/lots', { itemCode: 'NONE', lot: 'X' })).status, 404)
   t.equal((await post(staff, 'receipt', { itemCode: 'LT-0', quantity: 1, lot: 'X' })).status, 422)
+
+  await made(t, manager.post('/api/inventory', { itemCode: 'LT-3', name: 'Cream', unit: 'each', tracking: 'lot' }))
+  await made(t, manager.put('/api/inventory/LT-3/units/case', { numerator: 3 }), 200)
+  for (const lot of ['1', '2', '3']) await made(t, post(staff, 'receipt', { itemCode: 'LT-3', quantity: 1, lot }))
+  const split = await made(t, post(staff, 'issue', { itemCode: 'LT-3', quantity: 1, unit: 'case' }))
+  const entered = split.lines.map(({ enteredQuantity }: { enteredQuantity: number }) => enteredQuantity)
+  t.same(entered, [0.333333, 0.333334, 0.333333], 'a third of the case from each lot, which together are the case')
 }
 
 async function serials(t: Test, { manager, staff }: Context) {

@@ -77,11 +77,18 @@ const VALUE_MAX = Number.MAX_SAFE_INTEGER
  */
 export function apply(transfer: Transfer): Move[] {
   const parts = allocate(transfer)
+  let [upTo, enteredBefore] = [0, 0]
   return parts.map(({ from, quantity }) => {
     const { item } = transfer
     const to = transfer.to(from)
-    const share = (total: number) =>
-      quantity === transfer.quantity ? total : proportionMicros(total, quantity, transfer.quantity)
+    upTo += quantity
+    // By what is left of it, so that the parts together are what was entered.
+    const entered =
+      upTo === transfer.quantity
+        ? transfer.enteredQuantity
+        : proportionMicros(transfer.enteredQuantity, upTo, transfer.quantity)
+    const enteredQuantity = entered - enteredBefore
+    enteredBefore = entered
     const value = worthOf(transfer, from, to, quantity)
     if (to.internal && !from.internal && (item.onHand + quantity > ON_HAND_MAX || item.value + value > VALUE_MAX))
       throw new StockLimit({ itemCode: item.code, line: transfer.requestLine })
@@ -105,7 +112,7 @@ export function apply(transfer: Transfer): Move[] {
       from,
       to,
       quantity,
-      enteredQuantity: share(transfer.enteredQuantity),
+      enteredQuantity,
       enteredUnit: transfer.enteredUnit,
       // Told beside the value, which is exact: of a millionth of a unit it may leave what the database holds.
       unitCost: Math.min(proportionMicros(value, MICROS, quantity), VALUE_MAX),
