@@ -186,6 +186,11 @@ t.test('the OpenAPI document is valid, complete, and shown at /docs without the 
       method !== 'GET' && role !== 'public',
       `${name}: writes take an Idempotency-Key`
     )
+    t.equal(
+      statuses.includes('304'),
+      headers.includes('If-None-Match'),
+      `${name}: what has an ETag may be answered 304`
+    )
   }
   t.ok(ids.size > 50)
   for (const url of ['/health', '/health/live', '/health/ready', '/metrics']) {

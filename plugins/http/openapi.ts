@@ -75,6 +75,7 @@ const header = (description: string) => ({ type: 'string', description })
 const IDEMPOTENCY_KEY = header('1–255 printable ASCII characters; the same key and request answer the same bytes again')
 const IF_MATCH = header('The ETag that was read; a stale one answers 412')
 const IF_NONE_MATCH = header('An ETag; the answer is 304 while it holds')
+const NOT_MODIFIED = { 304: { type: 'null', description: 'The ETag of If-None-Match holds' } }
 
 /** Adds what every route has by the conventions of this API, so that no route has to repeat it. */
 function described(schema: FastifySchema | undefined, url: string, { method, config }: RouteOptions): FastifySchema {
@@ -85,12 +86,14 @@ function described(schema: FastifySchema | undefined, url: string, { method, con
     ...(verb === 'patch' || verb === 'delete' ? { 'If-Match': IF_MATCH } : {}),
     ...(verb === 'get' && !open ? { 'If-None-Match': IF_NONE_MATCH } : {})
   }
-  const { body, ...others } = schema ?? {}
+  const { body, response, ...others } = schema ?? {}
+  const told = 'If-None-Match' in properties ? Object.assign({}, response, NOT_MODIFIED) : response
   return {
     operationId: operationIdOf(verb, url),
     ...(open ? { security: [] } : {}),
     ...(Object.keys(properties).length === 0 ? {} : { headers: { type: 'object', properties } }),
     ...(body === undefined || body === NO_BODY ? {} : { body }),
+    ...(told === undefined ? {} : { response: told }),
     ...others
   }
 }
