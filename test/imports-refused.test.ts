@@ -1,9 +1,15 @@
-import { readdirSync } from 'node:fs'
+import { randomUUID } from 'node:crypto'
+import { readdirSync, rmSync, utimesSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
 import Sqlite from 'better-sqlite3'
 import pg from 'pg'
 import t, { type Test } from 'tap'
+import { createImportStore } from '../modules/inventory/import-store.js'
+import { IMPORT_JOB } from '../modules/inventory/imports.js'
+import { removeLeftUploads } from '../modules/inventory/spool.js'
+import type { Jobs } from '../plugins/contracts.js'
+import type { Tenants } from '../plugins/core.js'
 import { type Dialect, eachDialect } from './helper.js'
 import { type Context, CSV, countRows, imported, lines, NDJSON, openImports } from './imports-harness.js'
 import { patience } from './patience.js'
@@ -150,6 +156,55 @@ async function badFiles(t: Test, { manager, db, dataDir }: Context) {
   t.equal(answer.body.errors.length, 100)
 }
 
+/** Of an import whose upload is gone nothing stays, and no upload that no import waits for. */
+async function leftUploads(t: Test, { app, manager, dataDir }: Context) {
+  const tenant = await app.getDecorator<Tenants>('tenants').get('main')
+  const folder = join(dataDir, 'imports')
+  const upload = (name: string, hoursAgo: number) => {
+    const path = join(folder, name)
+    writeFileSync(path, 'itemCode,name\nLU-1,x\n')
+    const at = Date.now() / 1000 - hoursAgo * 3_600
+    utimesSync(path, at, at)
+    return path
+  }
+  const [ended] = (await manager.get('/api/imports?limit=1')).body.data
+  const id = randomUUID()
+  const waiting = `main.${id}.csv`
+  const spool = upload(waiting, 2)
+  await tenant.transact(({ db }) =>
+    createImportStore(db).insert({
+      id,
+      kind: 'items',
+      status: 'running',
+      total_rows: 1,
+      done_rows: 0,
+      spool,
+      options: JSON.stringify({ kind: 'items', format: 'csv', map: {} }),
+      actor: 'somebody',
+      request_id: 'r',
+      created_at: Date.now(),
+      finished_at: null
+    })
+  )
+  const kept = [waiting, `main.${randomUUID()}.csv`, `other.${randomUUID()}.csv`]
+  upload(kept[1] ?? '', 0.5)
+  upload(kept[2] ?? '', 2)
+  upload(`main.${randomUUID()}.csv`, 2)
+  upload(`main.${ended.id}.csv`, 2)
+  await removeLeftUploads(tenant, folder)
+  t.same(readdirSync(folder).sort(), kept.sort(), 'what is waited for, may come to be, or is of another')
+
+  for (const name of kept) rmSync(join(folder, name))
+  const jobs = app.getDecorator<Jobs>('jobs')
+  const { id: job } = await jobs.start(tenant, IMPORT_JOB, { importId: id })
+  const found = await until('it ends', async () => {
+    const { body } = await manager.get(`/api/jobs/${job}`)
+    return body.finishedAt !== null && body
+  })
+  t.match(found, { status: 'failed', error: { code: 'INV_IMPORT_FILE_LOST' } })
+  t.match((await manager.get(`/api/imports/${id}`)).body, { status: 'undone', done: 0 }, 'and nobody waits for it')
+}
+
 /** Past the service. @returns how many rows of the last import are posted then */
 async function execute(statements: string, dataDir: string, databaseUrl: string | undefined): Promise<number> {
   const done = 'select done_rows from imports order by created_at desc limit 1'
@@ -249,5 +304,6 @@ async function killed(t: Test, dialect: Dialect) {
 await eachDialect(t, async (t, dialect) => {
   const context = await openImports(t, dialect)
   await t.test('bad files', (t) => badFiles(t, context))
+  await t.test('left uploads', (t) => leftUploads(t, context))
   await t.test('killed', (t) => killed(t, dialect))
 })

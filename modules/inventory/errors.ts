@@ -136,8 +136,8 @@ export const ImportNotUndoable = problem<{ id: string; status: string }>('INV_IM
   fr: 'L’import {id} est {status} et ne peut être défait.'
 })
 export const ImportLost = problem<{ id: string }>('INV_IMPORT_FILE_LOST', 409, {
-  en: 'The file of the import {id} is gone, so it cannot go on; undo it.',
-  fr: 'Le fichier de l’import {id} a disparu ; défaites-le.'
+  en: 'The file of the import {id} is gone, so it cannot go on; what was posted of it is undone.',
+  fr: 'Le fichier de l’import {id} a disparu ; ce qui en était saisi est défait.'
 })
 export const CostHidden = problem<{ sort: string }>('INV_COST_HIDDEN', 403, {
   en: 'Costs are shown to managers, so the order {sort} is theirs too.',

@@ -129,8 +129,8 @@ export async function runImport(
   }
   // The process may have died between the last commit and the end of the job.
   if (row.status === 'succeeded') return { ...report, accepted: report.rows }
-  if (path === null || !existsSync(path)) throw new ImportLost({ id: row.id })
   try {
+    if (path === null || !existsSync(path)) throw new ImportLost({ id: row.id })
     const post = row.kind === 'items' ? postItems : postMovements
     await post(
       context,
@@ -149,7 +149,7 @@ export async function runImport(
       { agent: asked(row.actor, row.request_id) }
     )
     await undo(context, job, row.id, row.kind).catch((refused) => leaveToUndo(job, row.id, refused))
-    await rm(path, { force: true })
+    await removeUpload(path)
     throw error
   }
   await tenant.transact(
@@ -159,9 +159,13 @@ export async function runImport(
     },
     { agent: asked(row.actor, row.request_id) }
   )
-  await rm(path, { force: true })
+  await removeUpload(path)
   report.accepted = report.rows
   return report
+}
+
+const removeUpload = async (path: string | null) => {
+  if (path !== null) await rm(path, { force: true })
 }
 
 /** This process ends, or another has taken the job over: a run to come goes on where it is. */
@@ -299,7 +303,7 @@ export async function runUndo(
     await leaveToUndo(job, row.id, error)
     throw error
   }
-  if (row.spool !== null) await rm(row.spool, { force: true })
+  await removeUpload(row.spool)
   return { importId: row.id }
 }
 

@@ -14,8 +14,10 @@ import { itemRoutes } from './routes-items.js'
 import { ledgerRoutes, movementRoutes } from './routes-movements.js'
 import { defineImportJobs, transferRoutes } from './routes-transfer.js'
 import { INDEXED_TEXT } from './search-text.js'
+import { removeLeftUploads } from './spool.js'
 
 const RESERVATION_SWEEP_SECONDS = 30
+const UPLOADS_SWEEP_SECONDS = 3_600
 /** LedgerProofStale fires when two in a row are missed. */
 const PROOF_SECONDS = 6 * 3_600
 
@@ -64,6 +66,10 @@ async function inventory(app: FastifyInstance, options: InventoryOptions): Promi
   defineImportJobs(context)
   const periodic = app.getDecorator<Periodic>('periodic')
   periodic.every(RESERVATION_SWEEP_SECONDS, 'reservation expiry', voidExpired)
+  // Without a folder of its own, the files of others lie beside.
+  const { dataDir } = options
+  if (dataDir !== undefined)
+    periodic.every(UPLOADS_SWEEP_SECONDS, 'left uploads', (tenant) => removeLeftUploads(tenant, context.spoolDir))
   const closing = new AbortController()
   app.addHook('preClose', async () => closing.abort())
   periodic.every(PROOF_SECONDS, 'ledger proof', async (tenant) => {

@@ -1,5 +1,4 @@
 import { rm } from 'node:fs/promises'
-import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from 'typebox'
@@ -13,7 +12,7 @@ import { exportCsv, exportNdjson } from './exports.js'
 import { parseMap, type ReadOptions } from './import-reader.js'
 import { createImportStore, presentRun } from './import-store.js'
 import { IMPORT_CACHE, IMPORT_JOB, moveTo, rehearse, runImport, runUndo, UNDO_JOB } from './imports.js'
-import { EMPTY, spoolUpload } from './spool.js'
+import { EMPTY, spoolPath, spoolUpload } from './spool.js'
 
 const tags = ['import and export']
 const UPLOAD_TYPES = [
@@ -85,9 +84,9 @@ export const transferRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
         const locale = localeOf(request)
         const tenant = tenantOf(request)
         const importId = uuidv7()
-        const path = join(spoolDir, `${importId}.${format}`)
+        const path = spoolPath(spoolDir, tenant, importId, format)
         const fingerprint = await spoolUpload(request.body, path)
-        let kept = false
+        let [begun, kept] = [false, false]
         try {
           if (dryRun) {
             const report = await rehearse(tenant, path, options, locale)
@@ -111,6 +110,7 @@ export const transferRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
           }
           const { actor, requestId } = authorOf(request)
           const start = async (tx: Transaction) => {
+            begun = true
             tx.invalidate(IMPORT_CACHE)
             await createImportStore(tx.db).insert({
               id: importId,
@@ -132,8 +132,15 @@ export const transferRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
           }
           return await answers.job(request, reply, start, { fingerprint, check })
         } finally {
-          // Once the import is on record the file is the job's.
-          if (!kept) await rm(path, { force: true })
+          // Once the import is on record the file is the job's; where that cannot be told now, upkeep removes what nobody waits for.
+          const isOnRecord = () =>
+            createImportStore(tenant.db)
+              .find(importId)
+              .then(
+                (run) => run !== undefined,
+                () => true
+              )
+          if (!kept && !(begun && (await isOnRecord()))) await rm(path, { force: true })
         }
       }
     )

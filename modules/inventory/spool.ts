@@ -1,11 +1,12 @@
 import { createHash } from 'node:crypto'
-import { mkdir, open, rm } from 'node:fs/promises'
-import { dirname } from 'node:path'
+import { mkdir, open, readdir, rm, stat } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
 import { Readable, Transform } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { createGunzip } from 'node:zlib'
-import { PayloadTooLarge } from '../../plugins/contracts.js'
+import { PayloadTooLarge, type Tenant } from '../../plugins/contracts.js'
 import { ImportUnreadable } from './errors.js'
+import { createImportStore } from './import-store.js'
 
 export const EMPTY = { en: 'it is empty (0 bytes)', fr: 'il est vide (0 octet)' }
 const FILE_MAX_BYTES = 1024 ** 3
@@ -13,6 +14,27 @@ const GZIP_MAGIC = [0x1f, 0x8b]
 /** Tables shrink to a tenth or a twentieth. What grows so much more, and beyond this size, is made to fill a disk. */
 const GROWTH_MAX = 200
 const GROWTH_FREE_BYTES = 16 * 1024 ** 2
+
+/** Longer than an upload stands still while it comes in or is rehearsed; only then can it be on record. */
+const UNKNOWN_AFTER_MS = 3_600_000
+
+/** Where an upload waits for its import. */
+export const spoolPath = (folder: string, tenant: Tenant, importId: string, format: string): string =>
+  join(folder, `${tenant.id}.${importId}.${format}`)
+
+/** Removes the uploads that no import of the tenant waits for: those of a process that died before they were on record, or after their import. */
+export async function removeLeftUploads(tenant: Tenant, folder: string): Promise<void> {
+  const imports = createImportStore(tenant.db)
+  for (const name of await readdir(folder).catch(() => [])) {
+    const [owner, importId = ''] = name.split('.')
+    if (owner !== tenant.id) continue
+    const path = join(folder, name)
+    const written = await stat(path).catch(() => undefined)
+    if (written === undefined || written.mtimeMs > Date.now() - UNKNOWN_AFTER_MS) continue
+    const run = await imports.find(importId)
+    if (run === undefined || run.spool === null) await rm(path, { force: true })
+  }
+}
 
 /**
  * Writes an upload to a file, unpacked where it is gzip, its encoding and size checked on the way.
