@@ -124,16 +124,17 @@ async function call(service: Service, method: string, path: string, body?: strin
   if (!answer.ok) throw new BenchError(`${method} ${path}: ${answer.status} ${text.slice(0, 300)}`)
   return JSON.parse(text)
 }
+/** The service tells when the job has ended: to ask for it again and again would hold up the reader, whose thread this is. */
 const start = (service: Service, path: string, body: object): Promise<Job> =>
-  call(service, 'POST', path, JSON.stringify(body), { 'content-type': 'application/json' })
+  call(service, 'POST', path, JSON.stringify(body), { 'content-type': 'application/json', prefer: 'wait=60' })
 
-async function finished(service: Service, { id }: Job): Promise<void> {
-  for (;;) {
-    const job: Job = await call(service, 'GET', `/api/jobs/${id}`)
-    if (job.status === 'succeeded') return
-    if (job.finishedAt !== null) throw new BenchError(`${job.kind}: ${job.status} ${job.error?.message ?? ''}`)
-    await sleep(200)
+async function finished(service: Service, begun: Job): Promise<void> {
+  let job = begun
+  while (job.finishedAt === null) {
+    await sleep(1000)
+    job = await call(service, 'GET', `/api/jobs/${job.id}`)
   }
+  if (job.status !== 'succeeded') throw new BenchError(`${job.kind}: ${job.status} ${job.error?.message ?? ''}`)
 }
 
 async function seed(service: Service, { items, days }: Options): Promise<string[]> {
