@@ -44,6 +44,7 @@ const PROCESSES = [
   ['imports', 'imports-refused', 'tenancy'],
   [
     ...[
+      'forecast-choice',
       'forecast-models',
       'forecast-phases',
       'forecast-references',

@@ -7,7 +7,6 @@ import { closedPhases } from '../modules/forecasting/models/closed.js'
 import { blend, tabulate, weigh } from '../modules/forecasting/models/combine.js'
 import { forecastEach, rowOf } from '../modules/forecasting/models/ends.js'
 import {
-  contest,
   type ForecastErrorCode,
   type ForecastInput,
   ForecastInputError,
@@ -277,33 +276,6 @@ t.test('intervals of short and of jumping series', async (t) => {
     Array.from(spread(Float64Array.of(100), equal, 0, 0), (row) => Math.round(row[0]!)),
     Array(23).fill(100)
   )
-})
-
-t.test('selection is honest', async (t) => {
-  const noise = uniform(42)
-  const seasonal = Float64Array.from(
-    { length: 210 },
-    (_, i) => 100 + 30 * Math.sin((2 * Math.PI * i) / 7) + 20 * noise()
-  )
-  const good = forecast({ values: seasonal, frequency: 'day', horizon: 7 })
-  t.equal(good.reason, 'combination-beats-baseline')
-  t.equal(good.baseline.model, 'seasonal-naive')
-  t.ok(good.accuracy.mae < good.baseline.mae && good.seasonalPeriods.includes(7))
-  t.ok(good.members.length > 5, 'the weights are shown')
-  const steady = forecast({ values: seasonal.map(() => 100 + 40 * noise()), frequency: 'week', horizon: 4 })
-  const weight = steady.members.find(({ model }) => model === 'empirical')?.weight ?? 0
-  t.ok(weight > 1 / steady.members.length, `noise about a level is drawn to its mean: ${weight}`)
-  const repeating = Float64Array.from({ length: 140 }, (_, i) => [5, 9, 2, 40, 7, 7, 30][i % 7]!)
-  const exact = forecast({ values: repeating, frequency: 'day', horizon: 7 })
-  t.equal(exact.reason, 'baseline-wins', 'nothing beats the repetition of an exact season')
-  t.same(Array.from(exact.mean), Array.from(repeating.slice(0, 7)))
-  const { baseline, challenger, challengerServes } = contest({ values: repeating, frequency: 'day', horizon: 7 })
-  t.same([challengerServes, baseline.accuracy.mae], [false, 0], 'both sides of the choice can be looked at')
-  t.ok(challenger !== undefined && challenger.accuracy.mae > 0)
-  const named = forecast({ values: seasonal, frequency: 'day', horizon: 7, models: ['ses'] })
-  t.same([named.model, named.reason, named.servesBaseline], ['ses', 'named', false])
-  const two = forecast({ values: seasonal, frequency: 'day', horizon: 7, models: ['theta', 'ses'] })
-  t.same([two.model, two.members.length], ['combination', 2])
 })
 
 t.test('the day and the week of hourly data', async (t) => {

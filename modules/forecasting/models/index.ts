@@ -100,20 +100,26 @@ function baselineName({ context, demandClass }: Prepared): ModelName {
   return demandClass === 'smooth' || demandClass === 'none' ? 'naive' : 'tsb'
 }
 
-function judgeBaseline(prepared: Prepared, plan: RollingPlan, floor: number): Judged & { name: ModelName } {
-  const { names, rolled, finals } = rollMembers([baselineName(prepared), 'naive'], prepared, plan)
-  return { name: names[0]!, ...judge(rolled[0]!.slice(), finals[0]!.slice(), prepared, plan, floor) }
+/** What was judged, and its forecasts at the origins. */
+interface Rolled {
+  judged: Judged
+  rolled: Float64Array
 }
 
-type Candidate = Judged & { members: Members; weights: Float64Array }
+function judgeBaseline(prepared: Prepared, plan: RollingPlan, floor: number): Rolled & { name: ModelName } {
+  const { names, rolled: all, finals } = rollMembers([baselineName(prepared), 'naive'], prepared, plan)
+  const rolled = all[0]!.slice()
+  return { name: names[0]!, rolled, judged: judge(rolled, finals[0]!.slice(), prepared, plan, floor) }
+}
+
+/** A combination, with the weights of its members and the series as it was judged on. */
+interface Candidate extends Rolled {
+  weights: ReadonlyMap<ModelName, number>
+  prepared: Prepared
+}
 
 /** Weighs the members, blends them and judges the result. */
-function combine(
-  members: Members,
-  prepared: Prepared,
-  plan: RollingPlan,
-  floor: number
-): Judged & { weights: Float64Array } {
+function combine(members: Members, prepared: Prepared, plan: RollingPlan, floor: number): Candidate {
   const { y, observed, sparse } = prepared
   const weights = new Float64Array(members.names.length)
   const several = members.names.length > 1
@@ -125,7 +131,37 @@ function combine(
   blendSteps(members.finals, 0, weights, share, point)
   const rolled = combineRolled(members.rolled, table, share)
   const factor = several && !sparse ? biasFactor(rolled, prepared, plan) : 1
-  return { ...judge(scaleBy(rolled, factor), scaleBy(point, factor), prepared, plan, floor), weights }
+  const judged = judge(scaleBy(rolled, factor), scaleBy(point, factor), prepared, plan, floor)
+  return { judged, rolled, weights: new Map(members.names.map((name, m) => [name, weights[m]!])), prepared }
+}
+
+/** Shares that the baseline may take of a combination which did not beat it alone. */
+const BASELINE_SHARES = [0.25, 0.5] as const
+
+/**
+ * The combination as it is, or, where the baseline did better, with the smallest share of the baseline with which it is ahead;
+ * undefined where none is. Of two forecasts that are about as good, the mean errs less than either: where one was ahead by luck, this
+ * keeps the other.
+ */
+function aheadOf(
+  baseline: Rolled & { name: ModelName },
+  alone: Candidate,
+  plan: RollingPlan,
+  floor: number,
+  isAhead: (judged: Judged) => boolean
+): Candidate | undefined {
+  if (isAhead(alone.judged)) return alone
+  for (const share of BASELINE_SHARES) {
+    const mixed = (own: Float64Array, other: Float64Array) =>
+      own.map((value, i) => (1 - share) * value + share * other[i]!)
+    const rolled = mixed(alone.rolled, baseline.rolled)
+    const judged = judge(rolled, mixed(alone.judged.mean, baseline.judged.mean), alone.prepared, plan, floor)
+    if (!isAhead(judged)) continue
+    const weights = new Map([...alone.weights].map(([name, weight]) => [name, (1 - share) * weight]))
+    weights.set(baseline.name, (weights.get(baseline.name) ?? 0) + share)
+    return { judged, rolled, weights, prepared: alone.prepared }
+  }
+  return undefined
 }
 
 /** A sparse series with a season is forecast both ways; the counts stand unless the season helps clearly. */
@@ -140,7 +176,7 @@ function bestCandidate(
 ): Candidate | undefined {
   const attempt = (names: readonly ModelName[], as: Prepared): Candidate | undefined => {
     const members = rollMembers([...new Set(names)], as, plan)
-    return members.names.length > 0 ? { members, ...combine(members, as, plan, floor) } : undefined
+    return members.names.length > 0 ? combine(members, as, plan, floor) : undefined
   }
   if (asked.length > 0) return attempt(asked, prepared)
   const dense = (): Candidate | undefined => attempt(DEFAULT_MEMBERS, { ...prepared, sparse: false })
@@ -148,15 +184,13 @@ function bestCandidate(
   const counts = attempt(SPARSE_MEMBERS, prepared)
   const seasonal = prepared.context.periods.length > 0 ? dense() : undefined
   if (!counts || !seasonal) return counts ?? seasonal
-  const loss = ({ accuracy }: Judged): number => accuracy.pinball ?? accuracy.mae
+  const loss = ({ judged: { accuracy } }: Candidate): number => accuracy.pinball ?? accuracy.mae
   return loss(seasonal) < SEASON_GAIN * loss(counts) ? seasonal : counts
 }
 
 /** Whether the candidate did better out of sample: by absolute error, or by squared error where zero is the usual value
  * (the absolute error of sparse demand rewards forecasting nothing). */
 const lossOf = ({ accuracy }: Judged, { sparse }: Prepared): number => (sparse ? accuracy.rmse : accuracy.mae)
-const beats = (candidate: Judged, baseline: Judged, prepared: Prepared): boolean =>
-  lossOf(candidate, prepared) < lossOf(baseline, prepared)
 
 /** Factors stand unless the forecast is clearly better without: what comes once a year is seldom in the periods judged. */
 const FACTOR_GAIN = 0.98
@@ -199,7 +233,8 @@ function contestOf(input: ForecastInput, asked: readonly ModelName[], periods: r
   const { factors } = prepared.context
   const plain = { ...prepared, context: { ...prepared.context, factors: undefined } }
   // The baseline is what any forecast must beat, so it knows nothing beforehand.
-  const { name, ...judged } = judgeBaseline(plain, plan, floor)
+  const base = judgeBaseline(plain, plan, floor)
+  const { name, judged } = base
   const shared = {
     levels: LEVELS.slice(),
     seasonalPeriods: [...prepared.context.periods],
@@ -225,17 +260,23 @@ function contestOf(input: ForecastInput, asked: readonly ModelName[], periods: r
   let applied = factors !== undefined
   if (factors && !named) {
     const without = bestCandidate(asked, plain, plan, floor)
-    if (without && (!candidate || lossOf(without, prepared) < FACTOR_GAIN * lossOf(candidate, prepared))) {
+    if (
+      without &&
+      (!candidate || lossOf(without.judged, prepared) < FACTOR_GAIN * lossOf(candidate.judged, prepared))
+    ) {
       candidate = without
       applied = false
     }
   }
   if (!candidate) return alone('too-short')
-  const { members, weights, ...served } = candidate
+  const isAhead = (one: Judged): boolean => lossOf(one, prepared) < lossOf(judged, prepared)
+  const ahead = named ? candidate : aheadOf(base, candidate, plan, floor, isAhead)
+  const { judged: served, weights } = ahead ?? candidate
+  const [only] = weights.keys()
   const challenger: ForecastOutput = {
-    model: members.names.length === 1 ? members.names[0]! : 'combination',
-    members: members.names
-      .map((model, m) => ({ model, weight: weights[m]! }))
+    model: weights.size === 1 && only ? only : 'combination',
+    members: [...weights]
+      .map(([model, weight]) => ({ model, weight }))
       .sort((a, b) => b.weight - a.weight || a.model.localeCompare(b.model)),
     ...served,
     ...shared,
@@ -243,11 +284,7 @@ function contestOf(input: ForecastInput, asked: readonly ModelName[], periods: r
     servesBaseline: false,
     reason: named ? 'named' : 'combination-beats-baseline'
   }
-  return {
-    baseline: asBaseline('baseline-wins'),
-    challenger,
-    challengerServes: named || beats(served, judged, prepared)
-  }
+  return { baseline: asBaseline('baseline-wins'), challenger, challengerServes: ahead !== undefined }
 }
 
 /**
