@@ -188,8 +188,8 @@ function bestCandidate(
   return loss(seasonal) < SEASON_GAIN * loss(counts) ? seasonal : counts
 }
 
-/** Whether the candidate did better out of sample: by absolute error, or by squared error where zero is the usual value
- * (the absolute error of sparse demand rewards forecasting nothing). */
+/** What the choice is made by, out of sample: absolute errors, or squared ones where zero is the usual value (the absolute error of
+ * sparse demand rewards forecasting nothing). */
 const lossOf = ({ accuracy }: Judged, { sparse }: Prepared): number => (sparse ? accuracy.rmse : accuracy.mae)
 
 /** Factors stand unless the forecast is clearly better without: what comes once a year is seldom in the periods judged. */
