@@ -23,17 +23,9 @@ import { decompose } from '../modules/forecasting/models/seasons.js'
 import { fillMissing, isSeasonal } from '../modules/forecasting/models/series.js'
 import type { FitContext, Fitted } from '../modules/forecasting/models/types.js'
 import { hampel } from '../modules/forecasting/models/wrap.js'
+import { uniform } from './noise.js'
 
 const SHORT = Float64Array.of(17, 21, 19, 25, 23, 28, 24, 30, 27, 33, 29, 35, 31, 36, 34, 40, 37, 41, 38, 45)
-
-/** Reproducible noise in [−½, ½). */
-const uniform = (seed: number) => {
-  let state = seed
-  return () => {
-    state = (state * 1664525 + 1013904223) % 4294967296
-    return state / 4294967296 - 0.5
-  }
-}
 
 t.test('what is called between fits changes nothing', async (t) => {
   const asked: ForecastInput = { values: SHORT, frequency: 'week', horizon: 4 }

@@ -1,15 +1,7 @@
 import t from 'tap'
 import { forecast } from '../modules/forecasting/models/index.js'
 import { phaseNoise } from '../modules/forecasting/models/phases.js'
-
-/** Reproducible noise in [−½, ½). */
-const uniform = (seed: number) => {
-  let state = seed
-  return () => {
-    state = (state * 1664525 + 1013904223) % 4294967296
-    return state / 4294967296 - 0.5
-  }
-}
+import { uniform } from './noise.js'
 
 t.test('hours that stray more than others, and whole demand', async (t) => {
   const noise = uniform(11)
