@@ -1,6 +1,6 @@
 import t from 'tap'
 import { contest, forecast } from '../modules/forecasting/models/index.js'
-import { DEFAULT_MEMBERS } from '../modules/forecasting/models/pool.js'
+import { DEFAULT_MEMBERS, LEVEL_MEMBERS } from '../modules/forecasting/models/pool.js'
 import { uniform } from './noise.js'
 
 t.test('selection is honest', async (t) => {
@@ -71,4 +71,35 @@ t.test('a combination that loses serves with a share of the baseline, or not at 
     }
   }
   t.ok(counts.alone > 0 && counts.shared > 0 && counts.baseline > 0, `each was seen: ${JSON.stringify(counts)}`)
+})
+
+t.test('of uneven demand with few values only the level is forecast', async (t) => {
+  const noise = uniform(9)
+  // lumps of very different size, and more and more of them
+  const lumps = Float64Array.from({ length: 60 }, (_, i) =>
+    noise() > 0.1 ? 0.5 + i * (1 + 40 * (noise() + 0.5) ** 4) : 0.5
+  )
+  const named = (values: Float64Array) => {
+    const { challenger, baseline } = contest({ values, frequency: 'week', horizon: 4 })
+    t.not(baseline.demandClass, 'smooth')
+    return challenger?.members.map(({ model }) => model) ?? []
+  }
+  const few = named(lumps.slice(0, 24))
+  t.ok(few.length > 1)
+  t.same(
+    few.filter((model) => !LEVEL_MEMBERS.includes(model)),
+    [],
+    'no trend, no last value'
+  )
+  t.ok(
+    named(lumps).some((model) => !LEVEL_MEMBERS.includes(model)),
+    'with more of them all that apply'
+  )
+  const smooth = Float64Array.from({ length: 20 }, (_, i) => 100 + 4 * i + 5 * noise())
+  const { members, demandClass } = forecast({ values: smooth, frequency: 'week', horizon: 4 })
+  t.equal(demandClass, 'smooth')
+  t.ok(
+    members.some(({ model }) => !LEVEL_MEMBERS.includes(model)),
+    'a trend that is plain is followed however short'
+  )
 })

@@ -270,6 +270,28 @@ t.test('intervals of short and of jumping series', async (t) => {
   )
 })
 
+t.test('errors to one side are believed as far as they were seen apart', async (t) => {
+  const medianAfter = (windows: number, horizon: number) => {
+    const origins = Int32Array.from({ length: windows * horizon }, (_, o) => 10 + o)
+    const plan = { origins, refits: Int32Array.of(0), horizon }
+    const n = 10 + origins.length + horizon
+    const rolled = new Float64Array(origins.length * horizon).fill(100)
+    const learnt = learnErrors(rolled, new Float64Array(n).fill(110), new Uint8Array(n).fill(1), plan, false)
+    const rows = spread(new Float64Array(horizon).fill(100), learnt, 0, n)
+    return rows[LEVELS.indexOf(0.5)]![0]! - 100
+  }
+  for (const horizon of [1, 4]) {
+    const shifts = [1, 2, 4, 8].map((windows) => medianAfter(windows, horizon))
+    for (const [i, windows] of [1, 2, 4, 8].entries()) {
+      // errors count half after three horizons: so many of equal weight say as much (Kish)
+      const weights = Array.from({ length: windows * horizon }, (_, o) => 2 ** (-o / (3 * horizon)))
+      const sum = (power: number) => weights.reduce((total, weight) => total + weight ** power, 0)
+      const worth = sum(1) ** 2 / sum(2) / horizon
+      t.ok(Math.abs(shifts[i]! - (10 * worth) / (worth + 2)) < 1e-9, `${windows} of ${horizon}: ${shifts[i]} of 10`)
+    }
+  }
+})
+
 t.test('the day and the week of hourly data', async (t) => {
   const noise = uniform(3)
   let level = 0

@@ -3,7 +3,7 @@ import { blendSteps, combineRolled, medianShare, tabulate, weigh } from './combi
 import { withFactors } from './factors.js'
 import { type Judged, judgeByCounts, judgeByErrors } from './judge.js'
 import { LEVELS } from './levels.js'
-import { DEFAULT_MEMBERS, POOL, SLOW_MODELS, SPARSE_MEMBERS } from './pool.js'
+import { DEFAULT_MEMBERS, LEVEL_MEMBERS, POOL, SLOW_MODELS, SPARSE_MEMBERS } from './pool.js'
 import { check, type Prepared, prepare } from './prepare.js'
 import { hold, planOrigins, type RollingPlan, roll } from './rolling.js'
 import { candidatePeriods } from './series.js'
@@ -164,6 +164,12 @@ function aheadOf(
   return undefined
 }
 
+/** Uneven demand of so few values is forecast by its level: its last values and their trend are chance for the most part. */
+const FEW_VALUES = 24
+
+const denseMembers = ({ y, demandClass }: Prepared): readonly ModelName[] =>
+  y.length <= FEW_VALUES && demandClass !== 'smooth' ? LEVEL_MEMBERS : DEFAULT_MEMBERS
+
 /** A sparse series with a season is forecast both ways; the counts stand unless the season helps clearly. */
 const SEASON_GAIN = 0.97
 
@@ -179,7 +185,7 @@ function bestCandidate(
     return members.names.length > 0 ? combine(members, as, plan, floor) : undefined
   }
   if (asked.length > 0) return attempt(asked, prepared)
-  const dense = (): Candidate | undefined => attempt(DEFAULT_MEMBERS, { ...prepared, sparse: false })
+  const dense = (): Candidate | undefined => attempt(denseMembers(prepared), { ...prepared, sparse: false })
   if (!prepared.sparse) return dense()
   const counts = attempt(SPARSE_MEMBERS, prepared)
   const seasonal = prepared.context.periods.length > 0 ? dense() : undefined

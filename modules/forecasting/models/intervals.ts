@@ -35,9 +35,12 @@ const phaseTerm = (phases: Float64Array | undefined, t: number): number => phase
 
 /** Horizons after which an error counts half: what is uncertain now says more than what was. */
 const HALF_LIFE_HORIZONS = 3
-/** Fewer windows than this widen no further; running sums have one error a window where single steps have several. */
-const LEAST_WINDOWS = { steps: 1.5, sums: 1.8 } as const
+/** Fewer windows than this widen no further. */
+const LEAST_WINDOWS = 2
+/** Running sums have one error a window where single steps have several. */
 const SUMS_SHARE = 0.7
+/** Windows of which the mean error is believed by half: the errors of one window go together, and the next may miss the other way. */
+const BELIEVED_WINDOWS = 2
 
 /** Weight per origin of `from…to`, the last one's being 1. */
 function originWeights({ origins, horizon }: RollingPlan, from: number, to: number): Float64Array {
@@ -59,9 +62,28 @@ function weightedSpan({ origins }: RollingPlan, weights: Float64Array, from: num
   return to > from ? ((origins[to - 1]! - origins[from]! + 1) * sum * sum) / squares / (to - from) : 0
 }
 
-/** Windows that do not overlap, per step: of k periods for the k-th, but errors half a horizon apart are still alike. */
+/** Windows that do not overlap, per step: of k periods for the k-th, but errors a third of a horizon apart are still alike. */
 const windowsOf = (span: number, horizon: number): Float64Array =>
-  Float64Array.from({ length: horizon }, (_, k) => span / Math.max(k + 1, horizon / 2))
+  Float64Array.from({ length: horizon }, (_, k) => span / Math.max(k + 1, horizon / 3))
+
+/**
+ * Takes off the errors the part of their mean that so few windows cannot vouch for. What they scatter about it is known from
+ * every error, but how far all of them lie to one side from each window once. Source: Efron & Morris (1975), shrinkage.
+ * @returns the mean that is left
+ */
+function recentre(errors: Float64Array, weights: Float64Array, windows: number): number {
+  let sum = 0
+  let mass = 0
+  for (let i = 0; i < errors.length; i++) {
+    sum += weights[i]! * errors[i]!
+    mass += weights[i]!
+  }
+  if (mass === 0) return 0
+  const believed = windows / (windows + BELIEVED_WINDOWS)
+  const mean = sum / mass
+  for (let i = 0; i < errors.length; i++) errors[i]! -= (1 - believed) * mean
+  return believed * mean
+}
 
 /** Share of the errors on one side that its tail is learnt from. */
 const TAIL_SHARE = 0.2
@@ -172,16 +194,17 @@ export function learnErrors(
   }
   const scales = smoothScales(sums, masses, cumulative)
   for (let i = 0; i < count; i++) errors[i]! /= scales[steps[i]!]!
+  const known = errors.subarray(0, count)
+  const heavy = weights.subarray(0, count)
   const span = weightedSpan(plan, ofOrigin, from, to)
+  const bias = recentre(known, heavy, span / horizon)
   const windows = windowsOf(span, horizon)
   const independent = windows.reduce((sum, count) => sum + count, 0)
-  const shape = weightedShape(errors.subarray(0, count), weights.subarray(0, count), Math.max(1, independent))
-  const freedoms = windows.map((count) =>
-    cumulative ? Math.max(LEAST_WINDOWS.sums, SUMS_SHARE * count) : Math.max(LEAST_WINDOWS.steps, count)
-  )
+  const shape = weightedShape(known, heavy, Math.max(1, independent))
+  const freedoms = windows.map((count) => Math.max(LEAST_WINDOWS, cumulative ? SUMS_SHARE * count : count))
   const shapes = quantileRows(horizon)
   for (let l = 0; l < shapes.length; l++) {
-    for (let k = 0; k < horizon; k++) shapes[l]![k] = shape[l]! * widening(Z[l]!, freedoms[k]!)
+    for (let k = 0; k < horizon; k++) shapes[l]![k] = bias + (shape[l]! - bias) * widening(Z[l]!, freedoms[k]!)
   }
   return { scales, shapes, least: 0.1 * level, phases }
 }
@@ -232,13 +255,16 @@ export function spread(
   return rows
 }
 
+/** Where so much of the chance is on the floor, nothing falls below it but by an error of the forecast. */
+const QUARTER = LEVELS.indexOf(0.25)
+
 /**
- * Upper end of a central interval. Where the median lies on the floor nothing falls below it, and the whole chance of a miss
- * is above: taking two tails off would cover too much.
+ * Upper end of a central interval. Where the lower end is the floor itself nothing falls below it, and the whole chance of a
+ * miss is above: taking two tails off would cover too much.
  */
 function upperEnd(quantiles: readonly Float64Array[], k: number, coverage: Coverage, floor: number): number {
   const [, high, single] = INTERVALS[coverage]
-  return quantiles[quantiles[LEVELS.length >> 1]![k]! > floor ? high : single]![k]!
+  return quantiles[quantiles[QUARTER]![k]! > floor ? high : single]![k]!
 }
 
 /** Whether `actual` lies inside the central interval of step `k`. */

@@ -75,5 +75,8 @@ export const DEFAULT_MEMBERS: readonly ModelName[] = [
   'mapa-robust'
 ]
 
+/** Members of the default combination for uneven demand too short to show more than a level. */
+export const LEVEL_MEMBERS: readonly ModelName[] = ['empirical', 'ses', 'tsb', 'negative-binomial']
+
 /** Members of the default combination for sparse demand without a season: rates, and two that see demand die out. */
 export const SPARSE_MEMBERS: readonly ModelName[] = ['tsb', 'negative-binomial', 'theta', 'ar-levels']
