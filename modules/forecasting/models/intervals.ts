@@ -209,7 +209,13 @@ export function learnErrors(
   return { scales, shapes, least: 0.1 * level, phases }
 }
 
-/** Weighted mean |error| per step, smoothed over neighbours and non-decreasing; steps never measured grow with √time. */
+/**
+ * By which power of time the errors of steps grow that were never measured. Those of one window go together, so running sums
+ * err in proportion to their length; their level term, which grows with it, has the other quarter.
+ */
+const UNSEEN_GROWTH = { steps: 0.25, sums: 0.75 } as const
+
+/** Weighted mean |error| per step, smoothed over neighbours and non-decreasing. */
 function smoothScales(sums: Float64Array, masses: Float64Array, cumulative: boolean): Float64Array {
   const scales = new Float64Array(sums.length)
   let last = 0
@@ -220,7 +226,7 @@ function smoothScales(sums: Float64Array, masses: Float64Array, cumulative: bool
       sum += sums[j]!
       mass += masses[j]!
     }
-    const growth = k === 0 ? 1 : ((k + 1) / k) ** 0.25
+    const growth = k === 0 ? 1 : ((k + 1) / k) ** (cumulative ? UNSEEN_GROWTH.sums : UNSEEN_GROWTH.steps)
     last = mass > 0 ? Math.max(sum / mass, last) : last * growth
     scales[k] = last > 0 ? last : Number.MIN_VALUE
   }
