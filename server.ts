@@ -175,8 +175,11 @@ async function serveMirrored(config: Config, mirror: Mirror): Promise<FastifyIns
 }
 
 /** There is no default account: whoever reads what the service prints at its start makes the first one. */
-async function greet(service: FastifyInstance, { publicUrl }: Config): Promise<void> {
+async function greet(service: FastifyInstance, { publicUrl: configured, PORT }: Config): Promise<void> {
   const { setupLinkFor } = await import('./modules/identity/index.js')
+  const address = service.server.address()
+  const opened = PORT === 0 && address !== null && typeof address === 'object' ? address.port : PORT
+  const publicUrl = configured.replace(/:0$/, `:${opened}`)
   const link = await setupLinkFor(await service.getDecorator<Tenants>('tenants').get('main'), publicUrl)
   if (link === undefined) return
   // Not to the log, which is kept and shipped: it is a secret for a day.

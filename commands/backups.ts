@@ -37,7 +37,6 @@ const backupJob = (
     const answer = await service.inject({ method: 'POST', url: path, headers: { authorization } })
     if (answer.statusCode >= 400) fail(answer.json())
     const job = await follow(terminal, service, authorization, answer.json<JobView>())
-    if (job.status !== 'succeeded') fail({ detail: job.error?.message ?? `the job is ${job.status}` })
     terminal.print(json ? JSON.stringify(job.result) : told(Object(job.result)))
   })
 

@@ -3,7 +3,7 @@ import type { FastifyInstance } from 'fastify'
 import { type Config, loadConfig } from '../plugins/config/index.js'
 import type { AuditEntry, Tenant } from '../plugins/contracts.js'
 import type { Tenants } from '../plugins/core.js'
-import type { Terminal } from './terminal.js'
+import { fail, type Terminal } from './terminal.js'
 
 /** The service beneath the commands. It takes most of a second to load, so only those that need it do. */
 
@@ -82,7 +82,7 @@ export interface JobView {
   error?: { code: string; message: string }
 }
 
-/** Follows a job with a bar on standard error until it ends. */
+/** Follows a job with a bar on standard error until it has succeeded. @throws CommandFailed when it ends otherwise */
 export async function follow(
   terminal: Terminal,
   service: FastifyInstance,
@@ -93,7 +93,8 @@ export async function follow(
     terminal.bar(view.progress.done, view.progress.total)
     if (view.status !== 'queued' && view.status !== 'running') {
       terminal.endBar()
-      return view
+      if (view.status === 'succeeded') return view
+      fail({ detail: `job ${view.id}: ${view.error?.message ?? view.status}` })
     }
     await new Promise((resolve) => setTimeout(resolve, POLL_MILLISECONDS))
     view = (await service.inject({ url: `/api/jobs/${job.id}`, headers: { authorization } })).json<JobView>()

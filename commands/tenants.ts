@@ -14,7 +14,9 @@ const multi = (terminal: Terminal, work: (tenants: Tenants, config: Config) => P
   })
 
 async function create(tenants: Tenants, name: string): Promise<string> {
+  const wasThere = (await tenants.list()).includes(name)
   const tenant = await tenants.create(name)
+  if (wasThere) return `${tenant.id} is there already`
   await record(tenant, { action: 'tenant.create', object: { type: 'tenant', id: tenant.id } })
   return `${tenant.id} created`
 }

@@ -38,7 +38,6 @@ async function importFile(
     if (answer.statusCode >= 400) fail(answer.json())
     if (answer.statusCode === 200) return terminal.print(JSON.stringify(answer.json(), null, 2))
     const job = await follow(terminal, service, authorization, answer.json<JobView>())
-    if (job.status !== 'succeeded') fail({ detail: job.error?.message ?? `the job is ${job.status}` })
     terminal.print(JSON.stringify(job.result, null, 2))
   })
 }

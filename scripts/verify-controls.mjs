@@ -8,7 +8,17 @@
  *   --all   every control, however long it takes: some eight minutes on two CPUs
  */
 import { spawn } from 'node:child_process'
-import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync
+} from 'node:fs'
 import { availableParallelism, tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -161,7 +171,11 @@ async function main() {
   const { chosen, seconds } = choose(readControls(root), process.argv.slice(2))
   const services = await provideServices(say)
   const scratch = mkdtempSync(join(tmpdir(), 'inventory-controls-'))
-  const env = { ...process.env, ...services.env, TAP_TIMEOUT: String(TEST_TIMEOUT_S) }
+  // A test that is ended leaves its folders, and they go with ours. PostgreSQL, which is not run as root, has to get there.
+  const folders = join(scratch, 'tmp')
+  mkdirSync(folders)
+  for (const path of [scratch, folders]) chmodSync(path, 0o711)
+  const env = { ...process.env, ...services.env, TAP_TIMEOUT: String(TEST_TIMEOUT_S), TMPDIR: folders }
   // Databases are not copied: what one program without a control made, another would be tested on.
   for (const name of ['DATABASE_URL', 'DATA_DIR', 'MIRROR_URL', 'REDIS_URL', 'TEST_TEMPLATES']) delete env[name]
   const waiting = [...chosen]

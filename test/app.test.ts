@@ -1,6 +1,7 @@
 import { spawnSync } from 'node:child_process'
 import { chmodSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
+import { createInterface } from 'node:readline'
 import { Validator } from '@seriousme/openapi-schema-validator'
 import Fastify from 'fastify'
 import { sql } from 'kysely'
@@ -12,7 +13,7 @@ import { UNWATCHED } from '../plugins/dialects/dialect.js'
 import { serverOptions } from '../plugins/http/server-options.js'
 import { bearer, item, json } from './app-harness.js'
 import { buildApp, client } from './helper.js'
-import { runToEnd, serviceEnvironment, startService, temporaryFolder } from './service-process.js'
+import { runToEnd, SERVER, serviceEnvironment, spawnNode, startService, temporaryFolder } from './service-process.js'
 import { startPostgres, startRedis } from './services.js'
 
 t.test('health: one probe for many callers, down without the database, degraded without Redis', async (t) => {
@@ -335,6 +336,17 @@ t.test('a data folder in which nothing can be made or read is told in one line',
       `DATA_DIR is "${folder}", in which ${name} cannot be written and read (EISDIR); it may be a folder this user can write\n`
     )
   }
+})
+
+t.test('where the system chooses the port, the link for the first user leads there', async (t) => {
+  const child = spawnNode([SERVER], { env: { DATA_DIR: temporaryFolder(t), PORT: '0', LOG_LEVEL: 'silent' } })
+  t.teardown(() => void child.kill('SIGKILL'))
+  let port: string | undefined
+  for await (const line of createInterface({ input: child.stderr })) {
+    port = /^ {2}http:\/\/localhost:(\d+)\/setup#token=/.exec(line)?.[1]
+    if (port !== undefined) break
+  }
+  t.equal((await fetch(`http://127.0.0.1:${port}/health/live`)).status, 200)
 })
 
 t.test('.env.example lists every variable of the configuration and no other', async (t) => {

@@ -157,6 +157,7 @@ t.test('tenants are created, listed and dropped', async (t) => {
   const env = { DATA_DIR: temporaryFolder(t), TENANCY: 'multi' }
   t.match(await runCommand(env, ['tenants', 'list']), { code: 0, stdout: 'no tenants\n' })
   t.match(await runCommand(env, ['tenants', 'create', 'acme']), { code: 0, stdout: 'acme created\n' })
+  t.match(await runCommand(env, ['tenants', 'create', 'acme']), { code: 0, stdout: 'acme is there already\n' })
   t.match(await runCommand(env, ['tenants', 'create', '../acme']), { code: 1, stderr: /cannot name a tenant/ })
   t.match(await runCommand(env, ['migrate', '--json']), { code: 0, stdout: '{"tenants":["acme"]}\n' })
   t.match(await runCommand(env, ['verify', '--tenant', 'acme']), { code: 0, stdout: /every balance agrees/ })

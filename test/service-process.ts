@@ -14,7 +14,7 @@ import { freePort } from './ports.js'
 
 /** The program itself in a process of its own, for what `app.inject` cannot show: signals, exit codes, what is written. */
 
-const SERVER = fileURLToPath(new URL('../server.js', import.meta.url))
+export const SERVER = fileURLToPath(new URL('../server.js', import.meta.url))
 const SECRET = 'Wq7-mX2zKp9vLt4yHc8sRd1nJf6bGu3e'
 const START_TIMEOUT_MS = 30_000
 
