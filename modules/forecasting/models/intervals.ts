@@ -195,12 +195,12 @@ export function learnErrors(
   const scales = smoothScales(sums, masses, cumulative)
   for (let i = 0; i < count; i++) errors[i]! /= scales[steps[i]!]!
   const known = errors.subarray(0, count)
-  const heavy = weights.subarray(0, count)
+  const knownWeights = weights.subarray(0, count)
   const span = weightedSpan(plan, ofOrigin, from, to)
-  const bias = recentre(known, heavy, span / horizon)
+  const bias = recentre(known, knownWeights, span / horizon)
   const windows = windowsOf(span, horizon)
   const independent = windows.reduce((sum, count) => sum + count, 0)
-  const shape = weightedShape(known, heavy, Math.max(1, independent))
+  const shape = weightedShape(known, knownWeights, Math.max(1, independent))
   const freedoms = windows.map((count) => Math.max(LEAST_WINDOWS, cumulative ? SUMS_SHARE * count : count))
   const shapes = quantileRows(horizon)
   for (let l = 0; l < shapes.length; l++) {
@@ -261,7 +261,7 @@ export function spread(
   return rows
 }
 
-/** Where so much of the chance is on the floor, nothing falls below it but by an error of the forecast. */
+/** With a quarter of the chance on the floor it holds a value that comes, not only forecasts that were cut off there. */
 const QUARTER = LEVELS.indexOf(0.25)
 
 /**
