@@ -1,5 +1,6 @@
 import t from 'tap'
-import { forecast } from '../modules/forecasting/models/index.js'
+import { forecast, LEVELS } from '../modules/forecasting/models/index.js'
+import { centralIntervals, learnErrors, spread } from '../modules/forecasting/models/intervals.js'
 import { phaseNoise } from '../modules/forecasting/models/phases.js'
 import { uniform } from './noise.js'
 
@@ -33,4 +34,33 @@ t.test('hours that stray more than others, and whole demand', async (t) => {
   t.ok([...quantiles, ...cumulativeQuantiles].every((row) => row.every(Number.isInteger)))
   const width = (k: number) => intervals[80].upper[k]! - intervals[80].lower[k]!
   t.ok(width(18) < 0.6 * width(6), `${width(18)} at night, ${width(6)} at noon`)
+})
+
+t.test('sums of steps that were never measured err in proportion to their length', async (t) => {
+  const y = Float64Array.from({ length: 24 }, (_, i) => 100 + (i % 3 === 0 ? 12 : -7) + (i % 5))
+  const plan = { origins: Int32Array.of(18, 19, 20), refits: Int32Array.of(0), horizon: 12 }
+  const rolled = new Float64Array(36).fill(100)
+  const learnt = learnErrors(rolled, y, new Uint8Array(24).fill(1), plan, true)
+  const rows = spread(
+    Float64Array.from({ length: 12 }, (_, k) => 100 * (k + 1)),
+    learnt,
+    0,
+    24
+  )
+  const width = (steps: number) => rows[LEVELS.indexOf(0.9)]![steps - 1]! - rows[LEVELS.indexOf(0.1)]![steps - 1]!
+  t.ok(width(6) > 0)
+  t.ok(
+    Math.abs(width(12) / width(6) - 2) < 1e-9,
+    `six steps were seen, of twelve: ${width(12) / width(6)} times as wide`
+  )
+})
+
+t.test('a quarter of the chance on the floor leaves the whole miss to the upper end', async (t) => {
+  const upTo = (idle: number) =>
+    centralIntervals(
+      Array.from(LEVELS, (level) => Float64Array.of(level <= idle ? 0 : 100 * level)),
+      0
+    )[80]
+  t.same([upTo(0.2).lower[0], upTo(0.2).upper[0]], [0, 90], 'less of it may be an error of the forecast')
+  t.same([upTo(0.25).lower[0], upTo(0.25).upper[0]], [0, 80])
 })
