@@ -45,7 +45,7 @@ export const runtime: Dashboard = {
         ),
         timeseries(
           ['CPU', 'CPU'],
-          ['Cores in use, worker threads included.', 'Cœurs utilisés, fils de calcul compris.'],
+          ['Cores in use, without the process that computes.', 'Cœurs utilisés, sans le processus de calcul.'],
           'short',
           query('sum by (instance) (rate(process_cpu_seconds_total{$F}[$__rate_interval]))', '{{instance}}'),
           { decimals: 2, runbooks: ['CpuSaturated'] }
@@ -253,6 +253,32 @@ export const runtime: Dashboard = {
             query(quantile(0.95, 'compute_task_duration_seconds'), 'computing p95'),
             query(quantile(0.95, 'compute_task_wait_seconds'), 'waiting p95')
           ]
+        ),
+        timeseries(
+          ['Memory of the threads', 'Mémoire des fils'],
+          [
+            'Of the process that they are in, apart from the service’s own.',
+            'Du processus qui les contient, à part de celui du service.'
+          ],
+          'bytes',
+          query('sum by (instance) (compute_process_resident_memory_bytes{$F})', '{{instance}}')
+        ),
+        timeseries(
+          ['Processors of the threads', 'Processeurs des fils'],
+          ['How many they keep busy, at the lowest priority.', 'Combien ils en occupent, à la plus basse priorité.'],
+          'short',
+          query('sum by (instance) (rate(compute_process_cpu_seconds_total{$F}[$__rate_interval]))', '{{instance}}'),
+          { decimals: 2 }
+        ),
+        stat(
+          ['Processes lost', 'Processus perdus'],
+          [
+            'Processes of the threads that ended by themselves, over the shown range.',
+            'Processus des fils qui se sont terminés d’eux-mêmes, sur la période affichée.'
+          ],
+          'short',
+          query('sum(increase(compute_process_losses_total{$F}[$__range]))'),
+          { levels: rising(1, 10), decimals: 0 }
         )
       ]
     },

@@ -352,7 +352,7 @@ export interface Answers {
   requireMatch(request: FastifyRequest, reply: FastifyReply, current: unknown): void
 }
 
-/** Runs the default export of a worker file in a thread pool: for arithmetic that would hold up the event loop. */
+/** Runs the default export of a worker file in a thread of another process: for arithmetic that would hold up the event loop. */
 export interface Compute {
   run<Input, Output>(file: URL, input: Input, options?: { signal?: AbortSignal }): Promise<Output>
 }

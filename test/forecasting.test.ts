@@ -6,7 +6,6 @@ import { Check } from 'typebox/value'
 import { createDerivation } from '../modules/forecasting/derive.js'
 import { dailyDemand, forecastHeadline, leadTimeDemand, runOut } from '../modules/forecasting/index.js'
 import { createForecastMetrics } from '../modules/forecasting/metrics.js'
-import { yieldToRequests } from '../modules/forecasting/priority.js'
 import type { ForecastingTables } from '../modules/forecasting/store.js'
 import { createTraining } from '../modules/forecasting/train.js'
 import train, { type TrainingBatch } from '../modules/forecasting/worker.js'
@@ -314,12 +313,4 @@ onBothDatabases(t, 'a run outlives what goes wrong in it', async (t, host) => {
   batches = 0
   await t.rejects(run(compute('none', 2)), { message: 'cancelled' })
   t.equal(batches <= 4, true, 'a cancelled run stops')
-})
-
-t.test('a thread that may not lower its priority trains all the same', async (t) => {
-  t.doesNotThrow(() =>
-    yieldToRequests(() => {
-      throw new Error('there is no /proc')
-    })
-  )
 })

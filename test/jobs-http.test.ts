@@ -1,13 +1,8 @@
 import { randomUUID } from 'node:crypto'
-import { writeFileSync } from 'node:fs'
-import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { pathToFileURL } from 'node:url'
 import Fastify from 'fastify'
-import { Registry } from 'prom-client'
 import t, { type Test } from 'tap'
 import { Type } from 'typebox'
-import { createCompute } from '../plugins/compute.js'
 import {
   type Answers,
   type Auth,
@@ -241,55 +236,4 @@ await eachDialect(t, async (t, dialect) => {
       { code: 'IDEMPOTENCY_IN_PROGRESS' }
     )
   })
-})
-
-t.test('compute: threads that end, die, are killed, and the pool that goes on', async (t) => {
-  const folder = t.testdir()
-  const file = (name: string, text: string) => {
-    writeFileSync(join(folder, name), text)
-    return pathToFileURL(join(folder, name))
-  }
-  const double = file('double.mjs', 'export default ({ n }) => ({ doubled: n * 2 })')
-  const exits = file('exits.mjs', 'export default () => process.exit(3)')
-  const throws = file('throws.mjs', "export default () => { throw new RangeError('too far') }")
-  const eats = file(
-    'eats.mjs',
-    'export default () => { const all = []; for (;;) all.push(new Array(100_000).fill({})) }'
-  )
-  const spins = file('spins.mjs', 'export default () => { for (;;); }')
-
-  const compute = createCompute({ threads: 1, memoryMegabytes: 64, registry: new Registry() })
-  t.same(await compute.run(double, { n: 21 }), { doubled: 42 })
-  await t.rejects(compute.run(throws, {}), { name: 'RangeError', message: 'too far' })
-  // What waits behind a thread that dies must still run.
-  const results = await Promise.allSettled([
-    compute.run(exits, {}),
-    compute.run(double, { n: 1 }),
-    compute.run(eats, {}),
-    compute.run(double, { n: 2 })
-  ])
-  t.match(results, [
-    { status: 'rejected', reason: { code: 'COMPUTE_THREAD_LOST' } },
-    { status: 'fulfilled', value: { doubled: 2 } },
-    { status: 'rejected', reason: { code: 'COMPUTE_MEMORY_EXCEEDED', params: { memoryMegabytes: 64 } } },
-    { status: 'fulfilled', value: { doubled: 4 } }
-  ])
-
-  const [spin, queued, before] = [new AbortController(), new AbortController(), AbortSignal.abort()]
-  const spinning = compute.run(spins, {}, { signal: spin.signal })
-  const waiting = compute.run(double, { n: 1 }, { signal: queued.signal })
-  const next = compute.run(double, { n: 3 })
-  queued.abort()
-  await t.rejects(waiting, { name: 'AbortError' }, 'one that waits ends at once')
-  await t.rejects(compute.run(double, { n: 1 }, { signal: before }), { name: 'AbortError' })
-  await sleep(100)
-  spin.abort()
-  await t.rejects(spinning, { name: 'AbortError' })
-  t.same(await next, { doubled: 6 })
-
-  const last = compute.run(spins, {})
-  await sleep(100)
-  await Promise.all([t.rejects(last, { code: 'COMPUTE_THREAD_LOST' }), compute.close()])
-  await t.rejects(compute.run(double, { n: 1 }), { code: 'COMPUTE_THREAD_LOST' })
-  await createCompute({ threads: 1, registry: new Registry() }).close()
 })

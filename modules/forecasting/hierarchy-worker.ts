@@ -1,12 +1,10 @@
 import type { Frequency } from '../../schemas/forecasting.js'
 import type { Known } from './calendar.js'
+import { giveWay } from './give-way.js'
 import { closeDays, columnOf, type Span } from './known.js'
 import { type ForecastOutput, forecast, LEVELS } from './models/index.js'
 import type { ServedPath } from './outcomes.js'
-import { giveWay, yieldToRequests } from './priority.js'
 import { dayText, periodDays } from './series.js'
-
-yieldToRequests()
 
 /** Base forecasts of a hierarchy's series, in a worker thread. */
 export interface BaseSeries {

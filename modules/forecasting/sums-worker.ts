@@ -1,10 +1,7 @@
 import type { BaseForecast } from './hierarchy-worker.js'
 import type { Hierarchy } from './models/hierarchy.js'
-import { yieldToRequests } from './priority.js'
 import type { DemandSeries } from './series.js'
 import { type Chosen, choose, reconcile, type Shape } from './sums.js'
-
-yieldToRequests()
 
 /** Which method makes the sums of a hierarchy, and what its bottom series then serve, in a worker thread. */
 export interface SumsTask {

@@ -1,12 +1,12 @@
 import { v7 as uuid } from 'uuid'
 import type { Accuracy, Artifact, Forecast, Frequency } from '../../schemas/forecasting.js'
 import type { Known } from './calendar.js'
+import { giveWay } from './give-way.js'
 import { closeDays, columnOf, effectsOf, type Span } from './known.js'
 import { naiveScale } from './models/accuracy.js'
 import { describe } from './models/explain.js'
 import { type ForecastOutput, forecast, loadModels, type Accuracy as Measured, type ModelName } from './models/index.js'
 import { naivePath, type Served } from './outcomes.js'
-import { giveWay, yieldToRequests } from './priority.js'
 import { dayText, periodDays } from './series.js'
 
 export interface TrainingSeries {
@@ -58,8 +58,6 @@ export interface TrainingResult {
 }
 
 const DECIMALS = 1_000_000
-
-yieldToRequests()
 
 const round = (value: number) => Math.round(value * DECIMALS) / DECIMALS
 const roundMeasure = (value: number | null | undefined) =>

@@ -5,8 +5,8 @@ export interface TracedInput {
   readonly file: string
   readonly input: unknown
 }
-export interface TracedOutput {
-  readonly output: unknown
+export interface TracedOutput<Output = unknown> {
+  readonly output: Output
   readonly time: SpanTime
   readonly threadId: number
 }
