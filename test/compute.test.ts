@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pathToFileURL } from 'node:url'
@@ -106,10 +106,6 @@ t.test('the process of the threads', async (t) => {
     })
     t.same(new Set(niceness), new Set([19]))
     t.equal(readFileSync(`/proc/${pid}/oom_score_adj`, 'utf8').trim(), '500')
-    const group = (of: number | string) => readFileSync(`/proc/${of}/autogroup`, 'utf8').trim()
-    if (!existsSync(`/proc/${pid}/autogroup`) || group(pid) === '') return
-    await until('the lowest priority among sessions', () => / nice 19$/.test(group(pid)))
-    t.not(group('self'), group(pid), 'and this session keeps its own')
   })
 
   await until('its end after a pause', () => !lives(pid))

@@ -5,8 +5,8 @@ const never = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT)
 let restedAt = 0
 
 /**
- * Rests for a moment where this thread has computed for a while; to be called often. The lowest priority gives others the larger share,
- * and does not give a processor to one that wakes before the tick.
+ * Rests for a moment where this thread has computed for a while; to be called often. A priority counts only among what runs in one
+ * session or service: the database and the clients of this machine are others, and would wait for the tick.
  */
 export function giveWay(): void {
   if (performance.now() - restedAt < WORK_MILLISECONDS) return

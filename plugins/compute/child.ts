@@ -84,8 +84,6 @@ export function createChild({ threads, memoryMegabytes, idleMilliseconds, used, 
       env,
       execArgv: [],
       serialization: 'advanced',
-      // A session of its own, whose priority is then its own too.
-      detached: true,
       // Standard output is the service's log.
       stdio: ['ignore', 'ignore', 'inherit', 'ipc']
     })

@@ -26,8 +26,6 @@ const NICENESS = 19
 /** Where memory runs out, Linux ends what is marked with more before what is marked with less (0 to 1,000). */
 const ENDED_FIRST = '500'
 const THREAD_IDLE_MS = 10_000
-const GROUP_RETRY_MS = 200
-const GROUP_TRIES = 10
 
 const [threads = 1, megabytes = 512] = process.argv.slice(2).map(Number)
 
@@ -86,20 +84,6 @@ function takeWhatOthersLeave(): void {
     for (const thread of readdirSync('/proc/self/task')) setPriority(Number(thread), NICENESS)
   })
   attempt(() => writeFileSync('/proc/self/oom_score_adj', ENDED_FIRST))
-  yieldToOtherSessions(GROUP_TRIES)
-}
-
-/**
- * Priorities are compared within a session, which this process has of its own, and sessions with one another by their own: without this
- * one it would be as good as the database, the clients and the service. Linux lets it be set ten times a second, by all.
- */
-function yieldToOtherSessions(tries: number): void {
-  try {
-    writeFileSync('/proc/self/autogroup', String(NICENESS))
-  } catch (error) {
-    const busy = error instanceof Error && 'code' in error && error.code === 'EAGAIN'
-    if (busy && tries > 0) setTimeout(yieldToOtherSessions, GROUP_RETRY_MS, tries - 1)
-  }
 }
 
 function attempt(work: () => void): void {
