@@ -1,6 +1,8 @@
 import t from 'tap'
-import { contest, forecast } from '../modules/forecasting/models/index.js'
+import { explain } from '../modules/forecasting/explanation.js'
+import { contest, forecast, LEVELS } from '../modules/forecasting/models/index.js'
 import { DEFAULT_MEMBERS, LEVEL_MEMBERS } from '../modules/forecasting/models/pool.js'
+import type { Artifact } from '../schemas/forecasting.js'
 import { uniform } from './noise.js'
 
 t.test('selection is honest', async (t) => {
@@ -102,4 +104,93 @@ t.test('of uneven demand with few values only the level is forecast', async (t) 
     members.some(({ model }) => !LEVEL_MEMBERS.includes(model)),
     'a trend that is plain is followed however short'
   )
+})
+
+t.test('one day that is unlike the others does not move the intervals off what always happens', async (t) => {
+  for (const odd of [0, 70]) {
+    for (const at of [300, 400, 414]) {
+      const values = Float64Array.from({ length: 420 }, (_, i) => (i === at ? odd : 7))
+      const { mean, intervals, accuracy } = forecast({ values, frequency: 'day', horizon: 28, models: ['naive'] })
+      t.ok(mean.every((value) => value === 7))
+      for (const coverage of [80, 95] as const) {
+        const { lower, upper } = intervals[coverage]
+        t.ok(
+          lower.every((value, k) => value <= 7 && upper[k]! >= 7),
+          `${odd} at ${at}, ${coverage} %: ${lower[0]} to ${upper[0]}`
+        )
+      }
+      t.ok((accuracy.coverage80 ?? 0) > 0.95, `${odd} at ${at}: covered ${accuracy.coverage80}`)
+    }
+  }
+})
+
+t.test('few values say little of how far demand strays', async (t) => {
+  const ends = (values: number[], coverage: 80 | 95 = 80) => {
+    const { lower, upper } = forecast({ values: Float64Array.from(values), frequency: 'day', horizon: 28 }).intervals[
+      coverage
+    ]
+    return [lower[0]!, upper[0]!] as const
+  }
+  // By hand: variance (5 + (0.6 x 5)²) / 1, doubled as the mean is known from one value; 10 % lie beyond 1.2816 deviations.
+  const [low, high] = ends([5])
+  t.ok(Math.abs(high - (5 + 1.281551566 * Math.sqrt(28))) < 1e-9, String(high))
+  t.equal(low, 0)
+  for (const values of [[5], [5, 5], [5, 5, 5], [7, 6, 5], [1, 9, 5, 2], [5, 5, 5, 6], [0, 0, 50]]) {
+    const [low80, high80] = ends(values)
+    const [low95, high95] = ends(values, 95)
+    t.ok(
+      high80 - low80 > 1 && low95 <= low80 && high95 > high80,
+      `${values}: ${low80} to ${high80}, ${low95} to ${high95}`
+    )
+  }
+  const widths = [1, 2, 3, 5, 7].map((n) => {
+    const [from, to] = ends(Array(n).fill(5))
+    return to - from
+  })
+  t.same(
+    widths,
+    [...widths].sort((a, b) => b - a),
+    `the more of the same, the narrower: ${widths}`
+  )
+  t.same(ends(Array(8).fill(5)), [5, 5])
+
+  const { cumulativeQuantiles } = forecast({ values: Float64Array.of(7, 6, 5), frequency: 'day', horizon: 28 })
+  const sum = (level: number) => cumulativeQuantiles[LEVELS.indexOf(level)]![27]!
+  t.ok(sum(0.9) > 1.3 * sum(0.5) && sum(0.1) < 0.7 * sum(0.5), 'where the mean is wrong it is wrong every day')
+})
+
+t.test('what is said of a choice that was none', async (t) => {
+  const sentence = (reason: string, locale: 'en' | 'fr', observations: number) => {
+    const unknown = { mape: null, wape: null, mase: null, rmse: null, mae: null, bias: null, coverage: null }
+    const accuracy = { ...unknown, coverage95: null, origins: 0 }
+    const artifact: Artifact = {
+      ...{
+        itemCode: 'A',
+        model: 'naive',
+        members: [{ model: 'naive', weight: 1 }],
+        frequency: 'day',
+        accuracy,
+        reason
+      },
+      ...{
+        baseline: { model: 'naive', ...accuracy },
+        servesBaseline: true,
+        demandClass: 'smooth',
+        seasonalPeriods: []
+      },
+      ...{ trainedAt: '2026-01-04T00:00:00.000Z', dataFrom: '2026-01-01', dataTo: '2026-01-03', observations },
+      ...{ censored: 0, horizon: 28, meanPerDay: 5 },
+      structure: {
+        ...{ level: 6, trend: -1, period: null, seasonalStrength: 0, seasonalFactors: null, averageInterval: null },
+        sizeVariation: null
+      }
+    }
+    return explain({ id: 'v', version: 1, artifact }, undefined, false, locale)
+  }
+  const short = sentence('too-short', 'en', 3)
+  t.equal(short.sentence, 'About 6 a day, steady; the history is too short to compare models, so naive serves.')
+  t.same(short.trend, { perPeriod: 0, percentPerWeek: 0 }, 'three days have no trend')
+  t.match(sentence('baseline-wins', 'en', 14).sentence, /falling by 117 % a week; nothing beat naive/)
+  t.match(sentence('constant', 'en', 20).sentence, /use was the same every time, so naive serves/)
+  t.match(sentence('all-zero', 'fr', 20).sentence, /\u202f; rien n’a été consommé, naive sert donc/)
 })

@@ -254,12 +254,12 @@ t.test('intervals of short and of jumping series', async (t) => {
     const rows = spread(Float64Array.of(centre), learnt, Number.NEGATIVE_INFINITY, 0)
     return rows[LEVELS.indexOf(to)]![0]! - rows[LEVELS.indexOf(from)]![0]!
   }
-  const shape = weightedShape(Float64Array.from(errors), new Float64Array(10).fill(1), 10)
+  const shape = weightedShape(Float64Array.from(errors).sort(), new Float64Array(10).fill(1), 10)
   const at = (level: number) => shape[LEVELS.indexOf(level)]!
   t.ok(Math.abs(at(0.99) - (3 + 3 * Math.log(20))) < 1e-9, 'beyond the largest of ten errors, 9, the tail goes on')
   t.ok(Math.abs(at(0.01) - (-3 - 0.5 * Math.log(20))) < 1e-9, 'below the least as well, by its own fall')
   t.equal(at(0.5), 0, 'the middle is read off the errors')
-  const many = weightedShape(Float64Array.from(errors), new Float64Array(10).fill(1), 1000)
+  const many = weightedShape(Float64Array.from(errors).sort(), new Float64Array(10).fill(1), 1000)
   t.equal(many[LEVELS.indexOf(0.99)], 9, 'errors worth a thousand have shown their tail')
   const ratio = ends(1600, 0.05, 0.95) / ends(100, 0.05, 0.95)
   t.ok(Math.abs(ratio - 2) < 1e-9, `sixteen times the level, twice the width: ${ratio}`)

@@ -339,7 +339,7 @@ onBothDatabases(t, 'what was served is measured once days are over', async (t, h
     t.match(body.change, { sinceVersion: body.version - 1, newPeriods: 0 })
     t.same(body.members, (await call('GET', '/api/ai/forecast/A')).body.members)
     const french = await call('GET', '/api/ai/forecast/A/explanation', undefined, { 'accept-language': 'fr-CA, en' })
-    t.match(french.body.sentence, /^Environ .* par jour, .*le plus le dimanche et le moins le lundi; /)
+    t.match(french.body.sentence, /^Environ .* par jour, .*le plus le dimanche et le moins le lundi\u202f; /)
     t.not(french.headers.etag, english.headers.etag)
     t.equal((await call('GET', '/api/ai/forecast/NOPE/explanation')).status, 404)
   })

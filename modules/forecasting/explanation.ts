@@ -10,6 +10,8 @@ const WEEKDAYS: Record<Locale, readonly string[]> = {
 }
 /** Below these a trend or a season is not worth a word. */
 const TREND_PERCENT_MIN = 1
+/** A slope over less is chance. */
+const TREND_DAYS_MIN = 14
 const STRENGTH_STRONG = 0.6
 const STRENGTH_MIN = 0.2
 
@@ -60,8 +62,9 @@ export function explain(
   const { artifact } = current
   const { structure, accuracy, baseline, frequency } = artifact
   const level = structure?.level ?? artifact.meanPerDay ?? 0
-  const perWeek = structure === undefined ? 0 : structure.trend * (7 / periodDays(frequency))
-  const percentPerWeek = level > 0 ? rounded((100 * perWeek) / level, 2) : 0
+  const isTold = artifact.observations * periodDays(frequency) >= TREND_DAYS_MIN
+  const trend = isTold ? (structure?.trend ?? 0) : 0
+  const percentPerWeek = level > 0 ? rounded((100 * trend * (7 / periodDays(frequency))) / level, 2) : 0
   const figures = {
     itemCode: artifact.itemCode,
     frequency,
@@ -72,7 +75,7 @@ export function explain(
     servesBaseline: artifact.servesBaseline,
     overridden,
     level: rounded(level),
-    trend: { perPeriod: rounded(structure?.trend ?? 0, 6), percentPerWeek },
+    trend: { perPeriod: rounded(trend, 6), percentPerWeek },
     seasonality: {
       period: structure?.period ?? null,
       strength: rounded(structure?.seasonalStrength ?? 0),
@@ -92,7 +95,7 @@ export function explain(
         : rounded((100 * (baseline.wape - accuracy.wape)) / baseline.wape, 2),
     change: changeOf(current, before)
   }
-  return { ...figures, sentence: sentence(figures, locale) }
+  return { ...figures, sentence: sentence(figures, artifact.reason, locale) }
 }
 
 type Figures = Omit<Explanation, 'sentence'>
@@ -106,8 +109,15 @@ const WORDS = {
     falling: (percent: string) => `falling by ${percent} % a week`,
     season: (strong: boolean) => (strong ? 'with a strong pattern' : 'with a weak pattern'),
     days: (most: string, least: string) => `, most on ${most} and least on ${least}`,
-    sparse: (interval: string) => `, used once in ${interval} periods`,
+    between: '; ',
+    sparse: { day: (n: string) => `, used once in ${n} days`, week: (n: string) => `, used once in ${n} weeks` },
     baseline: (model: string) => `nothing beat ${model}, which therefore serves`,
+    untried: {
+      'too-short': (model: string) => `the history is too short to compare models, so ${model} serves`,
+      constant: (model: string) => `use was the same every time, so ${model} serves`,
+      'all-zero': (model: string) => `nothing was used, so ${model} serves`,
+      'all-missing': (model: string) => `it is not known what was used, so ${model} serves`
+    },
     serves: (model: string, count: number) => (count > 1 ? `${count} models are weighed together` : `${model} serves`),
     error: (wape: string) => `, with errors of ${wape} % of what is used`,
     gain: (percent: string, baseline: string) => `, ${percent} % less than ${baseline}`,
@@ -124,8 +134,18 @@ const WORDS = {
     falling: (percent: string) => `en baisse de ${percent} % par semaine`,
     season: (strong: boolean) => (strong ? 'avec un rythme marqué' : 'avec un rythme faible'),
     days: (most: string, least: string) => `, le plus ${most} et le moins ${least}`,
-    sparse: (interval: string) => `, utilisé une fois toutes les ${interval} périodes`,
+    between: '\u202f; ',
+    sparse: {
+      day: (n: string) => `, utilisé une fois tous les ${n} jours`,
+      week: (n: string) => `, utilisé une fois toutes les ${n} semaines`
+    },
     baseline: (model: string) => `rien n’a fait mieux que ${model}, qui sert donc`,
+    untried: {
+      'too-short': (model: string) => `l’historique est trop court pour comparer des modèles, ${model} sert donc`,
+      constant: (model: string) => `la consommation a toujours été la même, ${model} sert donc`,
+      'all-zero': (model: string) => `rien n’a été consommé, ${model} sert donc`,
+      'all-missing': (model: string) => `on ne sait pas ce qui a été consommé, ${model} sert donc`
+    },
     serves: (model: string, count: number) => (count > 1 ? `${count} modèles sont combinés` : `${model} sert`),
     error: (wape: string) => `, avec des erreurs de ${wape} % de la consommation`,
     gain: (percent: string, baseline: string) => `, soit ${percent} % de moins que ${baseline}`,
@@ -136,7 +156,11 @@ const WORDS = {
   }
 } as const
 
-function patternOf({ seasonality, demand }: Figures, locale: Locale, format: (value: number) => string): string {
+function patternOf(
+  { frequency, seasonality, demand }: Figures,
+  locale: Locale,
+  format: (value: number) => string
+): string {
   const words = WORDS[locale]
   const { strength, weekdays } = seasonality
   let text = ''
@@ -150,7 +174,9 @@ function patternOf({ seasonality, demand }: Figures, locale: Locale, format: (va
     }
   }
   const sparse = demand.class === 'intermittent' || demand.class === 'lumpy'
-  return sparse && demand.averageInterval !== null ? text + words.sparse(format(demand.averageInterval)) : text
+  return sparse && demand.averageInterval !== null
+    ? text + words.sparse[frequency](format(demand.averageInterval))
+    : text
 }
 
 const signed = (percent: number, format: (value: number) => string) => `${percent > 0 ? '+' : ''}${format(percent)}`
@@ -168,7 +194,14 @@ function known(factors: Figures['factors'], locale: Locale, format: (value: numb
   return parts
 }
 
-function sentence(figures: Figures, locale: Locale): string {
+/** Where no model was worth trying nothing was beaten either. */
+function whyBaseline(reason: string, model: string, locale: Locale): string {
+  const words = WORDS[locale]
+  const [, untried] = Object.entries(words.untried).find(([name]) => name === reason) ?? []
+  return (untried ?? words.baseline)(model)
+}
+
+function sentence(figures: Figures, reason: string, locale: Locale): string {
   const words = WORDS[locale]
   const numbers = new Intl.NumberFormat(locale, { maximumSignificantDigits: 3 })
   const format = (value: number) => numbers.format(value)
@@ -178,7 +211,7 @@ function sentence(figures: Figures, locale: Locale): string {
       ? words.steady
       : (percentPerWeek > 0 ? words.rising : words.falling)(format(Math.abs(percentPerWeek)))
   let second = figures.servesBaseline
-    ? words.baseline(figures.model)
+    ? whyBaseline(reason, figures.model, locale)
     : words.serves(figures.model, figures.members.length)
   if (figures.accuracy.wape !== null) second += words.error(format(figures.accuracy.wape))
   if (!figures.servesBaseline && figures.gainPercent !== null && figures.gainPercent > 0) {
@@ -192,5 +225,5 @@ function sentence(figures: Figures, locale: Locale): string {
   const percent = figures.change?.percent
   if (percent != null && Math.abs(percent) >= TREND_PERCENT_MIN) parts.push(words.change(signed(percent, format)))
   if (figures.overridden) parts.push(words.overridden)
-  return `${parts.join('; ')}.`
+  return `${parts.join(words.between)}.`
 }

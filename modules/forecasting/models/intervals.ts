@@ -39,7 +39,7 @@ const HALF_LIFE_HORIZONS = 3
 const LEAST_WINDOWS = 2
 /** Running sums have one error a window where single steps have several. */
 const SUMS_SHARE = 0.7
-/** Windows of which the mean error is believed by half: the errors of one window go together, and the next may miss the other way. */
+/** Windows of which what errors lie to one side is believed by half: the errors of one window go together, and the next may miss the other way. */
 const BELIEVED_WINDOWS = 2
 
 /** Weight per origin of `from…to`, the last one's being 1. */
@@ -67,22 +67,35 @@ const windowsOf = (span: number, horizon: number): Float64Array =>
   Float64Array.from({ length: horizon }, (_, k) => span / Math.max(k + 1, horizon / 3))
 
 /**
- * Takes off the errors the part of their mean that so few windows cannot vouch for. What they scatter about it is known from
- * every error, but how far all of them lie to one side from each window once. Source: Efron & Morris (1975), shrinkage.
- * @returns the mean that is left
+ * How far errors lie to one side: their mean, or their median where that says less, and nothing where the two do not agree. One
+ * error that is large moves the mean away from what nearly always happens.
  */
-function recentre(errors: Float64Array, weights: Float64Array, windows: number): number {
+function oneSided(errors: Float64Array, weights: Float64Array): number {
   let sum = 0
   let mass = 0
   for (let i = 0; i < errors.length; i++) {
     sum += weights[i]! * errors[i]!
     mass += weights[i]!
   }
-  if (mass === 0) return 0
-  const believed = windows / (windows + BELIEVED_WINDOWS)
+  let middle = 0
+  for (let below = weights[0]!; middle < errors.length - 1 && below < mass / 2; below += weights[middle]!) middle++
   const mean = sum / mass
-  for (let i = 0; i < errors.length; i++) errors[i]! -= (1 - believed) * mean
-  return believed * mean
+  const median = errors[middle]!
+  if (mean * median <= 0) return 0
+  return Math.abs(mean) < Math.abs(median) ? mean : median
+}
+
+/**
+ * Takes off ascending errors the part of what they lie to one side that so few windows cannot vouch for. What they scatter is known
+ * from every error, but how far all of them lie to one side from each window once. Source: Efron & Morris (1975), shrinkage.
+ * @returns what is left of it
+ */
+function recentre(errors: Float64Array, weights: Float64Array, windows: number): number {
+  if (errors.length === 0) return 0
+  const believed = windows / (windows + BELIEVED_WINDOWS)
+  const bias = oneSided(errors, weights)
+  for (let i = 0; i < errors.length; i++) errors[i]! -= (1 - believed) * bias
+  return believed * bias
 }
 
 /** Share of the errors on one side that its tail is learnt from. */
@@ -112,12 +125,11 @@ function tailOf(errors: Float64Array, weights: Float64Array, total: number, sign
 }
 
 /**
- * Quantiles of weighted errors at the conformal ranks of as many errors as are worth `independent` ones. Beyond the outermost
+ * Quantiles of ascending weighted errors at the conformal ranks of as many errors as are worth `independent` ones. Beyond the outermost
  * of these the tail falls off exponentially: the largest error of a short history is not the largest possible.
  * Source: Pickands (1975), peaks over a threshold.
  */
 export function weightedShape(errors: Float64Array, weights: Float64Array, independent: number): Float64Array {
-  sortTogether(errors, weights)
   const centres = new Float64Array(weights.length)
   let total = 0
   for (let i = 0; i < centres.length; i++) {
@@ -197,6 +209,7 @@ export function learnErrors(
   const known = errors.subarray(0, count)
   const knownWeights = weights.subarray(0, count)
   const span = weightedSpan(plan, ofOrigin, from, to)
+  sortTogether(known, knownWeights)
   const bias = recentre(known, knownWeights, span / horizon)
   const windows = windowsOf(span, horizon)
   const independent = windows.reduce((sum, count) => sum + count, 0)
@@ -289,4 +302,42 @@ export function centralIntervals(quantiles: readonly Float64Array[], floor: numb
     upper: quantiles[0]!.map((_, k) => upperEnd(quantiles, k, coverage, floor))
   })
   return { 80: interval(80), 90: interval(90), 95: interval(95) }
+}
+
+/** So many values tell how far demand strays. */
+const TELLING_VALUES = 8
+/** Standard deviation over mean that demand is taken to have then, beside that of counts; it counts as one value does. */
+const ASSUMED_VARIATION = 0.6
+
+/**
+ * Widens quantiles of a short history, in place, to what its values and an assumption say together: three that are alike are no proof
+ * that the fourth will be. The more values, the less of it.
+ * @param centre point forecast per step, or its running sums
+ * @param y the history
+ */
+export function widenFew(
+  quantiles: readonly Float64Array[],
+  centre: Float64Array,
+  y: Float64Array,
+  cumulative: boolean,
+  floor: number
+): void {
+  const known = Math.max(1, y.length)
+  if (known >= TELLING_VALUES) return
+  const share = Math.sqrt((TELLING_VALUES - known) / (TELLING_VALUES - 1))
+  const average = y.reduce((sum, value) => sum + value / known, 0)
+  const scatter = Math.hypot(...y.map((value) => value - average))
+  for (let k = 0; k < centre.length; k++) {
+    const periods = cumulative ? k + 1 : 1
+    const mean = Math.abs(centre[k]!) / periods
+    const ofOne = Math.hypot(Math.sqrt(mean), ASSUMED_VARIATION * mean, scatter) / Math.sqrt(known)
+    // The mean is as uncertain as so few values leave it, and of a sum it is wrong in each period.
+    const deviation = share * ofOne * Math.sqrt(periods * (1 + periods / known))
+    for (let l = 0; l < quantiles.length; l++) {
+      const assumed = Math.max(floor, centre[k]! + Z[l]! * deviation)
+      const row = quantiles[l]!
+      if (Z[l]! < 0) row[k] = Math.min(row[k]!, assumed)
+      if (Z[l]! > 0) row[k] = Math.max(row[k]!, assumed)
+    }
+  }
 }

@@ -1,6 +1,6 @@
 import { measure, naiveScale, type Ranges } from './accuracy.js'
 import { type CountMixture, mixtureIntervals, mixtureMean, mixtureQuantiles } from './counts.js'
-import { centralIntervals, coversCentrally, learnErrors, quantileRows, spread } from './intervals.js'
+import { centralIntervals, coversCentrally, learnErrors, quantileRows, spread, widenFew } from './intervals.js'
 import { type Intervals, LEVELS } from './levels.js'
 import { phaseNoise } from './phases.js'
 import type { Prepared } from './prepare.js'
@@ -65,9 +65,12 @@ export function judgeByErrors(
   const phases = phaseNoise(y, observed, context)
   const steps = learnErrors(rolled, y, observed, plan, false, 0, origins.length, phases)
   const quantiles = spread(point, steps, floor, y.length)
+  const total = accumulate(point)
+  widenFew(quantiles, point, y, false, floor)
   const intervals = centralIntervals(quantiles, floor)
   const sums = learnErrors(rolled, y, observed, plan, true)
-  const cumulativeQuantiles = spread(accumulate(point), sums, floor, y.length)
+  const cumulativeQuantiles = spread(total, sums, floor, y.length)
+  widenFew(cumulativeQuantiles, total, y, true, floor)
   if (whole) {
     roundRows(quantiles)
     roundRows(cumulativeQuantiles)
