@@ -129,7 +129,12 @@ const described = {
   dataTo: Day,
   observations: Type.Integer(),
   factors: Type.Optional(Type.Array(FactorEffect, { description: 'What is known beforehand, and what it does' })),
-  censored: Type.Integer({ description: 'Periods without stock, which say nothing of demand' })
+  censored: Type.Integer({ description: 'Periods without stock, which say nothing of demand' }),
+  leftOut: Type.Optional(
+    Type.Array(Day, {
+      description: 'Periods, by their first day, that are left out as slips: more than 200 times what nine in ten are'
+    })
+  )
 }
 export const Forecast = Closed({ ...described, points: Type.Array(ForecastPoint) })
 export type Forecast = Static<typeof Forecast>

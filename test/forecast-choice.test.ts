@@ -160,7 +160,7 @@ t.test('few values say little of how far demand strays', async (t) => {
 })
 
 t.test('what is said of a choice that was none', async (t) => {
-  const sentence = (reason: string, locale: 'en' | 'fr', observations: number) => {
+  const sentence = (reason: string, locale: 'en' | 'fr', observations: number, leftOut?: string[]) => {
     const unknown = { mape: null, wape: null, mase: null, rmse: null, mae: null, bias: null, coverage: null }
     const accuracy = { ...unknown, coverage95: null, origins: 0 }
     const artifact: Artifact = {
@@ -179,7 +179,7 @@ t.test('what is said of a choice that was none', async (t) => {
         seasonalPeriods: []
       },
       ...{ trainedAt: '2026-01-04T00:00:00.000Z', dataFrom: '2026-01-01', dataTo: '2026-01-03', observations },
-      ...{ censored: 0, horizon: 28, meanPerDay: 5 },
+      ...{ censored: 0, horizon: 28, meanPerDay: 5, ...(leftOut && { leftOut }) },
       structure: {
         ...{ level: 6, trend: -1, period: null, seasonalStrength: 0, seasonalFactors: null, averageInterval: null },
         sizeVariation: null
@@ -193,4 +193,30 @@ t.test('what is said of a choice that was none', async (t) => {
   t.match(sentence('baseline-wins', 'en', 14).sentence, /falling by 117 % a week; nothing beat naive/)
   t.match(sentence('constant', 'en', 20).sentence, /use was the same every time, so naive serves/)
   t.match(sentence('all-zero', 'fr', 20).sentence, /\u202f; rien n’a été consommé, naive sert donc/)
+  t.match(
+    sentence('baseline-wins', 'en', 20, ['2026-01-02']).sentence,
+    /; 2026-01-02 is so far beyond all others that it is left out as a slip\.$/
+  )
+})
+
+t.test('no forecast follows a slip', async (t) => {
+  const noise = uniform(5)
+  const year = Float64Array.from({ length: 365 }, () => Math.round(4 + 3 * noise()))
+  const slipped = year.slice()
+  slipped[300] = 1_000_000
+  const ask = (values: Float64Array, missing?: Uint8Array) =>
+    forecast({ values, frequency: 'day', horizon: 28, ...(missing && { missing }) })
+  const unknown = new Uint8Array(365)
+  unknown[300] = 1
+  const { slips, ...rest } = ask(slipped)
+  t.same(slips, [300])
+  t.same(rest, ask(slipped, unknown), 'as if the day were not known')
+  t.ok(rest.mean.every((value) => value < 10))
+  t.equal(ask(year).slips, undefined)
+  const large = year.slice()
+  large[300] = 800
+  t.equal(ask(large).slips, undefined, 'a large order is an order')
+  const grown = year.map((value, i) => (i < 360 ? value : 1_000_000))
+  t.equal(ask(grown).slips, undefined, 'what goes on is what demand has become')
+  t.equal(ask(slipped.slice(295, 304)).slips, undefined, 'a few uses do not tell what is usual')
 })

@@ -95,7 +95,7 @@ export function explain(
         : rounded((100 * (baseline.wape - accuracy.wape)) / baseline.wape, 2),
     change: changeOf(current, before)
   }
-  return { ...figures, sentence: sentence(figures, artifact.reason, locale) }
+  return { ...figures, sentence: sentence(figures, artifact, locale) }
 }
 
 type Figures = Omit<Explanation, 'sentence'>
@@ -124,6 +124,7 @@ const WORDS = {
     closed: (days: number) => `closed on ${days} of the days to come`,
     event: (name: string, percent: string) => `${name} changes use by ${percent} %`,
     change: (percent: string) => `the forecast changed by ${percent} % since the version before`,
+    leftOut: (days: string) => `${days} is so far beyond all others that it is left out as a slip`,
     overridden: 'a person’s figure is served for some days'
   },
   fr: {
@@ -152,6 +153,7 @@ const WORDS = {
     closed: (days: number) => `fermé ${days} des jours à venir`,
     event: (name: string, percent: string) => `${name} change la consommation de ${percent} %`,
     change: (percent: string) => `la prévision a changé de ${percent} % depuis la version précédente`,
+    leftOut: (days: string) => `${days} dépasse tant les autres que c’est écarté comme une erreur de saisie`,
     overridden: 'le chiffre d’une personne est servi pour certains jours'
   }
 } as const
@@ -201,7 +203,7 @@ function whyBaseline(reason: string, model: string, locale: Locale): string {
   return (untried ?? words.baseline)(model)
 }
 
-function sentence(figures: Figures, reason: string, locale: Locale): string {
+function sentence(figures: Figures, { reason, leftOut = [] }: Artifact, locale: Locale): string {
   const words = WORDS[locale]
   const numbers = new Intl.NumberFormat(locale, { maximumSignificantDigits: 3 })
   const format = (value: number) => numbers.format(value)
@@ -222,6 +224,7 @@ function sentence(figures: Figures, reason: string, locale: Locale): string {
     second
   ]
   parts.push(...known(figures.factors, locale, format))
+  if (leftOut.length > 0) parts.push(words.leftOut(leftOut.join(', ')))
   const percent = figures.change?.percent
   if (percent != null && Math.abs(percent) >= TREND_PERCENT_MIN) parts.push(words.change(signed(percent, format)))
   if (figures.overridden) parts.push(words.overridden)

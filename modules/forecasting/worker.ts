@@ -6,6 +6,7 @@ import { closeDays, columnOf, effectsOf, type Span } from './known.js'
 import { naiveScale } from './models/accuracy.js'
 import { describe } from './models/explain.js'
 import { type ForecastOutput, forecast, loadModels, type Accuracy as Measured, type ModelName } from './models/index.js'
+import { alsoMissing } from './models/slips.js'
 import { naivePath, type Served } from './outcomes.js'
 import { dayText, periodDays } from './series.js'
 
@@ -105,17 +106,17 @@ function servedPath(output: ForecastOutput, points: Forecast['points'], { values
   return JSON.stringify(path)
 }
 
-function trainOne(series: TrainingSeries, batch: TrainingBatch): Trained {
+function trainOne(given: TrainingSeries, batch: TrainingBatch): Trained {
   const startedAt = performance.now()
-  const { itemCode, start, values, missing } = series
+  const { itemCode, start, values } = given
   const { frequency, horizon, models, trainedAt } = batch
   const step = periodDays(frequency)
-  const { factors, closed, unused } = series.known ?? { factors: [], closed: [], unused: [] }
+  const { factors, closed, unused } = given.known ?? { factors: [], closed: [], unused: [] }
   const span: Span = { start, periods: values.length, horizon, stepDays: step }
   const columns = factors.map((factor) => columnOf(factor, span))
   const output = forecast({
     values,
-    missing,
+    missing: given.missing,
     frequency,
     horizon,
     startDate: dayText(start),
@@ -125,6 +126,9 @@ function trainOne(series: TrainingSeries, batch: TrainingBatch): Trained {
   })
   closeDays(output, closed, span)
   if (!output.mean.every(Number.isFinite)) throw new RangeError('the forecast is not finite')
+  const slips = output.slips ?? []
+  const series = { ...given, missing: alsoMissing(values.length, given.missing, slips) }
+  const { missing } = series
   const id = uuid()
   const { model: baselineModel, ...baseline } = output.baseline
   const dailyMean = output.mean.reduce((sum, value) => sum + value, 0) / (horizon * step)
@@ -144,7 +148,8 @@ function trainOne(series: TrainingSeries, batch: TrainingBatch): Trained {
     dataTo: dayText(start + values.length * step - 1),
     observations: values.length,
     ...(series.known === undefined ? {} : { factors: effectsOf(output, { factors, unused }, columns, span) }),
-    censored: missing.reduce((sum, flag) => sum + flag, 0),
+    censored: given.missing.reduce((sum, flag) => sum + flag, 0),
+    ...(slips.length === 0 ? {} : { leftOut: slips.map((at) => dayText(start + at * step)) }),
     horizon,
     meanPerDay: round(dailyMean),
     structure: describe(values, missing, output.seasonalPeriods[0])

@@ -7,6 +7,7 @@ import { DEFAULT_MEMBERS, LEVEL_MEMBERS, POOL, SLOW_MODELS, SPARSE_MEMBERS } fro
 import { check, type Prepared, prepare } from './prepare.js'
 import { hold, planOrigins, type RollingPlan, roll } from './rolling.js'
 import { candidatePeriods } from './series.js'
+import { alsoMissing, slipsIn } from './slips.js'
 import { type ForecastInput, ForecastInputError, type ForecastOutput, type ModelName, type Reason } from './types.js'
 
 export { COVERAGES, type Intervals, LEVELS } from './levels.js'
@@ -216,6 +217,14 @@ export interface Contest {
  */
 export function contest(input: ForecastInput): Contest {
   check(input)
+  const slips = slipsIn(input.values, input.missing)
+  if (slips.length === 0) return contestWhole(input)
+  const missing = alsoMissing(input.values.length, input.missing, slips)
+  const { baseline, challenger, challengerServes } = contestWhole({ ...input, missing })
+  return { baseline: { ...baseline, slips }, challenger: challenger && { ...challenger, slips }, challengerServes }
+}
+
+function contestWhole(input: ForecastInput): Contest {
   const asked = input.models?.filter((model) => model !== 'combination') ?? []
   requireLoaded(asked)
   const periods = candidatePeriods(input.frequency)

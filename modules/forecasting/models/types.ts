@@ -120,6 +120,8 @@ export interface ForecastOutput {
   /** periods of the seasons found, shortest first */
   seasonalPeriods: number[]
   demandClass: DemandClass
+  /** positions of values left out as slips, if there are any */
+  slips?: readonly number[]
 }
 
 export type ForecastErrorCode =
