@@ -1,6 +1,6 @@
 /** Values that can only be slips: a quantity typed in the wrong unit, or without its decimal point. Pure. */
 
-/** So many times what nine of ten uses stay below. Of a shop's 3,922 items one passed it, by an order taken back; the largest real one is 160 times that. */
+/** So many times what nine of ten uses stay below. Of a shop's 3,922 items two pass it, one of them by an order that was taken back. */
 const TIMES = 200
 /** Fewer uses do not tell what is usual. */
 const USES_MIN = 10
