@@ -344,7 +344,9 @@ export const NewFeedback = Closed({
   subject: Type.Union([Type.Literal('forecast'), Type.Literal('actual')]),
   verdict: Type.Union(
     [Type.Literal('right'), Type.Literal('too-high'), Type.Literal('too-low'), Type.Literal('exceptional')],
-    { description: 'exceptional: what was used that day is no guide; it is left out of training and of accuracy' }
+    {
+      description: 'exceptional: what was used that day (week) is no guide; it is left out of training and of accuracy'
+    }
   ),
   comment: Type.Optional(personal(Text, JUDGEMENT))
 })

@@ -170,6 +170,33 @@ onBothDatabases(t, 'closures', async (t, host) => {
   t.equal(again.find(({ date }: { date: string }) => date === day(37)).closed, false, 'something was used: it was open')
 })
 
+onBothDatabases(t, 'exceptional days of weeks', async (t, host) => {
+  const { ledger, tenant, call, clock } = host
+  clock.now = Date.parse(day(84))
+  const use = (itemCode: string, usedOn: (n: number) => number) => [
+    { itemCode, day: day(0), received: 1_000_000 },
+    ...Array.from({ length: 84 }, (_, n) => ({ itemCode, day: day(n), used: usedOn(n) }))
+  ]
+  await ledger.post(tenant, [...use('ONE', (n) => (n === 80 ? 500 : 5)), ...use('WEEK', (n) => (n >= 77 ? 100 : 5))])
+  const weeks = { models: ['naive'], frequency: 'week' }
+  const week = async (code: string) => (await call('GET', `/api/ai/forecast/${code}?frequency=week`)).body
+  await call('POST', '/api/ai/forecast/train', weeks, WAIT)
+  t.equal((await week('ONE')).points[0].mean, 530)
+  const exceptional = { subject: 'actual', verdict: 'exceptional' }
+  await call('POST', '/api/ai/feedback', { ...exceptional, itemCode: 'ONE', date: day(80) })
+  await call('POST', '/api/ai/feedback', { ...exceptional, itemCode: 'WEEK', date: day(81), frequency: 'week' })
+  t.equal((await call('POST', '/api/ai/forecast/train', weeks, WAIT)).body.result.trained, 2)
+  t.equal((await week('ONE')).points[0].mean, 35, 'six known days make seven')
+  t.match(await week('WEEK'), { censored: 1, points: [{ mean: 35 }] }, 'nothing is known of the week')
+  await call('POST', '/api/ai/forecast/train', { models: ['naive'] }, WAIT)
+  const daily = (await call('GET', '/api/ai/forecast/WEEK?frequency=day')).body
+  t.match(daily, { censored: 7, points: [{ mean: 5 }] }, 'nor of any of its days')
+  const right = { itemCode: 'WEEK', subject: 'actual', verdict: 'right', date: day(77), frequency: 'week' }
+  await call('POST', '/api/ai/feedback', right)
+  await call('POST', '/api/ai/forecast/train', weeks, WAIT)
+  t.match(await week('WEEK'), { censored: 0, points: [{ mean: 700 }] }, 'what was said last counts')
+})
+
 t.test('what a series is made of', async (t) => {
   const known = new Uint8Array(84)
   const seasonal = Float64Array.from({ length: 84 }, (_, i) => 10 + 0.1 * i + (i % 7 === 5 ? 7 : 0))

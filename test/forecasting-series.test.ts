@@ -55,6 +55,20 @@ t.test('series', async (t) => {
     t.equal(series.mondayOnOrBefore(-3), -3, '1969-12-29 was a Monday')
   })
 
+  t.test('a week is made of its days that are not exceptional', async (t) => {
+    const monday = series.dayNumber('2026-01-05')
+    // Open Monday to Saturday.
+    const used = Array.from({ length: 28 }, (_, n) => active(monday + n, n % 7 === 6 ? 0 : n === 8 ? 1000 : 6))
+    const on = (...days: number[]) => days.map((n) => series.dayText(monday + n))
+    const of = (closed: string[], exceptional: string[]) =>
+      series.demand(used, monday + 27, 'week', closed, exceptional)
+    t.same([...of([], on(8)).values], [36, 35, 36, 36], 'six known days make seven')
+    t.same([...of(on(9), on(8)).missing], [0, 0, 0, 0])
+    t.same([...of([], on(7, 8, 9, 10)).missing], [0, 1, 0, 0], 'three known days make no week')
+    t.same([...of([], on(-1, 28)).values], [36, 1030, 36, 36], 'days outside change nothing')
+    t.equal(series.demand(used, monday + 27, 'day', [], on(8)).missing[8], 1)
+  })
+
   t.test('a fingerprint names data and parameters', async (t) => {
     const one = series.daily([active(10, 3)], 12)
     const other = series.daily([active(10, 3)], 13)

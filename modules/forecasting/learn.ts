@@ -116,10 +116,10 @@ export function createRealisation(
   }
 
   return {
-    /** Days of an item that say nothing of demand: the place was closed, or people said so. */
-    async unknownDays(): Promise<(itemCode: string) => string[]> {
+    /** Days that say nothing of demand: the place was closed, or people said so of an item. */
+    async unknownDays() {
       const { closures, exceptional } = await known()
-      return (itemCode) => [...closures, ...(exceptional.get(itemCode) ?? [])]
+      return { closures, exceptionalOf: (itemCode: string): Iterable<string> => exceptional.get(itemCode) ?? [] }
     },
 
     /** @returns the items whose series have drifted and wait to be trained again */

@@ -1,6 +1,7 @@
 import type { Kysely } from 'kysely'
 import type { Feedback, Frequency } from '../../schemas/forecasting.js'
 import type { Override } from './outcomes.js'
+import { dayNumber, dayText, mondayOnOrBefore } from './series.js'
 
 type Series = { item_code: string; frequency: Frequency }
 export type OverrideRow = Series & {
@@ -33,6 +34,12 @@ export type PeopleTables = {
 
 /** A claim whose job has not started by then belongs to a process that died in between. */
 const CLAIM_MILLISECONDS = 600_000
+
+/** The days of the week that a day is in. */
+function weekOf(day: string): string[] {
+  const monday = mondayOnOrBefore(dayNumber(day))
+  return Array.from({ length: 7 }, (_, i) => dayText(monday + i))
+}
 
 export const toOverride = (row: OverrideRow): Override => ({
   id: row.id,
@@ -172,19 +179,25 @@ export function createPeopleStore(root: Kysely<unknown>) {
       if (after !== undefined) query = query.where('id', '<', after)
       return query.execute()
     },
-    /** Days that people said are not representative of demand, per item; what was last said of what was used counts. */
+    /**
+     * Days that people said are not representative of demand, per item; what was last said of what was used counts. What is
+     * said of a week is said of each of its days.
+     */
     async exceptional(): Promise<Map<string, Set<string>>> {
       const rows = await db
         .selectFrom('forecast_feedback')
-        .select(['item_code', 'day', 'verdict'])
+        .select(['item_code', 'frequency', 'day', 'verdict'])
         .where('subject', '=', 'actual')
         .orderBy('id')
         .execute()
       const found = new Map<string, Set<string>>()
-      for (const { item_code, day, verdict } of rows) {
+      for (const { item_code, frequency, day, verdict } of rows) {
         const days = found.get(item_code) ?? new Set()
-        if (verdict === 'exceptional') found.set(item_code, days.add(day))
-        else days.delete(day)
+        found.set(item_code, days)
+        for (const each of frequency === 'week' ? weekOf(day) : [day]) {
+          if (verdict === 'exceptional') days.add(each)
+          else days.delete(each)
+        }
       }
       return found
     }

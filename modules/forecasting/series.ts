@@ -120,7 +120,7 @@ export function closureCandidates(open: ReadonlySet<number>, start: number, end:
   return found
 }
 
-/** Whole ISO weeks only; a week is censored when more than half of its days are. */
+/** Whole ISO weeks only; a week is unknown when more than half of its days are. */
 export function weekly({ start, values, missing }: DemandSeries): DemandSeries {
   const first = mondayOnOrBefore(start + 6)
   const weeks = Math.max(0, Math.floor((start + values.length - first) / 7))
@@ -137,23 +137,47 @@ export function weekly({ start, values, missing }: DemandSeries): DemandSeries {
   return { start: first, values: sums, missing: gaps }
 }
 
+/** In place of these days the mean of the known days of their week, so that a week is what its known days make of seven. Changes `values`. */
+function fromKnownDays({ start, values, missing }: DemandSeries, days: readonly number[]): void {
+  for (const at of days) {
+    const monday = mondayOnOrBefore(start + at) - start
+    let sum = 0
+    let count = 0
+    for (let i = Math.max(0, monday); i < Math.min(values.length, monday + 7); i++) {
+      if (missing[i] === 1) continue
+      sum += values[i]!
+      count++
+    }
+    values[at] = count === 0 ? 0 : sum / count
+  }
+}
+
 /**
  * What a model learns from: returns netted, whole periods.
- * @param unknown days on which the place was closed, or that people said are not representative
+ * @param closed days on which the place was closed: unknown, and nothing was used
+ * @param exceptional days that people said are not representative: what was used on them counts for nothing, in a week either
  */
 export function demand(
   days: readonly ActiveDay[],
   end: number,
   frequency: Frequency,
-  unknown: Iterable<string> = []
+  closed: Iterable<string> = [],
+  exceptional: Iterable<string> = []
 ): DemandSeries {
   const series = daily(days, end)
   carryReturnsBack(series.values)
-  for (const day of unknown) {
-    const at = dayNumber(day) - series.start
-    if (at >= 0 && at < series.missing.length) series.missing[at] = 1
+  const mark = (unknown: Iterable<string>) => {
+    const found = Array.from(unknown, (day) => dayNumber(day) - series.start).filter(
+      (at) => at >= 0 && at < series.missing.length
+    )
+    for (const at of found) series.missing[at] = 1
+    return found
   }
-  return frequency === 'week' ? weekly(series) : series
+  mark(closed)
+  const left = mark(exceptional)
+  if (frequency === 'day') return series
+  fromKnownDays(series, left)
+  return weekly(series)
 }
 
 export const periodDays = (frequency: Frequency): number => (frequency === 'week' ? 7 : 1)

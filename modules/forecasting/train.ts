@@ -116,14 +116,14 @@ export function createTraining({
     const db = tenant.db.withTables<ForecastingTables>()
     const step = periodDays(run.frequency)
     const days = await createConsumptionStore(tenant.db).days(itemCodes)
-    const unknown = await realisation.unknownDays()
+    const { closures, exceptionalOf } = await realisation.unknownDays()
     const hashes = await createForecastStore(db).hashes(itemCodes, run.frequency)
     const items = await scopedItems(tenant, source, calendar, itemCodes)
     const itemOf = (code: string) => items.get(code) ?? { itemCode: code }
     const all = new Map(
       [...days].map(([code, active]) => {
         const closed = calendar.closed(itemOf(code), end).map(dayText)
-        return [code, demand(active, end, run.frequency, [...unknown(code), ...closed])]
+        return [code, demand(active, end, run.frequency, [...closures, ...closed], exceptionalOf(code))]
       })
     )
     const drifted = await realisation.take(all)
