@@ -261,6 +261,43 @@ onBothDatabases(t, 'forecasts of sums', async (t, host) => {
   t.equal((await call('GET', '/api/ai/forecast/aggregate?level=planet')).status, 400)
 })
 
+onBothDatabases(t, 'sums of items that are forecast for fewer days', async (t, host) => {
+  const { ledger, call, clock } = host
+  clock.now = Date.parse(day(120))
+  const itemCodes = ['Dry:flour', 'Dry:rice', 'Fresh:milk', 'Fresh:oat', 'loose']
+  await ledger.post(
+    host.tenant,
+    itemCodes.flatMap((code, i) => weeklyUse(code, 120, 10 + 5 * i, i))
+  )
+  await call('POST', '/api/ai/forecast/train', { ...ONE_MODEL, top: 50, horizonDays: 15 }, WAIT)
+  await call('POST', '/api/ai/forecast/aggregate/train', undefined, WAIT)
+  const get = async (url: string): Promise<Pick<Forecast, 'points'>> => (await call('GET', url)).body
+  const coherent = async (what: string) => {
+    const all = await Promise.all(itemCodes.map((code) => get(`/api/ai/forecast/${encodeURIComponent(code)}`)))
+    for (const category of ['Dry', 'Fresh', '']) {
+      const parts = all.filter((_, i) => (itemCodes[i]?.includes(':') ? itemCodes[i]?.split(':')[0] : '') === category)
+      const { points } = await get(`/api/ai/forecast/aggregate?level=category&key=${category}`)
+      t.equal(points.length, 28)
+      t.ok(
+        points.every(({ mean }) => mean > 1),
+        'where items serve nothing any more, what the sum’s own model says of them'
+      )
+      for (const k of [0, 7, 14]) {
+        const sum = parts.reduce((whole, part) => whole + (part.points[k]?.mean ?? Number.NaN), 0)
+        t.ok(Math.abs(sum - (points[k]?.mean ?? 0)) < 1e-4, `${what}: items of "${category}" on day ${k}`)
+      }
+    }
+    return all
+  }
+  t.equal((await coherent('trained'))[0]?.points.length, 15)
+  await call('POST', '/api/ai/forecast/Dry%3Arice/overrides', { factor: 3, expiresOn: day(130), reason: 'A feast' })
+  await requested(host)
+  const jobs = host.app.getDecorator<JobService>('jobs')
+  const [job] = await jobs.list(host.tenant, { kind: SUMS_RUN })
+  t.match(await jobs.wait(host.tenant, job?.[1].id ?? '', 60), { status: 'succeeded' })
+  await coherent('an override')
+})
+
 await eachDialect(t, async (t, dialect) => {
   const app = await buildApp(t, { dialect })
   const manager = client(app, 'manager')

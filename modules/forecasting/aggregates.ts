@@ -13,7 +13,7 @@ import { ownTexts, reconciledForecast } from './overrides.js'
 import { toOverride } from './people-store.js'
 import { type DemandSeries, dayNumber, dayText, demand, MILLISECONDS_PER_DAY, mondayOnOrBefore } from './series.js'
 import { createForecastStore, type ForecastingTables } from './store.js'
-import { answersOf, type Bottom, originsOf, recentOf, SHAPES, type Shape, sumAgain } from './sums.js'
+import { answersOf, type Bottom, onwards, originsOf, recentOf, SHAPES, type Shape, sumAgain } from './sums.js'
 import type { Agreed, SumsTask } from './sums-worker.js'
 
 /**
@@ -36,7 +36,7 @@ export const NO_CATEGORY = ''
 /** A bottom series with the items it is made of. */
 interface Part extends Bottom {
   itemCodes: string[]
-  /** what its items' own models say together, or undefined where one of them says nothing of these periods */
+  /** what its items' own models say together, as far as all of them go; undefined where one of them says nothing of these periods */
   own: number[] | undefined
 }
 interface Span {
@@ -69,7 +69,9 @@ function since({ start, values, missing }: DemandSeries, day: number, stepDays: 
   const skip = Math.max(0, Math.min(values.length, (day - start) / stepDays))
   return { start: start + skip * stepDays, values: values.slice(skip), missing: missing.slice(skip) }
 }
-const add = (a: number[] | undefined, b: number[] | undefined) => a && b && a.map((value, k) => value + b[k]!)
+/** As far as both go. */
+const add = (a: number[] | undefined, b: number[] | undefined) =>
+  a && b && a.slice(0, b.length).map((value, k) => value + b[k]!)
 
 /** An item's part of what its bottom series was reconciled to; undefined where that changes nothing, or it serves nothing. */
 function shareOf(
@@ -86,11 +88,10 @@ function shareOf(
   return means.some((mean, k) => Math.abs(mean - (alone[k] ?? 0)) > CHANGE_MIN) ? means : undefined
 }
 
-/** A forecast's means for the periods from `first` on; undefined where it does not reach so far. */
+/** A forecast's means for the periods from `first` on, as far as it goes; undefined where it says nothing of the first. */
 function meansFrom({ points }: Forecast, first: number, horizon: number): number[] | undefined {
   const at = points.findIndex(({ date }) => date === dayText(first))
-  const means = at < 0 ? [] : points.slice(at, at + horizon).map(({ mean }) => mean)
-  return means.length === horizon ? means : undefined
+  return at < 0 ? undefined : points.slice(at, at + horizon).map(({ mean }) => mean)
 }
 
 export function createAggregation({ source, compute, now }: Dependencies) {
@@ -286,7 +287,7 @@ export function createAggregation({ source, compute, now }: Dependencies) {
         ...sums.map((series, a) => ({ ...known(series, everything(categories[a - 1])), ahead: true })),
         ...parts.map(({ series, own, key, category, level }) => ({
           ...known(series, level === 'item' ? { itemCode: key, category } : everything(category)),
-          ahead: own === undefined
+          ahead: own === undefined || own.length < horizon
         })),
         ...locations.map(([, series]) => ({ ...known(series, everything()), ahead: true }))
       ],
@@ -296,7 +297,7 @@ export function createAggregation({ source, compute, now }: Dependencies) {
     const m = sums.length
     const n = m + parts.length
     const all = [...sums, ...parts.map(({ series }) => series)]
-    const ahead = (i: number): number[] => (i < m ? undefined : parts[i - m]?.own) ?? base[i]?.ahead?.mean ?? []
+    const ahead = (i: number): number[] => onwards(i < m ? undefined : parts[i - m]?.own, base[i]?.ahead?.mean ?? [])
     const { method, backTest, agreed } = await compute.run<SumsTask, Agreed>(
       SUMS_WORKER,
       {
@@ -313,7 +314,7 @@ export function createAggregation({ source, compute, now }: Dependencies) {
     const paths: number[][] = []
     for (const [i, part] of parts.entries()) {
       const served = await servedBy(tenant, shape, part.itemCodes, first)
-      paths.push(served ?? agreed?.[i] ?? ahead(m + i))
+      paths.push(onwards(served, agreed?.[i] ?? ahead(m + i)))
     }
     const answers = answersOf({
       shape,
@@ -338,7 +339,7 @@ export function createAggregation({ source, compute, now }: Dependencies) {
     return answers.length
   }
 
-  /** What items serve together; undefined where one of them serves nothing of these periods. */
+  /** What items serve together, as far as all of them go; undefined where one of them serves nothing of these periods. */
   async function servedBy(tenant: Tenant, shape: Shape, itemCodes: readonly string[], first: number) {
     let sum: number[] | undefined = new Array<number>(shape.horizon).fill(0)
     const breathe = breather()

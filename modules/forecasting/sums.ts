@@ -118,6 +118,12 @@ export function reconcile(
   return found
 }
 
+/** A path as far as it goes, and another from there on: an item may be forecast for fewer periods than its sums are. */
+export const onwards = (path: readonly number[] | undefined, rest: readonly number[]): number[] => [
+  ...(path ?? []),
+  ...rest.slice(path?.length ?? 0)
+]
+
 /** Adds paths up, rounded once. */
 export const addUp = (paths: readonly (readonly number[])[], horizon: number): number[] =>
   Array.from({ length: horizon }, (_, k) => round(paths.reduce((sum, path) => sum + (path[k] ?? 0), 0)))
@@ -216,7 +222,7 @@ export function answersOf(given: Answering): Aggregate[] {
   ]
 }
 
-/** The sums again after some items serve something else: `serves` answers what a child serves now, undefined: as before. */
+/** The sums again after some items serve something else: `serves` answers what a child serves now, as far as it goes; beyond: as before. */
 export function sumAgain(
   stored: readonly Aggregate[],
   serves: (child: Child, category: string) => readonly number[] | undefined
@@ -242,7 +248,7 @@ export function sumAgain(
   const categories = stored
     .filter(({ level }) => level === 'category')
     .map((one) => {
-      const children = one.children.map((child) => ({ ...child, means: [...(serves(child, one.key) ?? child.means)] }))
+      const children = one.children.map((child) => ({ ...child, means: onwards(serves(child, one.key), child.means) }))
       return {
         ...withMeans(
           one,
