@@ -235,6 +235,22 @@ onBothDatabases(t, 'training', async (t, host) => {
     t.same(headline, { ...summary, lastTrainedAt: headline.lastTrainedAt })
   })
 
+  t.test('an item that is no more is not trained', async (t) => {
+    const kept = [...ledger.entries]
+    // What is on record of its use stays.
+    ledger.entries.splice(0, kept.length, ...kept.filter(({ itemCode }) => itemCode !== 'A'))
+    const counts = async (scope: object) => {
+      const { body } = await call('POST', '/api/ai/forecast/train', { ...scope, models: ['naive'] }, WAIT)
+      return body.result.trained + body.result.skipped
+    }
+    t.equal(await counts({ all: true }), 2, 'of all')
+    t.equal(await counts({ top: 2 }), 2, 'the two that are used most of those there are')
+    t.equal(await counts({ top: 1, horizonDays: 7 }), 1)
+    t.equal((await call('GET', '/api/ai/forecast/B')).body.points.length, 7)
+    t.equal((await call('GET', '/api/ai/models/list?itemCode=A&model=naive')).body.data.length, 0)
+    ledger.entries.splice(0, ledger.entries.length, ...kept)
+  })
+
   t.test('figures for Prometheus', async (t) => {
     const text = await app.getDecorator<Registry>('registry').metrics()
     t.match(text, /forecast_runs_total\{model="ses",outcome="success"\} 1/)

@@ -83,13 +83,18 @@ export function createTraining({
       }
       return used.filter((itemCode) => existing.has(itemCode))
     }
-    const all: string[] = []
+    /** What was used stays on record of items that are archived. */
+    const existingOf = async (itemCodes: readonly string[]) => {
+      const existing = await derivation.existing(tenant, itemCodes)
+      return itemCodes.filter((itemCode) => existing.has(itemCode))
+    }
+    const found: string[] = []
     if (params.top === undefined) {
       for (let after: string | undefined; ; ) {
-        const page = await store.items(after, ITEMS_PER_PAGE)
-        all.push(...page.map((row) => row.item_code))
-        if (page.length < ITEMS_PER_PAGE) return all
-        after = page.at(-1)?.item_code
+        const page = (await store.items(after, ITEMS_PER_PAGE)).map((row) => row.item_code)
+        found.push(...(await existingOf(page)))
+        if (page.length < ITEMS_PER_PAGE) return found
+        after = page.at(-1)
       }
     }
     const volumes: { item_code: string; quantity_micros: number }[] = []
@@ -102,7 +107,11 @@ export function createTraining({
       await breathe()
     }
     volumes.sort((a, b) => b.quantity_micros - a.quantity_micros || (a.item_code < b.item_code ? -1 : 1))
-    return volumes.slice(0, params.top).map((row) => row.item_code)
+    for (const part of chunks(volumes, ITEMS_PER_PAGE)) {
+      if (found.length >= params.top) break
+      found.push(...(await existingOf(part.map((row) => row.item_code))))
+    }
+    return found.slice(0, params.top)
   }
 
   /** The series of some items that changed since they were trained. */
