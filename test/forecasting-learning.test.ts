@@ -197,6 +197,49 @@ onBothDatabases(t, 'exceptional days of weeks', async (t, host) => {
   t.match(await week('WEEK'), { censored: 0, points: [{ mean: 700 }] }, 'what was said last counts')
 })
 
+onBothDatabases(t, 'days that are gone', async (t, host) => {
+  const { ledger, tenant, call, clock } = host
+  const weeks = { models: ['naive'], frequency: 'week' }
+  const train = async () => {
+    for (const asked of [{ models: ['naive'] }, weeks]) await call('POST', '/api/ai/forecast/train', asked, WAIT)
+  }
+  const realised = async (frequency: string) => {
+    const { to, periods } = (await call('GET', `/api/ai/accuracy?window=28&frequency=${frequency}`)).body.realised
+    const { history } = (await call('GET', `/api/ai/forecast/A/accuracy?frequency=${frequency}`)).body
+    return [to, periods, history.length]
+  }
+  const all = weeklyUse('A', 112, 20, 1)
+  const late = all.filter((one) => one.day >= day(98))
+  await ledger.post(
+    tenant,
+    all.filter((one) => one.day < day(98))
+  )
+  clock.now = Date.parse(day(98))
+  await train()
+  clock.now = Date.parse(day(112))
+  await ledger.post(tenant, late)
+  await train()
+  t.same(await realised('day'), [day(111), 14, 14])
+  t.same(await realised('week'), [day(105), 2, 2])
+  clock.now = Date.parse(day(105))
+  await train()
+  clock.now = Date.parse(day(112))
+  t.same(await realised('day'), [day(111), 14, 14], 'a clock that was wrong costs nothing')
+
+  await ledger.post(
+    tenant,
+    late.map((one) => ({ ...one, used: -(one.used ?? 0) }))
+  )
+  await train()
+  t.same(await realised('day'), [null, 0, 0])
+  t.same(await realised('week'), [null, 0, 0])
+  await train()
+  await ledger.post(tenant, late)
+  await train()
+  t.same(await realised('day'), [day(111), 14, 14], 'measured again when they are back')
+  t.same(await realised('week'), [day(105), 2, 2])
+})
+
 t.test('what a series is made of', async (t) => {
   const known = new Uint8Array(84)
   const seasonal = Float64Array.from({ length: 84 }, (_, i) => 10 + 0.1 * i + (i % 7 === 5 ? 7 : 0))

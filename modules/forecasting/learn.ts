@@ -20,6 +20,23 @@ const OUTCOMES_PER_TRANSACTION = 300
 /** What was found can be found again from what is stored. */
 const RELAXED = { durability: 'relaxed' } as const
 
+/** Where the data end earlier than they did, as after an undone import, what was measured on the days that are gone goes too. */
+export async function forgetGone(tenant: Tenant): Promise<void> {
+  // As the data are, whatever the clock says: a clock that is wrong for a while must cost no history.
+  const last = (await createConsumptionStore(tenant.db).lastDay(Number.POSITIVE_INFINITY)) ?? 0
+  for (const frequency of ['day', 'week'] as const) {
+    const lastPeriod = dayText(last + 1 - periodDays(frequency))
+    const some = () =>
+      tenant.transact(async (tx) => {
+        const store = createLearningStore(tx.db, tenant.dialect)
+        const gone = await store.forgetAfter(frequency, lastPeriod, dayText(last + 1))
+        if (gone > 0) tx.invalidate('forecasting')
+        return gone
+      }, RELAXED)
+    while ((await some()) > 0) await turn()
+  }
+}
+
 /**
  * Compares what was served with what happened, item by item as a run reads them, and notes which series have drifted. What
  * it writes is written in transactions of some hundred items; a run that ends before leaves nothing half done, because what

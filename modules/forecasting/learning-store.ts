@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { type Kysely, sql } from 'kysely'
+import { type Kysely, type RawBuilder, sql } from 'kysely'
 import type { Dialect } from '../../plugins/contracts.js'
 import type { DriftKind, Forecast, Frequency } from '../../schemas/forecasting.js'
 import { chunks } from './consumption-store.js'
@@ -141,6 +141,14 @@ export function createLearningStore(root: Kysely<unknown>, dialect: Dialect) {
     // `where true` keeps SQLite from reading ON CONFLICT as the condition of a join.
     const values = COLUMNS.map((name) => `value ->> '${name}'`).join(', ')
     return sql`select ${sql.raw(values)} from json_each(${json}) where true`
+  }
+
+  /** Deletes some rows of a series' table that `which` names; answers how many. */
+  const forget = async (table: 'forecast_outcomes' | 'forecast_served', day: string, which: RawBuilder<unknown>) => {
+    const key = sql.raw(`item_code, frequency, ${day}`)
+    const { numAffectedRows = 0n } = await sql`delete from ${sql.table(table)} where (${key}) in
+      (select ${key} from ${sql.table(table)} where ${which} limit ${sql.lit(FORGOTTEN_AT_ONCE)})`.execute(db)
+    return Number(numAffectedRows)
   }
 
   return {
@@ -313,10 +321,20 @@ export function createLearningStore(root: Kysely<unknown>, dialect: Dialect) {
 
     /** Forgets some; true while there are more. */
     async forgetOutcomes(beforePeriod: string): Promise<boolean> {
-      const { numAffectedRows = 0n } = await sql`delete from ${sql.table('forecast_outcomes')}
-        where (item_code, frequency, period) in (select item_code, frequency, period from ${sql.table('forecast_outcomes')}
-          where period < ${beforePeriod} limit ${sql.lit(FORGOTTEN_AT_ONCE)})`.execute(db)
-      return numAffectedRows >= BigInt(FORGOTTEN_AT_ONCE)
+      return (await forget('forecast_outcomes', 'period', sql`period < ${beforePeriod}`)) >= FORGOTTEN_AT_ONCE
+    },
+
+    /** Forgets some of what became of later periods, and of what was served from a later day on; answers how much. */
+    async forgetAfter(frequency: Frequency, lastPeriod: string, firstDay: string): Promise<number> {
+      const { numDeletedRows } = await db
+        .deleteFrom('forecast_accuracy')
+        .where('frequency', '=', frequency)
+        .where('period', '>', lastPeriod)
+        .executeTakeFirst()
+      const ofIt = sql`frequency = ${frequency}`
+      const outcomes = await forget('forecast_outcomes', 'period', sql`${ofIt} and period > ${lastPeriod}`)
+      const served = await forget('forecast_served', 'first_day', sql`${ofIt} and first_day > ${firstDay}`)
+      return Number(numDeletedRows) + outcomes + served
     },
 
     /** The period of the last drift of each item that had one since. */

@@ -7,7 +7,7 @@ import type { Calendar, Known } from './calendar.js'
 import { CALENDAR_DAYS, calendarOf, scopedItems } from './calendar-store.js'
 import { chunks, createConsumptionStore } from './consumption-store.js'
 import type { ConsumptionSource, Derivation } from './derive.js'
-import { createRealisation, type Realisation } from './learn.js'
+import { createRealisation, forgetGone, type Realisation } from './learn.js'
 import { createLearningStore } from './learning-store.js'
 import type { ForecastMetrics } from './metrics.js'
 import { toOverride } from './people-store.js'
@@ -244,6 +244,7 @@ export function createTraining({
     const startedAt = performance.now()
     await derivation.catchUp(tenant, signal)
     await derivation.deriveStale(tenant, params.itemCodes, { signal, advance: () => {} })
+    await forgetGone(tenant)
     const today = Math.floor(now() / MILLISECONDS_PER_DAY)
     const end = await createConsumptionStore(tenant.db).lastDay(today)
     const run = createRun(params, { signal, progress, metrics, now: now(), timedOut })
