@@ -123,7 +123,9 @@ onBothDatabases(t, 'derivation', async (t, host) => {
   const derived = await call('POST', '/api/ai/consumption/derive', {}, WAIT)
   t.equal(derived.status, 200)
   t.equal(derived.body.status, 'succeeded')
-  t.equal(derived.body.result.items, 2)
+  t.match(derived.body.result, { items: 2, failed: [] })
+  const named = await call('POST', '/api/ai/consumption/derive', { itemCodes: ['NOPE', 'A'] }, WAIT)
+  t.match(named.body.result, { items: 1, failed: [{ itemCode: 'NOPE', reason: 'there is no such item' }] })
   const { body } = await call('GET', '/api/ai/consumption/A')
   t.same(
     body.points.map((point: { quantity: number }) => point.quantity),

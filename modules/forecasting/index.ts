@@ -26,7 +26,7 @@ import { createNightly, NIGHTLY_HOUR, NIGHTLY_JOB, SUMS_RUN } from './nightly.js
 import { forecastHeadline } from './ports.js'
 import { learningFigures } from './realised.js'
 import { AGGREGATE_JOB, DERIVE_JOB, routes, TRAIN_JOB } from './routes.js'
-import { createTraining } from './train.js'
+import { createTraining, noSuchItem } from './train.js'
 
 export interface ForecastingOptions extends ModuleOptions {
   /** Where consumption is read from: a ledger's movements per item and day. Without it there is nothing to forecast. */
@@ -109,8 +109,13 @@ async function forecasting(app: FastifyInstance, options: ForecastingOptions) {
         items += count
         progress(items, Math.max(items, params.itemCodes?.length ?? 0))
       }
-      await derivation.deriveAgain(tenant, params, { signal, advance })
-      return { items, durationSeconds: Math.round(performance.now() - startedAt) / 1000 }
+      const { itemCodes: named = [] } = params
+      const existing = await derivation.existing(tenant, named)
+      const known = named.filter((code) => existing.has(code))
+      const asked = params.itemCodes === undefined ? params : { ...params, itemCodes: known }
+      await derivation.deriveAgain(tenant, asked, { signal, advance })
+      const failed = named.flatMap((itemCode) => (existing.has(itemCode) ? [] : [noSuchItem(itemCode)]))
+      return { items, failed, durationSeconds: Math.round(performance.now() - startedAt) / 1000 }
     }
   })
   await app.register(routes, { prefix: '/ai', answers: app.getDecorator<Answers>('answers'), jobs, consumption, now })

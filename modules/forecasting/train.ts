@@ -78,7 +78,7 @@ export function createTraining({
       const existing = await derivation.existing(tenant, params.itemCodes)
       const found = new Set(used)
       for (const itemCode of params.itemCodes) {
-        if (!existing.has(itemCode)) failed.push({ itemCode, reason: 'there is no such item' })
+        if (!existing.has(itemCode)) failed.push(noSuchItem(itemCode))
         else if (!found.has(itemCode)) failed.push({ itemCode, reason: 'nothing of it was ever used' })
       }
       return used.filter((itemCode) => existing.has(itemCode))
@@ -256,6 +256,9 @@ export function createTraining({
     return run.report(end === undefined ? null : dayText(end), (performance.now() - startedAt) / 1000)
   }
 }
+
+/** Of an item that was named and is not there, or no more. */
+export const noSuchItem = (itemCode: string): Failure => ({ itemCode, reason: 'there is no such item' })
 
 /** Periods that a training asked for in this way forecasts. */
 export const horizonOf = ({ frequency = 'day', horizonDays = HORIZON_DAYS[frequency] }: TrainRequest): number =>
