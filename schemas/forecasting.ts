@@ -370,7 +370,7 @@ export const NewOverride = Closed(
   {
     frequency: Type.Optional(Frequency),
     from: Type.Optional(Day),
-    expiresOn: Type.String({ format: 'date', description: 'Last day it applies to' }),
+    expiresOn: Type.String({ format: 'date', description: 'Last day it applies to; one after the data' }),
     quantityPerDay: Type.Optional(Amount),
     factor: Type.Optional(Quantity),
     reason: Type.String({ minLength: 1, maxLength: 500, pattern: '^[^\\u0000]*\\S[^\\u0000]*$' })

@@ -304,6 +304,7 @@ onBothDatabases(t, 'what was served is measured once days are over', async (t, h
   await refused({ ...half, quantityPerDay: 3 }, 'FORECAST_OVERRIDE_FIGURE')
   for (const quantityPerDay of [0.12345678901, 1e-300]) await refused({ ...other, quantityPerDay }, 'REQUEST_INVALID')
   await refused({ ...half, expiresOn: day(154) }, 'FORECAST_RANGE_INVALID')
+  await refused({ ...half, from: day(140), expiresOn: day(149) }, 'FORECAST_RANGE_INVALID')
   await refused({ ...half, reason: ' ' }, 'REQUEST_INVALID')
   t.equal((await call('GET', `${url.slice(0, -4)}ffff`)).body.code, 'FORECAST_OVERRIDE_NOT_FOUND')
   t.equal((await call('POST', '/api/ai/forecast/NOPE/overrides', half)).body.code, 'FORECAST_ITEM_NOT_FOUND')

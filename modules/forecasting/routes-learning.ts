@@ -316,8 +316,10 @@ const overrideRoutes: FastifyPluginAsyncTypebox<Context> = async (app, context) 
       if (given.length !== 1) throw new OverrideFigure({ given })
       const stored = await requireForecast(context, tenant, itemCode, frequency)
       const dataTo = await knownTo(tenant, stored.answer, now())
-      const from = request.body.from ?? dayText(dayNumber(dataTo) + 1)
-      if (from > expiresOn) throw new RangeInvalid({ from, to: expiresOn })
+      const firstAhead = dayText(dayNumber(dataTo) + 1)
+      const { from = firstAhead } = request.body
+      // On days that are in the data it would have no effect, and could not be cancelled.
+      for (const day of [from, firstAhead]) if (day > expiresOn) throw new RangeInvalid({ from: day, to: expiresOn })
       return answers.write(request, reply, 201, async (tx) => {
         const row: OverrideRow = {
           id: uuid(),
