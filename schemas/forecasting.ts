@@ -1,6 +1,6 @@
 import { type Static, Type } from 'typebox'
 import { FactorEffect } from './calendar.js'
-import { Amount, Closed, Code, Day, Instant, List, Name, Nullable, PageQuery, Quantity, Text, Uuid } from './common.js'
+import { Amount, Closed, Code, Day, Instant, List, Name, Nullable, PageQuery, Text, Uuid } from './common.js'
 import { JUDGEMENT, personal } from './personal.js'
 
 /** What a caller may ask for by name; `combination` is the default. */
@@ -372,7 +372,7 @@ export const NewOverride = Closed(
     from: Type.Optional(Day),
     expiresOn: Type.String({ format: 'date', description: 'Last day it applies to; one after the data' }),
     quantityPerDay: Type.Optional(Amount),
-    factor: Type.Optional(Quantity),
+    factor: Type.Optional(Type.Number({ exclusiveMinimum: 0, maximum: 1000, multipleOf: 0.000001 })),
     reason: Type.String({ minLength: 1, maxLength: 500, pattern: '^[^\\u0000]*\\S[^\\u0000]*$' })
   },
   'One of quantityPerDay and factor (of what the model says)'

@@ -299,8 +299,21 @@ onBothDatabases(t, 'what was served is measured once days are over', async (t, h
   t.equal((await call('DELETE', url)).body.code, 'FORECAST_OVERRIDE_OVER')
   t.same((await call('GET', '/api/ai/forecast/A')).body, under, 'the one before serves again')
   t.equal((await call('GET', '/api/ai/forecast/A/overrides?limit=1')).body.data[0].id, second.body.id)
+  const most = await call('POST', '/api/ai/forecast/A/overrides', { ...other, quantityPerDay: 1e9 })
+  const { points } = (await call('GET', '/api/ai/forecast/A')).body
+  t.equal(points[0].mean, 1e9)
+  const sums = (await leadTimeDemand(tenant, ['A'])).get('A')?.quantiles ?? []
+  const figures = [...points.flatMap(({ date: _, ...rest }: { date: string }) => Object.values(rest)), ...sums.flat()]
+  const within = (value: number) => Math.abs(value) <= 1e9 && Number(value.toFixed(6)) === value
+  t.same(
+    figures.filter((value) => !within(value)),
+    [],
+    'numbers of the contract, however much a person says'
+  )
+  t.equal((await call('DELETE', `/api/ai/forecast/A/overrides/${most.body.id}`)).status, 200)
   const refused = async (body: object, code: string) =>
     t.equal((await call('POST', '/api/ai/forecast/A/overrides', body)).body.code, code)
+  await refused({ ...half, factor: 1000.5 }, 'REQUEST_INVALID')
   await refused({ ...half, quantityPerDay: 3 }, 'FORECAST_OVERRIDE_FIGURE')
   for (const quantityPerDay of [0.12345678901, 1e-300]) await refused({ ...other, quantityPerDay }, 'REQUEST_INVALID')
   await refused({ ...half, expiresOn: day(154) }, 'FORECAST_RANGE_INVALID')

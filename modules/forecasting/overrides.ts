@@ -1,3 +1,4 @@
+import { DECIMAL_LIMIT } from '../../schemas/common.js'
 import type { Forecast } from '../../schemas/forecasting.js'
 import { moved, type Override, overriddenMean } from './outcomes.js'
 import { periodDays } from './series.js'
@@ -14,7 +15,9 @@ interface Distribution {
 }
 
 const DECIMALS = 1_000_000
-const round = (value: number) => Math.round(value * DECIMALS) / DECIMALS
+/** As every number of the API is. Limited first: of larger ones the rounding itself would leave more decimals. */
+const round = (value: number) =>
+  Math.round(Math.max(-DECIMAL_LIMIT, Math.min(DECIMAL_LIMIT, value)) * DECIMALS) / DECIMALS
 
 type Point = Forecast['points'][number]
 /** Where a point keeps the figure that it had before. */
