@@ -233,6 +233,11 @@ onBothDatabases(t, 'training', async (t, host) => {
     t.equal(headline.series, 4)
     const { realised: _, ...summary } = (await call('GET', '/api/ai/accuracy')).body
     t.same(headline, { ...summary, lastTrainedAt: headline.lastTrainedAt })
+    const weekly = (await call('GET', '/api/ai/accuracy?frequency=week')).body
+    const [only] = summary.byModel.filter(({ frequency }: { frequency: string }) => frequency === 'week')
+    t.match(weekly, { series: 1, wape: only.wape, byModel: [only] }, 'one weekly series is trained')
+    t.equal(weekly.byModel.length, 1)
+    t.equal((await call('GET', '/api/ai/accuracy?frequency=day')).body.series, 3)
   })
 
   t.test('an item that is no more is not trained', async (t) => {

@@ -1,5 +1,5 @@
 import type { Tenant } from '../../plugins/contracts.js'
-import type { AccuracySummary, Forecast, Series, SeriesQuery } from '../../schemas/forecasting.js'
+import type { AccuracySummary, Forecast, Frequency, Series, SeriesQuery } from '../../schemas/forecasting.js'
 import { CALENDAR_DAYS, calendarOf, scopedItems } from './calendar-store.js'
 import { createConsumptionStore } from './consumption-store.js'
 import type { ConsumptionSource } from './derive.js'
@@ -165,9 +165,9 @@ function summarize(rows: readonly AccuracyRow[]) {
   }
 }
 
-/** Accuracy of what serves now, in all and by model. */
-export async function accuracySummary(tenant: Tenant): Promise<AccuracySummary> {
-  const rows = await forecastsOf(tenant).accuracy()
+/** Accuracy of what serves now, in all and by model; of one frequency, or of both. */
+export async function accuracySummary(tenant: Tenant, frequency?: Frequency): Promise<AccuracySummary> {
+  const rows = await forecastsOf(tenant).accuracy(frequency)
   return {
     ...summarize(rows),
     byModel: rows.map((row) => ({

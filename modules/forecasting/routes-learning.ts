@@ -103,7 +103,7 @@ const accuracyRoutes: FastifyPluginAsyncTypebox<Context> = async (app, context) 
     async (request, reply) => {
       const { window = WINDOW_DAYS_DEFAULT, frequency } = request.query
       return answers.read(request, reply, NAMESPACE, `accuracy:${window}:${frequency ?? ''}`, async () => ({
-        ...(await accuracySummary(tenantOf(request))),
+        ...(await accuracySummary(tenantOf(request), frequency)),
         realised: await realisedAccuracy(tenantOf(request), window, frequency)
       }))
     }

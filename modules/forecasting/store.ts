@@ -172,10 +172,8 @@ export function createForecastStore(db: Kysely<ForecastingTables>) {
         .executeTakeFirst(),
 
     /** Accuracy of what serves, by model; relative errors weighted by volume, the others by series. */
-    accuracy: () =>
-      db
-        .selectFrom('ai_models')
-        .where('status', '=', 'active')
+    accuracy: (frequency?: Frequency) =>
+      matching({ status: 'active', ...(frequency === undefined ? {} : { frequency }) })
         .groupBy(['model', 'frequency'])
         .orderBy('model')
         .orderBy('frequency')
