@@ -55,7 +55,7 @@ export type RunsOut = Static<typeof RunsOut>
 export const DashboardStats = Closed({
   ...InventoryHeadline.properties,
   stockValue: Nullable(Type.Number({ description: 'Null without the role to see cost' })),
-  runsOutFirst: Type.Array(RunsOut),
+  runsOutFirst: Type.Array(RunsOut, { description: 'Soonest first; what lasts longer than ten years is left out' }),
   forecasts: ForecastsHeadline,
   anomalies: AnomaliesHeadline
 })

@@ -229,6 +229,12 @@ onBothDatabases(t, 'training', async (t, host) => {
     t.equal(others.length, 0, 'what is not used never runs out')
     t.same(b, { itemCode: 'B', available: 0, daysOfCover: 0, date: day(200) })
     t.ok(a !== undefined && a.itemCode === 'A' && Math.abs(a.daysOfCover - 20) < 3, `${a?.daysOfCover} days`)
+    const lasting = async (available: number) => {
+      const found = await runOut(tenant, [{ itemCode: 'A', available }, ...stock.slice(1)], 5, Date.parse(day(200)))
+      return found.find(({ itemCode }) => itemCode === 'A')
+    }
+    t.match(await lasting(mean * 3_600), { date: /^203\d-\d\d-\d\d$/ })
+    for (const days of [3_700, 3_500_000, 50_000_000]) t.equal(await lasting(mean * days), undefined, `${days} days`)
     const headline = await forecastHeadline(tenant)
     t.equal(headline.series, 4)
     const { realised: _, ...summary } = (await call('GET', '/api/ai/accuracy')).body

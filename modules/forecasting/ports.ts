@@ -24,6 +24,8 @@ export interface ForecastHeadline extends AccuracySummary {
 }
 
 const CANDIDATES_FACTOR = 5
+/** Ten years. What lasts longer runs out at no date that anybody could plan for, and a little further there is none to name. */
+const COVER_DAYS_MAX = 3_650
 const ITEMS_PER_READ = 50
 const round = (value: number) => Math.round(value * 1_000_000) / 1_000_000
 
@@ -84,8 +86,8 @@ export function cover(
 }
 
 /**
- * What runs out first, soonest first: stock on the shelf against the cumulated forecast. Counted from today, or, where the
- * data end in the past, from the day after them.
+ * What runs out within ten years, soonest first: stock on the shelf against the cumulated forecast. Counted from today, or,
+ * where the data end in the past, from the day after them.
  */
 export async function runOut(
   tenant: Tenant,
@@ -117,7 +119,7 @@ export async function runOut(
     if (forecast === undefined || first === undefined || last === undefined) continue
     const start = dayNumber(last.date) < today ? dayNumber(first.date) : Math.max(dayNumber(first.date), today)
     const days = cover(forecast.points, periodDays(forecast.frequency), start, Math.max(0, available))
-    if (days === undefined) continue
+    if (days === undefined || days > COVER_DAYS_MAX) continue
     found.push({
       itemCode,
       available,
