@@ -212,7 +212,10 @@ export type MovementLine = Static<typeof MovementLine>
 export const LINES_MAX = 1000
 export const NewMovement = Closed({
   type: MovementType,
-  occurredAt: Type.Optional(Instant),
+  occurredAt: Type.Optional({
+    ...Instant,
+    description: 'ISO 8601 with an offset, from 1970-01-01 to now, which it is by default'
+  }),
   reason: Type.Optional(Text),
   reference: Type.Optional(Type.String({ maxLength: 200, pattern: '^[^\\u0000-\\u001f\\u007f]*$' })),
   lines: Type.Array(MovementLine, { minItems: 1, maxItems: LINES_MAX })

@@ -62,7 +62,7 @@ t.test('every error speaks both languages', async (t) => {
 
 t.test('every code that rows of an import carry is documented', async (t) => {
   const rowCodes = new Set<string>()
-  for (const name of ['import-reader', 'import-items']) {
+  for (const name of ['import-cells', 'import-reader', 'import-items']) {
     const source = readFileSync(join(compiled, 'modules', 'inventory', `${name}.js`), 'utf8')
     for (const [, code] of source.matchAll(/new RowError\([^'`]*?(?:'\w+', )?'([A-Z][A-Z_]+)'/g))
       rowCodes.add(String(code))

@@ -62,6 +62,7 @@ async function badFiles(t: Test, { manager, db, dataDir }: Context) {
     ['an unknown type', 'itemCode,type,quantity\nBF-1,gift,1', refused('row 2, column type', /"gift"/)],
     ['31 February', row('2024-02-31', 'occurredAt'), refused('row 2, column occurredAt', /2024-02-31/)],
     ['the wrong order', row('31/12/2024', 'occurredAt'), refused('row 2, column occurredAt', /31\/12/)],
+    ['before the ledger', row('0000-01-01', 'occurredAt'), refused('row 2, column occurredAt', /before 1970/)],
     ['the future', row('2999-01-01', 'occurredAt'), refused('row 2, column occurredAt', /future/)],
     ['a location that is not there', row('NOWHERE', 'location'), refused('row 2', /NOWHERE/)],
     ['a location that is not ours', row('supplier', 'location'), refused('row 2', /supplier/)],

@@ -294,6 +294,8 @@ async function history(t: Test, { manager, staff, viewer }: Context) {
   t.same((await pagesOf(t, viewer, '/api/movements?itemCode=HI-1', 3, 'id')).length, 7)
   for (const occurredAt of [
     '2999-01-01T00:00:00Z',
+    '0000-01-01T00:00:00Z',
+    '1970-01-01T00:00:00+01:00',
     '2016-12-31T23:59:60Z',
     '2024-02-30T00:00:00Z',
     '2024-01-01',
@@ -304,7 +306,8 @@ async function history(t: Test, { manager, staff, viewer }: Context) {
       occurredAt,
       lines: [{ itemCode: 'HI-1', quantity: 1 }]
     })
-    t.equal(answer.status, occurredAt.startsWith('2999') ? 422 : 400, occurredAt)
+    t.equal(answer.status, /^(2999|0000|1970)/.test(occurredAt) ? 422 : 400, occurredAt)
+    if (/^(0000|1970)/.test(occurredAt)) t.match(answer.body, { code: 'INV_OCCURRED_TOO_EARLY', occurredAt })
   }
 }
 

@@ -2,6 +2,7 @@ import { type Kysely, type RawBuilder, sql } from 'kysely'
 import { isPostgres } from '../../migrations/columns.js'
 import { prepared, type Slots, type Tenant } from '../../plugins/contracts.js'
 import { amongSlot, listOf } from './bulk.js'
+import { OCCURRED_AT_MIN } from './rules.js'
 
 /** What moved a day, read from the ledger: what forecasts and findings are made of. */
 
@@ -24,7 +25,7 @@ interface Days {
 }
 const within = (root: Kysely<unknown>, { itemCodes, fromDay, toDay }: Query): Days => ({
   codes: listOf(root, itemCodes),
-  from: fromDay === undefined ? 0 : Date.parse(fromDay),
+  from: fromDay === undefined ? OCCURRED_AT_MIN : Date.parse(fromDay),
   until: toDay === undefined ? Number.MAX_SAFE_INTEGER : Date.parse(toDay) + DAY_MILLISECONDS
 })
 

@@ -91,6 +91,10 @@ export const OccurredInFuture = problem<{ occurredAt: string }>('INV_OCCURRED_IN
   en: 'occurredAt ({occurredAt}) is in the future.',
   fr: 'occurredAt ({occurredAt}) est dans le futur.'
 })
+export const OccurredTooEarly = problem<{ occurredAt: string }>('INV_OCCURRED_TOO_EARLY', 422, {
+  en: 'occurredAt ({occurredAt}) is before 1970-01-01T00:00:00Z, where the ledger begins.',
+  fr: 'occurredAt ({occurredAt}) précède 1970-01-01T00:00:00Z, où commence le journal.'
+})
 export const MovementNotFound = problem<{ id: string }>('INV_MOVEMENT_NOT_FOUND', 404, {
   en: 'The movement {id} does not exist.',
   fr: 'Le mouvement {id} n’existe pas.'

@@ -1,5 +1,6 @@
 import { LINES_MAX, type MovementLine } from '../../schemas/inventory.js'
 import type { Draft } from './book.js'
+import { RowError } from './import-cells.js'
 import {
   type ItemImportRow,
   itemRow,
@@ -7,7 +8,6 @@ import {
   movementRow,
   type RawRow,
   type ReadOptions,
-  RowError,
   readRows
 } from './import-reader.js'
 

@@ -1,8 +1,9 @@
 import type { AuditEntry, Transaction } from '../../plugins/contracts.js'
 import { type Movement, type NewMovement, StockMoved } from '../../schemas/inventory.js'
 import { type Author, Book, type Draft } from './book.js'
-import { AlreadyReversed, MovementNotFound, OccurredInFuture, ReversalOfReversal } from './errors.js'
+import { AlreadyReversed, MovementNotFound, OccurredInFuture, OccurredTooEarly, ReversalOfReversal } from './errors.js'
 import { createLedgerStore } from './ledger-store.js'
+import { OCCURRED_AT_MIN } from './rules.js'
 
 /** Cached answers that show stock. */
 export const STOCK_CACHE = 'inventory'
@@ -12,6 +13,7 @@ const FUTURE_TOLERANCE_MILLISECONDS = 5 * 60_000
 export function draftOf({ type, occurredAt, reason, reference, lines }: NewMovement): Draft {
   const at = occurredAt === undefined ? Date.now() : Date.parse(occurredAt)
   if (at > Date.now() + FUTURE_TOLERANCE_MILLISECONDS) throw new OccurredInFuture({ occurredAt: occurredAt ?? '' })
+  if (at < OCCURRED_AT_MIN) throw new OccurredTooEarly({ occurredAt: occurredAt ?? '' })
   return { type, occurredAt: at, reason: reason ?? null, reference: reference ?? null, importId: null, lines }
 }
 

@@ -1,6 +1,12 @@
 import type { Localised } from '../../plugins/contracts.js'
 import type { LotStatus, MovementType } from '../../schemas/inventory.js'
 
+/**
+ * 1970-01-01, the first day that consumption is counted from. A year such as 0000 is a slip of a program, and would make a series
+ * of 740,000 days of it.
+ */
+export const OCCURRED_AT_MIN = 0
+
 /** What the ledger refuses, in words; each completes "Line 3: …" or "Line 3: TOMATOES …". */
 
 export const aboveZero = (type: MovementType, quantity: number): Localised => ({
