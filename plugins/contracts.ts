@@ -336,8 +336,9 @@ export interface Answers {
     work: (tx: Transaction) => Promise<unknown>
   ): Promise<FastifyReply>
   /**
-   * Starts a job and answers 202 with its Location, or, with `Prefer: wait=N`, 200 with the job once it ends. Honours the
-   * `Idempotency-Key` as `write` does: `start` puts the job on record in the transaction that keeps the answer.
+   * Starts a job and answers 202, with its Location where jobs are served, or, with `Prefer: wait=N`, 200 with the job once
+   * it ends. Honours the `Idempotency-Key` as `write` does: `start` puts the job on record in the transaction that keeps the
+   * answer.
    */
   job(
     request: FastifyRequest,

@@ -205,7 +205,11 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
           registry,
           enterTenant
         })
-  const answers = createAnswers({ registry, waitForJob: jobs.wait })
+  const answers = createAnswers({
+    registry,
+    waitForJob: jobs.wait,
+    locationOf: (id) => (jobs.path === undefined ? undefined : `${jobs.path}/${id}`)
+  })
 
   app.decorate('database', server)
   app.decorate('tenants', tenants)

@@ -43,6 +43,30 @@ export const hosts: Record<string, string> = {
     `await call('POST', '/x/ai/forecast/train', { itemCodes: ['A'], models: ['seasonal-naive'] })
   await call('GET', '/x/ai/forecast/A')`
   ),
+  // Long work without the routes of jobs, and with them.
+  jobs: `
+import Fastify from 'fastify'
+import core from 'inventory-enterprise/core'
+import forecasting from 'inventory-enterprise/forecasting'
+import jobs from 'inventory-enterprise/jobs'
+
+const options = { prefix: '/x', authorize: async () => {} }
+for (const databaseUrl of process.argv.slice(2)) {
+  const answers: unknown[] = []
+  for (const served of [false, true]) {
+    const app = Fastify()
+    await app.register(core, { databaseUrl })
+    await app.register(forecasting, { ...options, consumption: { ${flow} } })
+    if (served) await app.register(jobs, options)
+    const started = await app.inject({ method: 'POST', url: '/x/ai/consumption/derive' })
+    const { location } = started.headers
+    const shown = location === undefined ? null : (await app.inject(location)).json()
+    answers.push({ status: started.statusCode, location: location ?? null, same: shown?.id === started.json().id })
+    await app.close()
+  }
+  console.log(JSON.stringify(answers))
+}
+`,
   anomaly: host(
     'anomaly',
     `, series: async (_tenant, { afterItemCode = '' }) => afterItemCode >= 'A' ? [] : [

@@ -179,6 +179,10 @@ t.test('each module alone in a bare Fastify app, on both databases', async (t) =
       { status: 200, body: { status: 'succeeded' } },
       { status: 200, body: { itemCode: 'A', frequency: 'day', points: [{ mean: Number }] } }
     ],
+    jobs: [
+      { status: 202, location: null, same: false },
+      { status: 202, location: /^\/x\/jobs\/[0-9a-f-]{36}$/, same: true }
+    ],
     anomaly: [
       { status: 200, body: { data: [{ itemCode: 'A', observed: 500 }] } },
       { status: 200, body: { data: [{ itemCode: 'A', observed: 500 }] } }

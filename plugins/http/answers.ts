@@ -58,10 +58,12 @@ function sendText(request: FastifyRequest, reply: FastifyReply, text: CachedText
 interface AnswersOptions {
   registry: Registry
   waitForJob(tenant: Tenant, id: string, seconds: number): Promise<Job>
+  /** Where a job is shown; undefined where nobody serves that. */
+  locationOf(id: string): string | undefined
 }
 
 /** How routes answer: reads from the cache with their ETag, writes once for each Idempotency-Key, jobs waited for. */
-export function createAnswers({ registry, waitForJob }: AnswersOptions): Answers {
+export function createAnswers({ registry, waitForJob, locationOf }: AnswersOptions): Answers {
   const counted = idempotencyMetrics(registry)
   const tenantOf = (request: FastifyRequest) => request.getDecorator<Tenant>('tenant')
   const begun = new WeakMap<FastifyRequest, { readonly key: string; readonly text: Promise<CachedText> }>()
@@ -120,7 +122,8 @@ export function createAnswers({ registry, waitForJob }: AnswersOptions): Answers
         started = await start(tx)
         tx.audit({ action: `${started.kind}.start`, object: { type: 'job', id: started.id } })
         const body = String(reply.code(202).serialize(started))
-        const fresh: Stored = { status: 202, headers: { location: `/api/jobs/${started.id}` }, body }
+        const location = locationOf(started.id)
+        const fresh: Stored = { status: 202, headers: location === undefined ? {} : { location }, body }
         await keep(tx, fresh)
         return fresh
       }
@@ -129,7 +132,8 @@ export function createAnswers({ registry, waitForJob }: AnswersOptions): Answers
       if (key !== undefined) counted.answered(started === undefined)
       const seconds = waitSeconds(request)
       if (seconds > 0) {
-        const ended = await waitForJob(tenant, answer.headers.location?.split('/').at(-1) ?? '', seconds)
+        const { id }: Pick<Job, 'id'> = JSON.parse(answer.body)
+        const ended = await waitForJob(tenant, id, seconds)
         if (ended.finishedAt !== null)
           return reply.code(200).header('preference-applied', `wait=${seconds}`).send(ended)
       }

@@ -60,6 +60,8 @@ export interface JobsOptions {
 }
 
 export interface JobService extends Jobs {
+  /** Where its routes are; they say so when they are registered. Without them a job has no address. */
+  path: string | undefined
   /** @throws JOB_NOT_FOUND */
   get(tenant: Tenant, id: string): Promise<Job>
   /** Newest first; each with the position after which the next page goes on. */
@@ -83,6 +85,7 @@ export function createJobs(options: JobsOptions): JobService {
 }
 
 class Service implements JobService {
+  path: string | undefined
   readonly #options: JobsOptions
   readonly #timings: JobTimings
   readonly #definitions = new Map<string, Definition>()

@@ -1,4 +1,5 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
+import fp from 'fastify-plugin'
 import { Type } from 'typebox'
 import { Closed, Job, JobStatus, List, PageQuery, problems, Uuid } from '../../schemas/common.js'
 import { agentOf } from '../audit.js'
@@ -14,10 +15,11 @@ const Query = Closed({
 })
 const tags = ['jobs']
 
-/** What background work is doing: `/api/jobs`. Starting it belongs to the route of each domain. */
+/** What background work is doing: `/api/jobs` in the service. Starting it belongs to the route of each domain. */
 export const jobRoutes: FastifyPluginAsyncTypebox<ModuleOptions> = async (app, options) => {
   app.getDecorator<EnterModule>('enterModule')(app, options)
   const jobs = app.getDecorator<JobService>('jobs')
+  jobs.path = app.prefix
 
   const list = {
     tags,
@@ -59,6 +61,18 @@ export const jobRoutes: FastifyPluginAsyncTypebox<ModuleOptions> = async (app, o
     return reply.code(202).header('cache-control', 'no-store').send(job)
   })
 }
+
+/** For a host: the jobs of the core that it has registered, at `/jobs` below `prefix`. */
+const jobs: FastifyPluginAsyncTypebox<ModuleOptions> = async (app, { authorize }) => {
+  await app.register(jobRoutes, { prefix: '/jobs', authorize })
+}
+
+export default fp(jobs, {
+  name: 'inventory-enterprise/jobs',
+  fastify: '5.x',
+  encapsulate: true,
+  decorators: { fastify: ['enterModule', 'jobs'], request: ['tenant'] }
+})
 
 /** A cursor is bound to the filter as well. */
 const purposeOf = ({ status, kind }: JobFilter) => `jobs ${JSON.stringify([status, kind])}`
