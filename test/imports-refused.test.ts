@@ -58,6 +58,7 @@ async function badFiles(t: Test, { manager, db, dataDir }: Context) {
     ['hexadecimal', `${head}BF-1,0x10\n`, refused('row 2, column quantity', /0x10/)],
     ['too large', `${head}BF-1,1000000001\n`, refused('row 2, column quantity', /1000000000/)],
     ['too many decimals', `${head}BF-1,1.1234567\n`, refused('row 2, column quantity', /six decimals/)],
+    ['a negative opening', `itemCode,type,quantity\nBF-1,opening,-1`, refused('row 2', /of an opening is above zero/)],
     ['a negative receipt', `${head}BF-1,-1\n`, refused('row 2, column quantity', /above zero/)],
     ['an unknown type', 'itemCode,type,quantity\nBF-1,gift,1', refused('row 2, column type', /"gift"/)],
     ['31 February', row('2024-02-31', 'occurredAt'), refused('row 2, column occurredAt', /2024-02-31/)],

@@ -148,7 +148,19 @@ async function limits(t: Test, context: Context) {
       `${lines.length} lines`
     )
   }
-  t.equal((await post(staff, 'adjustment', [line(code, 0)])).status, 422)
+  for (const [type, quantity, detail] of [
+    ['adjustment', 0, /quantity of an adjustment is not zero/],
+    ['issue', 0, /quantity of an issue is above zero \(it is 0\)/],
+    ['receipt', -1, /quantity of a receipt is above zero \(it is -1\)/]
+  ] as const)
+    t.match(
+      await post(staff, type, [line(code, quantity)]),
+      { status: 422, body: { detail } },
+      `${type} of ${quantity}`
+    )
+  const french = { 'accept-language': 'fr' }
+  const nothing = await post(staff, 'adjustment', [line(code, 0)], french)
+  t.match(nothing.body.detail, /ajustement \(adjustment\) n’est pas nulle/)
   t.equal((await post(staff, 'gift', [line(code, 1)])).status, 400)
   const json = { 'content-type': 'application/json' }
   const huge = `{"type":"receipt","lines":[{"itemCode":"${code}","quantity":1e309}]}`

@@ -262,7 +262,7 @@ export class Book {
     if (entered === 0 || (entered < 0 && type !== 'adjustment')) {
       throw new MovementRule({
         line: requestLine,
-        rule: rules.aboveZero(type, line.quantity)
+        rule: rules.wrongQuantity(type, line.quantity)
       })
     }
     const here = this.#stocked(line.location ?? DEFAULT_LOCATION)

@@ -10,6 +10,7 @@ import {
 } from '../../schemas/inventory.js'
 import { ImportUnreadable } from './errors.js'
 import { CELL_MAX_LENGTH, cellsOf, RowError } from './import-cells.js'
+import { wrongQuantity } from './rules.js'
 
 /** From the bytes of a file to rows of known fields, each value checked; nothing here knows the database. */
 
@@ -272,10 +273,7 @@ export function movementRow({ row, fields }: RawRow, defaultType: MovementType |
   const opposite = named === 'issue' ? 'return' : named === 'return' ? 'issue' : undefined
   const turned = signed < 0 && opposite !== undefined
   if (signed < 0 && !turned && named !== 'adjustment')
-    throw new RowError(row, 'quantity', 'RANGE', {
-      en: `the quantity of a ${named} is above zero (it is ${signed})`,
-      fr: `la quantité d’un mouvement ${named} est positive (elle vaut ${signed})`
-    })
+    throw new RowError(row, 'quantity', 'RANGE', wrongQuantity(named, signed))
   const optional = {
     unit: cell.text('unit', 20),
     location: cell.text('location', 64),

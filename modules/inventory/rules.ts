@@ -9,16 +9,25 @@ export const OCCURRED_AT_MIN = 0
 
 /** What the ledger refuses, in words; each completes "Line 3: …" or "Line 3: TOMATOES …". */
 
-export const aboveZero = (type: MovementType, quantity: number): Localised => ({
-  en: `the quantity of a ${type} is above zero (it is ${quantity})`,
-  fr: `la quantité d’un mouvement ${type} est supérieure à zéro (elle est de ${quantity})`
-})
+const withArticle = (type: MovementType) => `${/^[aio]/.test(type) ? 'an' : 'a'} ${type}`
+
+/** Of a quantity that the type does not take. */
+export const wrongQuantity = (type: MovementType, quantity: number): Localised =>
+  type === 'adjustment'
+    ? {
+        en: 'the quantity of an adjustment is not zero; below zero it takes away',
+        fr: 'la quantité d’un ajustement (adjustment) n’est pas nulle ; négative, elle retire'
+      }
+    : {
+        en: `the quantity of ${withArticle(type)} is above zero (it is ${quantity})`,
+        fr: `la quantité d’un mouvement ${type} est supérieure à zéro (elle est de ${quantity})`
+      }
 export const NEEDS_TO_LOCATION: Localised = {
   en: 'a transfer needs toLocation',
   fr: 'un transfert (transfer) demande toLocation'
 }
 export const noToLocation = (type: MovementType): Localised => ({
-  en: `toLocation belongs to a transfer, not to a ${type}`,
+  en: `toLocation belongs to a transfer, not to ${withArticle(type)}`,
   fr: `toLocation appartient à un transfert (transfer), pas à un mouvement ${type}`
 })
 export const SAME_LOCATION: Localised = {
