@@ -152,14 +152,14 @@ async function uploads(t: Test, dialect: Dialect) {
   return {
     upload,
     tenant,
-    send: async (key: string, bytes = 'a') => {
-      const { statusCode: status, payload } = await app.inject({
+    send: async (key: string, bytes = 'a', more: Record<string, string> = {}) => {
+      const { statusCode, payload, headers } = await app.inject({
         method: 'POST',
         url: '/upload',
         payload: { bytes },
-        headers: { ...bearer(app), 'idempotency-key': key }
+        headers: { ...bearer(app), 'idempotency-key': key, ...more }
       })
-      return { status, text: payload, body: JSON.parse(payload) }
+      return { status: statusCode, text: payload, body: JSON.parse(payload), applied: headers['preference-applied'] }
     },
     jobsOnRecord: async () => (await jobs.list(tenant)).length,
     keys: () => tenant.db.withTables<{ idempotency_keys: Key }>().selectFrom('idempotency_keys').selectAll().execute(),
@@ -217,6 +217,23 @@ await eachDialect(t, async (t, dialect) => {
     t.match(await first, busy, 'and if it was not, it does nothing')
     t.equal((await send('two')).text, second.text)
     t.equal(await jobsOnRecord(), before + 1)
+  })
+
+  t.test('Prefer: who waits, and for how long', async (t) => {
+    for (const [prefer, applied] of [
+      ['wait=20', 'wait=20'],
+      ['Wait=20', 'wait=20'],
+      ['respond-async, WAIT = "20"; foo=bar', 'wait=20'],
+      ['wait=99999', 'wait=60'],
+      ['wait=1e9', undefined],
+      ['wait=2.5', undefined],
+      ['wait=-3', undefined],
+      ['wait', undefined],
+      ['await=20', undefined]
+    ] as const) {
+      const answer = await send(`prefer ${prefer}`.replace(/[^\w=.-]/g, '_'), 'a', { prefer })
+      t.match(answer, { status: applied === undefined ? 202 : 200, applied }, prefer)
+    }
   })
 
   t.test('a key is renewed as long as it is held', async (t) => {

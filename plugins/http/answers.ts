@@ -218,9 +218,11 @@ function sendStored(reply: FastifyReply, { status, headers, body }: Stored): Fas
   return body === '' ? reply.send() : reply.header('content-type', JSON_TYPE).send(body)
 }
 
-/** RFC 7240 `Prefer: wait=N`. */
-function waitSeconds(request: FastifyRequest): number {
-  const prefer = request.headers.prefer
-  const wait = /(?:^|[,;\s])wait=(\d{1,4})/.exec(typeof prefer === 'string' ? prefer : '')?.[1]
+/** RFC 7240 `Prefer: wait=N`, the first one that is a number of seconds. */
+function waitSeconds({ headers: { prefer } }: FastifyRequest): number {
+  const wait = String(prefer ?? '')
+    .split(/[,;]/)
+    .map((each) => /^\s*wait\s*=\s*("?)(\d+)\1\s*$/i.exec(each)?.[2])
+    .find((seconds) => seconds !== undefined)
   return Math.min(Number(wait ?? 0), WAIT_MAX_SECONDS)
 }
