@@ -247,6 +247,12 @@ async function reversals(t: Test, context: Context) {
   const second = (await post(manager, 'receipt', [line(code, 5)])).body
   const issue = (await post(manager, 'issue', [line(code, 12)])).body
   t.match(await reverse(second.id), { status: 409, body: { code: 'INV_INSUFFICIENT_STOCK', available: 3 } })
+  const slip = (await post(manager, 'issue', [line(code, 1)])).body
+  t.match(
+    await manager.post(`/api/movements/${slip.id}/reverse`),
+    { status: 201, body: { reverses: slip.id, reason: null } },
+    'a body is for the reason'
+  )
   const both = await Promise.all(Array.from({ length: 8 }, () => reverse(issue.id)))
   t.same(both.map(({ status }) => status).sort(), [201, 409, 409, 409, 409, 409, 409, 409], 'exactly one wins')
   t.equal((await manager.get('/api/inventory/RV-1')).body.onHand, 15)

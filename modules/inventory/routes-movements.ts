@@ -1,4 +1,5 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
+import type { FastifyRequest } from 'fastify'
 import { access } from '../../plugins/contracts.js'
 import { problems } from '../../schemas/common.js'
 import * as schemas from '../../schemas/inventory.js'
@@ -13,6 +14,11 @@ const withoutCost = (movement: schemas.Movement): schemas.Movement => ({
   ...movement,
   lines: movement.lines.map((line) => ({ ...line, unitCost: null, value: null }))
 })
+
+/** No body gives no reason, as an empty one does. */
+const bodyOptional = async (request: FastifyRequest) => {
+  request.body ??= {}
+}
 
 /** The ledger: what moved, and taking it back. */
 export const movementRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { answers, metrics }) => {
@@ -83,6 +89,7 @@ export const movementRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { 
     '/:id/reverse',
     {
       config: access('manager'),
+      preValidation: bodyOptional,
       schema: {
         tags,
         summary: 'Take a transaction back by its opposite',
