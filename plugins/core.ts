@@ -18,7 +18,7 @@ import { openDatabaseServer, startFailure } from './database.js'
 import type { DatabaseEvents } from './dialects/dialect.js'
 import { createEvents } from './events.js'
 import { diskCheck, diskGauges, registerHealth } from './health.js'
-import { createAnswers } from './http/answers.js'
+import { createAnswers, nameAnswers } from './http/answers.js'
 import { readJsonOnly } from './http/bodies.js'
 import { TenantNotFound, Unauthenticated, useProblems } from './http/errors.js'
 import { forgetOldKeys } from './http/idempotency-keys.js'
@@ -314,6 +314,7 @@ function moduleEntrance({ tenancy, tenants, audit, underWay }: Entrance): EnterM
     app.addHook('onRoute', refuseUndeclared)
     useProblems(app, audit.denied)
     readJsonOnly(app)
+    nameAnswers(app)
     underWay.watch(app)
     if (tenancy === 'single') app.addHook('onRequest', enterSingleTenant)
     app.addHook('onRequest', authorize)

@@ -141,6 +141,28 @@ await eachDialect(t, async (t, dialect) => {
     t.equal(await settled(await tenants.get('alpha')), before, 'not a byte of the owner’s database has changed')
   })
 
+  await t.test('what the document says may be answered 304 is, and nothing else', async (t) => {
+    const { paths }: { paths: Record<string, { get?: { responses: object } }> } = JSON.parse(
+      JSON.stringify(app.swagger())
+    )
+    const again = new Set(['/api/jobs', '/api/tokens', '/api/audit', '/api/auth/sessions', '/api/backups'])
+    for (const route of routes) {
+      const request = fill(route, ids)
+      if (typeof request === 'string' || `${route.method} ${route.url}` in SHOWN_TO_NOBODY) continue
+      const responses = paths[route.url.replace(/:(\w+)/g, '{$1}')]?.get?.responses
+      if (route.method !== 'GET' || responses === undefined) continue
+      const status = '304' in responses ? 304 : 200
+      const any = await alpha('GET', request.url, undefined, { 'if-none-match': '*' })
+      t.match(any, { status, text: status === 304 ? '' : /./ }, route.url)
+      if (status === 304) t.match(any.headers.etag, /^"[\w-]{22}"$/, `${route.url} has an ETag`)
+      if (!again.delete(route.url)) continue
+      const named = { 'if-none-match': String(any.headers.etag) }
+      t.equal((await alpha('GET', request.url, undefined, named)).status, 304, `${route.url} as long as it is the same`)
+      t.equal((await alpha('GET', request.url, undefined, { 'if-none-match': '"other"' })).status, 200)
+    }
+    t.same([...again], [])
+  })
+
   await t.test('caches, validators, cursors and idempotency keys are apart', async (t) => {
     const create = (call: Call) =>
       call('POST', '/api/inventory', { itemCode: 'SHARED', name: 'Shared', unit: 'each' }, { 'idempotency-key': 'one' })

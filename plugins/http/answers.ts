@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { negotiate } from '@fastify/accept-negotiator'
-import type { FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { Registry } from 'prom-client'
 import type { Job } from '../../schemas/common.js'
 import { agentOf, defaultEntry } from '../audit.js'
@@ -54,6 +54,25 @@ function sendText(request: FastifyRequest, reply: FastifyReply, text: CachedText
   if (encoding === undefined) return reply.send(text.body)
   return reply.header('content-encoding', encoding).send(text.encoded(encoding))
 }
+
+/** Gives what a route answers to GET by itself, and does not stream, the ETag of its bytes, so that it too may be answered 304. */
+export function nameAnswers(app: FastifyInstance): void {
+  app.addHook('onSend', (request, reply, payload, done) => {
+    if (
+      typeof payload !== 'string' ||
+      reply.statusCode !== 200 ||
+      !READS.has(request.method) ||
+      reply.hasHeader('etag')
+    )
+      return done(null, payload)
+    const etag = etagOf(Buffer.from(payload))
+    reply.header('etag', etag)
+    if (!names(request.headers['if-none-match'], etag)) return done(null, payload)
+    reply.code(304).removeHeader('content-type')
+    done(null, null)
+  })
+}
+const READS = new Set(['GET', 'HEAD'])
 
 interface AnswersOptions {
   registry: Registry

@@ -77,16 +77,25 @@ const IF_MATCH = header('The ETag that was read; a stale one answers 412')
 const IF_NONE_MATCH = header('An ETag; the answer is 304 while it holds')
 const NOT_MODIFIED = { 304: { type: 'null', description: 'The ETag of If-None-Match holds' } }
 
+/** Whether a route answers a file: what is streamed has no ETag, which is of all its bytes. */
+const isFile = (response: unknown) =>
+  typeof response === 'object' &&
+  response !== null &&
+  '200' in response &&
+  typeof response[200] === 'object' &&
+  response[200] !== null &&
+  'content' in response[200]
+
 /** Adds what every route has by the conventions of this API, so that no route has to repeat it. */
 function described(schema: FastifySchema | undefined, url: string, { method, config }: RouteOptions): FastifySchema {
   const verb = String(method).toLowerCase()
   const open = config !== undefined && 'role' in config && config.role === 'public'
+  const { body, response, ...others } = schema ?? {}
   const properties = {
     ...(verb === 'get' || open ? {} : { 'Idempotency-Key': IDEMPOTENCY_KEY }),
     ...(verb === 'patch' || verb === 'delete' ? { 'If-Match': IF_MATCH } : {}),
-    ...(verb === 'get' && !open ? { 'If-None-Match': IF_NONE_MATCH } : {})
+    ...(verb === 'get' && !open && !isFile(response) ? { 'If-None-Match': IF_NONE_MATCH } : {})
   }
-  const { body, response, ...others } = schema ?? {}
   const told = 'If-None-Match' in properties ? Object.assign({}, response, NOT_MODIFIED) : response
   return {
     operationId: operationIdOf(verb, url),
