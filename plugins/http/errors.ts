@@ -68,6 +68,14 @@ export const UnsupportedMediaType = problem<{ received: string }>('REQUEST_MEDIA
   en: 'The content type {received} is not read by this route.',
   fr: 'Le type de contenu {received} n’est pas lu par cette route.'
 })
+export const ContentEncodingRefused = problem<{ received: string; allowed: readonly string[] }>(
+  'REQUEST_CONTENT_ENCODING',
+  415,
+  {
+    en: 'A body encoded as {received} is not read by this route; these encodings are: {allowed}.',
+    fr: 'Un corps encodé en {received} n’est pas lu par cette route ; ces encodages le sont : {allowed}.'
+  }
+)
 export const IdempotencyKeyReused = problem('IDEMPOTENCY_KEY_REUSED', 422, {
   en: 'This Idempotency-Key was used for another request; use a new one.',
   fr: 'Cette Idempotency-Key a déjà servi pour une autre requête ; prenez-en une nouvelle.'

@@ -5,6 +5,7 @@ import rateLimit from '@fastify/rate-limit'
 import Fastify, { type FastifyInstance } from 'fastify'
 import type { Registry } from 'prom-client'
 import type { RedisLink } from '../redis.js'
+import { refuseEncoded } from './bodies.js'
 import { answerProblem, MethodNotAllowed, RouteNotFound, TooManyRequests } from './errors.js'
 import { networkOf } from './network.js'
 import { countingStore, limitMetrics, limitRoutes, type RateLimits } from './rate-limits.js'
@@ -59,6 +60,7 @@ export async function registerHttp(app: FastifyInstance, options: HttpOptions): 
     inflateIfDeflated: false,
     globalDecompression: false
   })
+  refuseEncoded(app)
   app.setErrorHandler(answerProblem)
   app.setNotFoundHandler((request, reply) => {
     const { method } = request
