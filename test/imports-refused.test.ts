@@ -32,13 +32,15 @@ async function badFiles(t: Test, { manager, db, dataDir }: Context) {
   const unreadable = (detail: RegExp) => ({ status: 400, code: 'INV_IMPORT_UNREADABLE', detail })
   const movements: [string, string | Buffer, object, Record<string, string>?][] = [
     ['0 bytes', '', unreadable(/empty/)],
-    ['only a header', 'itemCode,quantity\nBF-1', unreadable(/line 2/)],
+    ['only a code', 'itemCode,quantity\nBF-1', refused('row 2', /1 cell.* header has 2/)],
     ['no header', 'BF-1,5\n', unreadable(/column "BF-1" is not known/)],
     ['an unknown column', 'itemCode,quantity,colour\nBF-1,1,red', unreadable(/"colour"/)],
     ['a missing column', 'itemCode,type\nBF-1,receipt', unreadable(/column quantity is missing/)],
     ['a column twice', 'itemCode,quantity,quantity\nBF-1,1,2', unreadable(/"quantity" twice/)],
     ['__proto__ as a column', 'itemCode,quantity,__proto__\nBF-1,1,2', unreadable(/"__proto__"/)],
-    ['too many cells', `${head}BF-1,1\nBF-1,1,1\n`, unreadable(/line 3/)],
+    ['too many cells', `${head}BF-1,1\nBF-1,1,1\n`, refused('row 3', /3 cell.* header has 2/)],
+    ['semicolons', 'itemCode;quantity\nBF-1;1', unreadable(/separated by commas/)],
+    ['tabs', 'itemCode\tquantity\nBF-1\t1', unreadable(/separated by commas/)],
     ['an open quote', `${head}BF-1,"1\n`, unreadable(/quote/i)],
     ['latin-1', Buffer.from(`${good}caf\xe9,1\n`, 'latin1'), unreadable(/line 302 /)],
     ['UTF-16', Buffer.from(`\ufeff${head}BF-1,1`, 'utf16le'), unreadable(/line 1 .*UTF-8/)],

@@ -34,6 +34,10 @@ export const readMovements = (path: string, options: ReadOptions, heard: Heard):
 async function* readEach<R>(path: string, options: ReadOptions, read: (raw: RawRow) => R, { refuse, count }: Heard) {
   for await (const raw of readRows(path, options)) {
     count(1)
+    if (raw instanceof RowError) {
+      refuse(raw)
+      continue
+    }
     let row: R
     try {
       row = read(raw)

@@ -94,8 +94,11 @@ export function parseMap(kind: ImportKind, map: string | undefined): Record<stri
 const fieldsOf = (column: string, { kind, map }: ReadOptions): readonly string[] =>
   FIELDS[kind].filter((field) => (map[field] ?? field) === column)
 
-/** Reads a file row by row. @throws ImportUnreadable with the place, when the file itself is broken */
-export async function* readRows(path: string, options: ReadOptions): AsyncGenerator<RawRow> {
+/**
+ * Reads a file row by row; one that has not a cell for each column comes as what is wrong with it.
+ * @throws ImportUnreadable with the place, when the file itself is broken
+ */
+export async function* readRows(path: string, options: ReadOptions): AsyncGenerator<RawRow | RowError> {
   try {
     yield* options.format === 'csv' ? readCsv(path, options) : readNdjson(path, options)
   } catch (error) {
@@ -104,13 +107,13 @@ export async function* readRows(path: string, options: ReadOptions): AsyncGenera
   }
 }
 
-async function* readCsv(path: string, options: ReadOptions): AsyncGenerator<RawRow> {
+async function* readCsv(path: string, options: ReadOptions): AsyncGenerator<RawRow | RowError> {
   const parser = createReadStream(path).pipe(
     parse({
       bom: true,
       skip_empty_lines: true,
       max_record_size: RECORD_MAX_BYTES,
-      relax_column_count: false
+      relax_column_count: true
     })
   )
   let columns: (readonly string[])[] | undefined
@@ -119,6 +122,10 @@ async function* readCsv(path: string, options: ReadOptions): AsyncGenerator<RawR
     row++
     if (columns === undefined) {
       columns = columnsOf(record, options)
+      continue
+    }
+    if (record.length !== columns.length) {
+      yield cellsMissing(row, record.length, columns.length)
       continue
     }
     const fields = new Map<string, string>()
@@ -137,9 +144,23 @@ async function* readCsv(path: string, options: ReadOptions): AsyncGenerator<RawR
     })
 }
 
+const cellsMissing = (row: number, cells: number, columns: number) =>
+  new RowError(row, null, 'CELLS', {
+    en: `the row has ${cells} cell(s) where the header has ${columns}; a comma within a cell takes quotes around it`,
+    fr: `la ligne compte ${cells} cellule(s) où l’en-tête en a ${columns} ; une virgule dans une cellule demande des guillemets`
+  })
+
 function columnsOf(header: readonly string[], options: ReadOptions): (readonly string[])[] {
   const { kind, map } = options
   const names = header.map((name) => name.trim())
+  const [only = ''] = names
+  if (names.length === 1 && /[;\t]/.test(only) && fieldsOf(only, options).length === 0)
+    throw new ImportUnreadable({
+      reason: {
+        en: 'its header has semicolons or tabs and no comma; cells are separated by commas',
+        fr: 'son en-tête a des points-virgules ou des tabulations et aucune virgule ; les cellules se séparent par des virgules'
+      }
+    })
   const repeated = names.find((name, index) => name !== '' && names.indexOf(name) !== index)
   if (repeated !== undefined)
     throw new ImportUnreadable({
