@@ -309,6 +309,12 @@ onBothDatabases(t, 'figures over HTTP', async (t, host) => {
   t.same(list.body.data, values(198, 200))
   const rest = await call('GET', `${url}/values?limit=100&from=${day(198)}&cursor=${list.body.page.nextCursor}`)
   t.same(rest.body.data, values(200, 228))
+  const [purpose] = JSON.parse(Buffer.from(list.body.page.nextCursor, 'base64url').toString())
+  for (const at of ['soon', '2026-13-01', '+010000-01']) {
+    const forged = Buffer.from(JSON.stringify([purpose, at])).toString('base64url')
+    const refused = await call('GET', `${url}/values?limit=2&from=${day(198)}&cursor=${forged}`)
+    t.match(refused, { status: 400, body: { code: 'CURSOR_INVALID' } }, at)
+  }
   t.same((await call('GET', '/api/ai/regressors')).body.data, [(await call('GET', url)).body])
   t.equal((await call('DELETE', url)).status, 200)
   t.equal((await call('GET', url)).body.code, 'FORECAST_REGRESSOR_NOT_FOUND')

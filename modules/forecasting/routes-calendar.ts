@@ -1,6 +1,14 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { v7 as uuid } from 'uuid'
-import { access, decodeCursor, encodeCursor, pageOf, type Tenant, type Transaction } from '../../plugins/contracts.js'
+import {
+  access,
+  CursorInvalid,
+  decodeCursor,
+  encodeCursor,
+  pageOf,
+  type Tenant,
+  type Transaction
+} from '../../plugins/contracts.js'
 import * as schemas from '../../schemas/calendar.js'
 import { problems } from '../../schemas/common.js'
 import { occurrences } from './calendar.js'
@@ -332,7 +340,7 @@ const regressorRoutes: FastifyPluginAsyncTypebox<Context> = async (app, context)
       if (from > to) throw new RangeInvalid({ from, to })
       const purpose = `values ${regressorId} ${to}`
       const [after] = decodeCursor(purpose, cursor, ['string']) ?? []
-      const start = after === undefined ? from : dayText(dayNumber(String(after)) + 1)
+      const start = after === undefined ? from : dayAfter(String(after))
       return answers.read(request, reply, NAMESPACE, `${purpose} ${limit} ${start}`, async () => {
         const tenant = tenantOf(request)
         await find(tenant, tenant.db, regressorId)
@@ -345,6 +353,12 @@ const regressorRoutes: FastifyPluginAsyncTypebox<Context> = async (app, context)
       })
     }
   )
+}
+
+/** @throws CURSOR_INVALID for the position of a cursor that is none of ours */
+function dayAfter(day: string): string {
+  if (!/^\d{4}-\d\d-\d\d$/.test(day) || Number.isNaN(dayNumber(day))) throw new CursorInvalid({})
+  return dayText(dayNumber(day) + 1)
 }
 
 /** What is known beforehand. */

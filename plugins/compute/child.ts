@@ -161,6 +161,7 @@ export function createChild({ threads, memoryMegabytes, idleMilliseconds, used, 
       const ended = end()
       for (const task of tasks) task.reject(new ComputeThreadLost({}))
       if (ended === undefined || ended.exitCode !== null || ended.signalCode !== null) return
+      ended.ref()
       const late = setTimeout(() => ended.kill('SIGKILL'), END_MS)
       await once(ended, 'exit')
       clearTimeout(late)
