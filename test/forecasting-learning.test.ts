@@ -191,6 +191,9 @@ onBothDatabases(t, 'exceptional days of weeks', async (t, host) => {
   await call('POST', '/api/ai/forecast/train', { models: ['naive'] }, WAIT)
   const daily = (await call('GET', '/api/ai/forecast/WEEK?frequency=day')).body
   t.match(daily, { censored: 7, points: [{ mean: 5 }] }, 'nor of any of its days')
+  await call('POST', '/api/ai/forecast/aggregate/train', undefined, WAIT)
+  const { backTest } = (await call('GET', '/api/ai/forecast/aggregate?level=total')).body
+  t.equal(backTest.bottomUpWape, 0, 'sums are made without them')
   const right = { itemCode: 'WEEK', subject: 'actual', verdict: 'right', date: day(77), frequency: 'week' }
   await call('POST', '/api/ai/feedback', right)
   await call('POST', '/api/ai/forecast/train', weeks, WAIT)

@@ -66,7 +66,10 @@ t.test('series', async (t) => {
     t.same([...of(on(9), on(8)).missing], [0, 0, 0, 0])
     t.same([...of([], on(7, 8, 9, 10)).missing], [0, 1, 0, 0], 'three known days make no week')
     t.same([...of([], on(-1, 28)).values], [36, 1030, 36, 36], 'days outside change nothing')
-    t.equal(series.demand(used, monday + 27, 'day', [], on(8)).missing[8], 1)
+    const { values, missing } = series.demand(used, monday + 27, 'day', [], on(8))
+    t.same([missing[8], values[8]], [1, 5], 'sums over items are made of what is usual')
+    const week = series.demand(used, monday + 27, 'day', [], on(7, 8, 9, 10, 11, 12, 13))
+    t.same([...week.values.slice(7, 14)], Array(7).fill(108 / 21), 'where nothing is known of a week, of all')
   })
 
   t.test('a fingerprint names data and parameters', async (t) => {

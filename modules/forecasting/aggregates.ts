@@ -97,7 +97,8 @@ function meansFrom({ points }: Forecast, first: number, horizon: number): number
 export function createAggregation({ source, compute, now }: Dependencies) {
   const storesOf = (tenant: Tenant) => {
     const db = tenant.db.withTables<ForecastingTables>()
-    return { consumption: createConsumptionStore(tenant.db), forecasts: createForecastStore(db) }
+    const learning = createLearningStore(tenant.db, tenant.dialect)
+    return { consumption: createConsumptionStore(tenant.db), forecasts: createForecastStore(db), learning }
   }
   const trainLocations = createLocations({ source, compute, now })
 
@@ -146,11 +147,12 @@ export function createAggregation({ source, compute, now }: Dependencies) {
 
   /** The bottom series: the most used items, and for each category the sum of its others. */
   async function partsOf(tenant: Tenant, span: Span, calendar: Calendar, signal: AbortSignal): Promise<Part[]> {
-    const { consumption } = storesOf(tenant)
+    const { consumption, learning } = storesOf(tenant)
     const { shape, start, end, first } = span
     const categories = await categoriesOf(tenant)
     const top = new Set(await mostUsed(tenant, end))
     const closures = await consumption.closures(end)
+    const exceptional = await learning.exceptional()
     const parts: Part[] = []
     const rests = new Map<string, Part>()
     const breathe = breather()
@@ -161,7 +163,7 @@ export function createAggregation({ source, compute, now }: Dependencies) {
         if (!days.some(({ used }) => used > 0)) continue
         const category = categories.get(code) ?? NO_CATEGORY
         const closed = calendar.closed({ itemCode: code, category }, end).map(dayText)
-        const series = demand(days, end, shape.frequency, [...closures, ...closed])
+        const series = demand(days, end, shape.frequency, [...closures, ...closed], exceptional.get(code))
         if (top.has(code)) {
           const cut = since(series, start, shape.stepDays)
           parts.push({ level: 'item', key: code, category, series: cut, own: own.get(code), itemCodes: [code] })

@@ -137,25 +137,34 @@ export function weekly({ start, values, missing }: DemandSeries): DemandSeries {
   return { start: first, values: sums, missing: gaps }
 }
 
-/** In place of these days the mean of the known days of their week, so that a week is what its known days make of seven. Changes `values`. */
-function fromKnownDays({ start, values, missing }: DemandSeries, days: readonly number[]): void {
+/** Mean of the known days of a stretch; undefined where there are none. */
+function knownMean({ values, missing }: DemandSeries, from: number, to: number): number | undefined {
+  let sum = 0
+  let count = 0
+  for (let i = Math.max(0, from); i < Math.min(values.length, to); i++) {
+    if (missing[i] === 1) continue
+    sum += values[i]!
+    count++
+  }
+  return count === 0 ? undefined : sum / count
+}
+
+/**
+ * In place of these days the mean of the known days of their week, or of all where there are none, so that sums over days and over items
+ * are made of what is usual. Changes `values`.
+ */
+function fromKnownDays(series: DemandSeries, days: readonly number[]): void {
   for (const at of days) {
-    const monday = mondayOnOrBefore(start + at) - start
-    let sum = 0
-    let count = 0
-    for (let i = Math.max(0, monday); i < Math.min(values.length, monday + 7); i++) {
-      if (missing[i] === 1) continue
-      sum += values[i]!
-      count++
-    }
-    values[at] = count === 0 ? 0 : sum / count
+    const monday = mondayOnOrBefore(series.start + at) - series.start
+    const { length } = series.values
+    series.values[at] = knownMean(series, monday, monday + 7) ?? knownMean(series, 0, length) ?? 0
   }
 }
 
 /**
  * What a model learns from: returns netted, whole periods.
  * @param closed days on which the place was closed: unknown, and nothing was used
- * @param exceptional days that people said are not representative: what was used on them counts for nothing, in a week either
+ * @param exceptional days that people said are not representative: what was used on them counts for nothing, in sums either
  */
 export function demand(
   days: readonly ActiveDay[],
@@ -175,9 +184,8 @@ export function demand(
   }
   mark(closed)
   const left = mark(exceptional)
-  if (frequency === 'day') return series
   fromKnownDays(series, left)
-  return weekly(series)
+  return frequency === 'week' ? weekly(series) : series
 }
 
 export const periodDays = (frequency: Frequency): number => (frequency === 'week' ? 7 : 1)
