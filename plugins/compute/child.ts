@@ -46,10 +46,16 @@ export function createChild({ threads, memoryMegabytes, idleMilliseconds, used, 
   const sent = new Map<number, Task>()
   const waiting: Task[] = []
   const suspects: Task[] = []
+  /** a suspect is being computed, and nothing else may be until it is known what it does */
+  let alone = false
 
   function next(): void {
-    if (suspects.length === 0) for (const task of waiting.splice(0)) send(task)
-    else if (sent.size === 0) for (const task of suspects.splice(0, 1)) send(task)
+    if (sent.size === 0) alone = false
+    while (sent.size === 0 && suspects.length > 0) {
+      for (const task of suspects.splice(0, 1)) send(task)
+      alone = sent.size > 0
+    }
+    if (!alone) for (const task of waiting.splice(0)) send(task)
     // The process keeps nobody alive but whoever waits for it.
     if (sent.size > 0) {
       clearTimeout(idle)
