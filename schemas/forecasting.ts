@@ -7,6 +7,7 @@ import { JUDGEMENT, personal } from './personal.js'
 export const FORECAST_MODELS = [
   'naive',
   'seasonal-naive',
+  'median',
   'ses',
   'holt-damped',
   'holt-winters',

@@ -47,6 +47,7 @@ const PROCESSES = [
       'forecast-choice',
       'forecast-models',
       'forecast-phases',
+      'forecast-seasons',
       'forecast-references',
       'forecasting',
       'forecasting-series',

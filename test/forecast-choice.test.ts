@@ -124,6 +124,30 @@ t.test('one day that is unlike the others does not move the intervals off what a
   }
 })
 
+t.test('an odd day that was the last is not forecast', async (t) => {
+  const cases = [
+    { kind: 'never odd before', days: 150, odd: (i: number) => i === 149 },
+    { kind: 'odd now and then', days: 150, odd: (i: number) => i % 17 === 13 || i === 149 },
+    { kind: 'a short history', days: 30, odd: (i: number) => i === 29 },
+    { kind: 'by days of the week', days: 154, odd: (i: number) => i % 23 === 11 || i === 147, sunday: 4 },
+    { kind: 'shut on Sundays', days: 154, odd: (i: number) => i === 152, sunday: 0 }
+  ]
+  for (const { kind, days, odd, sunday = 5 } of cases) {
+    const usual = (i: number) => (i % 7 === 6 ? sunday : 5)
+    const values = Float64Array.from({ length: days }, (_, i) => (odd(i) ? 9 : usual(i)))
+    const { model, mean, servesBaseline, accuracy, baseline } = forecast({ values, frequency: 'day', horizon: 14 })
+    t.ok(
+      mean.every((value, k) => Math.abs(value - usual(days + k)) < 0.15 * (9 - usual(days + k))),
+      `${kind}: ${model} ${mean}`
+    )
+    t.notOk(servesBaseline, kind)
+    t.ok(accuracy.mae <= baseline.mae, kind)
+  }
+  const rising = Float64Array.from({ length: 40 }, (_, i) => i)
+  const named = forecast({ values: rising, frequency: 'day', horizon: 2, models: ['median'] })
+  t.same([named.reason, named.servesBaseline], ['too-short', true], 'no value is usual')
+})
+
 t.test('few values say little of how far demand strays', async (t) => {
   const ends = (values: number[], coverage: 80 | 95 = 80) => {
     const { lower, upper } = forecast({ values: Float64Array.from(values), frequency: 'day', horizon: 28 }).intervals[
@@ -191,6 +215,8 @@ t.test('what is said of a choice that was none', async (t) => {
   t.equal(short.sentence, 'About 6 a day, steady; the history is too short to compare models, so naive serves.')
   t.same(short.trend, { perPeriod: 0, percentPerWeek: 0 }, 'three days have no trend')
   t.match(sentence('baseline-wins', 'en', 14).sentence, /falling by 117 % a week; nothing beat naive/)
+  t.match(sentence('usual-value', 'en', 20).sentence, /; what is usual serves, as nothing did better\./)
+  t.match(sentence('usual-value', 'fr', 20).sentence, /\u202f; l’habituel sert, car rien n’a fait mieux\./)
   t.match(sentence('constant', 'en', 20).sentence, /use was the same every time, so naive serves/)
   t.match(sentence('all-zero', 'fr', 20).sentence, /\u202f; rien n’a été consommé, naive sert donc/)
   t.match(

@@ -292,23 +292,6 @@ t.test('errors to one side are believed as far as they were seen apart', async (
   }
 })
 
-t.test('the day and the week of hourly data', async (t) => {
-  const noise = uniform(3)
-  let level = 0
-  const hours = Float64Array.from({ length: 24 * 42 + 48 }, (_, i) => {
-    level = 0.9 * level + 8 * noise()
-    const weekend = Math.floor(i / 24) % 7 >= 5 ? 0.5 : 1
-    return 100 + level + weekend * 40 * Math.sin((2 * Math.PI * (i % 24)) / 24)
-  })
-  const known = hours.slice(0, -48)
-  const { mean, seasonalPeriods, servesBaseline } = forecast({ values: known, frequency: 24, horizon: 48 })
-  t.same(seasonalPeriods, [24, 168])
-  const error = (ahead: (k: number) => number) =>
-    mean.reduce((sum, _, k) => sum + Math.abs(ahead(k) - hours[known.length + k]!), 0)
-  t.ok(error((k) => mean[k]!) < 0.85 * error((k) => hours[known.length + k - 168]!), 'clearly better than last week')
-  t.notOk(servesBaseline)
-})
-
 t.test('every model by name', async (t) => {
   await t.rejects(async () => forecast({ values: SHORT, frequency: 'day', horizon: 2, models: ['prophet'] }), {
     code: 'FORECAST_MODEL_NOT_LOADED'

@@ -197,6 +197,7 @@ t.test('baselines, rates and regressions with seasons agree with R 4.2.2 (foreca
   }
   t.same(ahead('naive', SHORT, PLAIN), [45, 45, 45], 'naive(ts(y), h = 3)')
   t.same(ahead('seasonal-naive', AIR, monthly), [417, 391, 419], 'snaive(AirPassengers, h = 3)')
+  t.same(ahead('median', AIR, monthly), [299.5, 289, 336.5], 'median of the last eight Januaries, Februaries, Marches')
   t.same(ahead('empirical', SHORT, PLAIN), [30.65, 30.65, 30.65], 'meanf(ts(y), h = 3)')
   // lm() of AirPassengers, of its differences and of those at lag 12 on lags 1–5, 12 and 13, the lags by AICc; then iterated
   const levels = autoregression(false)(AIR, monthly)!

@@ -118,6 +118,7 @@ const WORDS = {
       'all-zero': (model: string) => `nothing was used, so ${model} serves`,
       'all-missing': (model: string) => `it is not known what was used, so ${model} serves`
     },
+    usual: 'what is usual serves, as nothing did better',
     serves: (model: string, count: number) => (count > 1 ? `${count} models are weighed together` : `${model} serves`),
     error: (wape: string) => `, with errors of ${wape} % of what is used`,
     gain: (percent: string, baseline: string) => `, ${percent} % less than ${baseline}`,
@@ -147,6 +148,7 @@ const WORDS = {
       'all-zero': (model: string) => `rien n’a été consommé, ${model} sert donc`,
       'all-missing': (model: string) => `on ne sait pas ce qui a été consommé, ${model} sert donc`
     },
+    usual: 'l’habituel sert, car rien n’a fait mieux',
     serves: (model: string, count: number) => (count > 1 ? `${count} modèles sont combinés` : `${model} sert`),
     error: (wape: string) => `, avec des erreurs de ${wape} % de la consommation`,
     gain: (percent: string, baseline: string) => `, soit ${percent} % de moins que ${baseline}`,
@@ -196,9 +198,11 @@ function known(factors: Figures['factors'], locale: Locale, format: (value: numb
   return parts
 }
 
-/** Where no model was worth trying nothing was beaten either. */
-function whyBaseline(reason: string, model: string, locale: Locale): string {
+/** Of what serves and why; where no model was worth trying nothing was beaten either. */
+function whatServes({ servesBaseline, model, members }: Figures, reason: string, locale: Locale): string {
   const words = WORDS[locale]
+  if (reason === 'usual-value') return words.usual
+  if (!servesBaseline) return words.serves(model, members.length)
   const [, untried] = Object.entries(words.untried).find(([name]) => name === reason) ?? []
   return (untried ?? words.baseline)(model)
 }
@@ -212,9 +216,7 @@ function sentence(figures: Figures, { reason, leftOut = [] }: Artifact, locale: 
     Math.abs(percentPerWeek) < TREND_PERCENT_MIN
       ? words.steady
       : (percentPerWeek > 0 ? words.rising : words.falling)(format(Math.abs(percentPerWeek)))
-  let second = figures.servesBaseline
-    ? whyBaseline(reason, figures.model, locale)
-    : words.serves(figures.model, figures.members.length)
+  let second = whatServes(figures, reason, locale)
   if (figures.accuracy.wape !== null) second += words.error(format(figures.accuracy.wape))
   if (!figures.servesBaseline && figures.gainPercent !== null && figures.gainPercent > 0) {
     second += words.gain(format(figures.gainPercent), figures.baseline.model)

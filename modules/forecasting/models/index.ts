@@ -285,7 +285,17 @@ function contestOf(input: ForecastInput, asked: readonly ModelName[], periods: r
   }
   if (!candidate) return alone('too-short')
   const isAhead = (one: Judged): boolean => lossOf(one, prepared) < lossOf(judged, prepared)
-  const ahead = named ? candidate : aheadOf(base, candidate, plan, floor, isAhead)
+  let reason: Reason = named ? 'named' : 'combination-beats-baseline'
+  let ahead = named ? candidate : aheadOf(base, candidate, plan, floor, isAhead)
+  if (!ahead && !prepared.sparse) {
+    const usual = bestCandidate(['median'], plain, plan, floor)
+    const differs = usual?.judged.mean.some((value, k) => value !== judged.mean[k])
+    if (usual && differs && lossOf(usual.judged, prepared) <= lossOf(judged, prepared)) {
+      ahead = usual
+      applied = false
+      reason = 'usual-value'
+    }
+  }
   const { judged: served, weights } = ahead ?? candidate
   const [only] = weights.keys()
   const challenger: ForecastOutput = {
@@ -297,7 +307,7 @@ function contestOf(input: ForecastInput, asked: readonly ModelName[], periods: r
     ...shared,
     ...(factors ? { factors: { applied, ...factors.effects(prepared.y) } } : {}),
     servesBaseline: false,
-    reason: named ? 'named' : 'combination-beats-baseline'
+    reason
   }
   return { baseline: asBaseline('baseline-wins'), challenger, challengerServes: ahead !== undefined }
 }

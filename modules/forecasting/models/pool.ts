@@ -1,5 +1,5 @@
 import { autoregression } from './ar.js'
-import { fitMean, fitNaive, fitSeasonalNaive } from './baseline.js'
+import { fitMean, fitMedian, fitNaive, fitSeasonalNaive } from './baseline.js'
 import { fitNegativeBinomial } from './counts.js'
 import { fitHoltWinters } from './holt-winters.js'
 import { adjusted } from './seasons.js'
@@ -19,6 +19,7 @@ const recent = (core: Fit): Fit => everySeason(adjusted(core, 0.7, true, false))
 export const POOL: Partial<Record<ModelName, Fit>> = {
   naive: fitNaive,
   'seasonal-naive': fitSeasonalNaive,
+  median: fitMedian,
   ses: steady(fitSes),
   'holt-damped': steady(fitHolt),
   'holt-winters': fitHoltWinters,
@@ -62,6 +63,7 @@ export const DEFAULT_MEMBERS: readonly ModelName[] = [
   'naive',
   'empirical',
   'seasonal-naive',
+  'median',
   'theta',
   'holt-winters',
   'stl-damped',

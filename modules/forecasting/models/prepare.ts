@@ -1,13 +1,24 @@
 import { type CountMixture, fitCounts } from './counts.js'
 import { Factors } from './factors.js'
+import { decompose } from './seasons.js'
 import { classifyDemand, fillMissing, firstActive, isSeasonal } from './series.js'
-import type { DemandClass, FitContext, ForecastInput, Reason } from './types.js'
+import type { DemandClass, FitContext, ForecastInput, Frequency, Reason } from './types.js'
 import { ForecastInputError, MODEL_NAMES } from './types.js'
 
 /** Older values are left out: five of the longest seasons stay, and never fewer than 300 nor more than 1,100 values. */
 const SEASONS_KEPT = 5
 const MIN_WINDOW = 300
 const MAX_WINDOW = 1100
+/** Of hours and shorter periods eight weeks stay: fewer do not show how a Monday at noon differs from a Tuesday at noon. */
+const WEEKS_KEPT = 8
+const MOST_HOURS = 6000
+
+/** How many of the last values the models see. */
+function windowOf(frequency: Frequency, longestSeason: number, horizon: number): number {
+  const hours = typeof frequency === 'number' && frequency >= 24
+  if (hours) return Math.min(MOST_HOURS, Math.max(MIN_WINDOW, WEEKS_KEPT * longestSeason + horizon))
+  return Math.min(MAX_WINDOW, Math.max(MIN_WINDOW, SEASONS_KEPT * longestSeason + horizon))
+}
 
 /** A series made ready: gaps filled, old and idle head cut off, seasons and demand class known. */
 export interface Prepared {
@@ -72,6 +83,28 @@ function isSparse(y: Float64Array): boolean {
   return 4 * demands < y.length || (sum < 10 * y.length && y.every((value) => Number.isInteger(value)))
 }
 
+/** Weight of a cycle relative to the next one in the figures taken off before a longer season is looked for. */
+const CYCLE_DECAY = 0.9
+
+/**
+ * Seasons that stand out, shortest first. A longer one is looked for in what the shorter ones leave: a year is no whole number of weeks,
+ * so that the week would hide it, and seven days are, so that the day would pass for a week. A season of sparse demand has to
+ * show in when something is demanded: two large demands a week apart make none.
+ */
+function seasonsOf(y: Float64Array, candidates: readonly number[], sparse: boolean): number[] {
+  const found: number[] = []
+  const occurrences = sparse ? y.map((value) => (value === 0 ? 0 : 1)) : undefined
+  let rest = y
+  for (const period of candidates) {
+    if (!isSeasonal(rest, period) || (occurrences && !isSeasonal(occurrences, period))) continue
+    found.push(period)
+    if (period === candidates.at(-1)) break
+    const [figures] = decompose(rest, [period], CYCLE_DECAY, true)
+    rest = rest.map((value, i) => value - figures![i % period]!)
+  }
+  return found
+}
+
 function rememberedCounts(y: Float64Array): (n: number) => CountMixture {
   const known = new Map<number, CountMixture>()
   return (n) => {
@@ -89,11 +122,11 @@ export function prepare(input: ForecastInput, candidates: readonly number[]): Pr
   const { values, horizon, frequency } = input
   const missing = input.missing ?? new Uint8Array(values.length)
   const filled = missing.includes(1) ? fillMissing(values, missing, candidates[0] ?? 1) : values.slice()
-  const window = Math.min(MAX_WINDOW, Math.max(MIN_WINDOW, SEASONS_KEPT * (candidates.at(-1) ?? 0) + horizon))
+  const window = windowOf(frequency, candidates.at(-1) ?? 0, horizon)
   const first = Math.max(firstActive(filled, Math.max(12, 2 * horizon)), filled.length - window)
   const y = filled.slice(first)
   const observed = Uint8Array.from(missing.subarray(first), (flag) => (flag === 1 ? 0 : 1))
-  const periods = candidates.filter((period) => isSeasonal(y, period))
+  const sparse = isSparse(y)
   const demandClass = classifyDemand(
     y,
     observed.map((flag) => 1 - flag)
@@ -103,7 +136,7 @@ export function prepare(input: ForecastInput, candidates: readonly number[]): Pr
     y,
     observed,
     context: {
-      periods,
+      periods: seasonsOf(y, candidates, sparse),
       candidates: candidates.filter((period) => y.length >= 2 * period + 6),
       horizon,
       offset: first,
@@ -119,7 +152,7 @@ export function prepare(input: ForecastInput, candidates: readonly number[]): Pr
       beforeFit: input.beforeFit
     },
     demandClass,
-    sparse: isSparse(y),
+    sparse,
     countsUntil,
     trivial: triviality(y, observed)
   }

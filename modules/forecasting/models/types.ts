@@ -6,6 +6,7 @@ import type { Intervals } from './levels.js'
 export const MODEL_NAMES = [
   'naive',
   'seasonal-naive',
+  'median',
   'ses',
   'holt-damped',
   'holt-winters',
@@ -87,6 +88,8 @@ export interface Accuracy {
 
 export type Reason =
   | 'combination-beats-baseline'
+  /** of demand that is the same on most days any blend lies beside what always happens; its median did as well as the baseline, or better */
+  | 'usual-value'
   | 'baseline-wins'
   | 'named'
   | 'too-short'
