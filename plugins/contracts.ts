@@ -353,6 +353,9 @@ export interface Answers {
   requireMatch(request: FastifyRequest, reply: FastifyReply, current: unknown): void
 }
 
+/** Begins work in steps on the event loop; what it answers is awaited between them, and leaves the loop to requests. */
+export type Breather = () => () => Promise<void>
+
 /** Runs the default export of a worker file in a thread of another process: for arithmetic that would hold up the event loop. */
 export interface Compute {
   run<Input, Output>(file: URL, input: Input, options?: { signal?: AbortSignal }): Promise<Output>

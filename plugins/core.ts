@@ -6,6 +6,7 @@ import { coreMigrations } from '../migrations/core.js'
 import { ArchiveService, type ArchiveSettings, releaseCapture } from './archive/index.js'
 import { type AuditService, createAudit } from './audit.js'
 import { createAuth } from './auth.js'
+import { createBreather } from './breath.js'
 import { createBroadcast } from './broadcast.js'
 import { createCaches } from './cache/index.js'
 import type { Member } from './cluster/index.js'
@@ -13,7 +14,7 @@ import { createCompute } from './compute/index.js'
 import { keptIn } from './config/data-dir.js'
 import type { SecretKey } from './config/index.js'
 import type { TlsIdentity } from './config/secrets.js'
-import type { Archives, Audit, EnterModule, ModuleOptions, Tenant } from './contracts.js'
+import type { Archives, Audit, Breather, EnterModule, ModuleOptions, Tenant } from './contracts.js'
 import { openDatabaseServer, startFailure } from './database.js'
 import type { DatabaseEvents } from './dialects/dialect.js'
 import { createEvents } from './events.js'
@@ -228,6 +229,7 @@ async function core(app: FastifyInstance, options: CoreOptions): Promise<void> {
   app.decorate('migrations', { add: tenants.addMigrations.bind(tenants) })
   const underWay = createUnderWay()
   app.decorate('enterModule', moduleEntrance({ tenancy, tenants, audit, underWay }))
+  app.decorate<Breather>('breather', createBreather(underWay))
   if (auth !== undefined) app.decorate('auth', auth)
   if (options.secretsKeys !== undefined) app.decorate('seal', createSeal(options.secretsKeys))
 

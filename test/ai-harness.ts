@@ -14,7 +14,7 @@ import forecasting, {
   unusualDays
 } from '../modules/forecasting/index.js'
 import { createNightly } from '../modules/forecasting/nightly.js'
-import type { Principal, Tenant } from '../plugins/contracts.js'
+import type { Breather, Principal, Tenant } from '../plugins/contracts.js'
 import core, { type Tenants } from '../plugins/core.js'
 import type { JobService } from '../plugins/jobs/index.js'
 import type { Role } from '../schemas/common.js'
@@ -204,7 +204,7 @@ export function weeklyUse(itemCode: string, days: number, level: number, seed: n
 export const nightlyOf = ({ app, ledger, clock }: Host) =>
   createNightly({
     jobs: app.getDecorator<JobService>('jobs'),
-    derivation: createDerivation(ledger, () => clock.now),
+    derivation: createDerivation(ledger, () => clock.now, app.getDecorator<Breather>('breather')),
     aggregate: async () => 0,
     hour: 2,
     now: () => clock.now,

@@ -4,6 +4,7 @@ import Sqlite from 'better-sqlite3'
 import t from 'tap'
 import { createDerivation } from '../modules/forecasting/derive.js'
 import { createNightly, NIGHTLY_JOB } from '../modules/forecasting/nightly.js'
+import type { Breather } from '../plugins/contracts.js'
 import type { Tenants } from '../plugins/core.js'
 import type { JobService } from '../plugins/jobs/index.js'
 import { day, nightlyOf, onBothDatabases, WAIT, weeklyUse } from './ai-harness.js'
@@ -60,7 +61,11 @@ t.test('each tenant has a night of its own', async (t) => {
   const at = Date.now()
   const nightly = createNightly({
     jobs,
-    derivation: createDerivation({ items: async () => [], dailyFlow: async () => [] }, () => at),
+    derivation: createDerivation(
+      { items: async () => [], dailyFlow: async () => [] },
+      () => at,
+      app.getDecorator<Breather>('breather')
+    ),
     aggregate: async () => 0,
     hour: 0,
     now: () => at,

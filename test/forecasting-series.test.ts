@@ -5,6 +5,7 @@ import { MODEL_NAMES } from '../modules/forecasting/models/index.js'
 import { cover } from '../modules/forecasting/ports.js'
 import * as series from '../modules/forecasting/series.js'
 import type { ForecastingTables } from '../modules/forecasting/store.js'
+import type { Breather } from '../plugins/contracts.js'
 import { FORECAST_MODELS } from '../schemas/forecasting.js'
 import { day, type Host, onBothDatabases, random, WAIT } from './ai-harness.js'
 
@@ -176,7 +177,7 @@ onBothDatabases(t, 'derivation', async (t, host) => {
 
 onBothDatabases(t, 'what is derived step by step equals what is derived at once', async (t, host) => {
   const { ledger, tenant } = host
-  const derivation = createDerivation(ledger, () => host.clock.now)
+  const derivation = createDerivation(ledger, () => host.clock.now, host.app.getDecorator<Breather>('breather'))
   const next = random(7)
   const codes = Array.from({ length: 30 }, (_, i) => `I${String(i).padStart(2, '0')}`)
   for (let round = 0; round < 12; round++) {

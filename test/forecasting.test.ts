@@ -9,7 +9,7 @@ import { createForecastMetrics } from '../modules/forecasting/metrics.js'
 import type { ForecastingTables } from '../modules/forecasting/store.js'
 import { createTraining } from '../modules/forecasting/train.js'
 import train, { type TrainingBatch } from '../modules/forecasting/worker.js'
-import type { Compute } from '../plugins/contracts.js'
+import type { Breather, Compute } from '../plugins/contracts.js'
 import { Forecast, ModelDetail } from '../schemas/forecasting.js'
 import { day, onBothDatabases, WAIT, weeklyUse } from './ai-harness.js'
 
@@ -297,14 +297,16 @@ onBothDatabases(t, 'a run outlives what goes wrong in it', async (t, host) => {
       return train(batch) as Output
     }
   })
+  const breather = host.app.getDecorator<Breather>('breather')
   const run = (using: Compute) =>
     createTraining({
       source: ledger,
-      derivation: createDerivation(ledger, () => host.clock.now),
+      derivation: createDerivation(ledger, () => host.clock.now, breather),
       compute: using,
       metrics,
       seriesTimeoutMilliseconds: 150,
       now: () => host.clock.now,
+      breather,
       observe: async () => {}
     })({
       id: 'x',

@@ -1,6 +1,5 @@
-import type { Compute, Tenant } from '../../plugins/contracts.js'
+import type { Breather, Compute, Tenant } from '../../plugins/contracts.js'
 import type { Forecast } from '../../schemas/forecasting.js'
-import { breather } from './breath.js'
 import type { Calendar, ScopedItem } from './calendar.js'
 import { CALENDAR_DAYS, calendarOf } from './calendar-store.js'
 import { chunks, createConsumptionStore } from './consumption-store.js'
@@ -50,6 +49,7 @@ interface Span {
 interface Dependencies {
   source: ConsumptionSource
   compute: Compute
+  breather: Breather
   now: () => number
 }
 
@@ -94,13 +94,13 @@ function meansFrom({ points }: Forecast, first: number, horizon: number): number
   return at < 0 ? undefined : points.slice(at, at + horizon).map(({ mean }) => mean)
 }
 
-export function createAggregation({ source, compute, now }: Dependencies) {
+export function createAggregation({ source, compute, breather, now }: Dependencies) {
   const storesOf = (tenant: Tenant) => {
     const db = tenant.db.withTables<ForecastingTables>()
     const learning = createLearningStore(tenant.db, tenant.dialect)
     return { consumption: createConsumptionStore(tenant.db), forecasts: createForecastStore(db), learning }
   }
-  const trainLocations = createLocations({ source, compute, now })
+  const trainLocations = createLocations({ source, compute, breather, now })
 
   /** Every item, with its category. */
   async function categoriesOf(tenant: Tenant): Promise<Map<string, string>> {

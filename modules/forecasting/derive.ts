@@ -1,7 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises'
-import type { Tenant } from '../../plugins/contracts.js'
-import { breather } from './breath.js'
+import type { Breather, Tenant } from '../../plugins/contracts.js'
 import {
   type ConsumptionTables,
   chunks,
@@ -87,7 +86,7 @@ function inTurn<R>(tenant: string, work: () => Promise<R>): Promise<R> {
 }
 
 /** Keeps consumption in step with the ledger, in steps short enough for the event loop. */
-export function createDerivation(source: ConsumptionSource, now: () => number) {
+export function createDerivation(source: ConsumptionSource, now: () => number, breather: Breather) {
   const storeOf = (tenant: Tenant) => createConsumptionStore(tenant.db)
 
   async function deriveStep(tenant: Tenant, itemCodes: readonly string[], fromDay: string | undefined, stale: Stale[]) {

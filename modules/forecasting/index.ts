@@ -5,6 +5,7 @@ import { Type } from 'typebox'
 import { forecastingMigrations } from '../../migrations/forecasting.js'
 import {
   type Answers,
+  type Breather,
   type Compute,
   type EnterModule,
   type Events,
@@ -53,7 +54,9 @@ async function forecasting(app: FastifyInstance, options: ForecastingOptions) {
   const { consumption = NOTHING_MOVES, now = Date.now, tenants } = options
   const metrics = createForecastMetrics(app.getDecorator<Registry>('registry'))
   const jobs = app.getDecorator<Jobs>('jobs')
-  const derivation = createDerivation(consumption, now)
+  const compute = app.getDecorator<Compute>('compute')
+  const breather = app.getDecorator<Breather>('breather')
+  const derivation = createDerivation(consumption, now, breather)
   const observe = async (tenant: Tenant) => {
     const { lastTrainedAt, ...summary } = await forecastHeadline(tenant)
     metrics.observe(tenant.id, summary)
@@ -70,12 +73,13 @@ async function forecasting(app: FastifyInstance, options: ForecastingOptions) {
   const train = createTraining({
     source: consumption,
     derivation,
-    compute: app.getDecorator<Compute>('compute'),
+    compute,
     metrics,
     now,
+    breather,
     observe
   })
-  const aggregation = createAggregation({ source: consumption, compute: app.getDecorator<Compute>('compute'), now })
+  const aggregation = createAggregation({ source: consumption, compute, breather, now })
   const aggregate = aggregation.train
   jobs.define<TrainRequest>({
     kind: TRAIN_JOB,
@@ -180,7 +184,7 @@ export default fp(forecasting, {
   fastify: '5.x',
   encapsulate: true,
   decorators: {
-    fastify: ['enterModule', 'answers', 'registry', 'migrations', 'jobs', 'compute', 'events', 'periodic'],
+    fastify: ['enterModule', 'answers', 'registry', 'migrations', 'jobs', 'compute', 'breather', 'events', 'periodic'],
     request: ['tenant', 'principal']
   }
 })

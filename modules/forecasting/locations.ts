@@ -1,7 +1,6 @@
-import type { Compute, Tenant } from '../../plugins/contracts.js'
+import type { Breather, Compute, Tenant } from '../../plugins/contracts.js'
 import type { Forecast, Frequency } from '../../schemas/forecasting.js'
 import type { ItemLocations } from '../../schemas/hierarchy.js'
-import { breather } from './breath.js'
 import type { Calendar } from './calendar.js'
 import { chunks, createConsumptionStore } from './consumption-store.js'
 import type { ConsumptionSource } from './derive.js'
@@ -29,10 +28,11 @@ interface Span {
 interface Dependencies {
   source: ConsumptionSource
   compute: Compute
+  breather: Breather
   now: () => number
 }
 
-export function createLocations({ source, compute, now }: Dependencies) {
+export function createLocations({ source, compute, breather, now }: Dependencies) {
   /** Daily or weekly use of one item per location; nothing where it is used at one place only. */
   async function seriesOf(tenant: Tenant, itemCode: string, { shape, start, end }: Span, unknown: Iterable<number>) {
     const use =

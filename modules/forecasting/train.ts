@@ -1,8 +1,7 @@
 import { availableParallelism } from 'node:os'
-import type { Compute, JobContext, Tenant, Transaction } from '../../plugins/contracts.js'
+import type { Breather, Compute, JobContext, Tenant, Transaction } from '../../plugins/contracts.js'
 import type { FactorEffect } from '../../schemas/calendar.js'
 import type { Frequency, TrainRequest } from '../../schemas/forecasting.js'
-import { breather } from './breath.js'
 import type { Calendar, Known } from './calendar.js'
 import { CALENDAR_DAYS, calendarOf, scopedItems } from './calendar-store.js'
 import { chunks, createConsumptionStore } from './consumption-store.js'
@@ -52,6 +51,7 @@ interface Dependencies {
   compute: Compute
   metrics: ForecastMetrics
   now: () => number
+  breather: Breather
   observe(tenant: Tenant): Promise<void>
   /** what one series may take (20 s); a batch of several, three times as much */
   seriesTimeoutMilliseconds?: number
@@ -64,6 +64,7 @@ export function createTraining({
   compute,
   metrics,
   now,
+  breather,
   observe,
   seriesTimeoutMilliseconds = SERIES_TIMEOUT_MILLISECONDS
 }: Dependencies) {
@@ -247,7 +248,7 @@ export function createTraining({
     await forgetGone(tenant)
     const today = Math.floor(now() / MILLISECONDS_PER_DAY)
     const end = await createConsumptionStore(tenant.db).lastDay(today)
-    const run = createRun(params, { signal, progress, metrics, now: now(), timedOut })
+    const run = createRun(params, { signal, progress, metrics, now: now(), breather, timedOut })
     const itemCodes = await scope(tenant, params, run.failed, end ?? today - 1)
     run.expect(itemCodes.length)
     if (end !== undefined) await trainAll(tenant, itemCodes, end, run)
@@ -280,10 +281,12 @@ function createRun(
     progress,
     metrics,
     now,
+    breather,
     timedOut
   }: Pick<JobContext<unknown>, 'signal' | 'progress'> & {
     metrics: ForecastMetrics
     now: number
+    breather: Breather
     /** the reason of a series that took too long */
     timedOut: string
   }
