@@ -145,7 +145,7 @@ t.test('an odd day that was the last is not forecast', async (t) => {
   }
   const rising = Float64Array.from({ length: 40 }, (_, i) => i)
   const named = forecast({ values: rising, frequency: 'day', horizon: 2, models: ['median'] })
-  t.same([named.reason, named.servesBaseline], ['too-short', true], 'no value is usual')
+  t.same([named.reason, named.servesBaseline], ['not-applicable', true], 'no value is usual')
 })
 
 t.test('few values say little of how far demand strays', async (t) => {
@@ -217,6 +217,8 @@ t.test('what is said of a choice that was none', async (t) => {
   t.match(sentence('baseline-wins', 'en', 14).sentence, /falling by 117 % a week; nothing beat naive/)
   t.match(sentence('usual-value', 'en', 20).sentence, /; what is usual serves, as nothing did better\./)
   t.match(sentence('usual-value', 'fr', 20).sentence, /\u202f; l’habituel sert, car rien n’a fait mieux\./)
+  t.match(sentence('not-applicable', 'en', 20).sentence, /; the model asked for says nothing of such use, so naive/)
+  t.match(sentence('not-applicable', 'fr', 20).sentence, /; le modèle demandé ne dit rien d’une telle/)
   t.match(sentence('constant', 'en', 20).sentence, /use was the same every time, so naive serves/)
   t.match(sentence('all-zero', 'fr', 20).sentence, /\u202f; rien n’a été consommé, naive sert donc/)
   t.match(

@@ -157,6 +157,8 @@ onBothDatabases(t, 'forecasts of sums', async (t, host) => {
   await call('POST', '/api/ai/forecast/train', ONE_MODEL, WAIT)
   const job = await call('POST', '/api/ai/forecast/aggregate/train', undefined, WAIT)
   t.match(job.body, { status: 'succeeded', result: { aggregates: 12 } }, 'by day and by week')
+  const { progress } = job.body
+  t.ok(progress.done >= 12 && progress.done === progress.total, `${progress.done} of ${progress.total} series`)
   const get = async (query: string): Promise<Aggregate> => {
     const { body } = await call('GET', `/api/ai/forecast/aggregate?${query}`)
     t.ok(Check(Aggregate, body), query)

@@ -1,4 +1,4 @@
-import type { Breather, Compute, Tenant } from '../../plugins/contracts.js'
+import type { Breather, Compute, JobContext, Tenant } from '../../plugins/contracts.js'
 import type { Forecast } from '../../schemas/forecasting.js'
 import type { Calendar, ScopedItem } from './calendar.js'
 import { CALENDAR_DAYS, calendarOf } from './calendar-store.js'
@@ -51,6 +51,12 @@ interface Dependencies {
   compute: Compute
   breather: Breather
   now: () => number
+}
+
+interface Steps {
+  signal: AbortSignal
+  /** Tells how many series were forecast, of how many. */
+  advance(series: number, all: number): void
 }
 
 const emptySeries = (start: number, periods: number): DemandSeries => ({
@@ -206,16 +212,22 @@ export function createAggregation({ source, compute, breather, now }: Dependenci
     return found
   }
 
-  async function baseForecasts(series: BaseSeries[], shape: Shape, signal: AbortSignal): Promise<BaseForecast[]> {
+  async function baseForecasts(
+    series: BaseSeries[],
+    shape: Shape,
+    { signal, advance }: Steps
+  ): Promise<BaseForecast[]> {
     const { frequency, horizon } = shape
     const parts = await Promise.all(
-      chunks(series, SERIES_PER_BATCH).map((part) =>
-        compute.run<BaseBatch, BaseForecast[]>(
+      chunks(series, SERIES_PER_BATCH).map(async (part) => {
+        const made = await compute.run<BaseBatch, BaseForecast[]>(
           WORKER,
           { series: part, frequency, horizon, origins: originsOf(shape) },
           { signal }
         )
-      )
+        advance(part.length, series.length)
+        return made
+      })
     )
     return parts.flat()
   }
@@ -261,7 +273,8 @@ export function createAggregation({ source, compute, breather, now }: Dependenci
     return { shape, start: end + 1 - shape.history * shape.stepDays, end, first: end + 1 }
   }
 
-  async function trainOne(tenant: Tenant, span: Span, calendar: Calendar, signal: AbortSignal): Promise<number> {
+  async function trainOne(tenant: Tenant, span: Span, calendar: Calendar, steps: Steps): Promise<number> {
+    const { signal } = steps
     const { shape, end, first } = span
     const { stepDays, horizon, frequency } = shape
     const parts = (await partsOf(tenant, span, calendar, signal)).filter(({ series }) => series.values.length > 0)
@@ -294,7 +307,7 @@ export function createAggregation({ source, compute, breather, now }: Dependenci
         ...locations.map(([, series]) => ({ ...known(series, everything()), ahead: true }))
       ],
       shape,
-      signal
+      steps
     )
     const m = sums.length
     const n = m + parts.length
@@ -356,16 +369,28 @@ export function createAggregation({ source, compute, breather, now }: Dependenci
 
   return {
     /** Trains all sums of a tenant, by day and by week, and the most used items at each location; answers how many sums. */
-    async train(tenant: Tenant, signal: AbortSignal): Promise<number> {
+    async train(
+      tenant: Tenant,
+      signal: AbortSignal,
+      progress: JobContext<unknown>['progress'] = () => {}
+    ): Promise<number> {
       const last = await storesOf(tenant).consumption.lastDay(Math.floor(now() / MILLISECONDS_PER_DAY))
       if (last === undefined) return 0
       let count = 0
-      for (const shape of Object.values(SHAPES)) {
+      let before = 0
+      const shapes = Object.values(SHAPES)
+      for (const [i, shape] of shapes.entries()) {
+        let done = 0
+        const advance = (series: number, all: number) => {
+          done += series
+          progress(before + done, before + all * (shapes.length - i))
+        }
         const span = spanOf(shape, last)
         const until = dayText(span.end + shape.horizon * shape.stepDays)
         const calendar = await calendarOf(tenant, dayText(span.end - CALENDAR_DAYS), until)
-        count += await trainOne(tenant, span, calendar, signal)
+        count += await trainOne(tenant, span, calendar, { signal, advance })
         await trainLocations(tenant, await mostUsed(tenant, span.end), span, calendar, signal)
+        before += done
       }
       return count
     },

@@ -92,10 +92,10 @@ async function forecasting(app: FastifyInstance, options: ForecastingOptions) {
   jobs.define<unknown>({ kind: SUMS_RUN, run: ({ tenant, signal }) => aggregation.refresh(tenant, signal) })
   jobs.define<unknown>({
     kind: AGGREGATE_JOB,
-    run: async ({ tenant, signal }) => {
+    run: async ({ tenant, signal, progress }) => {
       await derivation.catchUp(tenant, signal)
       await derivation.deriveStale(tenant, undefined, { signal, advance: () => {} })
-      return { aggregates: await aggregate(tenant, signal) }
+      return { aggregates: await aggregate(tenant, signal, progress) }
     }
   })
   const nightly = createNightly({ jobs, derivation, train, aggregate, now, hour: options.nightlyHour ?? NIGHTLY_HOUR })

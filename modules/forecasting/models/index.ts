@@ -283,7 +283,7 @@ function contestOf(input: ForecastInput, asked: readonly ModelName[], periods: r
       applied = false
     }
   }
-  if (!candidate) return alone('too-short')
+  if (!candidate) return alone(named ? 'not-applicable' : 'too-short')
   const isAhead = (one: Judged): boolean => lossOf(one, prepared) < lossOf(judged, prepared)
   let reason: Reason = named ? 'named' : 'combination-beats-baseline'
   let ahead = named ? candidate : aheadOf(base, candidate, plan, floor, isAhead)

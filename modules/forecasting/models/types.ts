@@ -93,6 +93,8 @@ export type Reason =
   | 'baseline-wins'
   | 'named'
   | 'too-short'
+  /** the model named says nothing of such a series: it has no season, or no usual value */
+  | 'not-applicable'
   | 'all-zero'
   | 'all-missing'
   | 'constant'
