@@ -67,7 +67,8 @@ const PROCESSES = [
   ['faults/network'],
   ['caches', 'caches-redis', 'replicas'],
   ['health'],
-  ['jobs', 'jobs-http', 'breath', 'compute', 'security/transport']
+  ['jobs', 'jobs-http', 'compute', 'security/transport'],
+  ['breath']
 ]
 const STDERR_KEPT_CHARS = 20_000
 const say = (line) => process.stdout.write(`${line}\n`)

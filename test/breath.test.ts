@@ -35,8 +35,11 @@ t.test('work waits for requests to pause, and not for ever', async (t) => {
 
 t.test('a step that took no time waits for none', async (t) => {
   const breathe = createBreather({ lastAt: () => performance.now() })()
-  await breathe()
-  const startedAt = performance.now()
-  for (let i = 0; i < 5; i++) await breathe()
-  t.ok(performance.now() - startedAt < 200)
+  const rests: number[] = []
+  for (let i = 0; i < 20; i++) {
+    const startedAt = performance.now()
+    await breathe()
+    rests.push(performance.now() - startedAt)
+  }
+  t.ok(Math.min(...rests) < 10, `where nothing else keeps the loop busy: ${rests.map(Math.round)}`)
 })
