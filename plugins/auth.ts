@@ -21,6 +21,8 @@ export { createTokens, type TokenOptions } from './tokens.js'
 const VERIFIED_MAX = 5_000
 /** For how long somebody who has proved who it is need not do so again before the few dangerous things. */
 const FRESH_SECONDS = 600
+/** Of a request whose body took longer than this to come it is asked again whether it may: what it was let in by can have ended. */
+const BODY_MILLISECONDS = 1_000
 
 const ROLES: readonly Role[] = ['viewer', 'staff', 'manager', 'admin']
 const RANK: Readonly<Record<Role, number>> = { viewer: 0, staff: 1, manager: 2, admin: 3 }
@@ -151,16 +153,30 @@ export function createAuth(app: FastifyInstance, options: AuthOptions): Auth {
     return token instanceof Promise ? token.then((found) => judge(request, rule, found)) : judge(request, rule, token)
   }
 
-  const authorize: onRequestHookHandler = (request, _reply, done) => {
+  const allowedAt = new WeakMap<FastifyRequest, number>()
+  const allow: typeof decide = (request) => {
     let outcome: Verdict
     try {
       outcome = decide(request)
     } catch (error) {
       outcome = counted.rejected(error)
     }
-    if (outcome instanceof Promise) outcome.then(done, (error) => done(counted.rejected(error)))
+    return outcome instanceof Promise ? outcome.catch(counted.rejected) : outcome
+  }
+  const conclude = (outcome: Verdict, done: (error?: Error) => void): void => {
+    if (outcome instanceof Promise) outcome.then(done)
     else done(outcome)
   }
+
+  const authorize: onRequestHookHandler = (request, _reply, done) => {
+    if (request.method !== 'GET' && request.method !== 'HEAD') allowedAt.set(request, performance.now())
+    conclude(allow(request), done)
+  }
+  app.addHook('preValidation', (request, _reply, done) => {
+    const at = allowedAt.get(request)
+    if (at === undefined || performance.now() - at < BODY_MILLISECONDS) done()
+    else conclude(allow(request), done)
+  })
 
   return {
     ...tokens,

@@ -1,6 +1,6 @@
 import t from 'tap'
-import type { ConsumptionTables } from '../modules/forecasting/consumption-store.js'
-import { createDerivation } from '../modules/forecasting/derive.js'
+import { type ConsumptionTables, createConsumptionStore, markStale } from '../modules/forecasting/consumption-store.js'
+import { type ConsumptionSource, createDerivation } from '../modules/forecasting/derive.js'
 import { MODEL_NAMES } from '../modules/forecasting/models/index.js'
 import { cover } from '../modules/forecasting/ports.js'
 import * as series from '../modules/forecasting/series.js'
@@ -203,4 +203,48 @@ onBothDatabases(t, 'what is derived step by step equals what is derived at once'
   const reads = ledger.reads
   await derivation.deriveStale(tenant, undefined, idle)
   t.equal(ledger.reads, reads, 'nothing changed, nothing is read')
+})
+
+onBothDatabases(t, 'what changes before the day that is derived from stays noted', async (t, host) => {
+  const { ledger, tenant } = host
+  const breather = host.app.getDecorator<Breather>('breather')
+  const now = () => host.clock.now
+  const codes = Array.from({ length: 20 }, (_, i) => `I${String(i).padStart(2, '0')}`)
+  const last = codes.at(-1) ?? ''
+  await ledger.post(
+    tenant,
+    codes.map((itemCode) => ({ itemCode, day: day(30), used: 2 }))
+  )
+  const derivation = createDerivation(ledger, now, breather)
+  await derivation.catchUp(tenant, idle.signal)
+  await derivation.deriveStale(tenant, undefined, idle)
+  let posted = false
+  const source: ConsumptionSource = {
+    items: (...asked) => ledger.items(...asked),
+    dailyFlow: async (of, query) => {
+      const flows = await ledger.dailyFlow(of, query)
+      if (!posted) {
+        posted = true
+        t.notOk(query.itemCodes?.includes(last), 'a later step reads it')
+        await ledger.post(tenant, [{ itemCode: last, day: day(5), used: 7 }])
+        await derivation.catchUp(tenant, idle.signal)
+      }
+      return flows
+    }
+  }
+  await createDerivation(source, now, breather).deriveAgain(tenant, { from: day(20) }, idle)
+  t.equal(await staleCount(host), 1)
+  await derivation.deriveStale(tenant, undefined, idle)
+  const stepwise = await everything(host)
+  await derivation.deriveAgain(tenant, {}, idle)
+  t.same(stepwise, await everything(host))
+})
+
+onBothDatabases(t, 'the earliest change of many named items comes first', async (t, host) => {
+  const { tenant } = host
+  const codes = Array.from({ length: 1200 }, (_, i) => `N${String(i).padStart(4, '0')}`)
+  const marks = new Map(codes.map((code, i) => [code, day(i % 2 === 0 ? 40 : (i * 7) % 30)]))
+  await tenant.transact(({ db }) => markStale(db, marks))
+  const days = (await createConsumptionStore(tenant.db).stale(codes)).map(({ from_day }) => from_day)
+  t.same(days, [...marks.values()].sort())
 })

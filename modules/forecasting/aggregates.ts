@@ -1,5 +1,4 @@
 import type { Breather, Compute, JobContext, Tenant } from '../../plugins/contracts.js'
-import type { Forecast } from '../../schemas/forecasting.js'
 import type { Calendar, ScopedItem } from './calendar.js'
 import { CALENDAR_DAYS, calendarOf } from './calendar-store.js'
 import { chunks, createConsumptionStore } from './consumption-store.js'
@@ -10,9 +9,30 @@ import { createLocations } from './locations.js'
 import type { Hierarchy } from './models/hierarchy.js'
 import { ownTexts, reconciledForecast } from './overrides.js'
 import { toOverride } from './people-store.js'
-import { type DemandSeries, dayNumber, dayText, demand, MILLISECONDS_PER_DAY, mondayOnOrBefore } from './series.js'
+import {
+  addTo,
+  type DemandSeries,
+  dayNumber,
+  dayText,
+  demand,
+  emptySeries,
+  MILLISECONDS_PER_DAY,
+  mondayOnOrBefore,
+  since
+} from './series.js'
 import { createForecastStore, type ForecastingTables } from './store.js'
-import { answersOf, type Bottom, onwards, originsOf, recentOf, SHAPES, type Shape, sumAgain } from './sums.js'
+import {
+  answersOf,
+  type Bottom,
+  meansFrom,
+  onwards,
+  originsOf,
+  recentOf,
+  SHAPES,
+  type Shape,
+  shareOf,
+  sumAgain
+} from './sums.js'
 import type { Agreed, SumsTask } from './sums-worker.js'
 
 /**
@@ -27,8 +47,6 @@ const ITEMS_MAX = 200
 const ITEMS_PER_READ = 4
 const SERIES_PER_BATCH = 8
 const VOLUME_DAYS = 90
-/** Smaller changes of a mean are not worth a new answer. */
-const CHANGE_MIN = 1e-4
 const RELAXED = { durability: 'relaxed' } as const
 export const NO_CATEGORY = ''
 
@@ -59,46 +77,9 @@ interface Steps {
   advance(series: number, all: number): void
 }
 
-const emptySeries = (start: number, periods: number): DemandSeries => ({
-  start,
-  values: new Float64Array(periods),
-  missing: new Uint8Array(periods)
-})
-function addTo(sum: DemandSeries, { start, values }: DemandSeries, stepDays: number): void {
-  const shift = (start - sum.start) / stepDays
-  for (let i = 0; i < values.length; i++) {
-    if (i + shift >= 0 && i + shift < sum.values.length) sum.values[i + shift]! += values[i]!
-  }
-}
-/** The part of a series from a day on. */
-function since({ start, values, missing }: DemandSeries, day: number, stepDays: number): DemandSeries {
-  const skip = Math.max(0, Math.min(values.length, (day - start) / stepDays))
-  return { start: start + skip * stepDays, values: values.slice(skip), missing: missing.slice(skip) }
-}
 /** As far as both go. */
 const add = (a: number[] | undefined, b: number[] | undefined) =>
   a && b && a.slice(0, b.length).map((value, k) => value + b[k]!)
-
-/** An item's part of what its bottom series was reconciled to; undefined where that changes nothing, or it serves nothing. */
-function shareOf(
-  { level, own }: Part,
-  agreed: number[] | undefined,
-  alone: number[] | undefined
-): number[] | undefined {
-  if (own === undefined || agreed === undefined || alone === undefined) return undefined
-  const means = alone.map((mean, k) => {
-    const whole = own[k] ?? 0
-    const part = agreed[k] ?? whole
-    return level === 'item' ? part : whole > 0 ? (mean * part) / whole : mean
-  })
-  return means.some((mean, k) => Math.abs(mean - (alone[k] ?? 0)) > CHANGE_MIN) ? means : undefined
-}
-
-/** A forecast's means for the periods from `first` on, as far as it goes; undefined where it says nothing of the first. */
-function meansFrom({ points }: Forecast, first: number, horizon: number): number[] | undefined {
-  const at = points.findIndex(({ date }) => date === dayText(first))
-  return at < 0 ? undefined : points.slice(at, at + horizon).map(({ mean }) => mean)
-}
 
 export function createAggregation({ source, compute, breather, now }: Dependencies) {
   const storesOf = (tenant: Tenant) => {
@@ -238,11 +219,13 @@ export function createAggregation({ source, compute, breather, now }: Dependenci
     shape: Shape,
     parts: readonly Part[],
     agreed: number[][] | undefined,
-    first: number
+    first: number,
+    signal: AbortSignal
   ) {
     const breathe = breather()
     for (const [i, part] of parts.entries()) {
       for (const codes of chunks(part.itemCodes, ITEMS_PER_READ)) {
+        signal.throwIfAborted()
         const rows = (await storesOf(tenant).forecasts.rows(codes, shape.frequency)).filter(
           ({ reconciled }) => agreed !== undefined || reconciled !== null
         )
@@ -257,7 +240,7 @@ export function createAggregation({ source, compute, breather, now }: Dependenci
             const means = shareOf(part, agreed?.[i], meansFrom(JSON.parse(model.answer), first, shape.horizon))
             const reconciled = means === undefined ? null : { firstDay: dayText(first), means }
             if (reconciled === null && row.reconciled === null) continue
-            await store.serve(row, reconciled, (overrides.get(row.item_code) ?? []).map(toOverride))
+            if (!(await store.serve(row, reconciled, (overrides.get(row.item_code) ?? []).map(toOverride)))) continue
             const { answer } = reconciled === null ? model : reconciledForecast(model, reconciled)
             await learning.serveOtherwise(row.item_code, shape.frequency, JSON.parse(answer))
           }
@@ -325,10 +308,10 @@ export function createAggregation({ source, compute, breather, now }: Dependenci
       },
       { signal }
     )
-    await serve(tenant, shape, parts, agreed, first)
+    await serve(tenant, shape, parts, agreed, first, signal)
     const paths: number[][] = []
     for (const [i, part] of parts.entries()) {
-      const served = await servedBy(tenant, shape, part.itemCodes, first)
+      const served = await servedBy(tenant, shape, part.itemCodes, first, signal)
       paths.push(onwards(served, agreed?.[i] ?? ahead(m + i)))
     }
     const answers = answersOf({
@@ -355,10 +338,17 @@ export function createAggregation({ source, compute, breather, now }: Dependenci
   }
 
   /** What items serve together, as far as all of them go; undefined where one of them serves nothing of these periods. */
-  async function servedBy(tenant: Tenant, shape: Shape, itemCodes: readonly string[], first: number) {
+  async function servedBy(
+    tenant: Tenant,
+    shape: Shape,
+    itemCodes: readonly string[],
+    first: number,
+    signal: AbortSignal
+  ) {
     let sum: number[] | undefined = new Array<number>(shape.horizon).fill(0)
     const breathe = breather()
     for (const codes of chunks(itemCodes, 2 * ITEMS_PER_READ)) {
+      signal.throwIfAborted()
       const served = await meansOf(tenant, codes, shape, first, 'served')
       for (const code of codes) sum = add(sum, served.get(code))
       if (sum === undefined) return undefined
@@ -413,14 +403,17 @@ export function createAggregation({ source, compute, breather, now }: Dependenci
         for (const { level, key, children } of stored) {
           if (level !== 'category') continue
           for (const child of children) {
-            signal.throwIfAborted()
             const codes = child.level === 'item' ? [child.key] : await usedOf(tenant, rests.get(key) ?? [])
-            served.set(`${child.level} ${child.key}`, await servedBy(tenant, shape, codes, dayNumber(start)))
+            served.set(`${child.level} ${child.key}`, await servedBy(tenant, shape, codes, dayNumber(start), signal))
           }
         }
         const again = sumAgain(stored, ({ level, key }) => served.get(`${level} ${key}`))
         await tenant.transact(async (tx) => {
-          await createForecastStore(tx.db.withTables<ForecastingTables>()).replaceAggregates(shape.frequency, again)
+          const store = createForecastStore(tx.db.withTables<ForecastingTables>())
+          // Sums that were trained meanwhile are newer than what was read.
+          const total = await store.aggregate(shape.frequency, 'total', '')
+          if (total === undefined || JSON.parse(total.answer).trainedAt !== stored[0]?.trainedAt) return
+          await store.replaceAggregates(shape.frequency, again)
           tx.invalidate('forecasting')
         })
       }

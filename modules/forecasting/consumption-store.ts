@@ -153,6 +153,7 @@ export async function settle(tx: Writer, stale: readonly Stale[]): Promise<void>
 export function createConsumptionStore(root: Kysely<unknown>) {
   const db = root.withTables<ConsumptionTables>()
   return {
+    /** What has changed, the earliest day first. */
     async stale(itemCodes?: readonly string[]): Promise<Stale[]> {
       const query = db.selectFrom('consumption_stale').selectAll().orderBy('from_day').orderBy('item_code')
       if (itemCodes === undefined) return query.execute()
@@ -160,7 +161,7 @@ export function createConsumptionStore(root: Kysely<unknown>) {
       for (const names of chunks(itemCodes, NAMES_PER_STATEMENT)) {
         found.push(...(await query.where('item_code', 'in', names).execute()))
       }
-      return found
+      return found.sort((a, b) => (a.from_day < b.from_day ? -1 : a.from_day > b.from_day ? 1 : 0))
     },
 
     async derived(itemCodes: readonly string[]): Promise<Set<string>> {

@@ -122,8 +122,14 @@ export function createDerivation(source: ConsumptionSource, now: () => number, b
   async function deriveItems(tenant: Tenant, itemCodes: readonly string[], fromDay: string | undefined, step: Step) {
     const store = storeOf(tenant)
     const known = fromDay === undefined ? new Set<string>() : await store.derived(itemCodes)
+    // What changed meanwhile before the day that is read from stays noted.
     const derive = (from: string | undefined) => async (part: string[]) =>
-      deriveStep(tenant, part, from, await store.stale(part))
+      deriveStep(
+        tenant,
+        part,
+        from,
+        (await store.stale(part)).filter(({ from_day }) => from === undefined || from_day >= from)
+      )
     await inSteps(
       itemCodes.filter((code) => !known.has(code)),
       step,

@@ -64,14 +64,22 @@ const toFeedback = (row: FeedbackRow): schemas.Feedback => ({
 const learningOf = (tenant: Tenant) => createLearningStore(tenant.db, tenant.dialect)
 
 /** Serves the model's forecast under the overrides as they are now, in the transaction that changes them. */
-async function serveAgain(tenant: Tenant, tx: Transaction, itemCode: string, frequency: schemas.Frequency) {
+async function serveAgain(
+  tenant: Tenant,
+  tx: Transaction,
+  itemCode: string,
+  frequency: schemas.Frequency
+): Promise<void> {
   const store = createForecastStore(tx.db.withTables<ForecastingTables>())
   const row = await store.forecast(itemCode, frequency)
   const learning = createLearningStore(tx.db, tenant.dialect)
   const overrides = (await learning.overrides(frequency, { itemCodes: [itemCode] })).get(itemCode) ?? []
   if (row !== undefined) {
     const reconciled: Reconciled | null = row.reconciled === null ? null : JSON.parse(row.reconciled)
-    await store.serve(row, reconciled, overrides.map(toOverride))
+    // Trained anew meanwhile: what that has stored knew nothing of this change.
+    if (!(await store.serve(row, reconciled, overrides.map(toOverride)))) {
+      return serveAgain(tenant, tx, itemCode, frequency)
+    }
     // The sums are made again of what their parts serve now.
     await learning.requestRun(SUMS_RUN)
   }
@@ -79,9 +87,9 @@ async function serveAgain(tenant: Tenant, tx: Transaction, itemCode: string, fre
 }
 
 /** The last day of data that is known: what a person says of later days is a forecast, of earlier ones hindsight. */
-async function knownTo(tenant: Tenant, answer: string, now: number): Promise<string> {
+async function knownTo(db: Tenant['db'], answer: string, now: number): Promise<string> {
   const { dataTo }: schemas.Forecast = JSON.parse(answer)
-  const consumption = createConsumptionStore(tenant.db)
+  const consumption = createConsumptionStore(db)
   const last = await consumption.lastDay(Math.floor(now / MILLISECONDS_PER_DAY))
   return last === undefined || dayText(last) < dataTo ? dataTo : dayText(last)
 }
@@ -315,7 +323,7 @@ const overrideRoutes: FastifyPluginAsyncTypebox<Context> = async (app, context) 
       const given = (['quantityPerDay', 'factor'] as const).filter((name) => request.body[name] !== undefined)
       if (given.length !== 1) throw new OverrideFigure({ given })
       const stored = await requireForecast(context, tenant, itemCode, frequency)
-      const dataTo = await knownTo(tenant, stored.answer, now())
+      const dataTo = await knownTo(tenant.db, stored.answer, now())
       const firstAhead = dayText(dayNumber(dataTo) + 1)
       const { from = firstAhead } = request.body
       // On days that are in the data it would have no effect, and could not be cancelled.
@@ -395,7 +403,7 @@ const overrideRoutes: FastifyPluginAsyncTypebox<Context> = async (app, context) 
           itemCode,
           row.frequency
         )
-        const dataTo = stored === undefined ? row.data_to : await knownTo(tenant, stored.answer, now())
+        const dataTo = stored === undefined ? row.data_to : await knownTo(tx.db, stored.answer, now())
         if (row.cancelled_at !== null || row.to_day <= dataTo) {
           throw new OverrideOver({ overrideId, expiresOn: row.to_day })
         }

@@ -188,6 +188,24 @@ export function demand(
   return frequency === 'week' ? weekly(series) : series
 }
 
+export const emptySeries = (start: number, periods: number): DemandSeries => ({
+  start,
+  values: new Float64Array(periods),
+  missing: new Uint8Array(periods)
+})
+/** Adds a series to a sum, as far as that goes. */
+export function addTo(sum: DemandSeries, { start, values }: DemandSeries, stepDays: number): void {
+  const shift = (start - sum.start) / stepDays
+  for (let i = 0; i < values.length; i++) {
+    if (i + shift >= 0 && i + shift < sum.values.length) sum.values[i + shift]! += values[i]!
+  }
+}
+/** The part of a series from a day on. */
+export function since({ start, values, missing }: DemandSeries, day: number, stepDays: number): DemandSeries {
+  const skip = Math.max(0, Math.min(values.length, (day - start) / stepDays))
+  return { start: start + skip * stepDays, values: values.slice(skip), missing: missing.slice(skip) }
+}
+
 export const periodDays = (frequency: Frequency): number => (frequency === 'week' ? 7 : 1)
 
 /** Names the exact data and parameters of a training, so that what has not changed is not computed again. */

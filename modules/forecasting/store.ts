@@ -113,14 +113,19 @@ export function createForecastStore(db: Kysely<ForecastingTables>) {
             .where('item_code', 'in', [...itemCodes])
             .execute(),
 
-    /** Serves the model's forecast as it agrees with the sums (null: as it stands) and with these overrides, from now on. */
-    async serve(row: AiForecast, reconciled: Reconciled | null, overrides: readonly Override[]): Promise<void> {
-      await db
+    /**
+     * Serves the model's forecast as it agrees with the sums (null: as it stands) and with these overrides, from now on.
+     * @returns false where another model has been trained since the row was read, which stays
+     */
+    async serve(row: AiForecast, reconciled: Reconciled | null, overrides: readonly Override[]): Promise<boolean> {
+      const { numUpdatedRows } = await db
         .updateTable('ai_forecasts')
         .set(servedForecast(ownTexts(row), reconciled, overrides))
         .where('item_code', '=', row.item_code)
         .where('frequency', '=', row.frequency)
-        .execute()
+        .where('model_id', '=', row.model_id)
+        .executeTakeFirstOrThrow()
+      return numUpdatedRows > 0n
     },
 
     rows: (itemCodes: readonly string[], frequency: Frequency) =>

@@ -1,9 +1,12 @@
-import type { Frequency } from '../../schemas/forecasting.js'
+import type { Forecast, Frequency } from '../../schemas/forecasting.js'
 import type { Aggregate } from '../../schemas/hierarchy.js'
 import type { BaseForecast } from './hierarchy-worker.js'
 import { bottomUp, type Errors, fitToTotal, type Hierarchy, minTrace, shrinkage } from './models/hierarchy.js'
 import { moved } from './outcomes.js'
 import { type DemandSeries, dayText } from './series.js'
+
+/** Smaller changes of a mean are not worth a new answer. */
+const CHANGE_MIN = 1e-4
 
 /** The arithmetic of forecasts of sums: which method, and the answers. Pure. */
 
@@ -123,6 +126,27 @@ export const onwards = (path: readonly number[] | undefined, rest: readonly numb
   ...(path ?? []),
   ...rest.slice(path?.length ?? 0)
 ]
+
+/** An item's part of what its bottom series was reconciled to; undefined where that changes nothing, or it serves nothing. */
+export function shareOf(
+  { level, own }: Pick<Bottom, 'level'> & { own: number[] | undefined },
+  agreed: number[] | undefined,
+  alone: number[] | undefined
+): number[] | undefined {
+  if (own === undefined || agreed === undefined || alone === undefined) return undefined
+  const means = alone.map((mean, k) => {
+    const whole = own[k] ?? 0
+    const part = agreed[k] ?? whole
+    return level === 'item' ? part : whole > 0 ? (mean * part) / whole : mean
+  })
+  return means.some((mean, k) => Math.abs(mean - (alone[k] ?? 0)) > CHANGE_MIN) ? means : undefined
+}
+
+/** A forecast's means for the periods from `first` on, as far as it goes; undefined where it says nothing of the first. */
+export function meansFrom({ points }: Forecast, first: number, horizon: number): number[] | undefined {
+  const at = points.findIndex(({ date }) => date === dayText(first))
+  return at < 0 ? undefined : points.slice(at, at + horizon).map(({ mean }) => mean)
+}
 
 /** Adds paths up, rounded once. */
 export const addUp = (paths: readonly (readonly number[])[], horizon: number): number[] =>

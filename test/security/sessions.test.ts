@@ -1,4 +1,8 @@
 import { createHash, randomUUID } from 'node:crypto'
+import { once } from 'node:events'
+import { request } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { sql } from 'kysely'
 import type { Registry } from 'prom-client'
 import t, { type Test } from 'tap'
@@ -240,4 +244,25 @@ t.test('V7.4.1 when the database cannot tell, nobody gets in', async (t) => {
   t.equal(await me(access), 200)
   await drop()
   for (const token of [access, admin]) t.equal(await me(token), 503)
+})
+
+t.test('V7.4.1 a request whose body is held back does not outlive what let it in', async (t) => {
+  const { app, create, login, call } = await start(t, await database(t, 'sqlite'))
+  await create('dora', 'manager')
+  const { access } = await login('dora')
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const { port } = app.server.address() as AddressInfo
+  const close = async (between: () => Promise<unknown>) => {
+    const headers = { authorization: `Bearer ${access}`, 'content-type': 'application/json' }
+    const sent = request({ port, host: '127.0.0.1', path: '/stock/close', method: 'POST', headers })
+    sent.write('{')
+    await sleep(1_100)
+    await between()
+    sent.end('}')
+    const [answer] = await once(sent, 'response')
+    answer.resume()
+    return answer.statusCode
+  }
+  t.equal(await close(async () => {}), 200, 'slow is no fault')
+  t.equal(await close(() => call('POST', '/api/auth/logout', access)), 401)
 })
