@@ -361,6 +361,13 @@ async function writes(t: Test, { call, token, tenant }: Service) {
     t.match(changed, { status: 200, body: { displayName: 'F.' } })
     const stale = await call('PATCH', url, admin, { displayName: 'G.' }, { headers: { 'if-match': String(read.etag) } })
     t.match(stale, { status: 412, body: { code: 'PRECONDITION_FAILED' } })
+    const { headers: seen } = await call('GET', url, admin)
+    const atOnce = await Promise.all(
+      ['H.', 'I.', 'J.', 'K.'].map((displayName) =>
+        call('PATCH', url, admin, { displayName }, { headers: { 'if-match': String(seen.etag) } })
+      )
+    )
+    t.same(atOnce.map(({ status }) => status).sort(), [200, 412, 412, 412], 'of several at once one is in time')
     t.equal((await call('PATCH', url, admin, {})).status, 400, 'an empty change is a mistake')
     t.equal((await call('PATCH', `/users/${randomUUID()}`, admin, { displayName: 'x' })).status, 404)
   })

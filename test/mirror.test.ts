@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import { mkdirSync, rmSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import Sqlite from 'better-sqlite3'
 import type { FastifyInstance } from 'fastify'
@@ -263,6 +264,21 @@ t.test('whoever is killed at whatever moment, the copy becomes the same', async 
     await kill[name]?.()
     await load.more(20)
   }
+  // The report's next text cannot be written, as on a disk that is full.
+  const { pid } = await reported(env, () => true)
+  const inTheWay = `${env.DATA_DIR}/mirror/report.json.${pid}`
+  for (let made = false; !made; ) {
+    try {
+      mkdirSync(inTheWay)
+      made = true
+    } catch {
+      // a report is being written at this moment
+      await sleep(20)
+    }
+  }
+  await sleep(1_500)
+  await load.more(5)
+  rmSync(inTheWay, { recursive: true })
   await load.stop()
   await reported(env, ({ tenants }) =>
     tenants.some(

@@ -63,7 +63,11 @@ export function createCalendarStore(root: Kysely<unknown>, dialect: Dialect) {
       const query = db.selectFrom('forecast_events').selectAll().orderBy('id', 'desc').limit(limit)
       return (after === undefined ? query : query.where('id', '<', after)).execute()
     },
-    event: (id: string) => db.selectFrom('forecast_events').selectAll().where('id', '=', id).executeTakeFirst(),
+    /** @param lock until the transaction ends, so that two changes of one version cannot both find it */
+    event: (id: string, lock = false) => {
+      const query = db.selectFrom('forecast_events').selectAll().where('id', '=', id)
+      return (lock && dialect === 'postgres' ? query.forUpdate() : query).executeTakeFirst()
+    },
     addEvent: (row: EventRow) => db.insertInto('forecast_events').values(row).execute(),
     replaceEvent: ({ id, ...row }: EventRow) =>
       db.updateTable('forecast_events').set(row).where('id', '=', id).execute(),

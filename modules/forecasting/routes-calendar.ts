@@ -53,8 +53,8 @@ async function changed(tenant: Tenant, tx: Transaction): Promise<void> {
 
 const eventRoutes: FastifyPluginAsyncTypebox<Context> = async (app, context) => {
   const { answers, now } = context
-  const find = async (tenant: Tenant, db: Transaction['db'], eventId: string) => {
-    const row = await createCalendarStore(db, tenant.dialect).event(eventId)
+  const find = async (tenant: Tenant, db: Transaction['db'], eventId: string, lock = false) => {
+    const row = await createCalendarStore(db, tenant.dialect).event(eventId, lock)
     if (row === undefined) throw new EventNotFound({ eventId })
     return row
   }
@@ -161,7 +161,7 @@ const eventRoutes: FastifyPluginAsyncTypebox<Context> = async (app, context) => 
       const tenant = tenantOf(request)
       await check(tenant, request.body)
       return answers.write(request, reply, 200, async (tx) => {
-        const before = await find(tenant, tx.db, request.params.eventId)
+        const before = await find(tenant, tx.db, request.params.eventId, true)
         answers.requireMatch(request, reply, shownEvent(before, now()))
         const row = { ...before, ...fieldsOf(request.body) }
         await within(tenant, tx).replaceEvent(row)
@@ -183,7 +183,7 @@ const eventRoutes: FastifyPluginAsyncTypebox<Context> = async (app, context) => 
     async (request, reply) => {
       const tenant = tenantOf(request)
       return answers.write(request, reply, 200, async (tx) => {
-        const row = await find(tenant, tx.db, request.params.eventId)
+        const row = await find(tenant, tx.db, request.params.eventId, true)
         answers.requireMatch(request, reply, shownEvent(row, now()))
         await within(tenant, tx).removeEvent(row.id)
         tx.audit({ action: 'event.delete', object: { type: 'event', id: row.id }, before: shownEvent(row, now()) })

@@ -177,7 +177,7 @@ export const userRoutes: FastifyPluginAsyncTypebox<RouteContext> = async (app, c
     const { id } = request.params
     const tenant = tenantOf(request)
     return answers.write(request, reply, 200, async (tx) => {
-      const before = await createIdentityStore(tx.db).byId(id)
+      const before = await createIdentityStore(tx.db).byId(id, true)
       if (before === undefined || before.user.deleted) throw new UserNotFound({ id })
       answers.requireMatch(request, reply, before.user)
       const after = await changeUser(tx, tenant, id, changes)

@@ -1,5 +1,6 @@
 import { type Kysely, type Selectable, sql } from 'kysely'
 import { v7 as uuid } from 'uuid'
+import { isPostgres } from '../../migrations/columns.js'
 import type { AuditEntry, Tenant, Transaction } from '../../plugins/contracts.js'
 import type { Role } from '../../schemas/common.js'
 import type { User } from '../../schemas/identity.js'
@@ -157,8 +158,10 @@ export function createIdentityStore(database: Kysely<unknown>) {
       return row === undefined ? undefined : toUser(row)
     },
 
-    byId: async (id: string): Promise<Account | undefined> => {
-      const row = await db.selectFrom('users').selectAll().where('id', '=', id).executeTakeFirst()
+    /** @param lock until the transaction ends, so that two changes of one version cannot both find it */
+    byId: async (id: string, lock = false): Promise<Account | undefined> => {
+      const query = db.selectFrom('users').selectAll().where('id', '=', id)
+      const row = await (lock && isPostgres(database) ? query.forUpdate() : query).executeTakeFirst()
       return row === undefined ? undefined : toAccount(row)
     },
 

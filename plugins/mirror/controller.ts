@@ -51,6 +51,8 @@ export class Mirror {
   #lastCommand: string | undefined
   #startError: string | undefined
   #startErrors = 0
+  /** A report could not be written, which was said once. */
+  #isSilent = false
 
   constructor(options: MirrorOptions) {
     this.#options = options
@@ -114,15 +116,22 @@ export class Mirror {
     }
   }
 
+  /** Where there is no room for it, the service goes on without. */
   #report(at = Date.now()): void {
-    this.files.setReport({
-      at,
-      pid: process.pid,
-      tenants: [...this.#following],
-      ...(this.#startError === undefined ? {} : { error: this.#startError }),
-      ...(this.#outcome === undefined ? {} : { outcome: this.#outcome }),
-      ...(this.#verified === undefined ? {} : { verified: this.#verified })
-    })
+    try {
+      this.files.setReport({
+        at,
+        pid: process.pid,
+        tenants: [...this.#following],
+        ...(this.#startError === undefined ? {} : { error: this.#startError }),
+        ...(this.#outcome === undefined ? {} : { outcome: this.#outcome }),
+        ...(this.#verified === undefined ? {} : { verified: this.#verified })
+      })
+      this.#isSilent = false
+    } catch (error) {
+      if (!this.#isSilent) this.#log?.warn({ err: error }, 'the mirror cannot report')
+      this.#isSilent = true
+    }
   }
 
   /** Does what is asked; how it went is in the report, and is returned. */
