@@ -129,23 +129,50 @@ t.test('an odd day that was the last is not forecast', async (t) => {
     { kind: 'never odd before', days: 150, odd: (i: number) => i === 149 },
     { kind: 'odd now and then', days: 150, odd: (i: number) => i % 17 === 13 || i === 149 },
     { kind: 'a short history', days: 30, odd: (i: number) => i === 29 },
+    { kind: 'a shorter one', days: 16, odd: (i: number) => i === 15 },
     { kind: 'by days of the week', days: 154, odd: (i: number) => i % 23 === 11 || i === 147, sunday: 4 },
     { kind: 'shut on Sundays', days: 154, odd: (i: number) => i === 152, sunday: 0 }
   ]
   for (const { kind, days, odd, sunday = 5 } of cases) {
     const usual = (i: number) => (i % 7 === 6 ? sunday : 5)
     const values = Float64Array.from({ length: days }, (_, i) => (odd(i) ? 9 : usual(i)))
-    const { model, mean, servesBaseline, accuracy, baseline } = forecast({ values, frequency: 'day', horizon: 14 })
-    t.ok(
-      mean.every((value, k) => Math.abs(value - usual(days + k)) < 0.15 * (9 - usual(days + k))),
-      `${kind}: ${model} ${mean}`
-    )
-    t.notOk(servesBaseline, kind)
-    t.ok(accuracy.mae <= baseline.mae, kind)
+    for (const horizon of [14, 28, 60]) {
+      const { model, mean, servesBaseline, accuracy, baseline } = forecast({ values, frequency: 'day', horizon })
+      t.ok(
+        mean.every((value, k) => Math.abs(value - usual(days + k)) < 0.15 * (9 - usual(days + k))),
+        `${kind}: ${model} ${mean}`
+      )
+      t.notOk(servesBaseline, kind)
+      t.ok(accuracy.mae <= baseline.mae, kind)
+    }
   }
+  const namedMedian = (values: number[]) => {
+    const { reason, mean } = forecast({
+      values: Float64Array.from(values),
+      frequency: 'day',
+      horizon: 2,
+      models: ['median']
+    })
+    return [reason, mean[0]]
+  }
+  const others = Array.from({ length: 14 }, (_, i) => 6 + i)
+  t.same(namedMedian(others.flatMap((other) => [5, other])), ['named', 5], 'half of the values, be they the smallest')
+  t.same(namedMedian(others.flatMap(() => [5, 9]))[0], 'not-applicable', 'two are usual, so none is')
   const rising = Float64Array.from({ length: 40 }, (_, i) => i)
   const named = forecast({ values: rising, frequency: 'day', horizon: 2, models: ['median'] })
   t.same([named.reason, named.servesBaseline], ['not-applicable', true], 'no value is usual')
+})
+
+t.test('a pause is no usual value', async (t) => {
+  const chance = uniform(7)
+  let others = 0
+  for (let k = 0; k < 120; k++) {
+    const values = Float64Array.from({ length: 200 }, () => (chance() < -0.1 ? 50 : 0))
+    const { mean, model } = forecast({ values, frequency: 'day', horizon: 28 })
+    if (model !== 'combination') others++
+    t.ok(Math.max(...mean) > 0, `${k}: ${model} says that nothing is used`)
+  }
+  t.ok(others > 0, 'some were close')
 })
 
 t.test('few values say little of how far demand strays', async (t) => {
@@ -217,8 +244,11 @@ t.test('what is said of a choice that was none', async (t) => {
   t.match(sentence('baseline-wins', 'en', 14).sentence, /falling by 117 % a week; nothing beat naive/)
   t.match(sentence('usual-value', 'en', 20).sentence, /; what is usual serves, as nothing did better\./)
   t.match(sentence('usual-value', 'fr', 20).sentence, /\u202f; l’habituel sert, car rien n’a fait mieux\./)
-  t.match(sentence('not-applicable', 'en', 20).sentence, /; the model asked for says nothing of such use, so naive/)
-  t.match(sentence('not-applicable', 'fr', 20).sentence, /; le modèle demandé ne dit rien d’une telle/)
+  t.match(
+    sentence('not-applicable', 'en', 20).sentence,
+    /; the model asked for does not apply to this history, so naive/
+  )
+  t.match(sentence('not-applicable', 'fr', 20).sentence, /; le modèle demandé ne s’applique pas à cet historique/)
   t.match(sentence('constant', 'en', 20).sentence, /use was the same every time, so naive serves/)
   t.match(sentence('all-zero', 'fr', 20).sentence, /\u202f; rien n’a été consommé, naive sert donc/)
   t.match(

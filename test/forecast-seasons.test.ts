@@ -1,4 +1,5 @@
 import t from 'tap'
+import { fitMedian } from '../modules/forecasting/models/baseline.js'
 import { forecast } from '../modules/forecasting/models/index.js'
 import { prepare } from '../modules/forecasting/models/prepare.js'
 import { isSeasonal } from '../modules/forecasting/models/series.js'
@@ -40,6 +41,19 @@ t.test('the week does not hide the year', async (t) => {
   )
   t.ok(isSeasonal(hours, 168), 'seven days are one season of the day after another')
   t.same(prepare({ values: hours, frequency: 24, horizon: 24 }, [24, 168]).context.periods, [24])
+})
+
+t.test('the median is of weeks where three years are not known', async (t) => {
+  const noise = uniform(5)
+  const days = Float64Array.from(
+    { length: 3 * 365 },
+    (_, i) => 200 + 120 * Math.sin((2 * Math.PI * i) / 365) + 9 * noise() + (i % 7)
+  )
+  const context = { periods: [7, 365], candidates: [7, 365], horizon: 14, offset: 0, frequency: 'day' as const }
+  const out = new Float64Array(14)
+  fitMedian(days.subarray(0, 800), context)!.forecast(days.subarray(0, 800), out)
+  t.same([...out.subarray(7)], [...out.subarray(0, 7)], 'a week, again and again')
+  t.equal(fitMedian(days.subarray(0, 20), context), undefined, 'nor are three weeks')
 })
 
 t.test('two large demands a week apart are no season', async (t) => {

@@ -49,7 +49,7 @@ onBothDatabases(t, 'the nightly training', async (t, host) => {
   await ledger.post(tenant, [{ itemCode: 'C', day: day(61), used: 2 }])
   await node().tick(tenant)
   const second = await end((await started()).find(({ id }) => id !== first?.id)?.id)
-  t.match(second, { status: 'succeeded', result: { trained: 3, failed: [] }, progress: { done: 4, total: 4 } })
+  t.match(second, { status: 'succeeded', result: { trained: 3, failed: [] }, progress: { done: 16, total: 16 } })
   t.equal((await call('GET', '/api/ai/forecast/A')).body.points.length, 10, 'as it was asked for')
 })
 

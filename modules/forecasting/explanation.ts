@@ -114,7 +114,7 @@ const WORDS = {
     baseline: (model: string) => `nothing beat ${model}, which therefore serves`,
     untried: {
       'too-short': (model: string) => `the history is too short to compare models, so ${model} serves`,
-      'not-applicable': (model: string) => `the model asked for says nothing of such use, so ${model} serves`,
+      'not-applicable': (model: string) => `the model asked for does not apply to this history, so ${model} serves`,
       constant: (model: string) => `use was the same every time, so ${model} serves`,
       'all-zero': (model: string) => `nothing was used, so ${model} serves`,
       'all-missing': (model: string) => `it is not known what was used, so ${model} serves`
@@ -145,7 +145,7 @@ const WORDS = {
     baseline: (model: string) => `rien n’a fait mieux que ${model}, qui sert donc`,
     untried: {
       'too-short': (model: string) => `l’historique est trop court pour comparer des modèles, ${model} sert donc`,
-      'not-applicable': (model: string) => `le modèle demandé ne dit rien d’une telle consommation, ${model} sert donc`,
+      'not-applicable': (model: string) => `le modèle demandé ne s’applique pas à cet historique, ${model} sert donc`,
       constant: (model: string) => `la consommation a toujours été la même, ${model} sert donc`,
       'all-zero': (model: string) => `rien n’a été consommé, ${model} sert donc`,
       'all-missing': (model: string) => `on ne sait pas ce qui a été consommé, ${model} sert donc`

@@ -112,7 +112,7 @@ export function createNightly({ jobs, derivation, train, aggregate, now, hour }:
         report.failed.push(...failed)
         before += params.itemCodes?.length ?? 0
       }
-      report.aggregates = await aggregate(tenant, signal)
+      report.aggregates = await aggregate(tenant, signal, (done, sums) => progress(total + done, total + sums))
       report.durationSeconds = Math.round(performance.now() - startedAt) / 1000
       return report
     }

@@ -45,14 +45,14 @@ function medianOf(values: Float64Array): number {
   return (sorted[(sorted.length - 1) >> 1]! + sorted[sorted.length >> 1]!) / 2
 }
 
-/** The value that half of the last ones have, if there is one. */
+/** The one value that at least half of the last ones have, if there is one. That nothing is used is no usual value: it is a pause. */
 function usualValue(y: Float64Array): number | undefined {
-  const last = y.slice(-MEDIAN_VALUES)
+  const last = y.slice(-MEDIAN_VALUES).sort()
   if (last.length < LEAST_VALUES) return undefined
-  const median = medianOf(last)
-  let same = 0
-  for (const value of last) if (value === median) same++
-  return 2 * same >= last.length ? median : undefined
+  // Whatever half of them have is one of the two in the middle.
+  const middle = new Set([last[(last.length - 1) >> 1]!, last[last.length >> 1]!])
+  const usual = [...middle].filter((value) => 2 * last.filter((one) => one === value).length >= last.length)
+  return usual.length === 1 && usual[0] !== 0 ? usual[0] : undefined
 }
 
 const usualForecast: Fitted = {
@@ -63,12 +63,18 @@ const usualForecast: Fitted = {
 
 /**
  * The median of the same phase of the last seasons, again and again: neither an odd day nor two weeks of holidays move it. Without
- * a season, the value that is usual, if one is.
+ * a season, the value that is usual, if one is. From an early origin too few are seen to tell; there it is the last value, as naive.
  */
-export const fitMedian: Fit = (y, { periods }) => {
-  const period = dominantPeriod(y, periods)
-  if (period === undefined) return usualValue(y) === undefined ? undefined : usualForecast
-  if (y.length < LEAST_SEASONS * period) return undefined
+export const fitMedian: Fit = (y, { periods, known = y.length }) => {
+  if (periods.length === 0) {
+    if (y.length < LEAST_VALUES && known >= LEAST_VALUES) return usualForecast
+    return usualValue(y) === undefined ? undefined : usualForecast
+  }
+  const period = dominantPeriod(
+    y,
+    periods.filter((each) => y.length >= LEAST_SEASONS * each)
+  )
+  if (period === undefined) return undefined
   return {
     forecast(y, out) {
       const phase = new Float64Array(MEDIAN_SEASONS)

@@ -202,6 +202,9 @@ const lossOf = ({ accuracy }: Judged, { sparse }: Prepared): number => (sparse ?
 /** Factors stand unless the forecast is clearly better without: what comes once a year is seldom in the periods judged. */
 const FACTOR_GAIN = 0.98
 
+/** Of fewer values than this it is not told that a model says nothing of them: they are too few. */
+const TOLD_VALUES = 8
+
 /** What may serve: the baseline, and what has to beat it. Both are judged from the same origins. */
 export interface Contest {
   baseline: ForecastOutput
@@ -283,14 +286,15 @@ function contestOf(input: ForecastInput, asked: readonly ModelName[], periods: r
       applied = false
     }
   }
-  if (!candidate) return alone(named ? 'not-applicable' : 'too-short')
+  if (!candidate) return alone(named && prepared.y.length >= TOLD_VALUES ? 'not-applicable' : 'too-short')
   const isAhead = (one: Judged): boolean => lossOf(one, prepared) < lossOf(judged, prepared)
   let reason: Reason = named ? 'named' : 'combination-beats-baseline'
   let ahead = named ? candidate : aheadOf(base, candidate, plan, floor, isAhead)
   if (!ahead && !prepared.sparse) {
     const usual = bestCandidate(['median'], plain, plan, floor)
     const differs = usual?.judged.mean.some((value, k) => value !== judged.mean[k])
-    if (usual && differs && lossOf(usual.judged, prepared) <= lossOf(judged, prepared)) {
+    const isUse = usual?.judged.mean.some((value) => value !== 0)
+    if (usual && differs && isUse && lossOf(usual.judged, prepared) <= lossOf(judged, prepared)) {
       ahead = usual
       applied = false
       reason = 'usual-value'

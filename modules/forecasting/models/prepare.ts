@@ -9,14 +9,17 @@ import { ForecastInputError, MODEL_NAMES } from './types.js'
 const SEASONS_KEPT = 5
 const MIN_WINDOW = 300
 const MAX_WINDOW = 1100
-/** Of hours and shorter periods eight weeks stay: fewer do not show how a Monday at noon differs from a Tuesday at noon. */
-const WEEKS_KEPT = 8
-const MOST_HOURS = 6000
+/**
+ * Of a season given as a number from 24 on (hours, half hours) eight of the longest stay, which is the week where it is looked for: fewer
+ * do not show how a Monday at noon differs from a Tuesday at noon.
+ */
+const LONG_SEASONS_KEPT = 8
+const MOST_VALUES = 6000
 
 /** How many of the last values the models see. */
 function windowOf(frequency: Frequency, longestSeason: number, horizon: number): number {
-  const hours = typeof frequency === 'number' && frequency >= 24
-  if (hours) return Math.min(MOST_HOURS, Math.max(MIN_WINDOW, WEEKS_KEPT * longestSeason + horizon))
+  const isLong = typeof frequency === 'number' && frequency >= 24
+  if (isLong) return Math.min(MOST_VALUES, Math.max(MIN_WINDOW, LONG_SEASONS_KEPT * longestSeason + horizon))
   return Math.min(MAX_WINDOW, Math.max(MIN_WINDOW, SEASONS_KEPT * longestSeason + horizon))
 }
 
@@ -139,6 +142,7 @@ export function prepare(input: ForecastInput, candidates: readonly number[]): Pr
       periods: seasonsOf(y, candidates, sparse),
       candidates: candidates.filter((period) => y.length >= 2 * period + 6),
       horizon,
+      known: y.length,
       offset: first,
       startDate: input.startDate,
       frequency,

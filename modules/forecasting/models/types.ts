@@ -156,6 +156,8 @@ export interface FitContext {
   candidates: readonly number[]
   /** longest horizon asked for */
   horizon: number
+  /** how many values there are in all; a fit at an origin sees fewer */
+  known?: number
   /** position of the first training value in the whole series, so that seasons keep their phase */
   offset: number
   startDate?: string | undefined
